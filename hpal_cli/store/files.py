@@ -1,0 +1,67 @@
+"""Writing beside the name and renaming when whole: a reader sees all of a file, or none of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpal_cli.errors import HpalError
+
+
+@contextlib.contextmanager
+def replace_when_whole(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yields a name beside `path` to write to (a file or a folder); renames it to `path` at the end.
+
+    On any error the unfinished work is removed and what stood at `path` stays as it was.
+
+    Raises:
+        HpalError: `path` exists and `overwrite` is not set, its folder is missing, or the disk refuses.
+    """
+    require_free(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        _swap(partial, path)
+    except OSError as error:
+        raise HpalError(
+            path, f"cannot be written ({error.strerror or error})", "check the disk and try again"
+        ) from error
+    finally:
+        _remove(partial)
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Raises:
+    HpalError: `path` exists and may not be replaced, or its folder is missing.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise HpalError(path, "exists already", "give --overwrite to replace it, or another name with -o")
+    if not path.parent.is_dir():
+        raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
+
+
+def _swap(partial: Path, path: Path) -> None:
+    if partial.is_dir() and os.path.lexists(path):
+        # A folder cannot be renamed over a full one: the old one steps aside, and comes back if need be.
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.replaced")
+        os.rename(path, aside)
+        try:
+            os.rename(partial, path)
+        except OSError:
+            os.rename(aside, path)
+            raise
+        _remove(aside)
+    else:
+        os.replace(partial, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()

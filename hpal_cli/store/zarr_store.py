@@ -1,0 +1,114 @@
+"""The envelope of every hpal store: a Zarr v3 folder with one `hpal` attribute at its root.
+
+docs/formats.md is the specification; this module is where its section 1 lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.codecs
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.store.files import replace_when_whole
+
+SPEC = 1
+"""The version of the specification that this program writes, and the newest that it reads."""
+
+CHUNK_ROWS = 1 << 16
+
+MADE_BY = {"scenes": "hpal prep", "predictions": "hpal predict", "labels": "hpal label"}
+
+
+@contextlib.contextmanager
+def create(path: Path, kind: str, attributes: dict[str, Any], *, overwrite: bool) -> Iterator[tuple[zarr.Group, Path]]:
+    """Yields the root group of a new store and where it is written; it appears at `path` when the block ends well.
+
+    `attributes` may still be filled inside the block: it is written at the end.
+    """
+    with replace_when_whole(path, overwrite=overwrite) as partial:
+        root = zarr.open_group(str(partial), mode="w-", zarr_format=3)
+        yield root, partial
+        root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}
+
+
+def attributes_of(path: Path) -> dict[str, Any] | None:
+    """The `hpal` attribute of a store, without opening it as Zarr; None if this is no hpal store."""
+    try:
+        metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        attributes = metadata["attributes"]["hpal"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return attributes if isinstance(attributes, dict) else None
+
+
+def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
+    """The root group (read only) and its `hpal` attribute.
+
+    Raises:
+        HpalError: nothing there, no hpal store, not one of `kinds`, unfinished, or of a newer specification.
+    """
+    wanted = " or ".join(kinds)
+    makers = " or ".join(MADE_BY[kind] for kind in kinds)
+    if not path.exists():
+        raise HpalError(path, "does not exist", f"make it with `{makers}`, or check the name")
+    attributes = attributes_of(path)
+    if attributes is None:
+        raise HpalError(path, "is not an hpal store", f"give a {wanted} store made by `{makers}`")
+    spec = attributes.get("spec")
+    if not isinstance(spec, int) or spec > SPEC:
+        raise HpalError(
+            path, f"is written to specification {spec}, this hpal reads up to {SPEC}", "install a newer hpal"
+        )
+    kind = attributes.get("kind")
+    if kind not in kinds:
+        raise HpalError(path, f"is a {kind} store, expected {wanted}", f"give the output of `{makers}`")
+    if attributes.get("complete") is not True:
+        raise HpalError(path, "is not complete (its writer did not finish)", f"run `{makers}` again")
+    return zarr.open_group(str(path), mode="r"), attributes
+
+
+def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> None:
+    """(N, ...) as one array: chunks of whole rows, compressed, missing chunks never left out."""
+    values = np.ascontiguousarray(values)
+    # Bytes of like weight side by side: halves coordinates and probabilities, and costs next to no time.
+    codec = zarr.codecs.BloscCodec(
+        typesize=values.dtype.itemsize, cname="zstd", clevel=1, shuffle=zarr.codecs.BloscShuffle.shuffle
+    )
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(max(1, min(CHUNK_ROWS, len(values))), *values.shape[1:]),
+        compressors=codec,
+        config={"write_empty_chunks": True},
+    )
+    if values.size:
+        array[...] = values
+
+
+def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
+    """The whole array `name` of a group.
+
+    Raises:
+        HpalError: it is missing or its chunks cannot be decoded.
+    """
+    try:
+        node = group[name]
+        if not isinstance(node, zarr.Array):
+            raise TypeError(f"{name} is a group")
+        return np.asarray(node[...])
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        where = f"{group.path}/{name}".strip("/")
+        raise HpalError(
+            path,
+            f"its array {where} is missing or damaged ({error})",
+            "run `hpal info --check` on it, or write it again",
+        ) from error

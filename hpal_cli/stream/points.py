@@ -1,0 +1,161 @@
+"""Reading and writing the rows of a point stream."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import IO
+
+import numpy as np
+
+from hpal_cli.errors import HpalError
+from hpal_cli.stream.header import Header, parse, read_text
+from hpal_cli.stream.rows import Rows
+from hpal_cli.stream.viewer import from_viewers, whole_numbers
+
+BLOCK_ROWS = 1 << 16
+
+
+def point_dtype(*, color: bool, extra: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
+    """The columns of a stream (contract section 4): x y z, colour if there is one, scene, index, score, more."""
+    columns = [("x", "<f8"), ("y", "<f8"), ("z", "<f8")]
+    if color:
+        columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
+    return np.dtype([*columns, ("scene", "<i4"), ("index", "<i4"), ("score", "<f4"), *extra])
+
+
+class PointReader:
+    """A stream being read: `header` is there at once, the rows come in blocks."""
+
+    def __init__(self, stream: IO[bytes], subject: object) -> None:
+        """Raises:
+        HpalError: no PLY, or a header that cannot be read.
+        """
+        self.subject = subject
+        self._stream = stream
+        raw = read_text(stream, subject)
+        header = parse(raw, subject)
+        self._raw_dtype = header.dtype
+        self._whole: Rows | None = None
+        if not raw.plain:
+            self._whole = _through_plyfile(raw.text, stream, subject)
+            self._raw_dtype = self._whole.dtype
+        self._named = from_viewers(self._raw_dtype)
+        # What a row looks like once viewers' names and number types are undone.
+        clean = self._clean(np.zeros(0, self._raw_dtype)).dtype
+        self.header = replace(header, dtype=clean)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Rows]:
+        """All rows in stream order, at most `rows` at a time.
+
+        Raises:
+            HpalError: the stream ends before the rows that its header promises.
+        """
+        if self._whole is not None:
+            for start in range(0, len(self._whole), rows):
+                yield self._clean(self._whole[start : start + rows])
+            return
+        size, done = self._raw_dtype.itemsize, 0
+        while done < self.header.count:
+            wanted = min(rows, self.header.count - done)
+            data = _read_exactly(self._stream, wanted * size)
+            if len(data) < wanted * size:
+                raise HpalError(
+                    self.subject,
+                    f"ends after {done + len(data) // size:,} of {self.header.count:,} points: "
+                    "the command before it died early",
+                    "nothing was written; look at that command's message and run it again",
+                )
+            yield self._clean(np.frombuffer(data, self._raw_dtype))
+            done += wanted
+
+    def _clean(self, rows: Rows) -> Rows:
+        return whole_numbers(rows.view(self._named), ("scene", "index", "rank"), self.subject)
+
+    def by_scene(self) -> Iterator[tuple[int, Rows]]:
+        """The rows of one scene after the other; scenes may come in any order, but each in one piece.
+
+        Raises:
+            HpalError: a scene comes back after another began, or the stream ends early.
+        """
+        pieces: list[Rows] = []
+        current: int | None = None
+        seen: set[int] = set()
+        for block in self.blocks():
+            cuts = np.flatnonzero(np.diff(block["scene"])) + 1
+            for piece in np.split(block, cuts):
+                if not len(piece):
+                    continue
+                scene = int(piece["scene"][0])
+                if scene != current:
+                    if current is not None:
+                        yield current, np.concatenate(pieces)
+                        seen.add(current)
+                    if scene in seen:
+                        raise HpalError(
+                            self.subject,
+                            f"the points of scene {scene} are not together",
+                            "sort them by scene",
+                        )
+                    current, pieces = scene, []
+                pieces.append(piece)
+        if current is not None:
+            yield current, np.concatenate(pieces)
+
+    def read(self) -> Rows:
+        """All rows at once."""
+        blocks = list(self.blocks())
+        return np.concatenate(blocks) if blocks else np.zeros(0, self.header.dtype)
+
+
+class PointWriter:
+    """A stream being written: the header first, so its `count` must be right; `close` checks that it was."""
+
+    def __init__(self, stream: IO[bytes], header: Header) -> None:
+        self._stream = stream
+        self._left = header.count
+        stream.write(header.encode())
+
+    def write(self, rows: Rows) -> None:
+        self._left -= len(rows)
+        self._stream.write(np.ascontiguousarray(rows).tobytes())
+
+    def close(self) -> None:
+        if self._left:
+            raise RuntimeError(f"the header promised {self._left:+,} more points than were written")
+        self._stream.flush()
+
+
+def write_points(stream: IO[bytes], header: Header, rows: Rows) -> None:
+    """A whole stream: `header` with the columns and the number of `rows`, then the rows."""
+    writer = PointWriter(stream, replace(header, dtype=rows.dtype, count=len(rows)))
+    writer.write(rows)
+    writer.close()
+
+
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
+    # A pipe hands over what it has; only an empty answer is the end.
+    parts, left = [], size
+    while left and (part := stream.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _through_plyfile(text: bytes, stream: IO[bytes], subject: object) -> Rows:
+    """ASCII, big-endian and other PLY that is not ours: plyfile reads it whole."""
+    import plyfile
+
+    try:
+        ply = plyfile.PlyData.read(io.BytesIO(text + stream.read()))
+        vertex = ply["vertex"]
+    except (plyfile.PlyParseError, KeyError, ValueError) as error:
+        raise HpalError(
+            subject, f"cannot be read as PLY ({error})", "write it again, or as docs/formats.md says"
+        ) from error
+    scalars = [p.name for p in vertex.properties if not isinstance(p, plyfile.PlyListProperty)]
+    rows = np.zeros(vertex.count, [(name, vertex[name].dtype.newbyteorder("<")) for name in scalars])
+    for name in scalars:
+        rows[name] = vertex[name]
+    return rows
