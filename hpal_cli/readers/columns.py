@@ -1,0 +1,123 @@
+"""What a column is, from its name or its place, and colours and labels from any numeric type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.readers.cloud import Cloud
+
+AXES = ("x", "y", "z")
+COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+LABELS = ("label", "class", "classification", "scalar_class", "scalar_label", "scalar_classification")
+BY_COUNT = {
+    3: ("x", "y", "z"),
+    4: ("x", "y", "z", "intensity"),
+    6: ("x", "y", "z", "red", "green", "blue"),
+    7: ("x", "y", "z", "red", "green", "blue", "label"),
+}
+"""Nameless columns. A fourth one is intensity even where it is whole: scanners write it that way, and
+intensities taken for labels would pass for hundreds of classes."""
+
+
+def missing_axes(names: Iterable[str]) -> list[str]:
+    folded = {name.casefold() for name in names}
+    return [axis for axis in AXES if axis not in folded]
+
+
+def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path) -> Cloud:
+    """Named columns, each (N,), as a cloud; what is no position, colour or label becomes an attribute.
+
+    Names are matched in any case. Of several label columns the first in `LABELS` is taken.
+
+    Raises:
+        HpalError: x, y or z is missing, or colours or labels that make no sense.
+    """
+    missing = missing_axes(columns)
+    if missing:
+        raise HpalError(
+            path,
+            f"has no {', '.join(missing)} among its columns ({', '.join(columns)})",
+            "name the columns x y z",
+        )
+    # Exact names first, so that "x" wins over "X" where a file has both.
+    name_of = {name.casefold(): name for name in columns} | {name: name for name in columns}
+    used = [name_of[axis] for axis in AXES]
+    made = Cloud(np.column_stack([np.asarray(columns[name], np.float64) for name in used]))
+    for triple in COLOURS:
+        if all(part in name_of for part in triple):
+            channels = [name_of[part] for part in triple]
+            made.rgb = colours([columns[name] for name in channels], path)
+            used += channels
+            break
+    for wanted in LABELS:
+        if wanted in name_of:
+            made.label = labels(columns[name_of[wanted]], path)
+            used.append(name_of[wanted])
+            break
+    made.attributes = {name: native(column) for name, column in columns.items() if name not in used}
+    return made
+
+
+def matrix(values: NDArray[np.generic], path: Path) -> Cloud:
+    """Nameless columns (N, C) as a cloud, by their number (`BY_COUNT`).
+
+    Raises:
+        HpalError: another number of columns, or colours or labels that make no sense.
+    """
+    count = values.shape[1] if values.ndim == 2 else 0
+    if count not in BY_COUNT:
+        raise HpalError(
+            path,
+            f"has the shape {values.shape}, and only 3, 4, 6 or 7 columns explain themselves",
+            "name the columns (x y z red green blue label ...)",
+        )
+    return cloud({name: values[:, n] for n, name in enumerate(BY_COUNT[count])}, path)
+
+
+def colours(channels: Sequence[NDArray[np.generic]], path: Path) -> NDArray[np.uint8]:
+    """Red, green, blue, each (N,), as (N, 3) uint8: bytes, 16 bits, or fractions of 1.
+
+    Raises:
+        HpalError: negative, not finite, or larger than the type's convention allows.
+    """
+    remedy = "give colours as 0..255, 0..65535 or 0..1, or rename the columns if they are something else"
+    values = np.column_stack(channels)
+    low, top = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    if not (low >= 0 and top <= 65535):  # false for NaN too
+        raise HpalError(path, f"colours from {low:g} to {top:g}", remedy)
+    floating = np.issubdtype(values.dtype, np.floating)
+    if floating and top <= 1:
+        return np.rint(values * 255).astype(np.uint8)
+    if top <= 255:
+        return np.rint(values).astype(np.uint8)
+    # Exact for both habits of widening a byte, v * 256 and v * 257.
+    return (values.astype(np.int64) >> 8).astype(np.uint8)
+
+
+def labels(values: NDArray[np.generic], path: Path) -> NDArray[np.int64]:
+    """Class numbers (N,) as int64; NaN is -1, unlabelled.
+
+    Raises:
+        HpalError: a fraction, infinity or text.
+    """
+    if np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_:
+        return values.astype(np.int64)
+    remedy = "write class numbers as whole numbers (-1 or NaN for unlabelled)"
+    if not np.issubdtype(values.dtype, np.floating):
+        raise HpalError(path, f"labels of type {values.dtype}", remedy)
+    numbers = np.where(np.isnan(values), -1.0, values.astype(np.float64))
+    wrong = ~np.isfinite(numbers) | (numbers != np.rint(numbers)) | (np.abs(numbers) >= 2.0**63)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise HpalError(path, f"label {numbers[row]:g} at point {row} is no whole number", remedy)
+    return numbers.astype(np.int64)
+
+
+def native(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The same numbers, contiguous and in this machine's byte order."""
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))

@@ -1,0 +1,208 @@
+"""LAS and LAZ: laspy reads them, and what goes wrong there comes back as one line."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.readers import columns, files
+from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.scenes.classes import IGNORE, ClassTable
+
+NAME = "las"
+CLASSES: ClassTable | None = None
+
+CHUNK = 1 << 20
+UNCLASSIFIED = (0, 1)
+"""ASPRS: "created, never classified" and "unclassified"."""
+
+_METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
+_LINEAR_UNITS_KEY = 3076
+_RECORD, _EXTENDED_RECORD = 54, 60  # bytes, at least
+_CHUNKED = (2, 3)
+_ANY_CHUNK_SIZE = 0xFFFFFFFF
+_LARGE_CHUNK = 1 << 20
+"""The decompressor sets a whole chunk aside, and a failure to get it ends the process."""
+
+_KEPT = ("intensity", "return_number", "number_of_returns")
+_REMEDY = "fetch the file again, or repair it with a LAS tool"
+
+
+def find(root: Path) -> list[Source]:
+    """One scene a `.las` or `.laz` file."""
+    return files.loose(root, {".las", ".laz"})
+
+
+def read(source: Source) -> Cloud:
+    """All points; xyz are scaled and offset in float64, so nothing of the file's precision is lost.
+
+    Classes 0 and 1 are -1, and a file that has no others is taken as unlabelled. Colours that are all
+    zero (a format with colours, never coloured) are left out.
+
+    Raises:
+        HpalError: whatever is wrong with the file, including a panic of the decompressor.
+    """
+    path = source.path
+    with _named(path):
+        _check_records(path)
+        import laspy
+
+        with laspy.open(path) as reader:
+            header = reader.header
+            _check_size(path, header)
+            chunks = list(reader.chunk_iterator(CHUNK))
+            count = sum(len(chunk) for chunk in chunks)
+            if count != header.point_count:
+                raise HpalError(path, f"holds {count} of the {header.point_count} points it promises", _REMEDY)
+            if not count:
+                return Cloud(np.empty((0, 3)))
+            return _cloud(path, header, chunks)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn anything raised inside into an HpalError that names the file."""
+    try:
+        yield
+    except (HpalError, OSError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    # A panic in the decompressor's Rust is no Exception.
+    except BaseException as error:
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        raise HpalError(path, f"cannot be read as LAS/LAZ ({why[0]})", _REMEDY) from error
+
+
+def _check_records(path: Path) -> None:
+    """Refuse counts of header records that cannot be: laspy would go on making empty ones past the end."""
+    with path.open("rb") as file:
+        size, head = path.stat().st_size, file.read(375)
+    if head[:4] != b"LASF" or len(head) < 227:
+        raise HpalError(path, "is not a LAS or LAZ file", _REMEDY)
+    header_size, start, records = struct.unpack_from("<HII", head, 94)
+    if not header_size + _RECORD * records <= start <= size:
+        raise HpalError(path, f"the header promises {records} records before byte {start}, of {size}", _REMEDY)
+    if head[24:26] >= b"\x01\x04" and len(head) >= 247:
+        extended_start, extended = struct.unpack_from("<QI", head, 235)
+        if extended and extended_start + _EXTENDED_RECORD * extended > size:
+            raise HpalError(path, f"the header promises {extended} records after the points", _REMEDY)
+
+
+def _check_size(path: Path, header: Any) -> None:
+    """Refuse before memory is asked for, and before the decompressor can panic or abort over it."""
+    size, start, row = path.stat().st_size, header.offset_to_point_data, header.point_format.size
+    if not header.are_points_compressed:
+        if start + header.point_count * row > size:
+            held = max(0, size - start) // row
+            raise HpalError(path, f"holds {held} of the {header.point_count} points it promises", _REMEDY)
+        return
+    compressor, chunk_size = _laszip(header.vlrs)
+    if compressor not in _CHUNKED:
+        raise HpalError(path, f"is compressed in a way that cannot be read (LAZ compressor {compressor})", _REMEDY)
+    if chunk_size != _ANY_CHUNK_SIZE and chunk_size > max(header.point_count, _LARGE_CHUNK):
+        raise HpalError(path, f"the LAZ header asks for chunks of {chunk_size} points", _REMEDY)
+    with path.open("rb") as file:
+        file.seek(start)
+        table = _integer(file.read(8), "<q")
+        if table == -1:  # written to a pipe: the position comes last
+            file.seek(max(start, size - 8))
+            table = _integer(file.read(8), "<q")
+        if start + 8 <= table <= size - 8:
+            file.seek(table + 4)
+            chunks = _integer(file.read(4), "<I")
+            # Each chunk begins with a whole point.
+            if chunks * row > table - start:
+                raise HpalError(path, f"the LAZ chunk table promises {chunks} chunks, more than fit", _REMEDY)
+        elif chunk_size == _ANY_CHUNK_SIZE:
+            raise HpalError(path, "the LAZ chunk table is missing, and the chunks differ in size", _REMEDY)
+
+
+def _integer(data: bytes, kind: str) -> int:
+    return int(struct.unpack(kind, data)[0]) if len(data) == struct.calcsize(kind) else 0
+
+
+def _laszip(vlrs: Iterable[Any]) -> tuple[int, int]:
+    """The compressor's number and the points a chunk, or zeros."""
+    for vlr in vlrs:
+        if vlr.user_id == "laszip encoded":
+            data = vlr.record_data_bytes()
+            return _integer(data[:2], "<H"), _integer(data[12:16], "<I")
+    return 0, 0
+
+
+def _cloud(path: Path, header: Any, chunks: list[Any]) -> Cloud:
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([np.asarray(chunk[name]) for chunk in chunks])
+
+    names = set(header.point_format.dimension_names)
+    made = Cloud(np.column_stack([joined(axis).astype(np.float64) for axis in "xyz"]), unit=_unit(header))
+    if {"red", "green", "blue"} <= names:
+        channels = [joined(name) for name in ("red", "green", "blue")]
+        if any(channel.any() for channel in channels):
+            made.rgb = columns.colours(channels, path)
+        else:
+            made.notes.append("the colours are all zero: read as a cloud without colour")
+    codes = joined("classification").astype(np.int64)
+    unclassified = np.isin(codes, UNCLASSIFIED)
+    if not unclassified.all():
+        made.label = np.where(unclassified, IGNORE, codes)
+    for name in (*(n for n in _KEPT if n in names), *header.point_format.extra_dimension_names):
+        values = joined(name)
+        if values.ndim == 1:
+            made.attributes[name] = columns.native(values)
+        else:
+            made.attributes |= {f"{name}_{n}": columns.native(values[:, n]) for n in range(values.shape[1])}
+    return made
+
+
+def _unit(header: Any) -> float | None:
+    """Metres in one unit of x and y, from the file's coordinate system where it tells."""
+    records = [*header.vlrs, *(header.evlrs or ())]
+    for record in records:
+        text = getattr(record, "string", None)
+        if isinstance(text, str) and (unit := unit_of_wkt(text)) is not None:
+            return unit
+    for record in records:
+        unit = unit_of_geokeys((key.id, key.value_offset) for key in getattr(record, "geo_keys", ()))
+        if unit is not None:
+            return unit
+    return None
+
+
+def unit_of_wkt(text: str) -> float | None:
+    """Metres in one unit of a projected (or local) system in WKT 1 or 2; None for degrees."""
+    begin = re.search(r"\b(?:PROJCS|PROJCRS|PROJECTEDCRS|LOCAL_CS|ENGCRS)\s*[\[(]", text)
+    if begin is None:
+        return None
+    # Up to the bracket that closes it, so that the vertical system's unit is not taken.
+    depth, quoted, end = 0, False, len(text)
+    for n in range(begin.start(), len(text)):
+        if text[n] == '"':
+            quoted = not quoted
+        elif not quoted and text[n] in "[(":
+            depth += 1
+        elif not quoted and text[n] in "])":
+            depth -= 1
+            if depth == 0:
+                end = n
+                break
+    # The units of the ellipsoid and of the parameters come first, the system's own comes last.
+    units = re.findall(
+        r'\b(?:LENGTH)?UNIT\s*[\[(]\s*"([^"]*)"\s*,\s*([0-9.]+(?:[eE][+-]?\d+)?)', text[begin.start() : end]
+    )
+    if not units or "degree" in units[-1][0].casefold():
+        return None
+    metres = float(units[-1][1])
+    return metres if metres > 0 else None
+
+
+def unit_of_geokeys(keys: Iterable[tuple[int, int]]) -> float | None:
+    """Metres in one unit, from (key, value) pairs of a GeoTIFF key directory."""
+    return next((_METRES.get(value) for key, value in keys if key == _LINEAR_UNITS_KEY), None)

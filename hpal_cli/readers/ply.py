@@ -1,0 +1,164 @@
+"""PLY: the `vertex` element of any PLY file; faces and other elements are passed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.readers import columns, files, table
+from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.scenes.classes import ClassTable
+
+NAME = "ply"
+CLASSES: ClassTable | None = None
+
+_TYPES = {
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
+    "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+    "float32": "f4", "float64": "f8",
+}  # fmt: skip
+_ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+_MAX_HEADER = 1 << 20
+_REMEDY = "write the file again as PLY"
+
+
+@dataclass
+class _Element:
+    """`types` are numpy's, by property; `lists` names the properties that are lists."""
+
+    name: str
+    count: int
+    types: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Header:
+    encoding: str
+    elements: list[_Element]
+    size: int
+    lines: int
+
+    @property
+    def vertices(self) -> _Element | None:
+        return next((element for element in self.elements if element.name == "vertex"), None)
+
+
+def find(root: Path) -> list[Source]:
+    """One scene a `.ply` file."""
+    return files.loose(root, {".ply"})
+
+
+def read(source: Source) -> Cloud:
+    """The vertices; positions, colours and labels by property name, all else as attributes.
+
+    Raises:
+        HpalError: not a PLY, no x, y or z, or fewer bytes than the header promises.
+    """
+    return columns.cloud(vertices(source.path), source.path)
+
+
+def vertices(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The scalar vertex properties in file order, each (N,).
+
+    Raises:
+        HpalError: as `read`.
+    """
+    header = _header(path)
+    element = header.vertices
+    if element is None:
+        raise HpalError(path, "has no vertex element", _REMEDY)
+    missing = columns.missing_axes(element.types)
+    if missing:
+        raise HpalError(path, f"the vertices have no {', '.join(missing)}", "write points with x, y and z")
+    _refuse_promises(header, path)
+    if element is not header.elements[0] or element.lists:
+        return _through_plyfile(path, element)
+    if header.encoding == "ascii":
+        with path.open("rb") as file:
+            file.seek(header.size)
+            rows = b"".join(line for line, _ in zip(file, range(element.count), strict=False))
+        values = table.parse(rows, len(element.types), path, header.lines + 1)
+        if len(values) < element.count:
+            raise HpalError(path, f"holds {len(values)} of its {element.count} points", "fetch the file again")
+        return {name: _cast(values[:, n], kind, name, path) for n, (name, kind) in enumerate(element.types.items())}
+    order = _ORDERS[header.encoding]
+    row_type = np.dtype([(name, order + kind) for name, kind in element.types.items()])
+    packed = np.fromfile(path, row_type, element.count, offset=header.size)
+    return {name: packed[name] for name in element.types}
+
+
+def _cast(values: NDArray[np.float64], kind: str, name: str, path: Path) -> NDArray[np.generic]:
+    dtype = np.dtype(kind)
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        if not ((values >= limits.min) & (values <= limits.max) & (values == np.rint(values))).all():
+            raise HpalError(path, f"property {name} holds values that are no {dtype}", _REMEDY)
+    return values.astype(dtype)
+
+
+def _header(path: Path) -> _Header:
+    encoding = ""
+    elements: list[_Element] = []
+    with path.open("rb") as file:
+        if file.readline(64).strip() != b"ply":
+            raise HpalError(path, "is not a PLY file", "check the file, or give its --format")
+        number = 1
+        while file.tell() < _MAX_HEADER:
+            number += 1
+            words = file.readline(_MAX_HEADER).decode("latin-1").split()
+            try:
+                match words:
+                    case ["end_header"] if encoding:
+                        return _Header(encoding, elements, file.tell(), number)
+                    case ["format", word, *_] if word in _ORDERS:
+                        encoding = word
+                    case ["comment" | "obj_info", *_]:
+                        pass
+                    case ["element", name, count] if int(count) >= 0:
+                        elements.append(_Element(name, int(count)))
+                    case ["property", "list", length, kind, name]:
+                        elements[-1].lists[name] = _TYPES[length]
+                        _TYPES[kind]
+                    case ["property", kind, name] if name not in elements[-1].types:
+                        elements[-1].types[name] = _TYPES[kind]
+                    case _:
+                        break
+            except (ValueError, KeyError, IndexError):
+                break
+    raise HpalError(path, f"line {number} of the PLY header cannot be understood", _REMEDY)
+
+
+def _refuse_promises(header: _Header, path: Path) -> None:
+    """Refuse a header that promises more rows than the file can hold, before memory is asked for."""
+    held = path.stat().st_size - header.size
+    slack = 1 if header.encoding == "ascii" else 0  # the last line need not end
+    needed = 0
+    for element in header.elements:
+        if header.encoding == "ascii":
+            row = 2 * (len(element.types) + len(element.lists))  # a digit and what parts it from the next
+        else:
+            row = sum(np.dtype(kind).itemsize for kind in (*element.types.values(), *element.lists.values()))
+        needed += element.count * row
+    if needed > held + slack:
+        promised = ", ".join(f"{element.count} {element.name}" for element in header.elements)
+        raise HpalError(
+            path,
+            f"the header promises {promised} rows, more than its {held} bytes can hold",
+            "fetch the file again",
+        )
+
+
+def _through_plyfile(path: Path, element: _Element) -> dict[str, NDArray[np.generic]]:
+    """Where rows differ in length (lists among or before the vertices) and have to be walked one by one."""
+    import plyfile
+
+    try:
+        rows = plyfile.PlyData.read(str(path))["vertex"]
+        return {name: np.array(rows[name]) for name in element.types}
+    except (plyfile.PlyParseError, ValueError, KeyError, EOFError) as error:
+        raise HpalError(path, f"cannot be read as PLY ({error})", _REMEDY) from error

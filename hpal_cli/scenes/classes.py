@@ -1,0 +1,158 @@
+"""The class table: which classes there are, their names and colours."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+
+IGNORE = -1
+"""The ignore index: a point with no label, or with one outside the task."""
+
+MAX_CLASSES = 1024
+
+
+@dataclass(frozen=True)
+class SemanticClass:
+    """One class. `id` is its row in the table and its column in the probabilities; `code` is the
+    number that source files use for it (NYU id, ASPRS code), where that differs from `id`."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+    code: int
+
+
+class ClassTable:
+    """The classes of a store, in id order: ids are 0 .. C-1 without gaps."""
+
+    def __init__(self, classes: Iterable[SemanticClass], subject: object = "class table") -> None:
+        self._rows = tuple(classes)
+        remedy = "number the classes 0, 1, 2, ... and give each its own name"
+        if not 1 <= len(self._rows) <= MAX_CLASSES:
+            raise HpalError(subject, f"{len(self._rows)} classes, expected 1 to {MAX_CLASSES}", remedy)
+        for row, semantic in enumerate(self._rows):
+            if semantic.id != row:
+                raise HpalError(subject, f"class {semantic.name!r} has id {semantic.id}, expected {row}", remedy)
+        for what, values in (("name", self.names), ("code", [c.code for c in self._rows])):
+            double = {v for v in values if list(values).count(v) > 1}
+            if double:
+                raise HpalError(subject, f"two classes share the {what} {sorted(double, key=str)[0]!r}", remedy)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[SemanticClass]:
+        return iter(self._rows)
+
+    def __getitem__(self, row: int) -> SemanticClass:
+        return self._rows[row]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClassTable) and self._rows == other._rows
+
+    def __hash__(self) -> int:
+        return hash(self._rows)
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self._rows]
+
+    @property
+    def colors(self) -> NDArray[np.uint8]:
+        """(C, 3) red, green, blue."""
+        return np.array([c.color for c in self._rows], np.uint8).reshape(-1, 3)
+
+    def id_of(self, text: str) -> int | None:
+        """The id that a person's answer names (a class name, any case, or an id), or None."""
+        text = text.strip()
+        folded = {c.name.casefold(): c.id for c in self._rows}
+        if text.casefold() in folded:
+            return folded[text.casefold()]
+        if text.isdecimal() and int(text) < len(self):
+            return int(text)
+        return None
+
+    def from_codes(self, codes: NDArray[np.integer], subject: object) -> NDArray[np.int32]:
+        """Source numbers (N,) as ids (N,) int32; -1 stays -1.
+
+        Raises:
+            HpalError: a number that no class has.
+        """
+        known = np.array([IGNORE, *(c.code for c in self._rows)], np.int64)
+        ids = np.array([IGNORE, *(c.id for c in self._rows)], np.int32)
+        order = np.argsort(known)
+        at = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
+        missing = known[order][at] != codes
+        if missing.any():
+            raise HpalError(
+                subject,
+                f"class number {int(np.asarray(codes)[missing][0])} is not in the table of {len(self)} classes "
+                f"({int(missing.sum())} points)",
+                "add it to the file given with --classes (use -1 for points to ignore)",
+            )
+        return ids[order][at]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"id": c.id, "name": c.name, "color": list(c.color), "code": c.code} for c in self._rows]
+
+    @classmethod
+    def from_json(cls, rows: Iterable[Mapping[str, Any]], subject: object = "class table") -> ClassTable:
+        """Rows of {id, name, color?, code?}; a missing colour is taken from a palette.
+
+        Raises:
+            HpalError: a row without id or name, or values of another type.
+        """
+        classes = []
+        for n, row in enumerate(rows):
+            try:
+                number, name = int(row["id"]), str(row["name"])
+                red, green, blue = (int(v) for v in row.get("color", row.get("colour", palette(n))))
+                code = int(row.get("code", number))
+            except (KeyError, TypeError, ValueError) as error:
+                raise HpalError(
+                    subject,
+                    f"row {n + 1} of the class table cannot be read ({error!r})",
+                    'write each class as {"id": 0, "name": "wall", "color": [174, 199, 232]}',
+                ) from error
+            if not all(0 <= v <= 255 for v in (red, green, blue)):
+                raise HpalError(subject, f"the colour of {name!r} is not 0..255", "give red, green, blue as bytes")
+            classes.append(SemanticClass(number, name, (red, green, blue), code))
+        return cls(sorted(classes, key=lambda c: c.id), subject)
+
+    @classmethod
+    def from_names(cls, names: Iterable[str]) -> ClassTable:
+        return cls(SemanticClass(n, name, palette(n), n) for n, name in enumerate(names))
+
+    @classmethod
+    def from_file(cls, path: Path) -> ClassTable:
+        """A JSON list, or a TOML file with a `[[classes]]` table each.
+
+        Raises:
+            HpalError: the file is missing, not JSON/TOML, or holds no classes.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        except (OSError, ValueError) as error:
+            raise HpalError(path, f"cannot be read as a class table ({error})", "give a .json or .toml file") from error
+        rows = data.get("classes") if isinstance(data, dict) else data
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise HpalError(path, "holds no list of classes", 'write [{"id": 0, "name": "wall"}, ...]')
+        return cls.from_json(rows, path)
+
+
+def palette(n: int) -> tuple[int, int, int]:
+    """The n-th of an endless row of well-spread colours: golden-angle hues, two lightnesses."""
+    hue = (n * 137.50776405) % 360 / 60
+    high, low = (225, 75) if n % 2 == 0 else (165, 30)
+    x = int(low + (high - low) * (1 - abs(hue % 2 - 1)))
+    return [(high, x, low), (x, high, low), (low, high, x), (low, x, high), (x, low, high), (high, low, x)][int(hue)]

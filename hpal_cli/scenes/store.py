@@ -1,0 +1,102 @@
+"""The scenes store: clouds on a grid, with labels, splits and the original points (docs/formats.md section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from hpal_cli import history
+from hpal_cli.errors import HpalError
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.store import zarr_store
+
+
+@dataclass
+class Points:
+    """N points of one scene.
+
+    xyz: (N, 3), relative to `offset`; offset: (3,) float64, whole units; rgb: (N, 3) uint8 or None;
+    label: (N,) int32 class ids, -1 for none, or None; attributes: further columns, each (N,).
+    """
+
+    xyz: NDArray[np.floating]
+    offset: NDArray[np.float64]
+    rgb: NDArray[np.uint8] | None = None
+    label: NDArray[np.int32] | None = None
+    attributes: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """(N, 3) float64 in the coordinates of the source."""
+        return self.offset + self.xyz
+
+
+class SceneStore:
+    """An opened scenes store; nothing but the tables is read until asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises:
+        HpalError: not a complete scenes store that this version reads.
+        """
+        self.path = path
+        self._root, attributes = zarr_store.open_store(path, "scenes")
+        try:
+            self.classes = ClassTable.from_json(attributes["classes"], path)
+            self.table = SceneTable.from_json(attributes["scenes"])
+            self.grid: float | None = attributes["grid"]
+            self.unit = float(attributes["unit"])
+            self.format = str(attributes["format"])
+            self.history = history.from_json(attributes["history"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise HpalError(path, f"its root attributes are damaged ({error!r})", "run `hpal prep` again") from error
+
+    def points(self, scene: SceneInfo, *, label: bool = False) -> Points:
+        """The grid points; the labels only if asked for, so that a stage that must not see them cannot."""
+        return self._read(f"scenes/{scene.name}", scene, label)
+
+    def original(self, scene: SceneInfo, *, label: bool = False) -> tuple[Points, NDArray[np.int64]]:
+        """The points as they were read, and for each the row of its grid point (N,)."""
+        group = f"scenes/{scene.name}/original"
+        return self._read(group, scene, label), self._array(f"{group}/inverse")
+
+    def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
+        """(N,) class ids of the grid points, -1 for none; None if the scene came without labels."""
+        name = f"scenes/{scene.name}/label"
+        return self._array(name) if name in self._root else None
+
+    def has_color(self, scene: SceneInfo) -> bool:
+        return f"scenes/{scene.name}/rgb" in self._root
+
+    def _array(self, name: str) -> NDArray[Any]:
+        return zarr_store.read_array(self._root, name, self.path)
+
+    def _read(self, name: str, scene: SceneInfo, label: bool) -> Points:
+        group = self._root.get(name)
+        home = self._root.get(f"scenes/{scene.name}")
+        if not isinstance(group, zarr.Group) or not isinstance(home, zarr.Group):
+            raise HpalError(self.path, f"scene {scene.name} is missing", "run `hpal prep` again")
+        columns = [key for key in group.array_keys() if key not in ("xyz", "rgb", "label", "inverse")]
+        return Points(
+            xyz=self._array(f"{name}/xyz"),
+            offset=np.array(home.attrs["offset"], np.float64),
+            rgb=self._array(f"{name}/rgb") if "rgb" in group else None,
+            label=self._array(f"{name}/label") if label and "label" in group else None,
+            attributes={key: self._array(f"{name}/{key}") for key in sorted(columns)},
+        )
+
+
+def write_points(group: zarr.Group, points: Points) -> None:
+    """One scene's columns as arrays of `group`; the offset is the scene group's attribute."""
+    zarr_store.write_array(group, "xyz", points.xyz)
+    if points.rgb is not None:
+        zarr_store.write_array(group, "rgb", points.rgb)
+    if points.label is not None:
+        zarr_store.write_array(group, "label", points.label)
+    for name, values in sorted(points.attributes.items()):
+        zarr_store.write_array(group, name, values)

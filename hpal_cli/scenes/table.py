@@ -1,0 +1,88 @@
+"""The table of scenes that every store carries, so that a scene has one number everywhere."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import UsageError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """One scene: `number` is its row in the table (names sorted), `points` its grid points, `original` the
+    points it was read with, `fingerprint` the hash of its grid positions."""
+
+    number: int
+    name: str
+    points: int
+    original: int
+    split: str
+    fingerprint: str
+
+
+class SceneTable(Sequence[SceneInfo]):
+    """All scenes of a store, by number. `id` is the same for stores made of the same grid points."""
+
+    def __init__(self, infos: Sequence[SceneInfo]) -> None:
+        self._infos = tuple(infos)
+        lines = "\n".join(f"{i.number} {i.fingerprint} {i.name}" for i in self._infos)
+        self.id = hashlib.sha256(lines.encode()).hexdigest()[:16]
+        self.by_name = {i.name: i for i in self._infos}
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._infos[number]
+
+    def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
+        """The scenes of a split (`all` or None: every split) whose names match one of `globs` (none: every name).
+
+        Raises:
+            UsageError: no such split, or nothing is left.
+        """
+        if split not in (None, "all", *SPLITS):
+            raise UsageError("--split", f"{split!r} is no split", f"choose from {', '.join(SPLITS)}, all")
+        chosen = [i for i in self._infos if split in (None, "all", i.split)]
+        if globs:
+            chosen = [i for i in chosen if any(fnmatch.fnmatchcase(i.name, g) for g in globs)]
+        if not chosen:
+            have = ", ".join(f"{s} ({n})" for s in SPLITS if (n := sum(i.split == s for i in self._infos)))
+            what = f"no scene of split {split or 'all'}" + (f" matches {', '.join(globs)}" if globs else "")
+            raise UsageError("--scenes" if globs else "--split", what, f"the store has {have}")
+        return chosen
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(i) for i in self._infos]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> SceneTable:
+        return cls(
+            [
+                SceneInfo(
+                    int(r["number"]),
+                    str(r["name"]),
+                    int(r["points"]),
+                    int(r["original"]),
+                    str(r["split"]),
+                    str(r["fingerprint"]),
+                )
+                for r in rows
+            ]
+        )
+
+
+def fingerprint(offset: NDArray[np.float64], xyz: NDArray[np.float32]) -> str:
+    """16 hex digits of the SHA-256 of the offset (3 little-endian float64) and xyz (N x 3 little-endian float32)."""
+    digest = hashlib.sha256(np.ascontiguousarray(offset, "<f8").tobytes())
+    digest.update(np.ascontiguousarray(xyz, "<f4").tobytes())
+    return digest.hexdigest()[:16]
