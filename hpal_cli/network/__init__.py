@@ -1,0 +1,1 @@
+"""The network: MinkowskiNet on hpal's own sparse convolution."""

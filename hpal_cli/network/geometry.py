@@ -1,0 +1,127 @@
+"""Where the voxels of a batch are, at every stride, and which of them a kernel brings together.
+
+Formulation: a voxel is one sorted 64-bit key, a neighbour is a key plus a constant, a kernel map is a pair of index
+lists for each kernel offset, and every layer of a stride shares the lists. Kernel order is MinkowskiEngine's, the
+first spatial axis fastest: `k = (dx+1) + 3 (dy+1) + 9 (dz+1)` and, for kernel 2, `k = rx + 2 ry + 4 rz`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpal_cli.errors import HpalError
+from hpal_cli.network.convolution import Pair, sparse_matmul
+
+LEVELS = 5
+"""Strides 1, 2, 4, 8, 16."""
+
+_BITS = 16
+_BIAS = 1 << (LEVELS - 1)
+"""A multiple of the largest stride, so that halving a biased coordinate halves the true one; at the last level it
+still leaves room for the neighbour below."""
+
+_LIMIT = (1 << _BITS) - 2 * _BIAS
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The M voxels of one stride: sorted keys (M,) and the map of a 3x3x3 kernel, None at the centre."""
+
+    key: Tensor
+    cube: list[Pair | None]
+
+
+class Geometry:
+    """The voxels of a batch at all strides. Rows of features at stride 1 are in the order of the input voxels."""
+
+    def __init__(self, voxel: Tensor) -> None:
+        """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z).
+
+        Raises:
+            HpalError: a scene wider than 65,000 voxels, more than 32,767 scenes, or a voxel given twice.
+        """
+        xyz = voxel[:, 1:]
+        low = torch.div(xyz.amin(0), _BIAS, rounding_mode="floor") * _BIAS
+        xyz = xyz - low + _BIAS
+        if int(xyz.max()) >= _LIMIT or int(voxel[:, 0].max()) >= 1 << 15:
+            extent = (xyz.amax(0) - _BIAS + 1).tolist()
+            raise HpalError(
+                "batch",
+                f"spans {extent} voxels, more than {_LIMIT}",
+                "use a larger --voxel, or cut the scene",
+            )
+        key = _pack(voxel[:, 0], xyz)
+        sorted_key, order = torch.sort(key)
+        if bool((sorted_key[1:] == sorted_key[:-1]).any()):
+            raise HpalError("batch", "holds a voxel twice", "group the points by voxel first")
+        self.order = order
+        """Sorted row -> input row; features are held in sorted order inside the network, for locality."""
+        self._levels = [_Level(sorted_key, _cube_map(sorted_key))]
+        self._halves: list[list[Pair]] = []
+        for _ in range(LEVELS - 1):
+            parent, pairs = _halve(self._levels[-1].key)
+            self._levels.append(_Level(parent, _cube_map(parent)))
+            self._halves.append(pairs)
+
+    def sizes(self) -> list[int]:
+        """The number of voxels at each stride."""
+        return [len(level.key) for level in self._levels]
+
+    def enter(self, features: Tensor) -> Tensor:
+        """(M, C) in the order of the input voxels -> the network's order."""
+        return features[self.order]
+
+    def leave(self, features: Tensor) -> Tensor:
+        """(M, C) in the network's order -> the order of the input voxels."""
+        return torch.empty_like(features).index_copy_(0, self.order, features)
+
+    def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
+        """3x3x3 convolution at stride 2^level: `out[u] = sum_k W[k]^T x[u + off_k]`; kernel (27, C_in, C_out)."""
+        here = self._levels[level]
+        return sparse_matmul(features, kernel, here.cube, len(here.key))
+
+    def down(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
+        """2x2x2 convolution of stride 2, from `level` to `level + 1`; kernel (8, C_in, C_out)."""
+        return sparse_matmul(features, kernel, self._halves[level], len(self._levels[level + 1].key))
+
+    def up(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
+        """Its transpose, from `level` to `level - 1`; kernel (8, C_in, C_out)."""
+        turned = [Pair(pair.target, pair.source) for pair in self._halves[level - 1]]
+        return sparse_matmul(features, kernel, turned, len(self._levels[level - 1].key))
+
+
+def _pack(scene: Tensor, xyz: Tensor) -> Tensor:
+    return (scene << 3 * _BITS) | (xyz[:, 0] << 2 * _BITS) | (xyz[:, 1] << _BITS) | xyz[:, 2]
+
+
+def _cube_map(key: Tensor) -> list[Pair | None]:
+    """Index lists of the 27 offsets. Half of them are searched for: the other half are the same pairs, turned."""
+    maps: list[Pair | None] = [None] * 27
+    last = len(key) - 1
+    for k in range(13):
+        dx, dy, dz = k % 3 - 1, k // 3 % 3 - 1, k // 9 - 1
+        wanted = key + ((dx << 2 * _BITS) + (dy << _BITS) + dz)
+        at = torch.searchsorted(key, wanted).clamp_(max=last)
+        target = torch.nonzero(key[at] == wanted).squeeze(1)
+        source = at[target]
+        maps[k] = Pair(source, target)
+        maps[26 - k] = Pair(target, source)
+    return maps
+
+
+def _halve(key: Tensor) -> tuple[Tensor, list[Pair]]:
+    """The keys of the next stride, and for each corner of the 2x2x2 cell (fine row, coarse row)."""
+    mask = (1 << _BITS) - 1
+    scene = key >> 3 * _BITS
+    x, y, z = (key >> 2 * _BITS) & mask, (key >> _BITS) & mask, key & mask
+    coarse = (scene << 3 * _BITS) | ((x >> 1) << 2 * _BITS) | ((y >> 1) << _BITS) | (z >> 1)
+    parent, row = torch.unique(coarse, sorted=True, return_inverse=True)
+    corner = (x & 1) + 2 * (y & 1) + 4 * (z & 1)
+    pairs = []
+    for k in range(8):
+        fine = torch.nonzero(corner == k).squeeze(1)
+        pairs.append(Pair(fine, row[fine]))
+    return parent, pairs

@@ -1,0 +1,73 @@
+"""From points to what the network takes: one point a voxel, colours in [0, 1], metres from the scene's corner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+COLOR = ("red", "green", "blue")
+POSITION = ("x", "y", "z")
+
+
+@dataclass
+class NetworkInput:
+    """A batch of M voxels that stand for N points.
+
+    features: (M, channels) float32; voxel: (M, 4) int64 (scene in the batch, x, y, z);
+    inverse: (N,) int64, the voxel row of every point, scenes one after the other.
+    """
+
+    features: Tensor
+    voxel: Tensor
+    inverse: Tensor
+
+    def to(self, device: torch.device) -> NetworkInput:
+        return NetworkInput(
+            self.features.to(device, non_blocking=True),
+            self.voxel.to(device, non_blocking=True),
+            self.inverse.to(device, non_blocking=True),
+        )
+
+
+def corner_origin(xyz: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
+    """(N, 3) in metres from the lowest corner of the whole scene.
+
+    Training and prediction both use this origin: the x y z channels must mean the same in both.
+    """
+    relative = np.asarray(xyz, np.float64)
+    return ((relative - relative.min(axis=0)) * unit).astype(np.float32)
+
+
+def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
+    """(N, 3) bytes -> (N, 3) in [0, 1]."""
+    return None if rgb is None else np.divide(rgb, np.float32(255), dtype=np.float32)
+
+
+def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
+    """(xyz in metres (N, 3), colours in [0, 1] (N, 3) or None) a scene, as one batch.
+
+    The first point of a voxel gives its features (method.md section 1); labels stay with the points, which
+    reach their voxel through `inverse`, so that every labelled point acts.
+    """
+    features, voxels, inverses, done = [], [], [], 0
+    for n, (xyz, color) in enumerate(clouds):
+        cell = np.floor(xyz / np.float32(voxel)).astype(np.int64)
+        cell -= cell.min(axis=0)
+        extent = cell.max(axis=0) + 1
+        key = (cell[:, 0] * extent[1] + cell[:, 1]) * extent[2] + cell[:, 2]
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        columns = xyz[first] if color is None else np.concatenate([color[first], xyz[first]], axis=1)
+        features.append(columns)
+        voxels.append(np.column_stack([np.full(len(first), n), cell[first]]))
+        inverses.append(inverse.reshape(-1) + done)
+        done += len(first)
+    return NetworkInput(
+        torch.from_numpy(np.concatenate(features).astype(np.float32, copy=False)),
+        torch.from_numpy(np.concatenate(voxels)),
+        torch.from_numpy(np.concatenate(inverses)),
+    )

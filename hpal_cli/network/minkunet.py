@@ -1,0 +1,181 @@
+"""MinkowskiNet: a residual U-Net of sparse convolutions (method.md section 6).
+
+Parameter names and shapes are those that the same network built of MinkowskiEngine layers has: `kernel` of
+(27 or 8, C_in, C_out), (C_in, C_out) for kernel 1, batch norm wrapped as `.bn`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hpal_cli.network.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths of the stem, the four encoder and the four decoder stages, and residual blocks in each stage.
+
+    A last decoder stage that is narrower than the features is widened to them, voxel by voxel.
+    """
+
+    stem: int
+    encoder: tuple[int, int, int, int]
+    decoder: tuple[int, int, int, int]
+    blocks: int
+
+
+FEATURES = 96
+"""Channels of the features that FDS compares, at every size."""
+
+SIZES = {
+    # The paper's network: 21.7 M parameters.
+    "full": Size(32, (32, 64, 128, 256), (256, 128, 96, 96), 2),
+    # For a CPU: half the widths, one block a stage.
+    "small": Size(16, (16, 32, 64, 128), (128, 64, 48, 48), 1),
+}
+
+
+class MinkUNet(nn.Module):
+    """(M, C_in) voxel features -> logits (M, classes) and the last decoder block's output (M, 96)."""
+
+    def __init__(self, channels: int, classes: int, size: Size) -> None:
+        super().__init__()
+        self.stem = Chain(
+            Convolution(channels, size.stem, 0), BatchNorm(size.stem), ReLU(),
+            Convolution(size.stem, size.stem, 0), BatchNorm(size.stem), ReLU(),
+        )  # fmt: skip
+        widths = [size.stem, *size.encoder]
+        for n, width in enumerate(size.encoder):
+            stage = Chain(
+                Down(widths[n], widths[n], n),
+                BatchNorm(widths[n]),
+                ReLU(),
+                *_blocks(widths[n], width, n + 1, size.blocks),
+            )
+            self.add_module(f"stage{n + 1}", stage)
+        below = size.encoder[-1]
+        for n, width in enumerate(size.decoder):
+            level, skip = 4 - n, widths[3 - n]
+            self.add_module(
+                f"up{n + 1}",
+                nn.ModuleList(
+                    [
+                        Chain(Up(below, width, level), BatchNorm(width), ReLU()),
+                        Chain(*_blocks(width + skip, width, level - 1, size.blocks)),
+                    ]
+                ),
+            )
+            below = width
+        self.widen = Chain() if below == FEATURES else Chain(Pointwise(below, FEATURES), BatchNorm(FEATURES), ReLU())
+        self.classifier = nn.Linear(FEATURES, classes)
+
+    def forward(self, features: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        x = self.stem(geometry.enter(features), geometry)
+        skips = []
+        for n in range(4):
+            skips.append(x)
+            x = self.get_submodule(f"stage{n + 1}")(x, geometry)
+        for n in range(4):
+            up, body = self.get_submodule(f"up{n + 1}").children()
+            x = body(torch.cat([up(x, geometry), skips.pop()], dim=1), geometry)
+        x = geometry.leave(self.widen(x, geometry))
+        return self.classifier(x), x
+
+
+def _blocks(inputs: int, outputs: int, level: int, count: int) -> list[nn.Module]:
+    return [Residual(inputs if n == 0 else outputs, outputs, level) for n in range(count)]
+
+
+class Chain(nn.Sequential):
+    """Layers one after the other, each given the geometry."""
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x, geometry)
+        return x
+
+
+class Residual(nn.Module):
+    """relu(conv-bn-relu-conv-bn(x) + x), x through a 1x1x1 convolution where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, level: int) -> None:
+        super().__init__()
+        self.net = Chain(
+            Convolution(inputs, outputs, level), BatchNorm(outputs), ReLU(),
+            Convolution(outputs, outputs, level), BatchNorm(outputs),
+        )  # fmt: skip
+        self.downsample = Chain() if inputs == outputs else Chain(Pointwise(inputs, outputs), BatchNorm(outputs))
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return torch.relu_(self.net(x, geometry) + self.downsample(x, geometry))
+
+
+class _Kernel(nn.Module):
+    """A weight (volume, C_in, C_out) between two widths, at a level of the pyramid."""
+
+    volume: int
+
+    def __init__(self, inputs: int, outputs: int, level: int) -> None:
+        super().__init__()
+        self.level = level
+        self.kernel = nn.Parameter(torch.empty(self.volume, inputs, outputs))
+        nn.init.normal_(self.kernel, std=math.sqrt(2 / (inputs * self.volume)))
+
+
+class Convolution(_Kernel):
+    """3x3x3, stride 1."""
+
+    volume = 27
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return geometry.cube(x, self.kernel, self.level)
+
+
+class Down(_Kernel):
+    """2x2x2, stride 2, to the next level."""
+
+    volume = 8
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return geometry.down(x, self.kernel, self.level)
+
+
+class Up(_Kernel):
+    """2x2x2 transposed, stride 2, to the level before."""
+
+    volume = 8
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return geometry.up(x, self.kernel, self.level)
+
+
+class Pointwise(nn.Module):
+    """1x1x1: a matrix product, kernel (C_in, C_out)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(inputs, outputs))
+        nn.init.normal_(self.kernel, std=math.sqrt(2 / inputs))
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return x @ self.kernel
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over all voxels of the batch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return self.bn(x)
+
+
+class ReLU(nn.Module):
+    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        return torch.relu_(x)

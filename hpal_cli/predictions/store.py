@@ -1,0 +1,152 @@
+"""The predictions store (docs/formats.md section 3). It holds no ground truth, so nothing after it can see one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from hpal_cli import history
+from hpal_cli.errors import HpalError
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.store import Points
+from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.store import zarr_store
+
+
+class PredictionStore:
+    """An opened predictions store; columns are read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises:
+        HpalError: not a complete predictions store that this version reads.
+        """
+        self.path = path
+        self._root, attributes = zarr_store.open_store(path, "predictions")
+        try:
+            self.classes = ClassTable.from_json(attributes["classes"], path)
+            self.table = SceneTable.from_json(attributes["scenes"])
+            self.unit = float(attributes.get("unit", 1.0))
+            self.history = history.from_json(attributes.get("history", []))
+        except (KeyError, TypeError, ValueError) as error:
+            raise HpalError(path, f"its root attributes are damaged ({error!r})", "run `hpal predict` again") from error
+
+    def has(self, scene: SceneInfo) -> bool:
+        """Whether this scene was predicted."""
+        return f"scenes/{scene.name}/prob" in self._root
+
+    def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
+        """The predicted scenes among those that `SceneTable.choose` gives."""
+        scenes = [scene for scene in self.table.choose(split, globs) if self.has(scene)]
+        if not scenes:
+            raise HpalError(self.path, f"holds no predictions of split {split or 'all'}", "predict these scenes first")
+        return scenes
+
+    def points(self, scene: SceneInfo) -> Points:
+        """Positions and colours of the grid points."""
+        group = self._group(scene)
+        return Points(
+            xyz=self._array(scene, "xyz"),
+            offset=np.array(group.attrs.get("offset", (0.0, 0.0, 0.0)), np.float64),
+            rgb=self._array(scene, "rgb") if "rgb" in group else None,
+        )
+
+    def has_color(self, scene: SceneInfo) -> bool:
+        return "rgb" in self._group(scene)
+
+    def probabilities(self, scene: SceneInfo) -> NDArray[np.float16]:
+        """(N, C) softmax.
+
+        Raises:
+            HpalError: values that are no probabilities (NaN, negative, rows that do not sum to 1).
+        """
+        prob = self._array(scene, "prob")
+        if prob.shape != (scene.points, len(self.classes)):
+            expected = f"{scene.points} x {len(self.classes)}"
+            raise HpalError(
+                self.path,
+                f"scene {scene.name}: prob is {' x '.join(map(str, prob.shape))}, expected {expected}",
+                "write it again",
+            )
+        # float16 rounds each entry by up to 2^-12: 0.02 leaves room for a thousand classes.
+        with np.errstate(invalid="ignore"):
+            good = (np.abs(prob.sum(axis=1, dtype=np.float32) - 1) < 0.02) & (prob >= 0).all(axis=1)
+        if not good.all():
+            rows = f"{int((~good).sum())} rows of prob are no probabilities (first: row {int(np.argmin(good))})"
+            raise HpalError(
+                self.path,
+                f"scene {scene.name}: {rows}",
+                "each row must be >= 0 and sum to 1: write the softmax",
+            )
+        return prob
+
+    def features(self, scene: SceneInfo) -> NDArray[np.float16]:
+        """(N, F) outputs of the last decoder block.
+
+        Raises:
+            HpalError: the store was written without features.
+        """
+        if not self.feature_count(scene):
+            raise HpalError(
+                self.path,
+                f"scene {scene.name} has no features (feat)",
+                "add --no-fds, or predict with features",
+            )
+        feat = self._array(scene, "feat")
+        if feat.ndim != 2 or len(feat) != scene.points:
+            raise HpalError(
+                self.path,
+                f"scene {scene.name}: feat has {len(feat)} rows, expected {scene.points}",
+                "write it again",
+            )
+        return feat
+
+    def feature_count(self, scene: SceneInfo) -> int:
+        """Columns of `feat`, 0 if the store was written without."""
+        node = self._group(scene).get("feat")
+        return int(node.shape[1]) if isinstance(node, zarr.Array) else 0
+
+    def predicted(self, scene: SceneInfo) -> NDArray[np.integer]:
+        """(N,) class ids: `pred`."""
+        return self._array(scene, "pred")
+
+    def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
+        """Rows that have an answer already: never candidates."""
+        return self._array(scene, "labelled") if "labelled" in self._group(scene) else np.zeros(0, np.int64)
+
+    def _group(self, scene: SceneInfo) -> zarr.Group:
+        group = self._root.get(f"scenes/{scene.name}")
+        if not isinstance(group, zarr.Group):
+            raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
+        return group
+
+    def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
+        return zarr_store.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
+
+
+def write_scene(
+    root: zarr.Group,
+    scene: SceneInfo,
+    points: Points,
+    prob: NDArray[np.floating],
+    feat: NDArray[np.floating] | None,
+    labelled: NDArray[np.int64],
+) -> NDArray[np.integer]:
+    """One scene of a predictions store; returns `pred`, the class of the largest probability as stored."""
+    group = root.require_group(f"scenes/{scene.name}")
+    group.attrs["offset"] = points.offset.tolist()
+    zarr_store.write_array(group, "xyz", np.asarray(points.xyz, np.float32))
+    if points.rgb is not None:
+        zarr_store.write_array(group, "rgb", points.rgb)
+    pred = prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16)
+    zarr_store.write_array(group, "prob", prob.astype(np.float16))
+    if feat is not None:
+        # A feature beyond float16 would become inf, and its direction NaN.
+        zarr_store.write_array(group, "feat", np.clip(feat, -65504, 65504).astype(np.float16))
+    zarr_store.write_array(group, "pred", pred)
+    zarr_store.write_array(group, "labelled", labelled.astype(np.int64))
+    return pred

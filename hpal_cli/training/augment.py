@@ -1,0 +1,76 @@
+"""What the student sees instead of the room as it is (method.md section 5). No point is dropped or moved in order."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+ELASTIC = ((0.2, 0.4), (0.8, 1.6))
+"""(granularity, magnitude) in metres, one after the other."""
+
+
+def augment_position(xyz: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """(N, 3) metres -> (N, 3) metres from the lowest corner: elastic, turned, scaled."""
+    if rng.random() < 0.95:
+        for granularity, magnitude in ELASTIC:
+            xyz = elastic(xyz, granularity, magnitude, rng)
+    turn = _rotation(2, rng.uniform(0, 2 * np.pi))
+    if rng.random() < 0.95:
+        tilt = rng.uniform(-np.pi / 64, np.pi / 64, 2)
+        turn = _rotation(0, tilt[0]) @ _rotation(1, tilt[1]) @ turn
+    if rng.random() < 0.95:
+        turn = np.diag(rng.uniform(0.9, 1.1, 3)) @ turn
+    xyz = xyz @ turn.T.astype(np.float32)
+    return xyz - xyz.min(axis=0)
+
+
+def augment_color(rgb: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """(N, 3) in [0, 1] -> the same: contrast stretched, shifted, with noise."""
+    if rng.random() < 0.2:
+        low, high = rgb.min(axis=0), rgb.max(axis=0)
+        blend = np.float32(rng.random())
+        rgb = (1 - blend) * rgb + blend * (rgb - low) / np.maximum(high - low, np.float32(1 / 255))
+    if rng.random() < 0.95:
+        rgb = rgb + rng.uniform(-0.1, 0.1, 3).astype(np.float32)
+    if rng.random() < 0.95:
+        rgb = rgb + 0.05 * rng.standard_normal(rgb.shape, np.float32)
+    return np.clip(rgb, 0, 1)
+
+
+def elastic(
+    xyz: NDArray[np.float32], granularity: float, magnitude: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Points moved by a smooth random field: noise on a lattice, blurred, interpolated, times `magnitude`."""
+    low = xyz.min(axis=0)
+    cells = ((xyz.max(axis=0) - low) / granularity).astype(int) + 3
+    field = rng.standard_normal((*cells, 3), np.float32)
+    for _ in range(2):
+        for axis in range(3):
+            field = _blur(field, axis)
+    at = (xyz - low) / np.float32(granularity) + 1
+    base = at.astype(int)
+    base = np.minimum(base, cells - 2)
+    part = at - base
+    moved = np.zeros_like(xyz)
+    for corner in np.ndindex(2, 2, 2):
+        weight = np.prod(np.where(corner, part, 1 - part), axis=1, dtype=np.float32)
+        i, j, k = (base + corner).T
+        moved += weight[:, None] * field[i, j, k]
+    return xyz + np.float32(magnitude) * moved
+
+
+def _blur(field: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Mean of three neighbours along an axis, zero outside."""
+    field = np.moveaxis(field, axis, 0)
+    out = field.copy()
+    out[1:] += field[:-1]
+    out[:-1] += field[1:]
+    return np.moveaxis(out / np.float32(3), 0, axis)
+
+
+def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
+    turn = np.eye(3)
+    i, j = [a for a in range(3) if a != axis]
+    turn[i, i] = turn[j, j] = np.cos(angle)
+    turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+    return turn

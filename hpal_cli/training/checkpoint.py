@@ -1,0 +1,136 @@
+"""Checkpoints: plain tensors and JSON, so that loading one can never run code (docs/formats.md section 6)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpal_cli import history
+from hpal_cli.errors import HpalError
+from hpal_cli.history import Entry
+from hpal_cli.network.inputs import COLOR, POSITION
+from hpal_cli.network.minkunet import SIZES, MinkUNet
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.store.files import replace_when_whole
+from hpal_cli.training.presets import Settings
+
+SPEC = 1
+
+
+@dataclass
+class Checkpoint:
+    """A trained network and all that is needed to use it.
+
+    student: its weights; state: what only an unfinished run needs (teacher, optimiser); step: steps done.
+    scenes: id of the scenes it was trained on; answered: scene name -> rows (int64) that someone has answered for,
+    labelled or unsure, which selection must not ask for again; pool: points it could have asked for.
+    """
+
+    settings: Settings
+    classes: ClassTable
+    color: bool
+    scenes: str
+    step: int
+    seed: int
+    student: dict[str, Tensor]
+    answered: dict[str, NDArray[np.int64]]
+    all_labelled: bool = False
+    history: list[Entry] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return (*COLOR, *POSITION) if self.color else POSITION
+
+    def network(self) -> MinkUNet:
+        """The network with these weights, in evaluation mode."""
+        network = MinkUNet(len(self.channels), len(self.classes), SIZES[self.settings.size])
+        network.load_state_dict(self.student)
+        return network.eval()
+
+    def save(self, path: Path, *, overwrite: bool) -> None:
+        """Writes it beside `path` and renames it.
+
+        Raises:
+            HpalError: `path` exists, or cannot be written.
+        """
+        meta = {
+            "spec": SPEC,
+            "settings": asdict(self.settings),
+            "classes": self.classes.to_json(),
+            "channels": list(self.channels),
+            "scenes": self.scenes,
+            "step": self.step,
+            "seed": self.seed,
+            "all_labelled": self.all_labelled,
+            "history": history.to_json(self.history),
+        }
+        content = {
+            "hpal": json.dumps(meta),
+            "student": self.student,
+            "answered": {name: torch.from_numpy(rows) for name, rows in self.answered.items()},
+            "state": self.state,
+        }
+        with replace_when_whole(path, overwrite=overwrite) as partial:
+            torch.save(content, partial)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        HpalError: missing, cut short, altered, no hpal checkpoint, or of a newer specification.
+    """
+    remedy = "give a model made by `hpal train`"
+    if not path.exists():
+        raise HpalError(path, "does not exist", "make it with `hpal train`, or check the name")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        meta: Mapping[str, Any] = json.loads(content["hpal"])
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise HpalError(path, f"is not a whole hpal checkpoint ({_first_line(error)})", remedy) from error
+    if not isinstance(meta.get("spec"), int) or meta["spec"] > SPEC:
+        raise HpalError(
+            path,
+            f"is written to specification {meta.get('spec')}, this hpal reads {SPEC}",
+            "install a newer hpal",
+        )
+    try:
+        checkpoint = Checkpoint(
+            Settings(**meta["settings"]),
+            ClassTable.from_json(meta["classes"], path),
+            COLOR[0] in meta["channels"],
+            meta["scenes"],
+            meta["step"],
+            meta["seed"],
+            content["student"],
+            {name: rows.numpy() for name, rows in content["answered"].items()},
+            meta["all_labelled"],
+            history.from_json(meta["history"]),
+            content["state"],
+        )
+        checkpoint.network()
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise HpalError(path, f"is damaged ({_first_line(error)})", remedy) from error
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0][:160]

@@ -1,0 +1,51 @@
+"""Every value that training depends on, as one table (method.md sections 5 and 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run is made of. Lengths are metres.
+
+    steps: optimiser steps; batch: scenes in a step; max_points: points a scene gives to a step at most, a crop
+    around one of its labelled points (0: the whole scene).
+    period: steps between restarts of the cosine; power: exponent of the polynomial decay.
+    keep: share of the teacher that stays at each step; confidence: softmax from which a pseudo-label counts.
+    """
+
+    size: str
+    voxel: float
+    steps: int
+    batch: int
+    max_points: int
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    momentum: float
+    dampening: float
+    weight_decay: float
+    schedule: Literal["cosine", "polynomial"]
+    period: int
+    power: float
+    teacher: bool = True
+    keep: float = 0.955
+    confidence: float = 0.75
+    consistency: Literal["none", "kl"] = "none"
+
+
+PRESETS = {
+    "s3dis": Settings(
+        size="full", voxel=0.05, steps=60_000, batch=4, max_points=0, optimizer="sgd", lr=0.1, momentum=0.9,
+        dampening=0.1, weight_decay=1e-4, schedule="cosine", period=5_000, power=0.9,
+    ),
+    "scannet": Settings(
+        size="full", voxel=0.02, steps=30_000, batch=4, max_points=0, optimizer="sgd", lr=0.1, momentum=0.9,
+        dampening=0.1, weight_decay=1e-4, schedule="polynomial", period=5_000, power=0.9,
+    ),
+    "small": Settings(
+        size="small", voxel=0.05, steps=300, batch=2, max_points=20_000, optimizer="adamw", lr=0.01, momentum=0.9,
+        dampening=0.0, weight_decay=1e-2, schedule="cosine", period=300, power=0.9,
+    ),
+}  # fmt: skip
