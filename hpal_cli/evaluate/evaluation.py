@@ -1,0 +1,143 @@
+"""eval: how good predictions are, and what share of the points it took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpal_cli.errors import HpalError
+from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
+from hpal_cli.label.store import LabelStore
+from hpal_cli.monitor import Monitor, Silent
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.store import SceneStore
+
+
+@dataclass
+class Labelled:
+    """How many points were labelled, and of how many: of the train split (as the released code counts), and of the
+    train and val splits together (as the paper counts)."""
+
+    points: int
+    train: int
+    train_and_val: int
+
+    @property
+    def of_train(self) -> float:
+        return self.points / self.train if self.train else 0.0
+
+    @property
+    def of_train_and_val(self) -> float:
+        return self.points / self.train_and_val if self.train_and_val else 0.0
+
+
+@dataclass
+class Evaluation:
+    """Metrics at the grid points and at the original points, over all scenes of a split together."""
+
+    classes: ClassTable
+    split: str
+    scenes: list[str]
+    grid: Metrics
+    original: Metrics
+    labelled: Labelled
+
+    def to_json(self) -> dict[str, Any]:
+        def number(value: float) -> float | None:
+            return None if np.isnan(value) else round(float(value), 6)
+
+        def metrics(m: Metrics) -> dict[str, Any]:
+            return {
+                "miou": number(m.miou),
+                "accuracy": number(m.accuracy),
+                "class_accuracy": number(m.class_accuracy),
+                "iou": {c.name: number(m.iou[c.id]) for c in self.classes},
+                "points": m.points,
+                "confusion": m.confusion.tolist(),
+            }
+
+        return {
+            "split": self.split,
+            "scenes": self.scenes,
+            "classes": self.classes.names,
+            "grid": metrics(self.grid),
+            "original": metrics(self.original),
+            "labelled": {
+                "points": self.labelled.points,
+                "train_points": self.labelled.train,
+                "train_and_val_points": self.labelled.train_and_val,
+                "percent_of_train": round(100 * self.labelled.of_train, 6),
+                "percent_of_train_and_val": round(100 * self.labelled.of_train_and_val, 6),
+            },
+        }
+
+
+def evaluate(
+    predictions: PredictionStore,
+    truth: SceneStore,
+    *,
+    labels: LabelStore | None = None,
+    split: str = "val",
+    scenes: Sequence[str] = (),
+    monitor: Monitor | None = None,
+) -> Evaluation:
+    """Confusion summed over all scenes of the split (method.md section 6). An original point has its grid point's.
+
+    labels: count the labelled points in this store; without it, in the predictions.
+
+    Raises:
+        HpalError: stores of different scenes or classes, or a scene without labels.
+    """
+    monitor = monitor or Silent()
+    if predictions.table.id != truth.table.id:
+        raise HpalError(
+            truth.path, f"holds other scenes than {predictions.path}", "give the scenes that were predicted"
+        )
+    if predictions.classes.names != truth.classes.names:
+        raise HpalError(truth.path, f"has other classes than {predictions.path}", "give the scenes that were predicted")
+    if labels is not None:
+        labels.require_scenes(truth.table.id, truth.path)
+    chosen = predictions.choose(split, scenes)
+    count = len(truth.classes)
+    grid = np.zeros((count, count), np.int64)
+    original = np.zeros_like(grid)
+    with monitor.task("evaluating", len(chosen)) as task:
+        for scene in chosen:
+            label = truth.labels(scene)
+            points, inverse = truth.original(scene, label=True)
+            if label is None or points.label is None:
+                raise HpalError(
+                    truth.path,
+                    f"scene {scene.name} has no labels to compare with",
+                    "choose others with --scenes",
+                )
+            pred = predictions.predicted(scene)
+            if len(pred) != scene.points or int(pred.max(initial=0)) >= count:
+                raise HpalError(
+                    predictions.path, f"scene {scene.name}: pred does not fit the scene", "predict it again"
+                )
+            grid += confusion_matrix(label, pred, count)
+            original += confusion_matrix(points.label, pred[inverse], count)
+            task.advance(1, scene.name)
+    return Evaluation(
+        truth.classes,
+        split,
+        [s.name for s in chosen],
+        Metrics.of(grid),
+        Metrics.of(original),
+        _labelled(predictions, labels),
+    )
+
+
+def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labelled:
+    table = predictions.table
+    if labels is not None:
+        points = int((labels.latest()["label"] >= 0).sum())
+    else:
+        points = sum(len(predictions.labelled(s)) for s in table if s.split == "train" and predictions.has(s))
+    size = {split: sum(s.points for s in table if s.split == split) for split in ("train", "val")}
+    return Labelled(points, size["train"], size["train"] + size["val"])

@@ -1,0 +1,96 @@
+"""Pictures for people: the confusion matrix, IoU by class, the learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpal_cli.evaluate.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def confusion_figure(evaluation: Evaluation, path: Path) -> None:
+    """The confusion matrix of the grid points, each row (true class) in percent."""
+    matrix = evaluation.grid.confusion
+    names = evaluation.classes.names
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(100.0 * matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    side = 3 + 0.45 * len(names)
+    figure, axes = _figure(side + 1, side)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(*share.shape):
+        if share[row, column] >= 0.5:
+            color = "white" if share[row, column] > 55 else "black"
+            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for row in np.flatnonzero(total[:, 0] == 0):
+        axes.get_yticklabels()[row].set_color("0.6")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{evaluation.split}, {len(evaluation.scenes)} scenes: mIoU {100 * evaluation.grid.miou:.1f} %")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
+    _save(figure, path)
+
+
+def iou_figure(evaluation: Evaluation, path: Path) -> None:
+    """IoU of each class as bars in the class's colour, with the mean."""
+    classes = evaluation.classes
+    figure, axes = _figure(7, 1.5 + 0.3 * len(classes))
+    iou = 100 * np.nan_to_num(evaluation.grid.iou)
+    rows = np.arange(len(classes))[::-1]
+    axes.barh(rows, iou, color=classes.colors / 255, edgecolor="0.3", linewidth=0.5)
+    for row, value, known in zip(rows, iou, ~np.isnan(evaluation.grid.iou), strict=True):
+        axes.text(value + 1, row, f"{value:.1f}" if known else "does not occur", va="center", fontsize=8)
+    axes.set_yticks(rows, classes.names)
+    axes.axvline(100 * evaluation.grid.miou, color="black", linestyle="--", linewidth=1)
+    axes.set_xlim(0, 108)
+    axes.set_xlabel(f"IoU %, mean {100 * evaluation.grid.miou:.1f} (dashed)")
+    _save(figure, path)
+
+
+def learning_curve(rounds: Sequence[tuple[int, float, float]], path: Path, title: str) -> None:
+    """mIoU over labelled points: rows of (labelled points, percent of the train points, mIoU in 0..1)."""
+    figure, axes = _figure(6.5, 4.2)
+    points = [r[0] for r in rounds]
+    miou = [100 * r[2] for r in rounds]
+    axes.plot(points, miou, marker="o", color="#1f6fb4", linewidth=2)
+    for count, percent, value in rounds:
+        axes.annotate(
+            f"{100 * value:.1f}\n({percent:.2f} %)",
+            (count, 100 * value),
+            (0, 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    low, high = min(miou), max(miou)
+    room = max(4.0, 0.25 * (high - low))
+    axes.set_ylim(max(0.0, low - room), min(100.0, high + 2 * room))
+    axes.margins(x=0.12)
+    axes.set_xlabel("labelled points (share of the training points)")
+    axes.set_ylabel("mIoU %, validation rooms")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    # The object interface: pyplot would look for a display and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without the program's version in it, the same numbers make the same bytes.
+    figure.savefig(path, format="png", metadata={"Software": None})

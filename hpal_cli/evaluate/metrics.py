@@ -1,0 +1,54 @@
+"""Segmentation metrics, all from one confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+    """(C, C) counts, row = truth, column = prediction. Points whose truth is negative (the ignore index) do not count.
+
+    Raises:
+        ValueError: a class number of C or more.
+    """
+    counted = truth >= 0
+    pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
+    if pairs.size and (truth.max() >= classes or predicted.max() >= classes):
+        raise ValueError(f"a class number is outside 0 .. {classes - 1}")
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a confusion matrix says.
+
+    iou: (C,) TP / (TP + FP + FN), NaN for a class that is absent from truth and prediction; miou: its mean over the
+    others; accuracy: TP over all points; class_accuracy: mean recall of the classes that occur in the truth.
+    """
+
+    confusion: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    miou: float
+    accuracy: float
+    class_accuracy: float
+    points: int
+
+    @classmethod
+    def of(cls, confusion: NDArray[np.int64]) -> Metrics:
+        hit = np.diag(confusion).astype(np.float64)
+        true, said = confusion.sum(axis=1), confusion.sum(axis=0)
+        points = int(confusion.sum())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            iou = hit / (true + said - hit)
+            recall = hit / true
+        return cls(
+            confusion,
+            iou,
+            float(np.nanmean(iou)) if points else float("nan"),
+            float(hit.sum() / points) if points else float("nan"),
+            float(np.nanmean(recall)) if points else float("nan"),
+            points,
+        )

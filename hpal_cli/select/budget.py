@@ -1,0 +1,42 @@
+"""How many points a selection may take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+from hpal_cli.errors import UsageError
+
+DEFAULT = "0.02%"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A share of the pool's points or a number of points, over all scenes together or for each."""
+
+    amount: Decimal
+    percent: bool
+    per_scene: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """`0.02%`, `2600`, `20/scene` or `0.02%/scene`.
+
+        Raises:
+            UsageError: anything else, or nothing to take.
+        """
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(%?)\s*(/\s*scene)?\s*", text)
+        remedy = "give a share (0.02%), a number (2600), or either for each scene (20/scene)"
+        if not match:
+            raise UsageError("--budget", f"{text!r} is no budget", remedy)
+        amount, percent = Decimal(match.group(1)), bool(match.group(2))
+        if amount <= 0 or (percent and amount > 100) or (not percent and amount != amount.to_integral_value()):
+            raise UsageError("--budget", f"{text!r} is no number of points", remedy)
+        return cls(amount, percent, bool(match.group(3)))
+
+    def of(self, points: int) -> int:
+        """How many of `points` points that is: rounded, at least one."""
+        if not self.percent:
+            return int(self.amount)
+        return max(1, round(self.amount * points / 100))
