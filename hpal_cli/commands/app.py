@@ -1,0 +1,142 @@
+"""The `hpal` program: its commands, and how every one of them ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from hpal_cli import __version__
+from hpal_cli.commands import demo, evaluate, export, info, label, predict, prep, score, select, train
+from hpal_cli.errors import HpalError
+
+INTERRUPTED = 130
+TERMINATED = 143
+BROKEN_PIPE = 141
+
+_EPILOG = """
+Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe.
+`--debug` anywhere shows the traceback of an error.
+"""
+
+
+class Group(TyperGroup):
+    """Commands in the order of the loop; a broken pipe ends like any Unix filter's."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            # Data that is still in the buffer has not been delivered: a full disk must not look like success.
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            _discard_stdout()
+            raise SystemExit(BROKEN_PIPE) from None
+
+
+app = typer.Typer(
+    cls=Group,
+    name="hpal",
+    help="Label 3D scans with next to no labels: train, find the points worth asking about, label them, train again.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (prep, train, predict, score, select, label, evaluate, info, export, demo):
+    app.command(module.NAME)(module.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hpal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Runs the command line of this process and exits with its status."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(debug))
+
+
+def _run(debug: bool) -> int:
+    try:
+        status = app(prog_name="hpal", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except TyperException as error:
+        if debug:
+            raise
+        return _fail(f"{_one_line(error.format_message())} (see `{_program()} --help`)", error.exit_code)
+    except HpalError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_status)
+    except OSError as error:
+        if debug:
+            raise
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}; check the disk and the name", 1)
+    except MemoryError:
+        if debug:
+            raise
+        return _fail("out of memory; try fewer --jobs or a smaller --max-points", 1)
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {_one_line(str(error))}; please report it with --debug", 1)
+
+
+def _program() -> str:
+    """`hpal select`: what the person called."""
+    names = [a for a in sys.argv[1:] if not a.startswith("-")]
+    known = [name for name in names[:1] if name in {c.name for c in app.registered_commands}]
+    return " ".join(["hpal", *known])
+
+
+def _fail(message: str, status: int) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"{_program()}: {_one_line(message)}\n")
+    # What is left in the buffer belongs to an output that failed.
+    _discard_stdout()
+    return status
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _discard_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # As an exception, so that half-written files are removed on the way out.
+    raise SystemExit(TERMINATED)

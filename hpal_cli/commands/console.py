@@ -1,0 +1,188 @@
+"""What a person sees (stderr) and where data goes (stdout or files): the only module that knows of terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.monitor import Task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class Console:
+    """The Monitor of a command: bars on a terminal only, one at a time in a pipeline, nothing on stdout."""
+
+    def __init__(self, command: str, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.command = command
+        self.quiet = quiet
+        self.verbose = verbose
+        self._progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """A line of summary, on stderr."""
+        if not self.quiet:
+            self._line(text)
+
+    def note(self, text: str) -> None:
+        self.say(text)
+
+    def warn(self, text: str) -> None:
+        self.say(f"hpal {self.command}: warning: {text}")
+
+    def debug(self, text: str) -> None:
+        """Only with -v."""
+        if self.verbose and not self.quiet:
+            self._line(text)
+
+    @contextlib.contextmanager
+    def task(self, what: str, total: int) -> Iterator[Task]:
+        if self.quiet or not sys.stderr.isatty() or _is_pipe(sys.stdout):
+            # Downstream commands of a pipe show the bar; two at once would write over each other.
+            yield _Lines(self, what, total)
+            return
+        import rich.console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=rich.console.Console(file=sys.stderr),
+            transient=True,
+        ) as progress:
+            self._progress = progress
+            try:
+                yield _Bar(progress, what, total)
+            finally:
+                self._progress = None
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, data: bool = False) -> None:
+        """An aligned table: the first column to the left, the others to the right; on stdout if it is the data."""
+        if self.quiet and not data:
+            return
+        from rich import box
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for n, header in enumerate(headers):
+            table.add_column(header, justify="left" if n == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        stream = sys.stdout if data else sys.stderr
+        width = None if stream.isatty() else 200
+        RichConsole(file=stream, width=width, highlight=False).print(table)
+
+    def _line(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(what, total=total, status="")
+
+    def advance(self, amount: int = 1, status: str = "") -> None:
+        self._progress.update(self._task, advance=amount, status=status)
+
+
+class _Lines:
+    """Without a terminal, -v says each step in a line of its own."""
+
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._console, self._what, self._total, self._done = console, what, total, 0
+
+    def advance(self, amount: int = 1, status: str = "") -> None:
+        self._done += amount
+        self._console.debug(f"{self._what} {self._done:,} of {self._total:,}  {status}")
+
+
+@contextlib.contextmanager
+def open_input(path: Path | None) -> Iterator[tuple[IO[bytes], str]]:
+    """The point stream to read and what to call it: a file, or stdin for `-` or nothing.
+
+    Raises:
+        UsageError: nothing was given and stdin is a terminal.
+        HpalError: the file cannot be read.
+    """
+    if path is None or str(path) == "-":
+        if path is None and sys.stdin.isatty():
+            raise UsageError("input", "is missing", "pipe `hpal score` into it, or name a file")
+        yield sys.stdin.buffer, "stdin"
+        return
+    if path.is_dir():
+        raise HpalError(
+            path,
+            "is a folder, expected a point stream (PLY)",
+            "give the output of `hpal score` or `hpal select`",
+        )
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise HpalError(path, f"cannot be read ({error.strerror})", "check the name") from error
+    with file:
+        yield file, str(path)
+
+
+class Output:
+    """Where a point stream goes: `-o FILE`, a pipe, or at a terminal a file of a usual name."""
+
+    def __init__(self, path: Path | None, default: str, *, overwrite: bool) -> None:
+        """Raises:
+        UsageError: binary data for a terminal.
+        HpalError: the file exists already.
+        """
+        to_terminal = sys.stdout.isatty()
+        if str(path) == "-" and to_terminal:
+            raise UsageError("-o", "binary data is not written to a terminal", f"name a file, like -o {default}")
+        if path is None and to_terminal:
+            path = Path(default)
+        self.path = None if path is None or str(path) == "-" else path
+        self._overwrite = overwrite
+        self.guessed = path is not None and str(path) == default
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Callable[[], IO[bytes]]]:
+        """Yields what opens the stream when the first byte is ready; a file appears when the block ends well."""
+        if self.path is None:
+            yield lambda: sys.stdout.buffer
+            sys.stdout.buffer.flush()
+            return
+        from hpal_cli.store.files import replace_when_whole
+
+        with (
+            contextlib.ExitStack() as stack,
+            replace_when_whole(self.path, overwrite=self._overwrite) as partial,
+        ):
+            with contextlib.ExitStack() as files:
+                yield lambda: files.enter_context(partial.open("wb"))
+            stack.pop_all()
+
+
+def _is_pipe(stream: IO[str]) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,134 @@
+"""hpal label: answers to the chosen points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpal_cli.commands import options as opt
+from hpal_cli.commands.console import Console, open_input
+from hpal_cli.commands.provenance import this_call
+from hpal_cli.errors import UsageError
+
+NAME = "label"
+
+
+def command(
+    selection: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SELECTION]", help="Selected points (PLY).  [stdin]", show_default=False),
+    ] = None,
+    oracle: Annotated[
+        Path | None,
+        typer.Option(metavar="SCENES", help="Scenes store with the truth: answers for the selected points."),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write the queries as a table for a person to fill in.")
+    ] = None,
+    answered: Annotated[
+        Path | None, typer.Option("--from", metavar="CSV", help="Take the answers of a filled-in table.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="STORE", help="Labels store: made if missing, grows if there."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="STORE", help="Scenes or predictions the points belong to, for a first --from."),
+    ] = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Answer the selected points, by an oracle or a person."""
+    console = Console(NAME, quiet=quiet, verbose=verbose)
+    ways = [
+        name for name, value in (("--oracle", oracle), ("--table", table), ("--from", answered)) if value is not None
+    ]
+    if len(ways) != 1:
+        found = " and ".join(ways) if ways else "none of --oracle, --table, --from"
+        raise UsageError("label", f"{found} given", "choose one: --oracle SCENES, --table CSV or --from CSV")
+    if table is None and output is None:
+        raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
+    if oracle is not None and output is not None:
+        _ask_oracle(console, selection, oracle, output)
+    elif table is not None:
+        _write_table(console, selection, table, source, overwrite)
+    elif answered is not None and output is not None:
+        _take_answers(console, answered, output, source)
+
+
+def _ask_oracle(console: Console, selection: Path | None, oracle: Path, output: Path) -> None:
+    from hpal_cli.errors import HpalError
+    from hpal_cli.label.oracle import answer
+    from hpal_cli.label.store import LabelStore
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.stream.header import require_columns
+    from hpal_cli.stream.points import PointReader
+
+    store = SceneStore(oracle)
+    with open_input(selection) as (data, subject):
+        reader = PointReader(data, subject)
+        require_columns(reader.header, ("scene", "index"), subject, "hpal select")
+        if reader.header.scenes is not None and reader.header.scenes != store.table.id:
+            raise HpalError(
+                subject, f"holds points of other scenes than {oracle}", "give the scenes that were predicted"
+            )
+        asked = reader.read()
+    answers = answer(store, asked, subject)
+    labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
+    batch = labels.append(answers, f"oracle {oracle}", this_call(NAME)[0])
+    _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
+
+
+def _write_table(console: Console, selection: Path | None, table: Path, source: Path | None, overwrite: bool) -> None:
+    from hpal_cli.label.table import write_queries
+    from hpal_cli.select.selector import find_predictions
+    from hpal_cli.stream.header import require_columns
+    from hpal_cli.stream.points import PointReader
+
+    with open_input(selection) as (data, subject):
+        reader = PointReader(data, subject)
+        require_columns(reader.header, ("x", "y", "z", "scene", "index"), subject, "hpal select")
+        rows = reader.read()
+    predictions = find_predictions(reader.header, source, None if selection is None else selection.parent)
+    write_queries(rows, reader.header, table, predictions=predictions, overwrite=overwrite)
+    console.say(f"{table}: {len(rows):,} queries; fill in the column `label` (a class name, `unsure`, or blank)")
+    where = source or reader.header.source or "predictions.zarr"
+    console.say(f"next: hpal label --from {table} --source {where} -o labels.zarr")
+
+
+def _take_answers(console: Console, answered: Path, output: Path, source: Path | None) -> None:
+    from hpal_cli.label.store import LabelStore
+    from hpal_cli.label.table import read_answers
+    from hpal_cli.predictions.store import PredictionStore
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.store.zarr_store import attributes_of
+
+    scenes: PredictionStore | SceneStore | LabelStore
+    if source is not None:
+        kind = (attributes_of(source) or {}).get("kind")
+        scenes = PredictionStore(source) if kind == "predictions" else SceneStore(source)
+    elif output.exists():
+        scenes = LabelStore(output)
+    else:
+        raise UsageError(
+            "--source", f"is missing, and {output} does not exist yet", "name the scenes or predictions store"
+        )
+    answers, blank = read_answers(answered, scenes.classes, scenes.table)
+    if not len(answers):
+        console.say(f"{answered}: no answers yet ({blank:,} blank)")
+        return
+    labels = LabelStore.at(output, scenes.classes, scenes.table, unit=scenes.unit, subject=scenes.path)
+    batch = labels.append(answers, f"table {answered}", this_call(NAME)[0])
+    _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
+    if blank:
+        console.say(f"{blank:,} rows of {answered} are still blank")
+
+
+def _report(console: Console, labels, number: int, answers: int, unsure: int) -> None:  # type: ignore[no-untyped-def]
+    total = int((labels.latest()["label"] >= 0).sum())
+    doubt = f" ({unsure:,} unsure)" if unsure else ""
+    console.say(f"{labels.path}: round {number}, {answers:,} answers{doubt}; {total:,} labelled points in all")

@@ -1,0 +1,63 @@
+"""Options that mean the same in every command, spelled once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpal_cli.errors import UsageError
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every scene, every step.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Repeat the same random draws.")]
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", min=1, metavar="N", help="Processes to share the scenes; the output is the same."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
+NoHistory = Annotated[bool, typer.Option("--no-history", help="Leave this command out of the file's history.")]
+
+
+def as_list(values: Sequence[str] | None) -> list[str]:
+    """`a,b` and repeated options alike."""
+    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
+
+
+def as_patterns(values: Sequence[str] | None, option: str) -> list[str]:
+    """As `as_list`; `@file` stands for the lines of a file.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    patterns = []
+    for value in as_list(values):
+        if value.startswith("@"):
+            try:
+                lines = Path(value[1:]).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(
+                    option, f"{value[1:]} cannot be read ({error})", "give a text file of scene names"
+                ) from error
+            patterns += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        else:
+            patterns.append(value)
+    return patterns
+
+
+def as_numbers(values: Sequence[str] | None, option: str) -> list[float]:
+    """A list of numbers.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        return [float(value) for value in as_list(values)]
+    except ValueError as error:
+        raise UsageError(
+            option, f"{','.join(as_list(values))!r} holds something that is no number", "give 0.1,0.01,0.001"
+        ) from error

@@ -1,0 +1,67 @@
+"""hpal predict: a trained network's answer for every point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpal_cli.commands import options as opt
+from hpal_cli.commands.console import Console
+from hpal_cli.commands.provenance import this_call
+
+NAME = "predict"
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint from `hpal train`.")],
+    scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The predictions store to write.")],
+    ply: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write each scene's original points, coloured by class, as PLY."),
+    ] = None,
+    las: Annotated[Path | None, typer.Option(metavar="DIR", help="The same as LAS 1.4.")] = None,
+    no_features: Annotated[
+        bool, typer.Option("--no-features", help="Leave out the features (then select needs --no-fds).")
+    ] = False,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    scenes: opt.Scenes = None,
+    device: opt.Device = "auto",
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Predict every point: class, probabilities, features."""
+    from hpal_cli.export.clouds import original_prediction
+    from hpal_cli.export.viewer import scene_path, write
+    from hpal_cli.network.device import choose
+    from hpal_cli.predictions.predict import predict
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.training.checkpoint import load
+
+    console = Console(NAME, quiet=quiet, verbose=verbose)
+    model = load(checkpoint)
+    store = SceneStore(scenes_store)
+    chosen = store.table.choose(split, opt.as_list(scenes))
+    folders = [(folder, suffix) for folder, suffix in ((ply, "ply"), (las, "las")) if folder is not None]
+    points = 0
+    for scene, pred, done in predict(
+        model,
+        store,
+        output,
+        scenes=chosen,
+        device=choose(device),
+        features=not no_features,
+        overwrite=overwrite,
+        history=[*model.history, *this_call(NAME)],
+        monitor=console,
+    ):
+        points += scene.points
+        for folder, suffix in folders:
+            cloud = original_prediction(store, scene, pred, done.prob)
+            write(cloud, scene_path(folder, scene.name, suffix), overwrite=overwrite)
+    console.say(f"{output}: {len(chosen)} scenes, {points:,} points")
+    for folder, suffix in folders:
+        console.say(f"{folder}/: {len(chosen)} {suffix.upper()} files of the original points, coloured by class")

@@ -1,0 +1,83 @@
+"""hpal prep: raw clouds to a scenes store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpal_cli.commands import options as opt
+from hpal_cli.commands.console import Console
+from hpal_cli.commands.provenance import this_call
+
+NAME = "prep"
+
+
+def command(
+    source: Annotated[
+        Path, typer.Argument(help="Folder or file: S3DIS, ScanNet v2, PLY, LAS/LAZ, xyz/txt/csv, npy/npz.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],
+    grid: Annotated[
+        str,
+        typer.Option(help="Cell edge of the grid (bare: metres), or `none`.  [4cm; ScanNet: none]", show_default=False),
+    ] = "default",
+    val: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Scenes to validate on: names, patterns, @file.")
+    ] = None,
+    test: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Scenes to test on: names, patterns, @file.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class table, JSON or TOML: id, name, color, code.")
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(metavar="UNIT", help="Unit of the coordinates: m, ft, mm, ...  [from the file, else m]"),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Reader, where looking at the data is not enough.")
+    ] = None,
+    overwrite: opt.Overwrite = False,
+    jobs: opt.Jobs = 1,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Read raw clouds onto a grid. The store that it writes is what all else starts from."""
+    from hpal_cli.lengths import format_length, parse_length, parse_unit
+    from hpal_cli.scenes.classes import ClassTable
+    from hpal_cli.scenes.prepare import prepare
+
+    console = Console(NAME, quiet=quiet, verbose=verbose)
+    edge: str | float | None = grid
+    if grid == "none":
+        edge = None
+    elif grid != "default":
+        edge = parse_length(grid, "--grid", bare="m")
+    table = prepare(
+        source,
+        output,
+        format=format,
+        grid=edge,
+        val=opt.as_patterns(val, "--val"),
+        test=opt.as_patterns(test, "--test"),
+        classes=None if classes is None else ClassTable.from_file(classes),
+        unit=None if unit is None else parse_unit(unit),
+        overwrite=overwrite,
+        jobs=jobs,
+        history=this_call(NAME),
+        monitor=console,
+    )
+    from hpal_cli.scenes.store import SceneStore
+
+    store = SceneStore(output)
+    splits = ", ".join(
+        f"{n} {split}" for split in ("train", "val", "test") if (n := sum(i.split == split for i in table))
+    )
+    original, points = sum(i.original for i in table), sum(i.points for i in table)
+    on = "no grid" if store.grid is None else f"{format_length(store.grid)} grid"
+    console.say(
+        f"{output}: {len(table)} scenes ({splits}), {original:,} points -> {points:,} ({on}), "
+        f"{len(store.classes)} classes, read as {store.format}"
+    )
