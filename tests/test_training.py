@@ -1,0 +1,286 @@
+"""Training: what acts on the loss, what repeats, what resumes, and that it learns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from hpal_cli.demo.office import CLASSES, make_room
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.label.oracle import answer
+from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.network.inputs import corner_origin, voxelise
+from hpal_cli.network.minkunet import SIZES, MinkUNet
+from hpal_cli.predictions.predict import predict_points
+from hpal_cli.scenes.prepare import prepare
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.training import train as train_module
+from hpal_cli.training.augment import augment_color, augment_position, elastic
+from hpal_cli.training.batches import Batches, crop
+from hpal_cli.training.checkpoint import load
+from hpal_cli.training.losses import follow, objective
+from hpal_cli.training.presets import PRESETS
+from hpal_cli.training.schedule import learning_rate
+from hpal_cli.training.train import known_labels, train
+
+TINY = replace(PRESETS["small"], voxel=0.12, steps=6, batch=2, max_points=1500, period=6)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
+    folder = tmp_path_factory.mktemp("rooms")
+    for number in range(3):
+        room = make_room(number, points=2000)
+        (folder / "raw").mkdir(exist_ok=True)
+        columns = np.column_stack([room.xyz, room.rgb, room.label])
+        np.savetxt(folder / "raw" / f"room_{number}.txt", columns, fmt="%.3f " * 3 + "%d %d %d %d")
+    from hpal_cli.scenes.classes import ClassTable
+
+    table = ClassTable.from_names(CLASSES)
+    prepare(folder / "raw", folder / "scenes.zarr", val=["room_2"], classes=table)
+    return SceneStore(folder / "scenes.zarr")
+
+
+@pytest.fixture
+def labels(store: SceneStore, tmp_path: Path) -> LabelStore:
+    labels = LabelStore.create(tmp_path / "labels.zarr", store.classes, store.table)
+    asked = np.zeros(40, ANSWER)
+    asked["scene"] = np.repeat([0, 1], 20)
+    asked["index"] = np.tile(np.arange(20) * 40, 2)
+    from hpal_cli.history import call
+
+    labels.append(answer(store, asked, "test"), "test", call("label"))
+    return labels
+
+
+def test_a_labelled_point_acts_wherever_it_lies_in_its_voxel() -> None:
+    xyz = np.array([[0, 0, 0], [0.01, 0, 0], [0.02, 0, 0], [0.5, 0.5, 0.5]], np.float32)
+    inputs = voxelise([(xyz, None)], 0.1)
+    assert inputs.inverse.tolist() == [0, 0, 0, 1]
+    logits = torch.zeros(2, 3, requires_grad=True)
+    # The label sits on the third point of the first voxel, not on the one that feeds the network.
+    label = torch.tensor([-1, -1, 2, -1])
+    loss = objective(logits[inputs.inverse], None, label, TINY)
+    assert loss.total is not None
+    loss.total.backward()
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == pytest.approx([1 / 3, 1 / 3, -2 / 3])
+    assert logits.grad[1].tolist() == [0, 0, 0]
+
+
+def test_objective_is_the_two_means_of_the_paper() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(50, 4), 3 * torch.randn(50, 4)
+    label = torch.full((50,), -1)
+    label[:7] = torch.arange(7) % 4
+    found = objective(student, teacher, label, TINY)
+    probability = teacher.softmax(1)
+    rows = [i for i in range(7, 50) if probability[i].max() >= 0.75]
+    by_hand = -sum(student[i].log_softmax(0)[label[i]] for i in range(7)) / 7
+    by_hand = by_hand - sum(student[i].log_softmax(0)[probability[i].argmax()] for i in rows) / len(rows)
+    assert found.total is not None
+    assert float(found.total) == pytest.approx(float(by_hand), rel=1e-5)
+    assert found.labelled == 7
+    assert found.confident == pytest.approx(len(rows) / 43)
+
+    both = objective(student, teacher, label, replace(TINY, consistency="kl"))
+    kl = functional.kl_div(teacher.log_softmax(1), student.log_softmax(1), log_target=True, reduction="batchmean")
+    assert both.total is not None
+    assert float(both.total - found.total) == pytest.approx(float(kl), rel=1e-4)
+
+
+def test_without_confident_points_the_second_term_is_zero_and_without_any_there_is_no_loss() -> None:
+    student, unsure = torch.randn(5, 3), torch.zeros(5, 3)
+    label = torch.tensor([1, -1, -1, -1, -1])
+    alone = objective(student, None, label, TINY).total
+    both = objective(student, unsure, label, TINY).total
+    assert alone is not None
+    assert both is not None
+    assert float(alone) == float(both)
+    assert objective(student, unsure, torch.full((5,), -1), TINY).total is None
+
+
+def test_the_teacher_keeps_its_share_of_everything() -> None:
+    student, teacher = MinkUNet(3, 2, SIZES["small"]), MinkUNet(3, 2, SIZES["small"])
+    student.stem[1].bn.running_mean.fill_(2.0)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    follow(teacher, student, 0.955)
+    for name, value in teacher.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.955 * before[name] + 0.045 * student.state_dict()[name])
+    assert teacher.stem[1].bn.running_mean[0] == pytest.approx(0.09)
+
+
+def test_augmentation_keeps_every_point_and_a_known_origin() -> None:
+    rng = np.random.default_rng(0)
+    xyz = rng.random((3000, 3)).astype(np.float32) * np.float32([6, 4, 3])
+    turned = augment_position(xyz, rng)
+    assert turned.shape == xyz.shape
+    assert turned.min(axis=0) == pytest.approx(0, abs=1e-6)
+    near = np.linalg.norm(xyz - xyz[0], axis=1) < 0.3
+    # Neighbours stay neighbours: rows still belong to the same points.
+    assert np.median(np.linalg.norm(turned[near] - turned[0], axis=1)) < 0.6
+    color = augment_color(rng.random((3000, 3)).astype(np.float32), rng)
+    assert color.min() >= 0
+    assert color.max() <= 1
+
+
+def test_elastic_is_smooth_and_moves_points() -> None:
+    rng = np.random.default_rng(1)
+    grid = np.stack(np.meshgrid(*[np.arange(0, 4, 0.1)] * 3, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
+    moved = elastic(grid, 0.8, 1.6, rng) - grid
+    assert 0.05 < moved.std() < 0.5
+    step = np.diff(moved.reshape(40, 40, 40, 3), axis=0)
+    assert np.abs(step).max() < 0.5 * np.abs(moved).max()
+
+
+def test_crop_is_the_nearest_in_plan_around_a_labelled_point() -> None:
+    rng = np.random.default_rng(2)
+    xyz = rng.random((500, 3)).astype(np.float32) * 10
+    labelled = np.array([17])
+    rows = crop(xyz, labelled, 100, rng)
+    assert (np.diff(rows) > 0).all()
+    distance = np.linalg.norm(xyz[:, :2] - xyz[17, :2], axis=1)
+    assert set(rows) == set(np.argsort(distance)[:100])
+    assert crop(xyz, labelled, 0, rng).tolist() == list(range(500))
+
+
+def test_the_schedule_ends_low_and_restarts() -> None:
+    full = PRESETS["s3dis"]
+    assert learning_rate(full, 0) == 0.1
+    assert learning_rate(full, 4_999) < 1e-6
+    assert learning_rate(full, 5_000) == 0.1
+    assert learning_rate(full, full.steps - 1) < 1e-6
+    odd = replace(full, steps=12_345)
+    assert learning_rate(odd, odd.steps - 1) < 1e-5
+    scannet = PRESETS["scannet"]
+    assert learning_rate(scannet, 15_000) == pytest.approx(0.1 * 0.5**0.9)
+    assert learning_rate(scannet, scannet.steps - 1) < 1e-4
+
+
+def test_batches_repeat_visit_every_scene_and_match_rows(store: SceneStore, labels: LabelStore) -> None:
+    known, answered = known_labels(store, labels)
+    assert set(answered) == {"room_0", "room_1"}
+    scenes = store.table.choose("train")
+    settings = replace(TINY, max_points=0)
+    first = Batches(store, scenes, known, settings, color=True, seed=3)
+    again = Batches(store, scenes, known, settings, color=True, seed=3)
+    for step in (5, 0):
+        a, b = first[step], again[step]
+        assert sorted(a.scenes) == ["room_0", "room_1"]
+        assert torch.equal(a.student.features, b.student.features)
+        assert torch.equal(a.label, b.label)
+        assert a.teacher is not None
+        assert len(a.teacher.inverse) == len(a.student.inverse) == len(a.label)
+        assert int((a.label >= 0).sum()) == sum(len(rows) for rows, _ in known.values())
+    assert not torch.equal(first[0].student.features, first[1].student.features)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(store: SceneStore, labels: LabelStore) -> None:
+    one = train(store, labels, TINY, seed=1)
+    two = train(store, labels, TINY, seed=1)
+    other = train(store, labels, TINY, seed=2)
+    assert all(torch.equal(value, two.student[name]) for name, value in one.student.items())
+    assert not torch.equal(one.student["classifier.weight"], other.student["classifier.weight"])
+
+
+def test_a_run_that_was_cut_resumes_to_the_same_bits(
+    store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "SAVE_EVERY", 2)
+    whole = train(store, labels, TINY, run=tmp_path / "whole.pt")
+    taken = train_module._step
+
+    def cut(*args: object) -> object:
+        if args[6] == 5:
+            raise KeyboardInterrupt
+        return taken(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, labels, TINY, run=tmp_path / "cut.pt")
+    assert (tmp_path / "cut.pt.unfinished").exists()
+    monkeypatch.setattr(train_module, "_step", taken)
+    with pytest.raises(HpalError, match="other seed"):
+        train(store, labels, TINY, seed=9, run=tmp_path / "cut.pt", resume=True)
+    resumed = train(store, labels, TINY, run=tmp_path / "cut.pt", resume=True)
+    assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
+    assert not (tmp_path / "cut.pt.unfinished").exists()
+    metrics = [(tmp_path / f"{name}.metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert metrics[0] == metrics[1]
+    assert json.loads(metrics[0].splitlines()[-1])["step"] == 6
+
+
+def test_it_learns(store: SceneStore) -> None:
+    settings = replace(TINY, steps=80, teacher=False, max_points=0, lr=0.01)
+    model = train(store, None, settings)
+    network, scene = model.network(), store.table.by_name["room_0"]
+    done = predict_points(network, store.points(scene), settings.voxel, device=torch.device("cpu"))
+    truth = store.labels(scene)
+    assert truth is not None
+    most_common = np.bincount(truth[truth >= 0]).max() / (truth >= 0).sum()
+    accuracy = (done.prob.argmax(1) == truth)[truth >= 0].mean()
+    assert accuracy > max(0.65, most_common + 0.2)
+
+
+def test_a_scene_far_from_the_origin_is_the_same_to_the_network(store: SceneStore) -> None:
+    torch.manual_seed(0)
+    network = MinkUNet(6, 13, SIZES["small"]).eval()
+    points = store.points(store.table[0])
+    here = predict_points(network, points, 0.1, device=torch.device("cpu"))
+    points.xyz = points.xyz + 512.0
+    there = predict_points(network, points, 0.1, device=torch.device("cpu"))
+    # Exact but for points on the border of a voxel, which rounding may push over.
+    assert (here.prob.argmax(1) == there.prob.argmax(1)).mean() > 0.98
+    assert corner_origin(points.xyz, 0.3048).max() == pytest.approx(0.3048 * np.ptp(points.xyz, axis=0).max(), rel=1e-5)
+
+
+def test_init_must_fit_and_carries_the_weights(store: SceneStore, labels: LabelStore) -> None:
+    before = train(store, labels, TINY)
+    frozen = train(store, labels, replace(TINY, lr=0.0, steps=1), init=before)
+    assert torch.equal(frozen.student["classifier.weight"], before.student["classifier.weight"])
+    with pytest.raises(UsageError, match="size"):
+        train(store, labels, replace(TINY, size="full"), init=before)
+    with pytest.raises(UsageError, match="voxel"):
+        train(store, labels, replace(TINY, voxel=0.2), init=before)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_scenes(store: SceneStore, labels: LabelStore) -> None:
+    before = train(store, labels, replace(TINY, steps=1))
+    before.student["classifier.weight"].fill_(float("nan"))
+    with pytest.raises(HpalError, match=r"step 1: the loss is nan on room_\d, room_\d"):
+        train(store, labels, replace(TINY, steps=3), init=before)
+
+
+def test_checkpoints_come_back_and_never_run_code(store: SceneStore, labels: LabelStore, tmp_path: Path) -> None:
+    model = train(store, labels, TINY)
+    model.save(tmp_path / "model.pt", overwrite=False)
+    back = load(tmp_path / "model.pt")
+    assert back.settings == TINY
+    assert back.classes == store.classes
+    assert back.scenes == store.table.id
+    assert all(torch.equal(value, back.student[name]) for name, value in model.student.items())
+    assert {name: rows.tolist() for name, rows in back.answered.items()} == {
+        name: rows.tolist() for name, rows in model.answered.items()
+    }
+    data = (tmp_path / "model.pt").read_bytes()
+    (tmp_path / "short.pt").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
+    marker = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (Path(marker),)  # type: ignore[return-value]
+
+    torch.save({"hpal": "{}", "student": Bomb()}, tmp_path / "bomb.pt")
+    for name in ("short", "text", "foreign", "bomb", "missing"):
+        with pytest.raises(HpalError, match="hpal train"):
+            load(tmp_path / f"{name}.pt")
+    assert not marker.exists()
