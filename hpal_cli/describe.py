@@ -20,7 +20,6 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SPLITS, SceneTable, fingerprint
 from hpal_cli.store.zarr_store import attributes_of
 from hpal_cli.stream.points import PointReader
-from hpal_cli.training import checkpoint
 
 
 @dataclass
@@ -57,7 +56,7 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
         if kind == "predictions":
             return _predictions(PredictionStore(path), check, monitor)
         if kind == "labels":
-            return _labels(LabelStore(path))
+            return _labels(LabelStore(path), check)
         return _scenes(SceneStore(path), check, monitor)
     if not path.exists():
         raise HpalError(path, "does not exist", "check the name")
@@ -71,6 +70,8 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
 
 
 def _scenes(store: SceneStore, check: bool, monitor: Monitor) -> Description:
+    if check:
+        _require_id(store.path, store.table)
     counts = {split: np.zeros(len(store.classes) + 1, np.int64) for split in SPLITS}
     with monitor.task("reading", len(store.table)) as task:
         for scene in store.table:
@@ -104,6 +105,8 @@ def _scenes(store: SceneStore, check: bool, monitor: Monitor) -> Description:
 
 
 def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Description:
+    if check:
+        _require_id(store.path, store.table)
     scenes = store.choose("all")
     counts = np.zeros(len(store.classes), np.int64)
     answered = 0
@@ -116,7 +119,7 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
             if check:
                 store.probabilities(scene)
                 if store.feature_count(scene):
-                    store.features(scene)
+                    _require(store.path, scene.name, bool(np.isfinite(store.features(scene)).all()))
                 points = store.points(scene)
                 same = fingerprint(points.offset, points.xyz.astype(np.float32)) == scene.fingerprint
                 inside = not len(labelled) or (labelled.min() >= 0 and labelled.max() < scene.points)
@@ -132,7 +135,10 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
     return Description("predictions", facts, ("class", "predicted"), rows, store.history)
 
 
-def _labels(store: LabelStore) -> Description:
+def _labels(store: LabelStore, check: bool) -> Description:
+    if check:
+        store.check()
+        _require_id(store.path, store.table)
     batches = store.batches()
     latest = store.latest()["label"]
     counts = np.bincount(latest + 1, minlength=len(store.classes) + 1)
@@ -162,11 +168,14 @@ def _points(path: Path) -> Description:
     table = []
     if "scene" in (header.dtype.names or ()):
         numbers, counts = np.unique(rows["scene"], return_counts=True)
-        table = [(names.get(int(n), str(n)), f"{c:,}") for n, c in zip(numbers, counts, strict=True)]
-    return Description(header.kind, facts, ("scene", "points"), table, header.history)
+        table = [(names.get(int(n), "?"), str(n), f"{c:,}") for n, c in zip(numbers, counts, strict=True)]
+    return Description(header.kind, facts, ("scene", "number", "points"), table, header.history)
 
 
 def _checkpoint(path: Path) -> Description:
+    # torch takes a second to import, and no store needs it.
+    from hpal_cli.training import checkpoint
+
     model = checkpoint.load(path)
     facts: dict[str, Any] = {
         "network": model.settings.size,
@@ -189,6 +198,12 @@ def _table_facts(table: SceneTable, classes: ClassTable) -> dict[str, Any]:
         "classes": len(classes),
         "id": table.id,
     }
+
+
+def _require_id(path: Path, table: SceneTable) -> None:
+    stated = (attributes_of(path) or {}).get("id")
+    if stated not in (None, table.id):
+        raise HpalError(path, f"its id is {stated}, but its scenes are {table.id}", "write the store again")
 
 
 def _require(path: Path, scene: str, consistent: bool) -> None:

@@ -14,7 +14,9 @@ from hpal_cli.network.minkunet import FEATURES, SIZES, MinkUNet
 SIDE = 16
 
 
-def some_voxels(seed: int, scenes: int = 2, share: float = 0.15, shift: tuple[int, int, int] = (0, 0, 0)) -> torch.Tensor:
+def some_voxels(
+    seed: int, scenes: int = 2, share: float = 0.15, shift: tuple[int, int, int] = (0, 0, 0)
+) -> torch.Tensor:
     """(M, 4) occupied cells of small cubes, in random order."""
     rng = np.random.default_rng(seed)
     full = np.argwhere(rng.random((scenes, SIDE, SIDE, SIDE)) < share)

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.completion import completion_init
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
@@ -20,6 +21,9 @@ from hpal_cli.errors import HpalError
 INTERRUPTED = 130
 TERMINATED = 143
 BROKEN_PIPE = 141
+
+COMPLETE = "_HPAL_COMPLETE"
+"""The variable through which the scripts of completions/ ask."""
 
 _EPILOG = """
 Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe.
@@ -77,6 +81,9 @@ def _root(
 
 def main() -> NoReturn:
     """Runs the command line of this process and exits with its status."""
+    if COMPLETE in os.environ:
+        # What `add_completion` would do, without its two options in the help.
+        completion_init()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
@@ -86,9 +93,8 @@ def main() -> NoReturn:
 def _run(debug: bool) -> int:
     try:
         status = app(prog_name="hpal", standalone_mode=False)
-        return status if isinstance(status, int) else 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        # Typer turns an interrupt into a status of its own.
+        return _fail("interrupted", INTERRUPTED) if status == INTERRUPTED else status if isinstance(status, int) else 0
     except TyperException as error:
         if debug:
             raise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console, open_input
+from hpal_cli.commands.console import Console, Output, open_input
 from hpal_cli.commands.provenance import this_call
 from hpal_cli.errors import UsageError
 
@@ -32,7 +33,12 @@ def command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="STORE", help="Labels store: made if missing, grows if there."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="STORE",
+            help="Labels store: made if missing, grows if there. A .ply or a pipe gets the points with their labels.",
+        ),
     ] = None,
     source: Annotated[
         Path | None,
@@ -50,25 +56,31 @@ def command(
     if len(ways) != 1:
         found = " and ".join(ways) if ways else "none of --oracle, --table, --from"
         raise UsageError("label", f"{found} given", "choose one: --oracle SCENES, --table CSV or --from CSV")
-    if table is None and output is None:
+    to_stream = oracle is not None and (output is None or str(output) == "-" or output.suffix == ".ply")
+    if table is None and output is None and (not to_stream or sys.stdout.isatty()):
         raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
-    if oracle is not None and output is not None:
-        _ask_oracle(console, selection, oracle, output)
+    if oracle is not None:
+        _ask_oracle(console, selection, oracle, output, to_stream=to_stream, overwrite=overwrite)
     elif table is not None:
         _write_table(console, selection, table, source, overwrite)
     elif answered is not None and output is not None:
         _take_answers(console, answered, output, source)
 
 
-def _ask_oracle(console: Console, selection: Path | None, oracle: Path, output: Path) -> None:
+def _ask_oracle(
+    console: Console, selection: Path | None, oracle: Path, output: Path | None, *, to_stream: bool, overwrite: bool
+) -> None:
     from hpal_cli.errors import HpalError
     from hpal_cli.label.oracle import answer
     from hpal_cli.label.store import LabelStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.stream.header import require_columns
-    from hpal_cli.stream.points import PointReader
+    from hpal_cli.stream.points import PointReader, write_points
+    from hpal_cli.stream.rows import with_column
+    from hpal_cli.stream.viewer import for_viewers
 
     store = SceneStore(oracle)
+    out = Output(output, "labelled.ply", overwrite=overwrite) if to_stream else None
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
         require_columns(reader.header, ("scene", "index"), subject, "hpal select")
@@ -78,6 +90,14 @@ def _ask_oracle(console: Console, selection: Path | None, oracle: Path, output: 
             )
         asked = reader.read()
     answers = answer(store, asked, subject)
+    if out is not None:
+        header = reader.header.then("labelled", this_call(NAME))
+        rows = with_column(asked, "label", answers["label"])
+        with out.open() as stream:
+            write_points(stream(), header, rows if out.path is None else for_viewers(rows))
+        console.say(f"{len(rows):,} points answered" + (f" -> {out.path}" if out.path else ""))
+        return
+    assert output is not None
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
     batch = labels.append(answers, f"oracle {oracle}", this_call(NAME)[0])
     _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
@@ -93,7 +113,7 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
         reader = PointReader(data, subject)
         require_columns(reader.header, ("x", "y", "z", "scene", "index"), subject, "hpal select")
         rows = reader.read()
-    predictions = find_predictions(reader.header, source, None if selection is None else selection.parent)
+    predictions = find_predictions(reader.header, source, None if selection is None else selection.parent, needed=False)
     write_queries(rows, reader.header, table, predictions=predictions, overwrite=overwrite)
     console.say(f"{table}: {len(rows):,} queries; fill in the column `label` (a class name, `unsure`, or blank)")
     where = source or reader.header.source or "predictions.zarr"

@@ -56,7 +56,8 @@ def command(
     from hpal_cli.lengths import parse_length
     from hpal_cli.select.budget import Budget
     from hpal_cli.select.fds import RADIUS, SIMILARITY, Suppression
-    from hpal_cli.select.selector import find_predictions, select
+    from hpal_cli.select.selector import SCORED, find_predictions, select
+    from hpal_cli.stream.header import require_columns
     from hpal_cli.stream.points import PointReader, write_points
     from hpal_cli.stream.viewer import for_viewers
 
@@ -67,12 +68,14 @@ def command(
     radius = RADIUS if fds_r is None else parse_length(fds_r, "--fds-r", bare="m")
     suppression = None if no_fds else Suppression(radius, SIMILARITY if fds_tau is None else fds_tau)
     limit = Budget.parse(budget)
-    out = Output(output, "selection.ply", overwrite=overwrite)
-    with out.open() as stream, open_input(scores) as (data, subject):
+    with (
+        open_input(scores) as (data, subject),
+        (out := Output(output, "selection.ply", overwrite=overwrite)).open() as stream,
+    ):
         reader = PointReader(data, subject)
-        predictions = None
-        if suppression is not None:
-            predictions = find_predictions(reader.header, source, None if scores is None else scores.parent)
+        require_columns(reader.header, SCORED, subject, "hpal score")
+        beside = None if scores is None else scores.parent
+        predictions = find_predictions(reader.header, source, beside, needed=suppression is not None)
         if suppression is not None and predictions is None:
             where = reader.header.source or "an unnamed source"
             if asked or reader.header.features is None:
@@ -109,12 +112,12 @@ def command(
 
 
 def _summary(console: Console, scenes: list, chosen: int, budget: int, pool: int) -> None:
-    visited, suppressed = sum(s.visited for s in scenes), sum(s.suppressed for s in scenes)
+    suppressed = sum(s.suppressed for s in scenes)
     hit = sum(s.chosen > 0 for s in scenes)
     share = f" ({100 * chosen / pool:.3g} % of {pool:,})" if pool else ""
     console.say(
         f"selected {chosen:,} points{share} in {hit} of {len(scenes)} scenes; "
-        f"{visited:,} visited, {suppressed:,} suppressed"
+        f"{suppressed:,} candidates suppressed on the way"
     )
     if console.verbose:
         rows = [

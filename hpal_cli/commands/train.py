@@ -107,12 +107,14 @@ def command(
 
     require_free(output, overwrite=overwrite)
     store = SceneStore(scenes_store)
+    answers = None if labels == "all" else LabelStore(Path(str(labels)))
+    start = None if init is None else load(init)
     console.say(f"{name} preset, {settings.size} network, {settings.steps} steps on {chosen_device}")
     checkpoint = train(
         store,
-        None if labels == "all" else LabelStore(Path(str(labels))),
+        answers,
         settings,
-        init=None if init is None else load(init),
+        init=start,
         device=chosen_device,
         seed=seed,
         run=output,

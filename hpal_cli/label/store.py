@@ -8,11 +8,13 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from hpal_cli import history
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.scenes.classes import ClassTable
@@ -76,7 +78,12 @@ class LabelStore:
             HpalError: it is there, for other scenes or classes than those of `subject`.
         """
         if not path.exists():
-            return cls.create(path, classes, table, unit=unit)
+            try:
+                return cls.create(path, classes, table, unit=unit)
+            except HpalError:
+                # Somebody else made it meanwhile: both answers go there.
+                if not path.exists():
+                    raise
         store = cls(path)
         store.require_scenes(table.id, subject)
         if store.classes.names != classes.names:
@@ -97,6 +104,13 @@ class LabelStore:
     def batches(self) -> list[Batch]:
         """All answers ever given, oldest first."""
         return [self._batch(name) for name in self._names()]
+
+    def check(self) -> None:
+        """Raises:
+        HpalError: an answer for a scene, row or class that does not exist.
+        """
+        for batch in self.batches():
+            self._check(batch.rows)
 
     def latest(self) -> NDArray[np.void]:
         """The answers that count: for each (scene, index) the last one given, sorted by scene and index."""
@@ -124,15 +138,18 @@ class LabelStore:
             rows = rows.astype(ANSWER)
             rows["round"] = number
             name = f"{1 + int(names[-1]) if names else 0:06d}"
-            partial = f".{name}.{uuid.uuid4().hex[:8]}"
+            # Beside the store, not in it: whoever lists the batches sees only whole ones.
+            partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
             try:
-                group = zarr.open_group(str(folder / partial), mode="w-", zarr_format=3)
+                group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
                 for column in ("scene", "index", "label"):
                     zarr_store.write_array(group, column, rows[column])
                 zarr_store.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
-                group.attrs.update({"round": number, "source": source, "time": stamp, "history": entry.to_json()})
+                group.attrs.update(
+                    {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
+                )
                 # The name is taken by the rename or not at all: whoever comes second tries the next number.
-                os.rename(folder / partial, folder / name)
+                os.rename(partial, folder / name)
                 return self._batch(name)
             except OSError as error:
                 if not (folder / name).exists():
@@ -140,7 +157,7 @@ class LabelStore:
                         self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
                     ) from error
             finally:
-                shutil.rmtree(folder / partial, ignore_errors=True)
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _check(self, rows: NDArray[np.void]) -> None:
         points = np.array([scene.points for scene in self.table], np.int64)
@@ -165,8 +182,7 @@ class LabelStore:
         return sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
 
     def _round(self, name: str) -> int:
-        group = self._root[f"answers/{name}"]
-        return int(group.attrs["round"])  # type: ignore[arg-type]
+        return int(str(self._root[f"answers/{name}"].attrs["round"]))
 
     def _batch(self, name: str) -> Batch:
         group = self._root[f"answers/{name}"]
@@ -178,12 +194,7 @@ class LabelStore:
         for column in ("scene", "index", "label"):
             rows[column] = columns[column]
         rows["x"], rows["y"], rows["z"] = columns["xyz"].T
-        attributes = dict(group.attrs)
+        attributes: dict[str, Any] = dict(group.attrs)
         rows["round"] = attributes["round"]
-        return Batch(
-            int(attributes["round"]),  # type: ignore[arg-type]
-            str(attributes["source"]),
-            float(attributes["time"]),  # type: ignore[arg-type]
-            rows,
-            Entry.from_json(attributes["history"]),  # type: ignore[arg-type]
-        )
+        (entry,) = history.from_json(attributes["history"])
+        return Batch(int(attributes["round"]), str(attributes["source"]), float(attributes["time"]), rows, entry)

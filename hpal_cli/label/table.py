@@ -99,7 +99,7 @@ def _answer(
     line: dict[str, str], text: str, path: Path, number: int, classes: ClassTable, table: SceneTable
 ) -> tuple[int, int, float, float, float, int, int]:
     where = f"row {number}"
-    name = line["scene"].strip()
+    name = (line["scene"] or "").strip()
     scene = table.by_name.get(name) or (table[int(name)] if name.isdecimal() and int(name) < len(table) else None)
     if scene is None:
         raise HpalError(
@@ -113,7 +113,10 @@ def _answer(
             f"write one of {', '.join(classes.names)}, {UNSURE}, or leave it blank",
         )
     try:
-        index = int(float(line["index"]))
+        row = float(line["index"] or "nan")
+        if not row.is_integer():
+            raise ValueError(f"index {line['index']!r} is no row")
+        index = int(row)
         position = [float(line.get(axis) or "nan") for axis in "xyz"]
     except ValueError as error:
         raise HpalError(path, f"{where}: {error}", "nothing of this table was taken; correct the row") from error

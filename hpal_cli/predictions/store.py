@@ -37,7 +37,7 @@ class PredictionStore:
 
     def has(self, scene: SceneInfo) -> bool:
         """Whether this scene was predicted."""
-        return f"scenes/{scene.name}/prob" in self._root
+        return self._find(scene, "prob") is not None
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
         """The predicted scenes among those that `SceneTable.choose` gives."""
@@ -49,14 +49,20 @@ class PredictionStore:
     def points(self, scene: SceneInfo) -> Points:
         """Positions and colours of the grid points."""
         group = self._group(scene)
+        xyz = self._array(scene, "xyz")
+        if xyz.shape != (scene.points, 3):
+            shape = " x ".join(map(str, xyz.shape))
+            raise HpalError(
+                self.path, f"scene {scene.name}: xyz is {shape}, expected {scene.points} x 3", "write it again"
+            )
         return Points(
-            xyz=self._array(scene, "xyz"),
+            xyz=xyz,
             offset=np.array(group.attrs.get("offset", (0.0, 0.0, 0.0)), np.float64),
-            rgb=self._array(scene, "rgb") if "rgb" in group else None,
+            rgb=self._array(scene, "rgb") if self.has_color(scene) else None,
         )
 
     def has_color(self, scene: SceneInfo) -> bool:
-        return "rgb" in self._group(scene)
+        return self._find(scene, "rgb") is not None
 
     def probabilities(self, scene: SceneInfo) -> NDArray[np.float16]:
         """(N, C) softmax.
@@ -107,22 +113,42 @@ class PredictionStore:
 
     def feature_count(self, scene: SceneInfo) -> int:
         """Columns of `feat`, 0 if the store was written without."""
-        node = self._group(scene).get("feat")
+        node = self._find(scene, "feat")
         return int(node.shape[1]) if isinstance(node, zarr.Array) else 0
 
     def predicted(self, scene: SceneInfo) -> NDArray[np.integer]:
-        """(N,) class ids: `pred`."""
-        return self._array(scene, "pred")
+        """(N,) class ids: `pred`.
+
+        Raises:
+            HpalError: not one a point, or a class outside the table.
+        """
+        pred = self._array(scene, "pred")
+        inside = not pred.size or (pred.dtype.kind in "iu" and pred.min() >= 0 and pred.max() < len(self.classes))
+        if pred.shape != (scene.points,) or not inside:
+            raise HpalError(self.path, f"scene {scene.name}: pred is not one class id a point", "write it again")
+        return pred
 
     def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
-        """Rows that have an answer already: never candidates."""
-        return self._array(scene, "labelled") if "labelled" in self._group(scene) else np.zeros(0, np.int64)
+        """Rows that have an answer already, ascending: never candidates.
+
+        Raises:
+            HpalError: a row that the scene does not have.
+        """
+        if self._find(scene, "labelled") is None:
+            return np.zeros(0, np.int64)
+        rows = np.unique(self._array(scene, "labelled"))
+        if len(rows) and (rows[0] < 0 or rows[-1] >= scene.points):
+            raise HpalError(self.path, f"scene {scene.name}: labelled names a row that is not there", "write it again")
+        return rows
 
     def _group(self, scene: SceneInfo) -> zarr.Group:
-        group = self._root.get(f"scenes/{scene.name}")
+        group = zarr_store.find(self._root, f"scenes/{scene.name}", self.path)
         if not isinstance(group, zarr.Group):
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         return group
+
+    def _find(self, scene: SceneInfo, name: str) -> zarr.Array | zarr.Group | None:
+        return zarr_store.find(self._root, f"scenes/{scene.name}/{name}", self.path)
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
         return zarr_store.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
@@ -142,8 +168,9 @@ def write_scene(
     zarr_store.write_array(group, "xyz", np.asarray(points.xyz, np.float32))
     if points.rgb is not None:
         zarr_store.write_array(group, "rgb", points.rgb)
+    prob = prob.astype(np.float16)
     pred = prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16)
-    zarr_store.write_array(group, "prob", prob.astype(np.float16))
+    zarr_store.write_array(group, "prob", prob)
     if feat is not None:
         # A feature beyond float16 would become inf, and its direction NaN.
         zarr_store.write_array(group, "feat", np.clip(feat, -65504, 65504).astype(np.float16))

@@ -68,17 +68,20 @@ class SceneStore:
     def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
         """(N,) class ids of the grid points, -1 for none; None if the scene came without labels."""
         name = f"scenes/{scene.name}/label"
-        return self._array(name) if name in self._root else None
+        return self._array(name) if self._find(name) is not None else None
 
     def has_color(self, scene: SceneInfo) -> bool:
-        return f"scenes/{scene.name}/rgb" in self._root
+        return self._find(f"scenes/{scene.name}/rgb") is not None
+
+    def _find(self, name: str) -> zarr.Array | zarr.Group | None:
+        return zarr_store.find(self._root, name, self.path)
 
     def _array(self, name: str) -> NDArray[Any]:
         return zarr_store.read_array(self._root, name, self.path)
 
     def _read(self, name: str, scene: SceneInfo, label: bool) -> Points:
-        group = self._root.get(name)
-        home = self._root.get(f"scenes/{scene.name}")
+        group = self._find(name)
+        home = self._find(f"scenes/{scene.name}")
         if not isinstance(group, zarr.Group) or not isinstance(home, zarr.Group):
             raise HpalError(self.path, f"scene {scene.name} is missing", "run `hpal prep` again")
         columns = [key for key in group.array_keys() if key not in ("xyz", "rgb", "label", "inverse")]

@@ -66,7 +66,10 @@ class SceneTable(Sequence[SceneInfo]):
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> SceneTable:
-        return cls(
+        """Raises:
+        KeyError, TypeError, ValueError: rows that are no table.
+        """
+        table = cls(
             [
                 SceneInfo(
                     int(r["number"]),
@@ -79,6 +82,9 @@ class SceneTable(Sequence[SceneInfo]):
                 for r in rows
             ]
         )
+        if any(info.number != n for n, info in enumerate(table)) or len(table.by_name) != len(table):
+            raise ValueError("the scenes are not numbered 0, 1, 2, ... by name")
+        return table
 
 
 def fingerprint(offset: NDArray[np.float64], xyz: NDArray[np.float32]) -> str:

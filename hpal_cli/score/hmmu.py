@@ -30,8 +30,8 @@ class Hierarchy:
                 f"{len(self.weights)} weights for {len(self.levels)} levels",
                 "give one weight a level",
             )
-        if any(not w >= 0 for w in self.weights):
-            raise UsageError("--weights", "a weight is below zero", "give weights like 0.1,0.01,0.001")
+        if any(not 0 <= w < float("inf") for w in self.weights):
+            raise UsageError("--weights", "a weight is below zero or infinite", "give weights like 0.1,0.01,0.001")
 
 
 def default_weights(levels: Sequence[float]) -> tuple[float, ...]:
@@ -70,4 +70,5 @@ def hmmu(
 ) -> Scores:
     """(N,) `1 - v / (1 + sum w)`, in [0, 1], larger = label first."""
     hierarchy = hierarchy or Hierarchy()
-    return 1 - uncertainty(prob, xyz, hierarchy, unit) / (1 + sum(hierarchy.weights))
+    # Rounding may leave [0, 1] by a bit.
+    return np.clip(1 - uncertainty(prob, xyz, hierarchy, unit) / (1 + sum(hierarchy.weights)), 0, 1)

@@ -102,9 +102,7 @@ def score(
     hierarchy = hierarchy or Hierarchy()
     store = open_source(path, strategy)
     chosen = store.choose(split, scenes) if isinstance(store, PredictionStore) else store.table.choose(split, scenes)
-    labelled = {
-        s.number: len(np.unique(store.labelled(s))) if isinstance(store, PredictionStore) else 0 for s in chosen
-    }
+    labelled = {s.number: len(store.labelled(s)) if isinstance(store, PredictionStore) else 0 for s in chosen}
     header = Header(
         kind="scores",
         source=str(path),

@@ -67,7 +67,7 @@ def walk(
     A pick strikes out its neighbours at once, which leaves the same picks as asking each candidate about all picks
     before it, and asks only about those near a pick.
     """
-    order = np.lexsort((tie, -score))
+    order = np.lexsort((tie, -score.astype(np.float64)))
     struck = np.zeros(len(score), bool) if blocked is None else blocked.copy()
     neighbours = Neighbours(xyz, suppression.radius / unit) if suppression and len(xyz) else None
     chosen: list[int] = []

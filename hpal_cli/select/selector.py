@@ -18,14 +18,17 @@ from hpal_cli.select.budget import Budget
 from hpal_cli.select.fds import Suppression, Walk, is_alike, walk
 from hpal_cli.select.neighbours import Neighbours
 from hpal_cli.store.zarr_store import attributes_of
-from hpal_cli.stream.header import Header, require_columns
+from hpal_cli.stream.header import Header, PoolScene, require_columns
 from hpal_cli.stream.points import PointReader
-from hpal_cli.stream.rows import Rows
+from hpal_cli.stream.rows import Rows, with_column
 
 
-def find_predictions(header: Header, source: Path | None, beside: Path | None) -> PredictionStore | None:
+def find_predictions(
+    header: Header, source: Path | None, beside: Path | None, *, needed: bool = True
+) -> PredictionStore | None:
     """The predictions that a stream was scored from: `source` if given, else what its header names, looked for from
-    here and from the folder of the stream's file. None if the header says that it was scored from scenes.
+    here and from the folder of the stream's file. None if the header says that it was scored from scenes, and if
+    they are not there but not `needed` either.
 
     Raises:
         HpalError: they are not there.
@@ -37,9 +40,15 @@ def find_predictions(header: Header, source: Path | None, beside: Path | None) -
     path = Path(header.source)
     if not path.exists() and beside is not None and (beside / path).exists():
         path = beside / path
+    if not path.exists() and not needed:
+        return None
     if not path.exists():
         raise HpalError(path, "the scored predictions are not there", "say where with --source, or add --no-fds")
     return PredictionStore(path) if (attributes_of(path) or {}).get("kind") != "scenes" else None
+
+
+SCORED = ("x", "y", "z", "scene", "index", "score")
+"""The columns that a selection needs."""
 
 
 @dataclass
@@ -94,13 +103,15 @@ def select(
     """
     monitor = monitor or Silent()
     header = reader.header
-    require_columns(header, ("x", "y", "z", "scene", "index", "score"), reader.subject, "hpal score")
+    require_columns(header, SCORED, reader.subject, "hpal score")
     if predictions is not None and header.scenes is not None and header.scenes != predictions.table.id:
         raise HpalError(
             reader.subject,
             f"holds points of other scenes than {predictions.path}",
             "give the store that was scored",
         )
+    if predictions is not None:
+        header = _completed(header, predictions)
     names = {s.number: s.name for s in header.pool}
     sizes = {s.number: s.points for s in header.pool}
     if not header.pool and budget.percent:
@@ -134,14 +145,25 @@ def select(
                 least = float(kept[0]["score"][-1])
             task.advance(len(rows), name)
     picks = _best(np.concatenate(kept)) if kept else np.zeros(0, header.dtype)
-    ranked = _with_rank(picks)
+    ranked = with_column(picks, "rank", np.arange(1, len(picks) + 1))
     reports = [
         SceneReport(names.get(n, str(n)), visited, suppressed, int((ranked["scene"] == n).sum()), exhausted)
         for n, (visited, suppressed, exhausted) in sorted(walks.items())
     ]
-    entry = [*header.history, *history]
-    out = replace(header, kind="selection", history=tuple(entry), dtype=ranked.dtype, count=len(ranked))
+    out = replace(header.then("selection", history), dtype=ranked.dtype, count=len(ranked))
     return Selection(out, ranked, budgets if total is None else total, pool, reports)
+
+
+def _completed(header: Header, predictions: PredictionStore) -> Header:
+    """What the stream does not say of its origin, from the store itself; the pool is its train split then."""
+    train = [s for s in predictions.table if s.split == "train" and predictions.has(s)]
+    return replace(
+        header,
+        source=header.source or str(predictions.path),
+        scenes=header.scenes or predictions.table.id,
+        unit=header.unit or predictions.unit,
+        pool=header.pool or tuple(PoolScene.of(s) for s in train),
+    )
 
 
 def _walk_scene(
@@ -233,13 +255,4 @@ def _without_labelled(rows: Rows, predictions: PredictionStore | None, scene: Sc
 
 def _best(rows: Rows) -> Rows:
     """Highest score first; ties by scene (numbers are in the order of names), then index."""
-    return rows[np.lexsort((rows["index"], rows["scene"], -rows["score"]))]
-
-
-def _with_rank(rows: Rows) -> Rows:
-    names = [name for name in rows.dtype.names or () if name != "rank"]
-    ranked = np.zeros(len(rows), [*((name, rows.dtype[name]) for name in names), ("rank", "<i4")])
-    for name in names:
-        ranked[name] = rows[name]
-    ranked["rank"] = np.arange(1, len(rows) + 1)
-    return ranked
+    return rows[np.lexsort((rows["index"], rows["scene"], -rows["score"].astype(np.float64)))]

@@ -22,10 +22,16 @@ def replace_when_whole(path: Path, *, overwrite: bool) -> Iterator[Path]:
         HpalError: `path` exists and `overwrite` is not set, its folder is missing, or the disk refuses.
     """
     require_free(path, overwrite=overwrite)
+    if is_special(path):
+        # A device or a named pipe is written to, not replaced.
+        yield path
+        return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
-        _swap(partial, path)
+        # Somebody else may have made it meanwhile.
+        require_free(path, overwrite=overwrite)
+        _swap(partial, path, overwrite=overwrite)
     except OSError as error:
         raise HpalError(
             path, f"cannot be written ({error.strerror or error})", "check the disk and try again"
@@ -38,14 +44,19 @@ def require_free(path: Path, *, overwrite: bool) -> None:
     """Raises:
     HpalError: `path` exists and may not be replaced, or its folder is missing.
     """
-    if os.path.lexists(path) and not overwrite:
+    if os.path.lexists(path) and not overwrite and not is_special(path):
         raise HpalError(path, "exists already", "give --overwrite to replace it, or another name with -o")
     if not path.parent.is_dir():
         raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
 
 
-def _swap(partial: Path, path: Path) -> None:
-    if partial.is_dir() and os.path.lexists(path):
+def is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder: /dev/null, a named pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _swap(partial: Path, path: Path, *, overwrite: bool) -> None:
+    if partial.is_dir() and overwrite and os.path.lexists(path):
         # A folder cannot be renamed over a full one: the old one steps aside, and comes back if need be.
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.replaced")
         os.rename(path, aside)

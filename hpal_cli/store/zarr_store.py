@@ -33,6 +33,8 @@ def create(path: Path, kind: str, attributes: dict[str, Any], *, overwrite: bool
 
     `attributes` may still be filled inside the block: it is written at the end.
     """
+    if path.exists() and overwrite and (attributes_of(path) or {}).get("kind") != kind:
+        raise HpalError(path, f"is not a {kind} store, and is not replaced by one", "give another name with -o")
     with replace_when_whole(path, overwrite=overwrite) as partial:
         root = zarr.open_group(str(partial), mode="w-", zarr_format=3)
         yield root, partial
@@ -72,7 +74,7 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
         raise HpalError(path, f"is a {kind} store, expected {wanted}", f"give the output of `{makers}`")
     if attributes.get("complete") is not True:
         raise HpalError(path, "is not complete (its writer did not finish)", f"run `{makers}` again")
-    return zarr.open_group(str(path), mode="r"), attributes
+    return zarr.open_group(str(path), mode="r", use_consolidated=False), attributes
 
 
 def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> None:
@@ -98,17 +100,32 @@ def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
     """The whole array `name` of a group.
 
     Raises:
-        HpalError: it is missing or its chunks cannot be decoded.
+        HpalError: it is missing, or a chunk of it is, or one cannot be decoded.
+    """
+    node = find(group, name, path)
+    try:
+        if not isinstance(node, zarr.Array):
+            raise TypeError("it is not there" if node is None else "it is a group")
+        # Zarr reads a chunk that is gone as zeros, which would pass for data.
+        if node.size and node.nchunks_initialized < node.nchunks:
+            raise ValueError("a chunk is gone")
+        return np.asarray(node[...])
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise _damaged(path, group, name, error) from error
+
+
+def find(group: zarr.Group, name: str, path: Path) -> zarr.Array | zarr.Group | None:
+    """The array or group `name` of a group, None if there is none.
+
+    Raises:
+        HpalError: its metadata cannot be read.
     """
     try:
-        node = group[name]
-        if not isinstance(node, zarr.Array):
-            raise TypeError(f"{name} is a group")
-        return np.asarray(node[...])
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        where = f"{group.path}/{name}".strip("/")
-        raise HpalError(
-            path,
-            f"its array {where} is missing or damaged ({error})",
-            "run `hpal info --check` on it, or write it again",
-        ) from error
+        return group.get(name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, group, name, error) from error
+
+
+def _damaged(path: Path, group: zarr.Group, name: str, error: Exception) -> HpalError:
+    where = f"{group.path}/{name}".strip("/")
+    return HpalError(path, f"its array {where} is missing or damaged ({error})", "write it again")

@@ -66,9 +66,9 @@ class PoolScene:
 class Header:
     """What a stream says of itself.
 
-    kind: `scores` or `selection`; source: the store that was scored, as a path; scenes: the `id` of the scenes that
-    it belongs to; unit: metres in one unit of x y z; features: columns of the source's features, 0 if it has none;
-    pool: every scene that was scored; history: one entry a command.
+    kind: `scores`, `selection` or `labelled`; source: the store that was scored, as a path; scenes: the `id` of the
+    scenes that it belongs to; unit: metres in one unit of x y z; features: columns of the source's features, 0 if it
+    has none; pool: every scene that was scored; history: one entry a command.
     dtype: the columns of a row, little endian; count: rows that follow; comments: what others wrote.
     """
 
@@ -83,9 +83,9 @@ class Header:
     count: int = 0
     comments: tuple[str, ...] = ()
 
-    def then(self, kind: str, entry: Entry | None) -> Header:
-        """The header that the next command writes: its kind, with its own entry added."""
-        return replace(self, kind=kind, history=(*self.history, *([entry] if entry else [])))
+    def then(self, kind: str, history: Sequence[Entry]) -> Header:
+        """The header that the next command writes: its kind, with its own history added."""
+        return replace(self, kind=kind, history=(*self.history, *history))
 
     def encode(self) -> bytes:
         """The header as PLY text, ending in `end_header`."""
@@ -167,6 +167,9 @@ def parse(raw: RawHeader, subject: object) -> Header:
                             f"is written to stream specification {spec}, this hpal reads {SPEC}",
                             "install a newer hpal",
                         )
+                elif kind == "points":
+                    # Other programs may say `scene` too: our words count only after our own first line.
+                    comments.append(rest.strip())
                 elif what == "source":
                     source = str(json.loads(value))
                 elif what == "scenes":

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[Any]
 """A structured array: one record a point, one field a PLY property."""
+
+
+def with_column(rows: Rows, name: str, values: NDArray[np.integer]) -> Rows:
+    """`rows` with an int32 column at the end, in place of one of that name."""
+    names = [n for n in rows.dtype.names or () if n != name]
+    wider = np.zeros(len(rows), [*((n, rows.dtype[n]) for n in names), (name, "<i4")])
+    for n in names:
+        wider[n] = rows[n]
+    wider[name] = values
+    return wider

@@ -9,13 +9,23 @@ from hpal_cli.stream.rows import Rows
 
 PREFIX = "scalar_"
 
+QUALITY = "quality"
+
 _GEOMETRY = ("x", "y", "z", "red", "green", "blue")
 
 
 def for_viewers(rows: Rows) -> Rows:
-    """Every property that is neither position nor colour as `scalar_<name>`."""
-    names = rows.dtype.names or ()
-    return _renamed(rows, [n if n in _GEOMETRY or n.startswith(PREFIX) else PREFIX + n for n in names])
+    """Every property that is neither position nor colour as `scalar_<name>`; the score as `quality` too, the one
+    number that MeshLab shows."""
+    names = [n for n in rows.dtype.names or () if n != QUALITY]
+    columns = [(n if n in _GEOMETRY or n.startswith(PREFIX) else PREFIX + n, rows.dtype[n]) for n in names]
+    if "score" in names:
+        names.append("score")
+        columns.append((QUALITY, np.dtype("<f4")))
+    wider = np.zeros(len(rows), columns)
+    for old, (new, _) in zip(names, columns, strict=True):
+        wider[new] = rows[old]
+    return wider
 
 
 def from_viewers(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
@@ -36,7 +46,7 @@ def whole_numbers(rows: Rows, names: tuple[str, ...], subject: object) -> Rows:
     if not floats:
         return rows
     for name in floats:
-        bad = ~(np.isfinite(rows[name]) & (rows[name] == np.rint(rows[name])))
+        bad = ~(np.isfinite(rows[name]) & (rows[name] == np.rint(rows[name])) & (np.abs(rows[name]) < 2**31))
         if bad.any():
             raise HpalError(
                 subject,
@@ -44,7 +54,3 @@ def whole_numbers(rows: Rows, names: tuple[str, ...], subject: object) -> Rows:
                 "give the points as hpal wrote them",
             )
     return rows.astype([(n, "<i4" if n in floats else rows.dtype[n]) for n in rows.dtype.names or ()])
-
-
-def _renamed(rows: Rows, names: list[str]) -> Rows:
-    return rows.view(np.dtype([(new, rows.dtype[old]) for new, old in zip(names, rows.dtype.names or (), strict=True)]))

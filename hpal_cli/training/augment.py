@@ -9,9 +9,11 @@ ELASTIC = ((0.2, 0.4), (0.8, 1.6))
 """(granularity, magnitude) in metres, one after the other."""
 
 
-def augment_position(xyz: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """(N, 3) metres -> (N, 3) metres from the lowest corner: elastic, turned, scaled."""
-    if rng.random() < 0.95:
+def augment_position(
+    xyz: NDArray[np.float32], rng: np.random.Generator, *, distort: bool = True
+) -> NDArray[np.float32]:
+    """(N, 3) metres -> (N, 3) metres from the lowest corner: distorted, turned, scaled."""
+    if distort and rng.random() < 0.95:
         for granularity, magnitude in ELASTIC:
             xyz = elastic(xyz, granularity, magnitude, rng)
     turn = _rotation(2, rng.uniform(0, 2 * np.pi))

@@ -62,7 +62,7 @@ class Batches:
             label = np.full(len(room.xyz), IGNORE, np.int64)
             rows, ids = self._labels.get(scene.name, _NOTHING)
             label[rows] = ids
-            seen = augment_position(room.xyz, rng)
+            seen = augment_position(room.xyz, rng, distort=self._settings.elastic)
             color = None if room.color is None else augment_color(room.color, rng)
             keep = crop(room.xyz, rows[ids >= 0], self._settings.max_points, rng)
             students.append((seen[keep], None if color is None else color[keep]))

@@ -1,0 +1,205 @@
+"""What the tests share: a tiny office, its scenes store, predictions that nobody trained, and `hpal` in a process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from hpal_cli.demo.office import make_office
+from hpal_cli.predictions.store import write_scene
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.prepare import prepare
+from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
+from hpal_cli.store import zarr_store
+
+VAL = "Area_2/*"
+GRID = 0.15
+FEATURES = 12
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    rc: int
+    out: bytes
+    err: str
+
+
+def environment() -> dict[str, str]:
+    """A shell without the colours, terminal sizes and completion variables of whoever runs the tests."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("_HPAL", "COMP_", "FORCE_COLOR", "PYTEST"))}
+    return {**keep, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1"}
+
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["pytest", "typer", "plyfile", "rich.table", "zarr", "torch", "hpal_cli.commands.app"])
+
+_CALL = """
+import os, sys
+os.chdir(cwd)
+os.environ.clear()
+os.environ.update(env)
+for fd, (name, mode) in enumerate(files):
+    os.dup2(os.open(name, mode), fd)
+sys.stdin = open(0, closefd=False)
+sys.argv = argv
+import torch
+torch.set_num_threads(1)
+from hpal_cli.commands.app import main
+main()
+"""
+
+
+def run_hpal(*args: object, stdin: bytes | None = None, cwd: Path | None = None) -> Done:
+    """`hpal ARGS` in a process of its own; stdin None: /dev/null.
+
+    The process is forked from one that has the libraries imported but did nothing with them, for that is most of the
+    time of a short command; `run_fresh` starts from nothing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        read, out, err = (Path(folder) / name for name in ("in", "out", "err"))
+        read.write_bytes(stdin or b"")
+        files = [
+            (str(read) if stdin is not None else os.devnull, os.O_RDONLY),
+            *((str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in (out, err)),
+        ]
+        names = {
+            "cwd": str(cwd or Path.cwd()),
+            "env": environment(),
+            "files": files,
+            "argv": ["hpal", *map(str, args)],
+        }
+        process = _SERVER.Process(target=exec, args=(_CALL, names))
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None, f"hpal {args} does not end"
+        return Done(process.exitcode, out.read_bytes(), err.read_text())
+
+
+def run_fresh(*args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:
+    """`python -m hpal_cli ARGS`, stdin /dev/null."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hpal_cli", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=cwd,
+        env={**environment(), **(env or {})},
+        timeout=120,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+@pytest.fixture(scope="session")
+def hpal() -> Callable[..., Done]:
+    return run_hpal
+
+
+@pytest.fixture(scope="session")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rooms in the layout of S3DIS, two to train on and one to validate on."""
+    folder = tmp_path_factory.mktemp("office") / "office"
+    make_office(folder, rooms=3, seed=0, points=1500)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(office: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scenes") / "scenes.zarr"
+    prepare(office, path, val=[VAL], grid=GRID)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_scenes(office: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rooms on another grid: other points under the same names, so their row numbers mean nothing here."""
+    path = tmp_path_factory.mktemp("scenes") / "other.zarr"
+    prepare(office, path, val=[VAL], grid=0.3)
+    return path
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    power = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return power / power.sum(axis=1, keepdims=True)
+
+
+def fake_predictions(
+    scenes: Path, path: Path, *, seed: int = 0, features: int | None = FEATURES, labelled: int = 5
+) -> Path:
+    """What a network that learned nothing would have said: random probabilities, and features in a few directions."""
+    store = SceneStore(scenes)
+    rng = np.random.default_rng(seed)
+    attributes = {
+        "id": store.table.id,
+        "classes": store.classes.to_json(),
+        "unit": store.unit,
+        "grid": store.grid,
+        "scenes": store.table.to_json(),
+        "history": [],
+    }
+    with zarr_store.create(path, "predictions", attributes, overwrite=False) as (root, _):
+        for scene in store.table:
+            prob = softmax(rng.normal(0, 3, (scene.points, len(store.classes))))
+            feat = None
+            if features:
+                directions = rng.random((4, features))
+                feat = directions[rng.integers(4, size=scene.points)] + 0.3 * rng.random((scene.points, features))
+            rows = np.sort(rng.choice(scene.points, labelled, replace=False))
+            write_scene(root, scene, store.points(scene), prob, feat, rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def predictions(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_predictions(scenes, tmp_path_factory.mktemp("predictions") / "preds.zarr")
+
+
+class MadeScene(NamedTuple):
+    """A scene for a store of hand-made points: xyz (N, 3) relative to offset, feat (N, F)."""
+
+    name: str
+    xyz: np.ndarray
+    feat: np.ndarray
+    labelled: Sequence[int] = ()
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    prob: np.ndarray | None = None
+
+
+def made_predictions(path: Path, made: Sequence[MadeScene], *, unit: float = 1.0) -> Path:
+    """A predictions store of exactly these scenes, numbered in the order given."""
+    classes = ClassTable.from_names(["wall", "floor", "chair"])
+    infos = []
+    for number, scene in enumerate(made):
+        xyz = np.asarray(scene.xyz, np.float32).reshape(-1, 3)
+        print_ = fingerprint(np.array(scene.offset), xyz)
+        infos.append(SceneInfo(number, scene.name, len(xyz), len(xyz), "train", print_))
+    table = SceneTable(infos)
+    attributes = {
+        "id": table.id,
+        "classes": classes.to_json(),
+        "unit": unit,
+        "scenes": table.to_json(),
+        "history": [],
+    }
+    with zarr_store.create(path, "predictions", attributes, overwrite=False) as (root, _):
+        for info, scene in zip(infos, made, strict=True):
+            prob = scene.prob if scene.prob is not None else np.tile([0.5, 0.25, 0.25], (info.points, 1))
+            points = Points(np.asarray(scene.xyz, np.float32).reshape(-1, 3), np.array(scene.offset, np.float64))
+            rows = np.array(scene.labelled, np.int64)
+            write_scene(root, info, points, np.asarray(prob), np.asarray(scene.feat), rows)
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by relative name."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

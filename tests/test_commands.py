@@ -1,0 +1,632 @@
+"""The manners of the commands (contract section 6), from outside: what a shell and a person at a terminal see."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pty
+import re
+import select as os_select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import plyfile
+import pytest
+from conftest import Done, environment, run_fresh, run_hpal, tree
+
+import hpal_cli
+from hpal_cli.history import Entry
+from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.scenes.store import SceneStore
+
+ROOT = Path(hpal_cli.__file__).parent
+COMMANDS = ("prep", "train", "predict", "score", "select", "label", "eval", "info", "export", "demo")
+HEAVY = {"torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "sklearn"}
+
+
+# ---------------------------------------------------------------- what bad input gets
+
+
+def write_ply(path: Path, **columns: list) -> None:
+    rows = np.zeros(len(next(iter(columns.values()))), [(n, "f8" if n in "xyz" else "i4") for n in columns])
+    for name, values in columns.items():
+        rows[name] = values
+    plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")]).write(str(path))
+
+
+@pytest.fixture(scope="module")
+def bench(
+    office: Path, scenes: Path, other_scenes: Path, predictions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with everything that the table below refers to."""
+    folder = tmp_path_factory.mktemp("bench")
+    shutil.copytree(scenes, folder / "scenes.zarr")
+    shutil.copytree(predictions, folder / "preds.zarr")
+    shutil.copytree(office, folder / "office")
+    (folder / "empty").mkdir()
+    (folder / "text.txt").write_text("not a cloud\n")
+    spot = [0.0, 1.0, 2.0]
+    write_ply(folder / "flat.ply", x=spot, y=spot, label=[0, 1, 1])
+    write_ply(folder / "nan.ply", x=spot, y=[0, np.nan, 1], z=spot, label=[0, 1, 1])
+    write_ply(folder / "inf.ply", x=spot, y=[0, np.inf, 1], z=spot, label=[0, 1, 1])
+    write_ply(folder / "labelled.ply", x=spot, y=spot, z=spot, label=[0, 1, 7])
+    (folder / "two.json").write_text('[{"id": 0, "name": "wall"}, {"id": 1, "name": "floor"}]')
+    (folder / "gap.json").write_text('[{"id": 0, "name": "wall"}, {"id": 2, "name": "floor"}]')
+    other = SceneStore(other_scenes)
+    rows = np.zeros(1, ANSWER)
+    LabelStore.create(folder / "other.zarr", other.classes, other.table).append(rows, "test", Entry("test", "0", ()))
+    for name, args in (
+        ("scores.ply", ("score", "preds.zarr")),
+        ("random.ply", ("score", "scenes.zarr", "--strategy", "random")),
+    ):
+        assert run_hpal(*args, "-o", name, cwd=folder).rc == 0
+    chosen = run_hpal("select", "scores.ply", "--budget", "3", "-o", "selection.ply", cwd=folder)
+    assert chosen.rc == 0, chosen.err
+    return folder
+
+
+BAD = [
+    # the call, the exit status, words that the one line must have
+    ("prep absent -o x.zarr", 1, "absent"),
+    ("prep empty -o x.zarr", 1, "empty"),
+    ("prep text.txt -o x.zarr", 1, "text.txt"),
+    ("prep flat.ply -o x.zarr", 1, r"flat\.ply.* z"),
+    ("prep nan.ply -o x.zarr", 1, r"nan\.ply.*NaN"),
+    ("prep inf.ply -o x.zarr", 1, r"inf\.ply.*infinite"),
+    ("prep labelled.ply --classes two.json -o x.zarr", 1, r"labelled\.ply.*class number 7 .*table of 2"),
+    ("prep office --classes two.json -o x.zarr", 1, "class number .*table of 2"),
+    ("prep office --classes gap.json -o x.zarr", 1, r"gap\.json.*floor.*id 2"),
+    ("prep office --classes absent.json -o x.zarr", 1, r"absent\.json"),
+    ("prep office --val nothing -o x.zarr", 2, "--val.*nothing"),
+    ("prep office --val @absent.txt -o x.zarr", 2, r"--val.*absent\.txt"),
+    ("prep office --grid ten -o x.zarr", 2, "--grid.*ten"),
+    ("prep office --unit parsec -o x.zarr", 2, "--unit.*parsec"),
+    ("prep office --format dwg -o x.zarr", 2, "--format.*dwg"),
+    ("prep office --jobs 0 -o x.zarr", 2, "--jobs"),
+    ("prep office -o scenes.zarr", 1, r"scenes\.zarr: exists already.*--overwrite"),
+    ("prep office -o no/where/x.zarr", 1, "no/where.*folder"),
+    ("prep office", 2, "output"),
+    ("score absent.zarr", 1, r"absent\.zarr: does not exist"),
+    ("score empty", 1, "empty: is not an hpal store"),
+    ("score selection.ply", 1, r"selection\.ply: is not an hpal store"),
+    ("score scenes.zarr", 1, r"scenes\.zarr.*--strategy random"),
+    ("score scenes.zarr --strategy mmu", 1, r"scenes\.zarr.*--strategy random"),
+    ("score other.zarr", 1, r"other\.zarr: is a labels store, expected predictions"),
+    ("score preds.zarr --strategy best", 2, "--strategy.*best.*hmmu"),
+    ("score preds.zarr --levels 0", 2, "--levels.*above zero"),
+    ("score preds.zarr --levels ten", 2, "--levels.*'ten'"),
+    ("score preds.zarr --levels 10,-5", 2, "--levels.*'-5'"),
+    ("score preds.zarr --weights 1,2", 2, "--weights.*2 weights for 3 levels"),
+    ("score preds.zarr --weights a,b,c", 2, "--weights"),
+    ("score preds.zarr --weights inf,1,1", 2, "--weights"),
+    ("score preds.zarr --split nope", 2, "--split.*nope"),
+    ("score preds.zarr --scenes nope*", 2, r"--scenes.*nope\*"),
+    ("score preds.zarr --seed -1", 2, "--seed"),
+    ("score preds.zarr -o scores.ply", 1, r"scores\.ply: exists already.*--overwrite"),
+    ("score preds.zarr --frobnicate", 2, "--frobnicate"),
+    ("score", 2, "STORE"),
+    ("select absent.ply", 1, r"absent\.ply"),
+    ("select empty", 1, "empty.*folder"),
+    ("select text.txt", 1, r"text\.txt.*not a PLY"),
+    ("select flat.ply --budget 1 --no-fds", 1, r"flat\.ply.*no property"),
+    ("select scores.ply --budget nonsense", 2, "--budget.*nonsense"),
+    ("select scores.ply --budget 0", 2, "--budget"),
+    ("select scores.ply --fds-tau 2", 2, "--fds-tau.*2"),
+    ("select scores.ply --fds-r 0", 2, "--fds-r"),
+    ("select scores.ply --fds-r far", 2, "--fds-r.*far"),
+    ("select scores.ply --no-fds --fds-r 0.2", 2, "--no-fds"),
+    ("select scores.ply --max-per-scene 0", 2, "--max-per-scene"),
+    ("select scores.ply --source absent.zarr", 1, r"absent\.zarr"),
+    ("select scores.ply --source scenes.zarr", 1, r"scenes\.zarr: is a scenes store"),
+    ("select random.ply --fds-r 0.2", 1, r"random\.ply.*no features.*--no-fds"),
+    ("select scores.ply -o selection.ply", 1, r"selection\.ply: exists already"),
+    ("label selection.ply", 2, "--oracle"),
+    ("label selection.ply --oracle scenes.zarr --table x.csv -o x.zarr", 2, "--oracle and --table"),
+    ("label selection.ply --oracle absent.zarr -o x.zarr", 1, r"absent\.zarr"),
+    ("label selection.ply --oracle preds.zarr -o x.zarr", 1, r"preds\.zarr: is a predictions store, expected scenes"),
+    ("label selection.ply --oracle scenes.zarr -o other.zarr", 1, r"other\.zarr.*other scenes"),
+    ("label selection.ply --oracle scenes.zarr -o preds.zarr", 1, r"preds\.zarr: is a predictions store"),
+    ("label flat.ply --oracle scenes.zarr -o x.zarr", 1, r"flat\.ply.*no property"),
+    ("label --from absent.csv -o x.zarr --source scenes.zarr", 1, r"absent\.csv"),
+    ("label --from text.txt -o x.zarr --source scenes.zarr", 1, r"text\.txt.*no column"),
+    ("label --from text.txt -o x.zarr", 2, "--source"),
+    ("train scenes.zarr --labels other.zarr -o x.pt --steps 1 -q", 1, r"other\.zarr.*other scenes"),
+    ("train scenes.zarr -o x.pt", 2, "--labels"),
+    ("train preds.zarr --labels all -o x.pt", 1, r"preds\.zarr: is a predictions store"),
+    ("train scenes.zarr --labels all -o selection.ply", 1, r"selection\.ply: exists already"),
+    ("train scenes.zarr --labels all --preset huge -o x.pt", 2, "--preset.*huge"),
+    ("predict absent.pt scenes.zarr -o x.zarr", 1, r"absent\.pt"),
+    ("predict text.txt scenes.zarr -o x.zarr", 1, r"text\.txt"),
+    ("eval preds.zarr --truth absent.zarr", 1, r"absent\.zarr"),
+    ("eval preds.zarr --truth preds.zarr", 1, r"preds\.zarr: is a predictions store"),
+    ("eval preds.zarr --truth scenes.zarr --labels other.zarr", 1, r"other\.zarr.*other scenes"),
+    ("eval preds.zarr", 2, "--truth"),
+    ("info absent", 1, "absent: does not exist"),
+    ("info text.txt", 1, r"text\.txt"),
+    ("info empty", 1, "empty"),
+    ("export absent.zarr -o x", 1, r"absent\.zarr"),
+    ("export preds.zarr -o x --format stl", 2, "--format.*stl"),
+    ("export preds.zarr -o x --split nope", 2, "--split.*nope"),
+    ("frobnicate", 2, "frobnicate"),
+    ("--frobnicate", 2, "--frobnicate"),
+]
+
+
+@pytest.mark.parametrize(("call", "status", "words"), BAD, ids=[call for call, _, _ in BAD])
+def test_bad_input_gets_one_line(bench: Path, call: str, status: int, words: str) -> None:
+    before = tree(bench), sorted(bench.rglob("*"))
+    done = run_hpal(*call.split(), cwd=bench)
+    assert done.rc == status, done
+    assert done.out == b""
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    name = call.split()[0]
+    assert lines[0].startswith(f"hpal {name}: " if name in COMMANDS else "hpal: "), lines[0]
+    assert re.search(words, lines[0]), lines[0]
+    # What is wrong; what to do.
+    assert ";" in lines[0] or "(see `hpal" in lines[0]
+    assert "please report" not in lines[0], "an error that nobody foresaw"
+    assert (tree(bench), sorted(bench.rglob("*"))) == before, "something was written"
+
+
+def test_label_refuses_a_table_with_a_wrong_answer(bench: Path, tmp_path: Path) -> None:
+    """One wrong row, and nothing of the table is taken."""
+    table = tmp_path / "answers.csv"
+    scene = SceneStore(bench / "scenes.zarr").table[0].name
+    good = f"{scene},3,0,0,0,1,0.5,wall,floor,0.5,wall\n"
+    header = "scene,index,x,y,z,rank,score,predicted,second,confidence,label\n"
+    for bad, words in (
+        (f"{scene},4,0,0,0,1,0.5,,,,elephant\n", "row 3.*elephant"),
+        (f"{scene},4,0,0,0,1,0.5,,,,99\n", "row 3.*99"),
+        ("nowhere,4,0,0,0,1,0.5,,,,wall\n", "row 3.*nowhere"),
+        (f"{scene},-4,0,0,0,1,0.5,,,,wall\n", "row 3.*-4"),
+        (f"{scene},99999999,0,0,0,1,0.5,,,,wall\n", "row 3.*99999999"),
+        (f"{scene},four,0,0,0,1,0.5,,,,wall\n", "row 3.*four"),
+        (f"{scene},inf,0,0,0,1,0.5,,,,wall\n", "row 3.*inf"),
+        (f"{scene},4.5,0,0,0,1,0.5,,,,wall\n", r"row 3.*4\.5"),
+    ):
+        table.write_text(header + good + bad)
+        done = run_hpal(
+            "label", "--from", "answers.csv", "--source", bench / "scenes.zarr", "-o", "x.zarr", cwd=tmp_path
+        )
+        assert done.rc == 1, (bad, done)
+        assert re.search(words, done.err), done.err
+        assert len(done.err.splitlines()) == 1, done.err
+        assert not (tmp_path / "x.zarr").exists()
+
+
+# ---------------------------------------------------------------- what goes where
+
+
+def test_stdout_is_data_and_quiet_is_quiet(bench: Path) -> None:
+    scored = run_hpal("score", "preds.zarr", "-q", cwd=bench)
+    assert (scored.rc, scored.err) == (0, "")
+    assert scored.out.startswith(b"ply\n")
+    # The stream ends with its last row: header and rows are all there is.
+    head, body = scored.out.split(b"end_header\n", 1)
+    count = int(re.search(rb"element vertex (\d+)", head).group(1))  # type: ignore[union-attr]
+    assert len(body) == count * (3 * 8 + 3 + 4 + 4 + 4)
+    loud = run_hpal("score", "preds.zarr", "-v", cwd=bench)
+    assert loud.err
+    assert loud.out.split(b"end_header\n", 1)[1] == body
+    chosen = run_hpal("select", "--budget", "4", "-q", stdin=scored.out, cwd=bench)
+    assert (chosen.rc, chosen.err) == (0, "")
+    assert (
+        run_hpal("select", "-", "--budget", "4", "-q", stdin=scored.out, cwd=bench).out.split(b"end_header\n")[1]
+        == (chosen.out.split(b"end_header\n")[1])
+    )
+    found = run_hpal("eval", "preds.zarr", "--truth", "scenes.zarr", "--json", "-q", cwd=bench)
+    assert (found.rc, found.err) == (0, "")
+    assert 0 <= json.loads(found.out)["grid"]["miou"] < 0.5
+    assert json.loads(run_hpal("info", "preds.zarr", "--json", cwd=bench).out)["kind"] == "predictions"
+
+
+def test_files_instead_of_stdout(bench: Path, tmp_path: Path) -> None:
+    """`-o` names the output; what is for a person goes to stderr, and nothing to stdout."""
+    for args in (
+        ("prep", bench / "office", "-o", "s.zarr", "--grid", "30cm"),
+        ("score", bench / "preds.zarr", "-o", "a.ply"),
+        ("select", "a.ply", "--budget", "5", "-o", "b.ply"),
+        ("label", "b.ply", "--oracle", bench / "scenes.zarr", "-o", "l.zarr"),
+        ("label", "b.ply", "--table", "q.csv"),
+        ("export", bench / "preds.zarr", "-o", "clouds"),
+    ):
+        done = run_hpal(*args, cwd=tmp_path)
+        assert done.rc == 0, done
+        assert done.out == b""
+        assert done.err.strip()
+        assert "Traceback" not in done.err
+    assert (tmp_path / "q.csv").read_text().count("\n") == 6
+    assert len(list((tmp_path / "clouds").rglob("*.ply"))) == 3
+    names = plyfile.PlyData.read(str(tmp_path / "b.ply"))["vertex"].data.dtype.names
+    assert {"x", "y", "z", "red", "quality", "scalar_index", "scalar_scene", "scalar_score", "scalar_rank"} <= set(
+        names
+    )
+    # A second answer to the same selection grows the labels; an existing output elsewhere is kept.
+    assert run_hpal("label", "b.ply", "--oracle", bench / "scenes.zarr", "-o", "l.zarr", cwd=tmp_path).rc == 0
+    assert len(LabelStore(tmp_path / "l.zarr").batches()) == 2
+    for args in (
+        ("select", "a.ply", "--budget", "9", "-o", "b.ply"),
+        ("label", "b.ply", "--table", "q.csv"),
+        ("export", bench / "preds.zarr", "-o", "clouds"),
+    ):
+        before = tree(tmp_path)
+        done = run_hpal(*args, cwd=tmp_path)
+        assert done.rc == 1, done
+        assert "--overwrite" in done.err
+        assert tree(tmp_path) == before
+        assert run_hpal(*args, "--overwrite", cwd=tmp_path).rc == 0
+    assert len(plyfile.PlyData.read(str(tmp_path / "b.ply"))["vertex"].data) == 9
+    assert (tmp_path / "q.csv").read_text().count("\n") == 10
+
+
+def test_a_table_goes_round(bench: Path, tmp_path: Path) -> None:
+    """--table, a person's answers, --from: class names and `unsure` arrive, blanks do not."""
+    assert run_hpal("label", bench / "selection.ply", "--table", "q.csv", cwd=tmp_path).rc == 0
+    lines = (tmp_path / "q.csv").read_text().splitlines()
+    assert len(lines) == 4
+    assert all(line.endswith(",") for line in lines[1:])
+    filled = [lines[0], lines[1] + "Chair", lines[2] + "unsure", lines[3]]
+    (tmp_path / "q.csv").write_text("\n".join(filled) + "\n")
+    done = run_hpal("label", "--from", "q.csv", "--source", bench / "preds.zarr", "-o", "l.zarr", cwd=tmp_path)
+    assert done.rc == 0, done.err
+    rows = LabelStore(tmp_path / "l.zarr").latest()
+    store = SceneStore(bench / "scenes.zarr")
+    asked = {(line.split(",")[0], int(line.split(",")[1])): line for line in filled[1:3]}
+    found = {(store.table[int(r["scene"])].name, int(r["index"])): int(r["label"]) for r in rows}
+    assert found.keys() == asked.keys()
+    assert sorted(found.values()) == [-1, store.classes.names.index("chair")]
+
+
+def test_history_names_the_calls(bench: Path) -> None:
+    scored = run_hpal("score", "preds.zarr", "--strategy", "random", "--seed", "7", cwd=bench)
+    chosen = run_hpal("select", "--budget", "3", "--no-fds", stdin=scored.out, cwd=bench)
+    lines = [line for line in chosen.out.split(b"end_header")[0].decode().splitlines() if "comment history" in line]
+    entries = [json.loads(line.removeprefix("comment history ")) for line in lines]
+    assert [e["program"] for e in entries[-2:]] == ["hpal score", "hpal select"]
+    assert entries[-2]["args"] == ["preds.zarr", "--strategy", "random", "--seed", "7"]
+    assert [e["seed"] for e in entries[-2:]] == [7, None]
+    hidden = run_hpal("score", "preds.zarr", "--no-history", cwd=bench).out
+    assert b"comment history" not in hidden.split(b"end_header")[0]
+
+
+def test_the_same_bytes_with_any_jobs(bench: Path) -> None:
+    one = run_hpal("score", "preds.zarr", "--no-history", cwd=bench).out
+    assert one == run_hpal("score", "preds.zarr", "--no-history", "--jobs", "2", cwd=bench).out
+    assert one
+
+
+def test_lists_are_spelled_either_way(bench: Path) -> None:
+    together = run_hpal("score", "preds.zarr", "--no-history", "--levels", "10,0.5m", cwd=bench).out
+    apart = run_hpal("score", "preds.zarr", "--no-history", "--levels", "100mm", "--levels", "50", cwd=bench).out
+    assert together == apart
+    assert together != run_hpal("score", "preds.zarr", "--no-history", cwd=bench).out
+
+
+def test_absurd_levels_are_warned_of(bench: Path) -> None:
+    for levels in ("10,100m", "0.1"):
+        done = run_hpal("score", "preds.zarr", "--levels", levels, cwd=bench)
+        assert done.rc == 0
+        assert "warning" in done.err, levels
+    assert "warning" not in run_hpal("score", "preds.zarr", "--levels", "1m", cwd=bench).err
+
+
+# ---------------------------------------------------------------- pipes and signals
+
+
+def bash(script: str, cwd: Path) -> Done:
+    start = f'set -o pipefail\nhpal() {{ "{sys.executable}" -m hpal_cli "$@"; }}\n'
+    done = subprocess.run(
+        ["bash", "-c", start + script], stdin=subprocess.DEVNULL, capture_output=True, cwd=cwd, env=environment(),
+        timeout=120, check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+def test_the_loop_in_a_pipe(bench: Path, tmp_path: Path) -> None:
+    done = bash(
+        f"hpal score {bench}/preds.zarr --levels 10,50,100 | hpal select --fds-r 0.2 --budget 10 | tee round.ply"
+        f" | hpal label --oracle {bench}/scenes.zarr -o labels.zarr",
+        tmp_path,
+    )
+    assert done.rc == 0, done.err
+    assert done.out == b""
+    assert len(LabelStore(tmp_path / "labels.zarr").latest()) == 10
+    assert len(plyfile.PlyData.read(str(tmp_path / "round.ply"))["vertex"].data) == 10
+
+
+def test_a_broken_pipe_is_141_and_silent(bench: Path) -> None:
+    done = bash("hpal score preds.zarr -q | head -c 100 > /dev/null; echo ${PIPESTATUS[*]}", bench)
+    assert done.out == b"141 0\n", done
+    assert done.err == ""
+
+
+def test_a_failing_stage_fails_the_pipe(bench: Path, tmp_path: Path) -> None:
+    """score dies, select says that its input is empty, label too; nothing is written and the pipe's status is not 0."""
+    done = bash(
+        f"hpal score absent.zarr | hpal select --budget 3 | hpal label --oracle {bench}/scenes.zarr -o l.zarr;"
+        " echo ${PIPESTATUS[*]}",
+        tmp_path,
+    )
+    assert done.out == b"1 1 1\n"
+    assert sorted(line.split(":")[0] for line in done.err.splitlines()) == ["hpal label", "hpal score", "hpal select"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    "call", ["score preds.zarr -q", "select scores.ply --budget 3 -q", "info preds.zarr", "--help"]
+)
+def test_a_full_disk_is_never_silent(bench: Path, call: str) -> None:
+    done = bash(f"hpal {call} > /dev/full", bench)
+    assert done.rc == 1, done
+    assert len(done.err.splitlines()) == 1, done.err
+    assert "No space left" in done.err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(bench: Path, tmp_path: Path, number: int, status: int) -> None:
+    """While it waits for the rest of its input; nothing is left of the output that it was to write."""
+    data = (bench / "scores.ply").read_bytes()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpal_cli", "select", "--no-fds", "--budget", "3", "-o", "x.ply"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment(),
+        # A runner in the background may have had the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdin is not None
+    process.stdin.write(data[:-1])
+    process.stdin.flush()
+    wait_until_idle(process.pid)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status, err
+    assert out == b""
+    assert err.decode().splitlines() in ([], ["hpal select: interrupted"]), err.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_until_idle(pid: int) -> None:
+    """Until a process has used no processor time for 0.6 s: it waits for input."""
+    used, since, end = None, time.monotonic(), time.monotonic() + 30
+    while time.monotonic() < end:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() if os.path.exists("/proc") else []
+        now = tuple(fields[11:13]) if fields else None
+        if now is None:
+            time.sleep(5)
+            return
+        if now != used:
+            used, since = now, time.monotonic()
+        elif time.monotonic() - since > 0.6 and sum(map(int, now)) > 20:
+            return
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- at a terminal
+
+
+def terminal(script: str, cwd: Path) -> Done:
+    """A bash script whose stdin, stdout and stderr are a pseudo-terminal; `out` is all that appeared on it."""
+    start = f'hpal() {{ "{sys.executable}" -m hpal_cli "$@"; }}\n'
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        ["bash", "-c", start + script],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        cwd=cwd,
+        env={**environment(), "TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    seen, end = b"", time.monotonic() + 60
+    while time.monotonic() < end:
+        ready, _, _ = os_select.select([master], [], [], 0.2)
+        if ready:
+            try:
+                part = os.read(master, 1 << 16)
+            except OSError:  # the last one at the terminal has left
+                break
+            if not part:
+                break
+            seen += part
+        elif process.poll() is not None:
+            break
+    os.close(master)
+    return Done(process.wait(timeout=10), seen, "")
+
+
+def test_the_bare_pipe_at_a_terminal(bench: Path, tmp_path: Path) -> None:
+    """Exactly contract section 2: the picks go to selection.ply, with a summary and the next command."""
+    shutil.copytree(bench / "preds.zarr", tmp_path / "preds.zarr")
+    call = "hpal score preds.zarr --levels 10,50,100 | hpal select --fds-r 0.2"
+    done = terminal(call, tmp_path)
+    assert done.rc == 0, done.out.decode()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["preds.zarr", "selection.ply"]
+    text = done.out.decode()
+    assert "selected 1 points" in text
+    assert "next: hpal label selection.ply" in text
+    assert b"\0" not in done.out
+    assert b"element vertex" not in done.out
+    first = (tmp_path / "selection.ply").read_bytes()
+    again = terminal(call, tmp_path)
+    assert again.rc == 1
+    assert "selection.ply: exists already" in again.out.decode()
+    assert (tmp_path / "selection.ply").read_bytes() == first
+    assert terminal(f"{call} --overwrite --budget 2", tmp_path).rc == 0
+    assert len(plyfile.PlyData.read(str(tmp_path / "selection.ply"))["vertex"].data) == 2
+
+
+def test_score_alone_at_a_terminal(bench: Path, tmp_path: Path) -> None:
+    done = terminal(f"hpal score {bench}/preds.zarr", tmp_path)
+    assert done.rc == 0, done.out.decode()
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.ply"]
+    assert "next: hpal select scores.ply" in done.out.decode()
+    # And the next command, typed as it was said.
+    assert terminal("hpal select scores.ply", tmp_path).rc == 0
+    assert (tmp_path / "selection.ply").exists()
+
+
+@pytest.mark.parametrize("call", ["score preds.zarr -o -", "select scores.ply -o -"])
+def test_never_binary_on_a_terminal(bench: Path, call: str) -> None:
+    done = terminal(f"hpal {call}", bench)
+    assert done.rc == 2, done
+    assert "terminal" in done.out.decode()
+    assert b"end_header" not in done.out
+    assert len(done.out.decode().splitlines()) == 1
+
+
+@pytest.mark.parametrize("call", ["select", "label --oracle {}/scenes.zarr -o x.zarr"])
+def test_no_input_at_a_terminal_is_a_usage_error(bench: Path, tmp_path: Path, call: str) -> None:
+    """And not a program that hangs: nobody types a binary stream."""
+    done = terminal(f"hpal {call.format(bench)}", tmp_path)
+    assert done.rc == 2, done
+    assert "missing" in done.out.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_color_is_obeyed(bench: Path) -> None:
+    done = terminal(
+        "NO_COLOR=1 hpal info preds.zarr; NO_COLOR=1 hpal select scores.ply --no-fds --budget 3 -o /dev/null -v", bench
+    )
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9]", done.out), done.out
+
+
+# ---------------------------------------------------------------- help and completion
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(command: str) -> None:
+    for flag in ("--help", "-h"):
+        done = run_hpal(command, flag)
+        assert (done.rc, done.err) == (0, "")
+        assert done.out.startswith(f"Usage: hpal {command} ".encode())
+
+
+def test_help_lists_every_command() -> None:
+    text = run_fresh("--help").out.decode()
+    listed = [line.split()[0] for line in text.split("Commands:")[1].splitlines() if re.match(r"  \w", line)]
+    assert tuple(listed[: len(COMMANDS)]) == COMMANDS
+    assert run_hpal("--version").out.decode().strip() == f"hpal {hpal_cli.__version__}"
+
+
+def imported(*args: str, **env: str) -> set[str]:
+    """The top-level names that `hpal ARGS` imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hpal_cli", *args],
+        capture_output=True, text=True, env={**environment(), **env}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-500:]
+    names = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "typer" in names
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("args", [("--help",), ("score", "--help"), ("train", "-h"), ("--version",)])
+def test_help_imports_nothing_heavy(args: tuple) -> None:
+    assert not imported(*args) & HEAVY
+
+
+def complete(words: str, at: int) -> Done:
+    return run_fresh(env={"_HPAL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)})
+
+
+def test_completion() -> None:
+    done = complete("hpal sc", 1)
+    assert (done.rc, done.out.decode().split(), done.err) == (0, ["score"], "")
+    assert set(complete("hpal ", 1).out.decode().split()) >= set(COMMANDS)
+    assert "--levels" in complete("hpal score --le", 2).out.decode().split()
+    assert complete("hpal score x --strategy en", 4).out.decode().split() == ["entropy"]
+    names = imported(_HPAL_COMPLETE="complete_bash", COMP_WORDS="hpal score --le", COMP_CWORD="2")
+    assert not names & HEAVY
+
+
+@pytest.mark.parametrize(("shell", "name"), [("bash", "hpal.bash"), ("zsh", "_hpal"), ("fish", "hpal.fish")])
+def test_completion_scripts_are_what_typer_makes_now(shell: str, name: str) -> None:
+    from typer.completion import get_completion_script
+
+    script = get_completion_script(prog_name="hpal", complete_var="_HPAL_COMPLETE", shell=shell)
+    stored = (ROOT.parent / "completions" / name).read_text()
+    assert stored.strip() == script.strip()
+
+
+def test_the_bash_script_completes(tmp_path: Path) -> None:
+    """The script as bash runs it, with `hpal` on the path."""
+    program = tmp_path / "hpal"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hpal_cli "$@"\n')
+    program.chmod(0o755)
+    script = (
+        f'PATH="{tmp_path}:$PATH"; source "{ROOT.parent}/completions/hpal.bash"\n'
+        "COMP_WORDS=(hpal sel); COMP_CWORD=1; _hpal_completion hpal; echo ${COMPREPLY[*]}"
+    )
+    assert bash(script, tmp_path).out == b"select\n"
+
+
+@pytest.mark.skipif("HPAL_TEST_TIMING" not in os.environ, reason="HPAL_TEST_TIMING is not set")
+def test_help_is_quick() -> None:
+    """0.15 s, doubled for a machine that runs other tests too; the best of five."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert run_fresh("--help").rc == 0
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3, times
+
+
+# ---------------------------------------------------------------- who imports whom
+
+
+def imports_of(path: Path, *, anywhere: bool) -> set[str]:
+    """Dotted names that a module imports: at module level, or anywhere in it. TYPE_CHECKING blocks do not run."""
+    tree_ = ast.parse(path.read_text())
+    package = ["hpal_cli", *path.relative_to(ROOT).parts[:-1]]
+    found: set[str] = set()
+
+    def visit(nodes: list[ast.stmt]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                found.update({module, *(f"{module}.{alias.name}" for alias in node.names)})
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                visit(node.orelse)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not anywhere:
+                continue
+            else:
+                visit(
+                    [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt | ast.ExceptHandler)]
+                )  # type: ignore[list-item]
+
+    visit(tree_.body)
+    return found
+
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def test_the_library_never_imports_the_commands() -> None:
+    library = [p for p in MODULES if p.relative_to(ROOT).parts[0] not in ("commands", "__main__.py")]
+    assert len(library) > 40
+    for path in library:
+        assert not any(name.startswith("hpal_cli.commands") for name in imports_of(path, anywhere=True)), path
+        assert "typer" not in imports_of(path, anywhere=True), path
+
+
+def test_the_command_layer_imports_nothing_heavy_at_module_level() -> None:
+    layer = [p for p in MODULES if p.relative_to(ROOT).parts[0] in ("commands", "__main__.py", "__init__.py")]
+    assert len(layer) > 12
+    for path in layer:
+        names = {name.split(".")[0] for name in imports_of(path, anywhere=False)}
+        assert not names & HEAVY, path

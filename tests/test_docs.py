@@ -1,0 +1,244 @@
+"""The documents: their programs run, their help texts are the commands' own, their links lead somewhere.
+
+`HPAL_UPDATE_DOCS=1 pytest tests/test_docs.py` writes the help texts of docs/commands.md anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from hpal_cli.commands.app import app
+from hpal_cli.demo.office import make_office
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+COMMANDS = [command.name for command in app.registered_commands]
+
+_FILE = re.compile(r"<!-- file: (\S+) -->\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_RUN = re.compile(r"<!-- run -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_HELP = re.compile(r"(<!-- help: (\w+) -->\n```text\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
+_BASH = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """The programs of a page: the blocks after `<!-- file: NAME -->`."""
+    return dict(_FILE.findall(page.read_text(encoding="utf-8")))
+
+
+def bash(script: str, folder: Path, *, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    bin_first = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": bin_first, "COLUMNS": "100", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+    )
+    if ok:
+        assert done.returncode == 0, f"{script}\n{done.stderr}"
+    return done
+
+
+@cache
+def help_of(command: str) -> str:
+    words = "" if command == "hpal" else command
+    return bash(f"hpal {words} --help", ROOT).stdout.rstrip() + "\n"
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which docs/replace-a-stage.md has been followed, up to and with `network.py`."""
+    folder = tmp_path_factory.mktemp("docs")
+    make_office(folder / "office", points=2000, rooms=3)
+    page = DOCS / "replace-a-stage.md"
+    for name, text in files_of(page).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    first = _BASH.search(text)
+    assert first is not None
+    network, scorer = _RUN.findall(text)
+    bash(first.group(1), folder)
+    (folder / "eval.sh").write_text(network, encoding="utf-8")
+    (folder / "scorer.sh").write_text(scorer, encoding="utf-8")
+    bash(network, folder)
+    return folder
+
+
+def read_ply(path: Path) -> np.ndarray:
+    import plyfile
+
+    return plyfile.PlyData.read(str(path))["vertex"].data
+
+
+def answers(folder: Path, number: str) -> zarr.Group:
+    return zarr.open_group(str(folder / "labels.zarr" / "answers" / number), mode="r")
+
+
+def test_a_foreign_networks_store_is_whole_and_measured_right(campaign: Path) -> None:
+    assert "whole and consistent" in bash("hpal info --check preds.zarr", campaign).stdout
+    done = bash("hpal eval preds.zarr --truth scenes.zarr --split all --json", campaign)
+    measured = json.loads(done.stdout)["grid"]
+    truth = zarr.open_group(str(campaign / "scenes.zarr"), mode="r")
+    said = zarr.open_group(str(campaign / "preds.zarr"), mode="r")
+    names = [s["name"] for s in truth.attrs["hpal"]["scenes"]]
+    label = np.concatenate([truth[f"scenes/{n}/label"][:] for n in names])
+    pred = np.concatenate([said[f"scenes/{n}/pred"][:] for n in names])
+    assert measured["points"] == (label >= 0).sum()
+    assert measured["accuracy"] == pytest.approx((pred == label)[label >= 0].mean(), abs=1e-6)
+    union = [((pred == c) | (label == c))[label >= 0].sum() for c in range(13)]
+    iou = [((pred == c) & (label == c)).sum() / u for c, u in enumerate(union) if u]
+    assert measured["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
+
+
+def test_picks_from_a_foreign_network_are_new_and_answered_by_the_truth(campaign: Path) -> None:
+    before, after = answers(campaign, "000000"), answers(campaign, "000001")
+    old = set(zip(before["scene"][:].tolist(), before["index"][:].tolist()))
+    new = set(zip(after["scene"][:].tolist(), after["index"][:].tolist()))
+    assert len(old) == 46  # 1 % of the 4,560 train points
+    assert len(new) == 20
+    assert not old & new
+    scenes = zarr.open_group(str(campaign / "scenes.zarr"), mode="r")
+    names = [s["name"] for s in scenes.attrs["hpal"]["scenes"]]
+    truth = [scenes[f"scenes/{names[s]}/label"][i] for s, i in zip(after["scene"][:], after["index"][:])]
+    assert after["label"][:].tolist() == truth
+    assert {names[s] for s, _ in new} <= {n for n in names if n.startswith("Area_1")}
+
+
+def test_a_foreign_scorer_drives_select(campaign: Path) -> None:
+    bash((campaign / "scorer.sh").read_text(encoding="utf-8"), campaign)
+    picks = read_ply(campaign / "mine.ply")
+    assert len(picks) == 23  # 0.5 % of the pool, which counts the labelled points too
+    assert (picks["rank"] == np.arange(1, 24)).all()
+    assert answers(campaign, "000002")["index"].shape == (23,)
+
+
+def test_without_fds_the_picks_are_the_top_of_the_foreign_formula(campaign: Path) -> None:
+    bash("python scorer.py preds.zarr | hpal select --no-fds --budget 50 > top.ply", campaign)
+    store = zarr.open_group(str(campaign / "preds.zarr"), mode="r")
+    rows = []
+    for scene in store.attrs["hpal"]["scenes"]:
+        if scene["split"] != "train":
+            continue
+        group = store["scenes/" + scene["name"]]
+        labelled = set(group["labelled"][:].tolist())
+        for index, p in enumerate(group["prob"][:].tolist()):
+            if index not in labelled:
+                second, first = sorted(p)[-2:]
+                rows.append((-np.float32(second) / np.float32(first), scene["number"], index))
+    picks = read_ply(campaign / "top.ply")
+    got = list(zip(picks["scene"].tolist(), picks["index"].tolist()))
+    assert got == [row[1:] for row in sorted(rows)[:50]]
+
+
+def test_a_scorer_that_dies_leaves_nothing(campaign: Path) -> None:
+    cut = "python scorer.py preds.zarr | head -c 20000 | hpal select --budget 5 -o cut.ply"
+    done = bash(cut, campaign, ok=False)
+    assert done.returncode == 1
+    assert "died early" in done.stderr
+    assert not (campaign / "cut.ply").exists()
+
+
+def test_the_programs_of_the_specification(campaign: Path) -> None:
+    for name, text in files_of(DOCS / "formats.md").items():
+        (campaign / name).write_text(text, encoding="utf-8")
+    table = zarr.open_group(str(campaign / "scenes.zarr"), mode="r").attrs["hpal"]
+    for store in ("scenes.zarr", "preds.zarr"):
+        assert bash(f"python fingerprints.py {store}", campaign).stdout == f"3 scenes, id {table['id']}\n"
+    bash("cp -r labels.zarr more.zarr && python answer.py more.zarr 1 7 3", campaign)
+    bash("python answer.py more.zarr 1 7 -1", campaign)
+    from hpal_cli.label.store import LabelStore
+
+    store = LabelStore(campaign / "more.zarr")
+    one = [(a["scene"], a["index"], a["label"]) for a in store.latest() if (a["scene"], a["index"]) == (1, 7)]
+    assert one == [(1, 7, -1)]
+    assert [b.source for b in store.batches()][-2:] == ["answer.py", "answer.py"]
+    assert [b.round for b in store.batches()] == list(range(len(store.batches())))
+
+
+def test_the_smallest_stream_of_the_specification(campaign: Path) -> None:
+    text = (DOCS / "formats.md").read_text(encoding="utf-8")
+    (stream,) = re.findall(r"```text\n(ply\n.*?)```", text, re.DOTALL)
+    (campaign / "small.ply").write_text(stream, encoding="utf-8")
+    bash("hpal select --no-fds --budget 1 small.ply > one.ply", campaign)
+    (row,) = read_ply(campaign / "one.ply")
+    assert (row["scene"], row["index"], row["rank"]) == (0, 4711, 1)
+    assert row["score"] == np.float32(0.93)
+
+
+def test_score_and_select_need_no_scenes_store(campaign: Path, tmp_path: Path) -> None:
+    shutil.copytree(campaign / "preds.zarr", tmp_path / "preds.zarr")
+    done = bash("hpal score preds.zarr | hpal select --fds-r 0.2 --budget 20 > picks.ply", tmp_path)
+    assert "selected 20 points" in done.stderr
+    here, there = read_ply(tmp_path / "picks.ply"), read_ply(campaign / "picks.ply")
+    assert here["index"].tolist() == there["scalar_index"].tolist()
+
+
+def test_readme_programs_run(campaign: Path, tmp_path: Path) -> None:
+    page = ROOT / "README.md"
+    scripts = _RUN.findall(page.read_text(encoding="utf-8"))
+    if not scripts:
+        return
+    folder = shutil.copytree(campaign, tmp_path / "readme")
+    for name, text in files_of(page).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for script in scripts:
+        bash(script, folder)
+
+
+def test_help_texts_are_the_commands_own() -> None:
+    page = DOCS / "commands.md"
+    text = page.read_text(encoding="utf-8")
+    assert [m[1] for m in _HELP.findall(text)] == ["hpal", *COMMANDS]
+    fresh = _HELP.sub(lambda m: m[1] + help_of(m[2]) + m[4], text)
+    if os.environ.get("HPAL_UPDATE_DOCS"):
+        page.write_text(fresh, encoding="utf-8")
+    elif fresh != text:
+        changed = [m[1] for m in _HELP.findall(text) if m[2] != help_of(m[1])]
+        pytest.fail(f"docs/commands.md: {', '.join(changed)} changed; run HPAL_UPDATE_DOCS=1 pytest {__file__}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_that_a_page_shows_exist(page: Path) -> None:
+    """Every `hpal ...` of a page's shell blocks and inline code has a command and options that there are."""
+    text = page.read_text(encoding="utf-8")
+    inline = re.findall(r"`(hpal [^`\n]*)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+    lines = "\n".join([*_BASH.findall(text), *inline]).replace("\\\n", " ").splitlines()
+    for line in lines:
+        for call in re.findall(r"\bhpal ([^|;&\n]*)", line):
+            words = shlex.split(call.split(" #")[0].replace("...", ""))
+            named = words[0] if words and not words[0].startswith("-") else "hpal"
+            if named == "hpal":
+                continue
+            assert named in COMMANDS, line
+            options = {w.split("=")[0] for w in words[1:] if re.match(r"--[a-z]", w)} - {"--debug", "--help"}
+            assert options <= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", help_of(named))), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path) if path else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert anchor in anchors, f"{page.name} links to {target}"

@@ -1,0 +1,268 @@
+"""Scores against a plain reading of method.md section 3: one point at a time, in float64."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MadeScene, made_predictions, softmax
+
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.score import pointwise
+from hpal_cli.score.hmmu import Hierarchy, default_weights, hmmu
+from hpal_cli.score.scorer import Strategy, score
+from hpal_cli.stream.points import PointReader
+
+
+def top_two(p: np.ndarray) -> float:
+    first, second = sorted((float(v) for v in p), reverse=True)[:2]
+    return first - second
+
+
+def plain_hmmu(prob: np.ndarray, xyz: np.ndarray, levels: tuple, weights: tuple, unit: float = 1.0) -> np.ndarray:
+    """Eq. 1-4 as they stand, for one point after the other."""
+    prob, xyz = prob.astype(np.float64), xyz.astype(np.float64)
+    v = np.zeros(len(prob))
+    for n in range(len(prob)):
+        v[n] = top_two(prob[n])
+        for level, weight in zip(levels, weights, strict=True):
+            edge = level / unit
+            home = [math.floor(c / edge) for c in xyz[n]]
+            mates = [m for m in range(len(prob)) if [math.floor(c / edge) for c in xyz[m]] == home]
+            v[n] += weight * top_two(sum(prob[m] for m in mates) / len(mates))
+    return 1 - v / (1 + sum(weights))
+
+
+def cloud(points: int, seed: int) -> np.ndarray:
+    """Two metres around the origin, with doubles and with points that lie on the voxels' borders."""
+    rng = np.random.default_rng(seed)
+    xyz = rng.uniform(-1, 1, (points, 3))
+    on_border = rng.random((points, 3)) < 0.2
+    xyz[on_border] = np.round(xyz[on_border], 1)
+    xyz[rng.random((points, 3)) < 0.1] = 0.5
+    twins = rng.integers(points, size=points // 5)
+    xyz[: len(twins)] = xyz[twins]
+    return xyz
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 13, 20])
+@pytest.mark.parametrize(
+    ("levels", "weights"),
+    [((0.1, 0.5, 1.0), (0.1, 0.01, 0.001)), ((0.3,), (2.0,)), ((0.25, 0.07), (0.5, 0.0)), ((), ())],
+)
+def test_hmmu_is_the_equations(classes: int, levels: tuple, weights: tuple) -> None:
+    rng = np.random.default_rng(classes)
+    xyz = cloud(70, classes)
+    prob = softmax(rng.normal(0, 2, (70, classes)))
+    prob[:5] = prob[5]
+    found = hmmu(prob, xyz, Hierarchy(levels, weights))
+    np.testing.assert_allclose(found, plain_hmmu(prob, xyz, levels, weights), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_hmmu_of_stored_types(dtype: type) -> None:
+    """float16 probabilities and float32 positions are what a store hands over; the arithmetic is not to be theirs."""
+    prob = softmax(np.random.default_rng(1).normal(0, 2, (80, 13))).astype(dtype)
+    xyz = cloud(80, 2).astype(np.float32)
+    expected = plain_hmmu(prob, xyz, (0.1, 0.5, 1.0), (0.1, 0.01, 0.001))
+    np.testing.assert_allclose(hmmu(prob, xyz), expected, rtol=0, atol=1e-6)
+
+
+def test_hmmu_does_not_lose_small_means_in_float16() -> None:
+    """5 000 points in one voxel: a float16 sum would stop growing at 2 048."""
+    prob = np.tile(np.array([0.5, 0.4, 0.1], np.float16), (5000, 1))
+    found = hmmu(prob, np.full((5000, 3), 0.01), Hierarchy((1.0,), (1.0,)))
+    gap = float(np.float16(0.5)) - float(np.float16(0.4))
+    np.testing.assert_allclose(found, 1 - gap, atol=1e-6)
+
+
+def test_voxel_borders_belong_to_the_upper_cell() -> None:
+    """floor, not truncation or rounding: -0.01 and 0.01 are apart, 0.5 begins a cell."""
+    prob = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    xyz = np.array([[-0.01, 0, 0], [0.01, 0, 0], [0.49, 0, 0], [0.5, 0, 0]])
+    # Cells of 0.5: {-0.01}, {0.01, 0.49} which disagree, {0.5}.
+    np.testing.assert_allclose(hmmu(prob, xyz, Hierarchy((0.5,), (1.0,))), [0, 0.5, 0.5, 0])
+
+
+def test_one_point_and_none() -> None:
+    one = hmmu(np.array([[0.7, 0.2, 0.1]]), np.array([[-3.0, 0.0, 9.0]]))
+    np.testing.assert_allclose(one, 0.5)
+    assert hmmu(np.zeros((0, 4)), np.zeros((0, 3))).shape == (0,)
+
+
+def test_labelled_points_take_part_in_the_means() -> None:
+    """The confident neighbour settles the voxel, whether or not it is a candidate itself."""
+    hesitant, sure = [0.5, 0.5], [1.0, 0.0]
+    xyz = np.zeros((2, 3))
+    together = hmmu(np.array([hesitant, sure]), xyz, Hierarchy((1.0,), (1.0,)))
+    alone = hmmu(np.array([hesitant]), xyz[:1], Hierarchy((1.0,), (1.0,)))
+    assert alone[0] == pytest.approx(1.0)
+    assert together[0] == pytest.approx(0.75)
+
+
+def test_feet() -> None:
+    """Levels are metres; a cloud in feet has its edges turned into feet, not its scores changed."""
+    metres = cloud(60, 5)
+    prob = softmax(np.random.default_rng(5).normal(0, 2, (60, 5)))
+    levels, weights = (0.33, 0.77), (0.1, 0.01)
+    in_metres = hmmu(prob, metres, Hierarchy(levels, weights))
+    in_feet = hmmu(prob, metres / 0.3048, Hierarchy(levels, weights), unit=0.3048)
+    np.testing.assert_allclose(in_feet, in_metres, atol=1e-12)
+    assert not np.allclose(hmmu(prob, metres / 0.3048, Hierarchy(levels, weights)), in_metres)
+
+
+def test_store_in_feet(tmp_path: Path) -> None:
+    """The unit comes from the store: two points 0.5 ft apart share a 0.2 m voxel, 0.5 m apart they do not."""
+    made = MadeScene("s", [[0.1, 0.1, 0.1], [0.6, 0.1, 0.1]], np.ones((2, 2)), prob=np.array([[1, 0, 0], [0, 1, 0]]))
+    shared, apart = [], []
+    for unit, scores in ((0.3048, shared), (1.0, apart)):
+        path = made_predictions(tmp_path / f"{unit}.zarr", [made], unit=unit)
+        out = io.BytesIO()
+        score(path, lambda out=out: out, hierarchy=Hierarchy((0.2,), (1.0,)))
+        rows = PointReader(io.BytesIO(out.getvalue()), "s").read()
+        scores += rows["score"].tolist()
+    assert shared == pytest.approx([0.5, 0.5])
+    assert apart == pytest.approx([0.0, 0.0])
+
+
+# ---------------------------------------------------------------- the other strategies
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20])
+def test_pointwise_formulas(classes: int) -> None:
+    prob = softmax(np.random.default_rng(classes).normal(0, 3, (50, classes))).astype(np.float16)
+    prob[0] = np.eye(classes, dtype=np.float16)[0]
+    prob[1] = np.float16(1 / classes)
+    p = prob.astype(np.float64)
+    descending = -np.sort(-p, axis=1)
+    np.testing.assert_allclose(pointwise.minimum_margin(prob), 1 - (descending[:, 0] - descending[:, 1]), atol=1e-9)
+    np.testing.assert_allclose(pointwise.least_confidence(prob), 1 - descending[:, 0], atol=1e-9)
+    plain = [-sum(v * math.log(v) for v in row if v > 0) / math.log(classes) for row in p]
+    np.testing.assert_allclose(pointwise.entropy(prob), np.clip(plain, 0, 1), atol=1e-9)
+
+
+def every_strategy(prob: np.ndarray, xyz: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "hmmu": hmmu(prob, xyz),
+        "hmmu, heavy": hmmu(prob, xyz, Hierarchy((0.1, 0.2, 0.3, 0.7), (0.3, 0.7, 0.1, 1.3))),
+        "mmu": pointwise.minimum_margin(prob),
+        "lc": pointwise.least_confidence(prob),
+        "entropy": pointwise.entropy(prob),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_scores_are_in_0_1(dtype: type) -> None:
+    """Also at the ends: the surest point is exactly at most as sure as sure can be."""
+    rng = np.random.default_rng(3)
+    sharp = np.vstack([np.eye(13), np.full((1, 13), 1 / 13), softmax(rng.normal(0, 40, (200, 13)))]).astype(dtype)
+    xyz = rng.uniform(-5, 5, (len(sharp), 3))
+    for name, scores in every_strategy(sharp, xyz).items():
+        assert scores.min() >= 0, name
+        assert scores.max() <= 1, name
+
+
+@pytest.mark.parametrize(
+    "weights", [(0.1,), (0.1, 0.01, 0.001), (0.3, 0.7, 0.1), (0.58, 0.3, 0.67), (1 / 3, 0.1, 1e-9)]
+)
+def test_a_certain_point_scores_no_less_than_zero(weights: tuple) -> None:
+    """1 - v / (1 + sum w) with v = 1 + sum w, added up in another order, must not come out as -2e-16."""
+    levels = tuple(0.1 * (n + 1) for n in range(len(weights)))
+    found = hmmu(np.eye(4), np.arange(12.0).reshape(4, 3), Hierarchy(levels, weights))
+    assert ((found >= 0) & (found < 1e-12)).all(), found
+
+
+def test_larger_is_more_uncertain() -> None:
+    steps = np.linspace(0, 0.75, 20)
+    prob = np.column_stack([1 - steps, steps / 3, steps / 3, steps / 3])
+    xyz = np.arange(60.0).reshape(20, 3)
+    for name, scores in every_strategy(prob, xyz).items():
+        assert (np.diff(scores) > 0).all(), name
+
+
+def test_weights_fit_levels() -> None:
+    with pytest.raises(UsageError, match="2 weights for 3 levels"):
+        Hierarchy((0.1, 0.5, 1.0), (0.1, 0.01))
+    for weight in (-0.1, math.nan, math.inf):
+        with pytest.raises(UsageError):
+            Hierarchy((0.1,), (weight,))
+    assert default_weights((0.1, 0.5, 1.0, 2.0)) == (0.1, 0.01, 0.001, 0.0001)
+
+
+# ---------------------------------------------------------------- streams of scores
+
+
+def stream_of(path: Path, **options: object) -> bytes:
+    out = io.BytesIO()
+    score(path, lambda: out, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def rows_by_scene(data: bytes) -> dict[str, np.ndarray]:
+    reader = PointReader(io.BytesIO(data), "test")
+    names = {s.number: s.name for s in reader.header.pool}
+    return {names[number]: rows for number, rows in reader.by_scene()}
+
+
+def test_random_repeats(scenes: Path, predictions: Path) -> None:
+    first = stream_of(scenes, strategy=Strategy.RANDOM, seed=4)
+    assert first == stream_of(scenes, strategy=Strategy.RANDOM, seed=4)
+    assert first != stream_of(scenes, strategy=Strategy.RANDOM, seed=5)
+    values = np.concatenate([rows["score"] for rows in rows_by_scene(first).values()])
+    # 3 000 draws of U(0, 1): the mean and the quarters are where they belong.
+    assert abs(values.mean() - 0.5) < 0.03
+    assert (np.abs(np.histogram(values, 4, (0, 1))[0] / len(values) - 0.25) < 0.03).all()
+
+
+def test_random_depends_on_the_scene_alone(scenes: Path) -> None:
+    """Scored alone or among others, a scene gets the same draws, and no two scenes get the same ones."""
+    everything = rows_by_scene(stream_of(scenes, strategy=Strategy.RANDOM, split="all"))
+    assert len(everything) == 3
+    for name, rows in everything.items():
+        alone = rows_by_scene(stream_of(scenes, strategy=Strategy.RANDOM, split="all", scenes=[name]))
+        np.testing.assert_array_equal(alone[name]["score"], rows["score"])
+    a, b = list(everything.values())[:2]
+    n = min(len(a), len(b))
+    assert (a["score"][:n] != b["score"][:n]).mean() > 0.99
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_jobs_do_not_change_the_bytes(predictions: Path, strategy: Strategy) -> None:
+    if strategy not in (Strategy.HMMU, Strategy.RANDOM):
+        assert stream_of(predictions, strategy=strategy)
+        return
+    assert stream_of(predictions, strategy=strategy, jobs=2) == stream_of(predictions, strategy=strategy, jobs=1)
+
+
+def test_labelled_points_are_no_candidates(tmp_path: Path) -> None:
+    xyz = np.random.default_rng(0).random((20, 3))
+    prob = softmax(np.random.default_rng(1).normal(0, 2, (20, 3)))
+    labelled = [0, 7, 19]
+    path = made_predictions(tmp_path / "p.zarr", [MadeScene("s", xyz, np.ones((20, 2)), labelled, prob=prob)])
+    for strategy in Strategy:
+        rows = rows_by_scene(stream_of(path, strategy=strategy))["s"]
+        assert rows["index"].tolist() == [n for n in range(20) if n not in labelled], strategy
+    stored = prob.astype(np.float16)
+    # The means are over all 20 points; only the rows of the labelled ones are left out.
+    expected = plain_hmmu(stored, xyz.astype(np.float32), (0.1, 0.5, 1.0), (0.1, 0.01, 0.001))
+    rows = rows_by_scene(stream_of(path))["s"]
+    np.testing.assert_allclose(rows["score"], np.delete(expected, labelled), atol=1e-6)
+    np.testing.assert_array_equal(np.column_stack([rows[a] for a in "xyz"]), np.delete(xyz.astype("f4"), labelled, 0))
+
+
+def test_pool_counts_every_point(predictions: Path) -> None:
+    """Budgets are shares of the pool, and labelled points belong to it."""
+    reader = PointReader(io.BytesIO(stream_of(predictions)), "test")
+    assert sum(s.points for s in reader.header.pool) == reader.header.count + 2 * 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.1, 2.0])
+def test_no_probabilities_no_scores(tmp_path: Path, bad: float) -> None:
+    prob = np.tile([0.5, 0.3, 0.2], (6, 1))
+    prob[4, 1] = bad
+    path = made_predictions(tmp_path / "p.zarr", [MadeScene("s", np.zeros((6, 3)), np.ones((6, 2)), prob=prob)])
+    with pytest.raises(HpalError, match=r"1 rows of prob .*row 4"):
+        stream_of(path)

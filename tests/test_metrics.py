@@ -1,0 +1,179 @@
+"""Metrics against scikit-learn, and one evaluation that can be done by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import plyfile
+import pytest
+import zarr
+from conftest import Done
+from sklearn import metrics as sk
+
+from hpal_cli.errors import HpalError
+from hpal_cli.evaluate.evaluation import evaluate
+from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
+from hpal_cli.history import Entry
+from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.predictions.store import PredictionStore, write_scene
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.prepare import prepare
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store import zarr_store
+
+
+@pytest.mark.parametrize("classes", [2, 5, 13, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_against_scikit_learn(classes: int, seed: int) -> None:
+    rng = np.random.default_rng([classes, seed])
+    truth = rng.integers(0, classes, 400)
+    predicted = np.where(rng.random(400) < 0.6, truth, rng.integers(0, classes, 400))
+    found = Metrics.of(confusion_matrix(truth, predicted, classes))
+    every = np.arange(classes)
+    np.testing.assert_array_equal(found.confusion, sk.confusion_matrix(truth, predicted, labels=every))
+    np.testing.assert_allclose(found.iou, sk.jaccard_score(truth, predicted, labels=every, average=None))
+    assert found.miou == pytest.approx(sk.jaccard_score(truth, predicted, labels=every, average="macro"))
+    assert found.accuracy == pytest.approx(sk.accuracy_score(truth, predicted))
+    assert found.class_accuracy == pytest.approx(sk.balanced_accuracy_score(truth, predicted))
+    assert found.points == 400
+
+
+def test_rows_are_the_truth() -> None:
+    found = confusion_matrix(np.array([0, 0, 0]), np.array([1, 1, 0]), 2)
+    assert found.tolist() == [[1, 2], [0, 0]]
+
+
+def test_absent_classes_are_left_out() -> None:
+    """Neither in truth nor in prediction: not 0, not 1, but no part of the mean. Predicted only: 0, and part of it."""
+    truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 3])
+    found = Metrics.of(confusion_matrix(truth, predicted, 6))
+    np.testing.assert_array_equal(np.isnan(found.iou), [False, False, True, False, True, True])
+    present = [0, 1, 3]
+    np.testing.assert_allclose(found.iou[present], [1, 0.5, 0])
+    assert found.miou == pytest.approx(0.5)
+    assert found.miou == pytest.approx(sk.jaccard_score(truth, predicted, labels=present, average="macro"))
+    # Recall has no meaning for a class that does not occur.
+    assert found.class_accuracy == pytest.approx(0.75)
+
+
+def test_ignored_points_do_not_count() -> None:
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.integers(-1, 4, 300), rng.integers(0, 4, 300)
+    counted = truth >= 0
+    assert 0 < counted.sum() < 300
+    found = confusion_matrix(truth.astype(np.int32), predicted.astype(np.uint8), 4)
+    np.testing.assert_array_equal(found, sk.confusion_matrix(truth[counted], predicted[counted], labels=range(4)))
+
+
+def test_small_types_do_not_overflow() -> None:
+    """uint8 predictions and 200 classes: 150 * 200 does not fit a byte."""
+    found = confusion_matrix(np.array([150], np.int16), np.array([199], np.uint8), 200)
+    assert found[150, 199] == 1
+    assert found.sum() == 1
+
+
+def test_nothing_to_compare() -> None:
+    found = Metrics.of(confusion_matrix(np.full(3, -1), np.zeros(3, np.uint8), 4))
+    assert found.points == 0
+    assert np.isnan([found.miou, found.accuracy, found.class_accuracy]).all()
+
+
+def test_a_class_outside_the_table() -> None:
+    for truth, predicted in (([4], [0]), ([0], [4])):
+        with pytest.raises(ValueError, match="outside"):
+            confusion_matrix(np.array(truth), np.array(predicted), 4)
+
+
+# ---------------------------------------------------------------- a case for pen and paper
+
+CLASSES = ClassTable.from_names(["wall", "floor", "chair", "board"])
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """One room of three 1 m cells for `val`, and one of four points on their own for `train`.
+
+    Cell A holds wall, wall, floor (so: wall); B chair; C an unlabelled point and floor (so: floor).
+    Predicted are A wall, B floor, C floor.
+    """
+    points = [
+        *[(0.1, 0.5, 0.5, 0), (0.2, 0.5, 0.5, 0), (0.3, 0.5, 0.5, 1)],
+        (1.5, 0.5, 0.5, 2),
+        *[(2.1, 0.5, 0.5, -1), (2.9, 0.5, 0.5, 1)],
+    ]
+    rooms = {"room": points, "train": [(n + 0.5, 0.5, 0.5, 0) for n in range(4)]}
+    for name, rows in rooms.items():
+        kind = [("x", "f8"), ("y", "f8"), ("z", "f8"), ("label", "i4")]
+        vertex = plyfile.PlyElement.describe(np.array(rows, kind), "vertex")
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        plyfile.PlyData([vertex]).write(str(tmp_path / "scans" / f"{name}.ply"))
+    scenes, preds, labels = (tmp_path / f"{name}.zarr" for name in ("scenes", "preds", "labels"))
+    table = prepare(tmp_path / "scans", scenes, grid=1.0, val=["room"], classes=CLASSES)
+    assert [(s.name, s.points, s.original) for s in table] == [("room", 3, 6), ("train", 4, 4)]
+    store = SceneStore(scenes)
+    attributes = {"id": table.id, "classes": CLASSES.to_json(), "unit": 1.0, "scenes": table.to_json(), "history": []}
+    with zarr_store.create(preds, "predictions", attributes, overwrite=False) as (root, _):
+        for scene in table:
+            prob = np.eye(4)[[0, 1, 1] if scene.name == "room" else [0, 0, 0, 0]]
+            write_scene(
+                root, scene, store.points(scene), prob, None, np.arange(3) if scene.name == "train" else np.arange(0)
+            )
+    answers = np.zeros(3, ANSWER)
+    answers["scene"], answers["index"], answers["label"] = 1, [0, 1, 2], [0, 3, -1]
+    LabelStore.create(labels, CLASSES, table).append(answers, "hand", Entry("test", "0", ()))
+    return scenes, preds, labels
+
+
+def test_evaluation_by_hand(by_hand: tuple[Path, Path, Path]) -> None:
+    scenes, preds, labels = by_hand
+    found = evaluate(PredictionStore(preds), SceneStore(scenes), labels=LabelStore(labels))
+    assert found.scenes == ["room"]
+    # Grid points: wall as wall, chair as floor, floor as floor.
+    assert found.grid.confusion.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(found.grid.iou, [1, 1 / 2, 0, np.nan])
+    assert found.grid.miou == pytest.approx(1 / 2)
+    assert found.grid.accuracy == pytest.approx(2 / 3)
+    # Original points have their grid point's class: 2 walls and 1 floor right, 1 floor as wall, 1 chair as floor.
+    assert found.original.confusion.tolist() == [[2, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(found.original.iou, [2 / 3, 1 / 3, 0, np.nan])
+    assert found.original.miou == pytest.approx(1 / 3)
+    assert found.original.accuracy == pytest.approx(3 / 5)
+    # Two labels and one "unsure": 2 of the 4 train points, 2 of all 7.
+    assert found.labelled.points == 2
+    assert found.labelled.of_train == pytest.approx(2 / 4)
+    assert found.labelled.of_train_and_val == pytest.approx(2 / 7)
+
+
+def test_eval_says_so(by_hand: tuple[Path, Path, Path], hpal: Callable[..., Done]) -> None:
+    scenes, preds, labels = by_hand
+    done = hpal("eval", preds, "--truth", scenes, "--labels", labels, "--json")
+    assert done.rc == 0, done.err
+    found = json.loads(done.out)
+    assert found["grid"]["miou"] == pytest.approx(0.5)
+    assert found["original"]["iou"] == {"wall": 0.666667, "floor": 0.333333, "chair": 0.0, "board": None}
+    assert found["labelled"]["percent_of_train"] == pytest.approx(50)
+    assert found["labelled"]["percent_of_train_and_val"] == pytest.approx(200 / 7, abs=1e-5)
+    text = hpal("eval", preds, "--truth", scenes, "--labels", labels).out.decode()
+    assert "50.0000 % of train" in text
+    assert "28.5714 % of train + val" in text
+    assert "mIoU      50.00 %   original 33.33 %" in text
+
+
+@pytest.mark.parametrize("pred", [[0, 1, 4], [0, 1], [0, 1, 1, 1]])
+def test_pred_must_fit_the_scene(by_hand: tuple[Path, Path, Path], pred: list[int]) -> None:
+    """A foreign store with a class too many, or rows of something else: not a number in a table."""
+    scenes, preds, _ = by_hand
+    group = zarr.open_group(str(preds), mode="a")["scenes/room"]
+    assert isinstance(group, zarr.Group)
+    del group["pred"]
+    zarr_store.write_array(group, "pred", np.array(pred, np.uint8))
+    with pytest.raises(HpalError, match=r"room.*pred"):
+        evaluate(PredictionStore(preds), SceneStore(scenes))
+
+
+def test_other_scenes_cannot_be_the_truth(predictions: Path, other_scenes: Path) -> None:
+    with pytest.raises(HpalError, match="other scenes"):
+        evaluate(PredictionStore(predictions), SceneStore(other_scenes))
