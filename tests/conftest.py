@@ -20,7 +20,7 @@ from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 
 VAL = "Area_2/*"
 GRID = 0.15
@@ -147,7 +147,7 @@ def fake_predictions(
         "scenes": store.table.to_json(),
         "history": [],
     }
-    with zarr_store.create(path, "predictions", attributes, overwrite=False) as (root, _):
+    with envelope.create(path, "predictions", attributes, overwrite=False) as (root, _):
         for scene in store.table:
             prob = softmax(rng.normal(0, 3, (scene.points, len(store.classes))))
             feat = None
@@ -191,7 +191,7 @@ def made_predictions(path: Path, made: Sequence[MadeScene], *, unit: float = 1.0
         "scenes": table.to_json(),
         "history": [],
     }
-    with zarr_store.create(path, "predictions", attributes, overwrite=False) as (root, _):
+    with envelope.create(path, "predictions", attributes, overwrite=False) as (root, _):
         for info, scene in zip(infos, made, strict=True):
             prob = scene.prob if scene.prob is not None else np.tile([0.5, 0.25, 0.25], (info.points, 1))
             points = Points(np.asarray(scene.xyz, np.float32).reshape(-1, 3), np.array(scene.offset, np.float64))

@@ -1,4 +1,4 @@
-"""The manners of the commands (contract section 6), from outside: what a shell and a person at a terminal see."""
+"""The manners of the commands, from outside: what a shell and a person at a terminal see."""
 
 from __future__ import annotations
 
@@ -447,7 +447,7 @@ def terminal(script: str, cwd: Path) -> Done:
 
 
 def test_the_bare_pipe_at_a_terminal(bench: Path, tmp_path: Path) -> None:
-    """Exactly contract section 2: the picks go to selection.ply, with a summary and the next command."""
+    """The bare pipe: the picks go to selection.ply, with a summary and the next command."""
     shutil.copytree(bench / "preds.zarr", tmp_path / "preds.zarr")
     call = "hpal score preds.zarr --levels 10,50,100 | hpal select --fds-r 0.2"
     done = terminal(call, tmp_path)

@@ -22,7 +22,7 @@ from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 
 
 @pytest.mark.parametrize("classes", [2, 5, 13, 20])
@@ -115,7 +115,7 @@ def by_hand(tmp_path: Path) -> tuple[Path, Path, Path]:
     assert [(s.name, s.points, s.original) for s in table] == [("room", 3, 6), ("train", 4, 4)]
     store = SceneStore(scenes)
     attributes = {"id": table.id, "classes": CLASSES.to_json(), "unit": 1.0, "scenes": table.to_json(), "history": []}
-    with zarr_store.create(preds, "predictions", attributes, overwrite=False) as (root, _):
+    with envelope.create(preds, "predictions", attributes, overwrite=False) as (root, _):
         for scene in table:
             prob = np.eye(4)[[0, 1, 1] if scene.name == "room" else [0, 0, 0, 0]]
             write_scene(
@@ -169,7 +169,7 @@ def test_pred_must_fit_the_scene(by_hand: tuple[Path, Path, Path], pred: list[in
     group = zarr.open_group(str(preds), mode="a")["scenes/room"]
     assert isinstance(group, zarr.Group)
     del group["pred"]
-    zarr_store.write_array(group, "pred", np.array(pred, np.uint8))
+    envelope.write_array(group, "pred", np.array(pred, np.uint8))
     with pytest.raises(HpalError, match=r"room.*pred"):
         evaluate(PredictionStore(preds), SceneStore(scenes))
 

@@ -16,16 +16,16 @@ import zarr
 from conftest import GRID, VAL, Done, fake_predictions, tree
 
 from hpal_cli import readers
-from hpal_cli.describe import describe
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
+from hpal_cli.info import describe
 from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.grid import subsample
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 
 BY = Entry("test", "0", ())
 
@@ -163,7 +163,7 @@ def test_predictions_round_trip(scenes: Path, tmp_path: Path, features: int | No
     if feat is not None:
         feat[0, 0] = 1e6  # beyond float16: must stay a number
     attributes = {"classes": store.classes.to_json(), "unit": 1.0, "scenes": store.table.to_json(), "history": []}
-    with zarr_store.create(tmp_path / "p.zarr", "predictions", attributes, overwrite=False) as (root, _):
+    with envelope.create(tmp_path / "p.zarr", "predictions", attributes, overwrite=False) as (root, _):
         write_scene(root, scene, points, prob, feat, np.array([3, 8]))
     back = PredictionStore(tmp_path / "p.zarr")
     assert [s.name for s in back.choose("all")] == [scene.name], "only this scene was predicted"
@@ -272,8 +272,8 @@ class Crash(Exception):
 
 def crash_while_writing(path: Path, *, overwrite: bool) -> None:
     there = path.exists()
-    with zarr_store.create(path, "scenes", {}, overwrite=overwrite) as (root, _):
-        zarr_store.write_array(root, "xyz", np.zeros((5, 3)))
+    with envelope.create(path, "scenes", {}, overwrite=overwrite) as (root, _):
+        envelope.write_array(root, "xyz", np.zeros((5, 3)))
         assert path.exists() == there, "a reader could see it half-written"
         raise Crash
 
@@ -314,13 +314,13 @@ def test_overwrite_does_not_delete_what_is_no_store(office: Path, tmp_path: Path
 def test_a_store_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     """Two writers of one new name: the second to finish must not delete what the first one made."""
     path = tmp_path / "s.zarr"
-    slow = zarr_store.create(path, "scenes", {"by": "slow"}, overwrite=False)
+    slow = envelope.create(path, "scenes", {"by": "slow"}, overwrite=False)
     slow.__enter__()
-    with zarr_store.create(path, "scenes", {"by": "fast"}, overwrite=False):
+    with envelope.create(path, "scenes", {"by": "fast"}, overwrite=False):
         pass
     with pytest.raises(HpalError, match="exists already"):
         slow.__exit__(None, None, None)
-    assert (zarr_store.attributes_of(path) or {})["by"] == "fast"
+    assert (envelope.attributes_of(path) or {})["by"] == "fast"
     assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
 
 

@@ -20,7 +20,7 @@ from hpal_cli.select.budget import Budget
 from hpal_cli.select.selector import select
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointReader, PointWriter, point_dtype, write_points
-from hpal_cli.stream.viewer import for_viewers, from_viewers
+from hpal_cli.stream.viewer_names import for_viewers, from_viewers
 
 ODD = Entry(
     "hpal score",
@@ -97,8 +97,8 @@ def test_round_trip(color: bool, extra: tuple, points: int) -> None:
     assert back.tobytes() == rows.tobytes()
 
 
-def test_columns_are_the_contracts() -> None:
-    """Names and types of contract section 4, as any PLY reader sees them."""
+def test_columns_are_those_of_the_specification() -> None:
+    """Names and types of docs/formats.md section 5, as any PLY reader sees them."""
     head = packed(made_rows(1, extra=())).split(b"end_header\n")[0].decode().splitlines()
     assert head[:2] == ["ply", "format binary_little_endian 1.0"]
     assert [line for line in head if line.startswith(("element", "property"))] == [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.monitor import Task
+from hpal_cli.progress import Task
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -20,7 +20,7 @@ def command(
     rooms: Annotated[
         int, typer.Option(min=2, max=40, help="Rooms of the office; three in ten are for validation.")
     ] = 10,
-    points: Annotated[int, typer.Option(min=500, help="Points of a middling room.")] = 30_000,
+    points: Annotated[int, typer.Option(min=500, help="Points of a middling room.")] = 100_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of train, select and label.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 400,
     seed: opt.Seed = 0,
@@ -29,7 +29,7 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Run a small campaign on rooms that hpal makes. The files it leaves are there to be looked at."""
-    from hpal_cli.commands.campaign import Campaign
+    from hpal_cli.commands.demo_campaign import Campaign
 
     campaign = Campaign(
         Console(NAME, quiet=quiet, verbose=verbose),

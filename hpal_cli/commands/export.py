@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Write a store as PLY, LAS or CSV, a file a scene."""
     from hpal_cli.export.clouds import clouds
-    from hpal_cli.export.viewer import FORMATS, scene_path, write
+    from hpal_cli.export.writers import FORMATS, scene_path, write
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     for option, value, known in (("--format", format, FORMATS), ("--color", color, ("auto", "rgb", "class"))):

@@ -23,7 +23,7 @@ def command(
     """Say what a file is: kind, counts, classes, history."""
     import json
 
-    from hpal_cli.describe import describe
+    from hpal_cli.info import describe
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     found = describe(path, check=check, monitor=console)

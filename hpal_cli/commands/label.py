@@ -10,7 +10,7 @@ import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output, open_input
-from hpal_cli.commands.provenance import this_call
+from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 
 NAME = "label"
@@ -77,7 +77,7 @@ def _ask_oracle(
     from hpal_cli.stream.header import require_columns
     from hpal_cli.stream.points import PointReader, write_points
     from hpal_cli.stream.rows import with_column
-    from hpal_cli.stream.viewer import for_viewers
+    from hpal_cli.stream.viewer_names import for_viewers
 
     store = SceneStore(oracle)
     out = Output(output, "labelled.ply", overwrite=overwrite) if to_stream else None
@@ -104,7 +104,7 @@ def _ask_oracle(
 
 
 def _write_table(console: Console, selection: Path | None, table: Path, source: Path | None, overwrite: bool) -> None:
-    from hpal_cli.label.table import write_queries
+    from hpal_cli.label.spreadsheet import write_queries
     from hpal_cli.select.selector import find_predictions
     from hpal_cli.stream.header import require_columns
     from hpal_cli.stream.points import PointReader
@@ -121,11 +121,11 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
 
 
 def _take_answers(console: Console, answered: Path, output: Path, source: Path | None) -> None:
+    from hpal_cli.label.spreadsheet import read_answers
     from hpal_cli.label.store import LabelStore
-    from hpal_cli.label.table import read_answers
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.store.zarr_store import attributes_of
+    from hpal_cli.store.envelope import attributes_of
 
     scenes: PredictionStore | SceneStore | LabelStore
     if source is not None:

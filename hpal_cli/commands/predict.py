@@ -9,7 +9,7 @@ import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
-from hpal_cli.commands.provenance import this_call
+from hpal_cli.commands.history import this_call
 
 NAME = "predict"
 
@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Predict every point: class, probabilities, features."""
     from hpal_cli.export.clouds import original_prediction
-    from hpal_cli.export.viewer import scene_path, write
+    from hpal_cli.export.writers import scene_path, write
     from hpal_cli.network.device import choose
     from hpal_cli.predictions.predict import predict
     from hpal_cli.scenes.store import SceneStore

@@ -9,7 +9,7 @@ import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output
-from hpal_cli.commands.provenance import this_call
+from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 
 NAME = "score"

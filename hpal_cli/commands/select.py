@@ -9,7 +9,7 @@ import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output, open_input
-from hpal_cli.commands.provenance import this_call
+from hpal_cli.commands.history import this_call
 from hpal_cli.errors import HpalError
 
 NAME = "select"
@@ -59,7 +59,7 @@ def command(
     from hpal_cli.select.selector import SCORED, find_predictions, select
     from hpal_cli.stream.header import require_columns
     from hpal_cli.stream.points import PointReader, write_points
-    from hpal_cli.stream.viewer import for_viewers
+    from hpal_cli.stream.viewer_names import for_viewers
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     asked = fds_r is not None or fds_tau is not None or suppress_labelled

@@ -11,8 +11,8 @@ import numpy as np
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
 from hpal_cli.label.store import LabelStore
-from hpal_cli.monitor import Monitor, Silent
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 
@@ -85,7 +85,7 @@ def evaluate(
     scenes: Sequence[str] = (),
     monitor: Monitor | None = None,
 ) -> Evaluation:
-    """Confusion summed over all scenes of the split (method.md section 6). An original point has its grid point's.
+    """Confusion summed over all scenes of the split (docs/method.md, Metrics). An original point has its grid point's.
 
     labels: count the labelled points in this store; without it, in the predictions.
 

@@ -22,7 +22,7 @@ def confusion_figure(evaluation: Evaluation, path: Path) -> None:
     total = matrix.sum(axis=1, keepdims=True)
     share = np.divide(100.0 * matrix, total, out=np.zeros(matrix.shape), where=total > 0)
     side = 3 + 0.45 * len(names)
-    figure, axes = _figure(side + 1, side)
+    figure, (axes,) = figure_of(side + 1, side)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(*share.shape):
         if share[row, column] >= 0.5:
@@ -36,13 +36,13 @@ def confusion_figure(evaluation: Evaluation, path: Path) -> None:
     axes.set_ylabel("true")
     axes.set_title(f"{evaluation.split}, {len(evaluation.scenes)} scenes: mIoU {100 * evaluation.grid.miou:.1f} %")
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
-    _save(figure, path)
+    save(figure, path)
 
 
 def iou_figure(evaluation: Evaluation, path: Path) -> None:
     """IoU of each class as bars in the class's colour, with the mean."""
     classes = evaluation.classes
-    figure, axes = _figure(7, 1.5 + 0.3 * len(classes))
+    figure, (axes,) = figure_of(7, 1.5 + 0.3 * len(classes))
     iou = 100 * np.nan_to_num(evaluation.grid.iou)
     rows = np.arange(len(classes))[::-1]
     axes.barh(rows, iou, color=classes.colors / 255, edgecolor="0.3", linewidth=0.5)
@@ -52,12 +52,12 @@ def iou_figure(evaluation: Evaluation, path: Path) -> None:
     axes.axvline(100 * evaluation.grid.miou, color="black", linestyle="--", linewidth=1)
     axes.set_xlim(0, 108)
     axes.set_xlabel(f"IoU %, mean {100 * evaluation.grid.miou:.1f} (dashed)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def learning_curve(rounds: Sequence[tuple[int, float, float]], path: Path, title: str) -> None:
     """mIoU over labelled points: rows of (labelled points, percent of the train points, mIoU in 0..1)."""
-    figure, axes = _figure(6.5, 4.2)
+    figure, (axes,) = figure_of(6.5, 4.2)
     points = [r[0] for r in rounds]
     miou = [100 * r[2] for r in rounds]
     axes.plot(points, miou, marker="o", color="#1f6fb4", linewidth=2)
@@ -78,19 +78,21 @@ def learning_curve(rounds: Sequence[tuple[int, float, float]], path: Path, title
     axes.set_ylabel("mIoU %, validation rooms")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def figure_of(width: float, height: float, *, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches with so many axes in a row."""
     # The object interface: pyplot would look for a display and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """As PNG."""
     # Without the program's version in it, the same numbers make the same bytes.
     figure.savefig(path, format="png", metadata={"Software": None})

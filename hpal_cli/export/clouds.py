@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.export.viewer import ViewerCloud
+from hpal_cli.export.writers import ViewerCloud
 from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.pointwise import margin
-from hpal_cli.store.zarr_store import attributes_of
+from hpal_cli.store.envelope import attributes_of
 
 UNLABELLED_COLOR = (128, 128, 128)
 

@@ -19,7 +19,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneTable
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 
 ANSWER = np.dtype(
     [
@@ -54,7 +54,7 @@ class LabelStore:
         HpalError: not a complete labels store that this version reads.
         """
         self.path = path
-        self._root, attributes = zarr_store.open_store(path, "labels")
+        self._root, attributes = envelope.open_store(path, "labels")
         try:
             self.classes = ClassTable.from_json(attributes["classes"], path)
             self.table = SceneTable.from_json(attributes["scenes"])
@@ -66,7 +66,7 @@ class LabelStore:
     def create(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float = 1.0) -> LabelStore:
         """A new, empty store for these scenes."""
         attributes = {"id": table.id, "classes": classes.to_json(), "unit": unit, "scenes": table.to_json()}
-        with zarr_store.create(path, "labels", attributes, overwrite=False) as (root, _):
+        with envelope.create(path, "labels", attributes, overwrite=False) as (root, _):
             root.create_group("answers")
         return cls(path)
 
@@ -143,8 +143,8 @@ class LabelStore:
             try:
                 group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
                 for column in ("scene", "index", "label"):
-                    zarr_store.write_array(group, column, rows[column])
-                zarr_store.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
+                    envelope.write_array(group, column, rows[column])
+                envelope.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
                 group.attrs.update(
                     {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
                 )
@@ -187,7 +187,7 @@ class LabelStore:
     def _batch(self, name: str) -> Batch:
         group = self._root[f"answers/{name}"]
         columns = {
-            c: zarr_store.read_array(self._root, f"answers/{name}/{c}", self.path)
+            c: envelope.read_array(self._root, f"answers/{name}/{c}", self.path)
             for c in ("scene", "index", "label", "xyz")
         }
         rows = np.zeros(len(columns["scene"]), ANSWER)

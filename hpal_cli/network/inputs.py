@@ -51,7 +51,7 @@ def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
 def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
     """(xyz in metres (N, 3), colours in [0, 1] (N, 3) or None) a scene, as one batch.
 
-    The first point of a voxel gives its features (method.md section 1); labels stay with the points, which
+    The first point of a voxel gives its features (docs/method.md); labels stay with the points, which
     reach their voxel through `inverse`, so that every labelled point acts.
     """
     features, voxels, inverses, done = [], [], [], 0

@@ -1,4 +1,4 @@
-"""MinkowskiNet: a residual U-Net of sparse convolutions (method.md section 6).
+"""MinkowskiNet: a residual U-Net of sparse convolutions (docs/method.md).
 
 Parameter names and shapes are those that the same network built of MinkowskiEngine layers has: `kernel` of
 (27 or 8, C_in, C_out), (C_in, C_out) for kernel 1, batch norm wrapped as `.bn`.

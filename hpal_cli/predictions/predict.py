@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
-from hpal_cli.monitor import Monitor, Silent
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import corner_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
 from hpal_cli.predictions.store import write_scene
+from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 from hpal_cli.training.checkpoint import Checkpoint
 
 
@@ -86,7 +86,7 @@ def predict(
     }
     same_scenes = checkpoint.scenes == store.table.id
     with (
-        zarr_store.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
+        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
         full_precision(),
         monitor.task("predicting", len(chosen)) as task,
     ):

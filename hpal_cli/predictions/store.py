@@ -15,7 +15,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo, SceneTable
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 
 
 class PredictionStore:
@@ -26,7 +26,7 @@ class PredictionStore:
         HpalError: not a complete predictions store that this version reads.
         """
         self.path = path
-        self._root, attributes = zarr_store.open_store(path, "predictions")
+        self._root, attributes = envelope.open_store(path, "predictions")
         try:
             self.classes = ClassTable.from_json(attributes["classes"], path)
             self.table = SceneTable.from_json(attributes["scenes"])
@@ -142,16 +142,16 @@ class PredictionStore:
         return rows
 
     def _group(self, scene: SceneInfo) -> zarr.Group:
-        group = zarr_store.find(self._root, f"scenes/{scene.name}", self.path)
+        group = envelope.find(self._root, f"scenes/{scene.name}", self.path)
         if not isinstance(group, zarr.Group):
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         return group
 
     def _find(self, scene: SceneInfo, name: str) -> zarr.Array | zarr.Group | None:
-        return zarr_store.find(self._root, f"scenes/{scene.name}/{name}", self.path)
+        return envelope.find(self._root, f"scenes/{scene.name}/{name}", self.path)
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
-        return zarr_store.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
+        return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
 
 
 def write_scene(
@@ -165,15 +165,15 @@ def write_scene(
     """One scene of a predictions store; returns `pred`, the class of the largest probability as stored."""
     group = root.require_group(f"scenes/{scene.name}")
     group.attrs["offset"] = points.offset.tolist()
-    zarr_store.write_array(group, "xyz", np.asarray(points.xyz, np.float32))
+    envelope.write_array(group, "xyz", np.asarray(points.xyz, np.float32))
     if points.rgb is not None:
-        zarr_store.write_array(group, "rgb", points.rgb)
+        envelope.write_array(group, "rgb", points.rgb)
     prob = prob.astype(np.float16)
     pred = prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16)
-    zarr_store.write_array(group, "prob", prob)
+    envelope.write_array(group, "prob", prob)
     if feat is not None:
         # A feature beyond float16 would become inf, and its direction NaN.
-        zarr_store.write_array(group, "feat", np.clip(feat, -65504, 65504).astype(np.float16))
-    zarr_store.write_array(group, "pred", pred)
-    zarr_store.write_array(group, "labelled", labelled.astype(np.int64))
+        envelope.write_array(group, "feat", np.clip(feat, -65504, 65504).astype(np.float16))
+    envelope.write_array(group, "pred", pred)
+    envelope.write_array(group, "labelled", labelled.astype(np.int64))
     return pred

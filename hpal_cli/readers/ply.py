@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import columns, files, table
+from hpal_cli.readers import columns, files, number_table
 from hpal_cli.readers.cloud import Cloud, Source
 from hpal_cli.scenes.classes import ClassTable
 
@@ -82,7 +82,7 @@ def vertices(path: Path) -> dict[str, NDArray[np.generic]]:
         with path.open("rb") as file:
             file.seek(header.size)
             rows = b"".join(line for line, _ in zip(file, range(element.count), strict=False))
-        values = table.parse(rows, len(element.types), path, header.lines + 1)
+        values = number_table.parse(rows, len(element.types), path, header.lines + 1)
         if len(values) < element.count:
             raise HpalError(path, f"holds {len(values)} of its {element.count} points", "fetch the file again")
         return {name: _cast(values[:, n], kind, name, path) for n, (name, kind) in enumerate(element.types.items())}

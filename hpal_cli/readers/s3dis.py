@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import table
+from hpal_cli.readers import number_table
 from hpal_cli.readers.cloud import Cloud, Source
 from hpal_cli.readers.files import in_order
 from hpal_cli.scenes.classes import ClassTable, SemanticClass
@@ -80,7 +80,7 @@ def read(source: Source) -> Cloud:
         clean = data.translate(None, _CONTROL)
         if len(clean) < len(data):
             notes.append(f"{path.name}: read past {len(data) - len(clean)} control byte(s)")
-        values = table.parse(clean, 6, path, finite=True)
+        values = number_table.parse(clean, 6, path, finite=True)
         if len(values) and not (values[:, 3:].min() >= 0 and values[:, 3:].max() <= 255):
             raise HpalError(path, "has colours outside 0..255", "fetch the file again")
         parts.append(values)

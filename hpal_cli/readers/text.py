@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import columns, files, table
+from hpal_cli.readers import columns, files, number_table
 from hpal_cli.readers.cloud import Cloud, Source
 from hpal_cli.scenes.classes import ClassTable
 
@@ -60,7 +60,7 @@ def read(source: Source) -> Cloud:
         body = body.replace(b",", b".").replace(b";", b" ")
     elif layout.separator == ",":
         body = body.replace(b",", b" ")
-    values = table.parse(body, layout.columns, path, layout.skip + 1)
+    values = number_table.parse(body, layout.columns, path, layout.skip + 1)
     names = layout.names
     if not names and path.suffix.lower() == ".pts" and layout.columns == len(_PTS):
         names = list(_PTS)

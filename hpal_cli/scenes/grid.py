@@ -1,4 +1,4 @@
-"""Grid subsampling: the points of a cubic cell become one (method.md section 1)."""
+"""Grid subsampling: the points of a cubic cell become one (docs/method.md)."""
 
 from __future__ import annotations
 

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
-from hpal_cli.monitor import Monitor, Silent
 from hpal_cli.parallel import map_in_order
+from hpal_cli.progress import Monitor, Silent
 from hpal_cli.readers import Reader
 from hpal_cli.readers.cloud import Cloud, Source
 from hpal_cli.scenes.classes import IGNORE, ClassTable
 from hpal_cli.scenes.grid import subsample
 from hpal_cli.scenes.store import Points, write_points
 from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 
 DEFAULT_GRID = 0.04
-"""Metres; ScanNet comes at about 2 cm and stays as it is (method.md section 1)."""
+"""Metres; ScanNet comes at about 2 cm and stays as it is (docs/method.md)."""
 
 
 def prepare(
@@ -68,7 +68,7 @@ def prepare(
     attributes: dict[str, object] = {}
     infos: list[SceneInfo] = []
     units: dict[float, str] = {}
-    with zarr_store.create(out, "scenes", attributes, overwrite=overwrite) as (_, partial):
+    with envelope.create(out, "scenes", attributes, overwrite=overwrite) as (_, partial):
         work = [(reader.NAME, source, str(partial), edge, unit, table) for source in sources]
         with monitor.task("reading", len(sources)) as task:
             for number, (info, scene_unit, notes) in enumerate(map_in_order(_prepare_scene, work, jobs)):
@@ -133,7 +133,7 @@ def _prepare_scene(
     write_points(group, points)
     below = group.create_group("original")
     write_points(below, original)
-    zarr_store.write_array(below, "inverse", inverse.astype(np.int64))
+    envelope.write_array(below, "inverse", inverse.astype(np.int64))
     xyz = np.asarray(points.xyz, np.float32)
     info = SceneInfo(0, source.name, len(xyz), len(original.xyz), "train", fingerprint(points.offset, xyz))
     return info, metres, cloud.notes

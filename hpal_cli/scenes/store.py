@@ -14,7 +14,7 @@ from hpal_cli import history
 from hpal_cli.errors import HpalError
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneInfo, SceneTable
-from hpal_cli.store import zarr_store
+from hpal_cli.store import envelope
 
 
 @dataclass
@@ -45,7 +45,7 @@ class SceneStore:
         HpalError: not a complete scenes store that this version reads.
         """
         self.path = path
-        self._root, attributes = zarr_store.open_store(path, "scenes")
+        self._root, attributes = envelope.open_store(path, "scenes")
         try:
             self.classes = ClassTable.from_json(attributes["classes"], path)
             self.table = SceneTable.from_json(attributes["scenes"])
@@ -74,10 +74,10 @@ class SceneStore:
         return self._find(f"scenes/{scene.name}/rgb") is not None
 
     def _find(self, name: str) -> zarr.Array | zarr.Group | None:
-        return zarr_store.find(self._root, name, self.path)
+        return envelope.find(self._root, name, self.path)
 
     def _array(self, name: str) -> NDArray[Any]:
-        return zarr_store.read_array(self._root, name, self.path)
+        return envelope.read_array(self._root, name, self.path)
 
     def _read(self, name: str, scene: SceneInfo, label: bool) -> Points:
         group = self._find(name)
@@ -96,10 +96,10 @@ class SceneStore:
 
 def write_points(group: zarr.Group, points: Points) -> None:
     """One scene's columns as arrays of `group`; the offset is the scene group's attribute."""
-    zarr_store.write_array(group, "xyz", points.xyz)
+    envelope.write_array(group, "xyz", points.xyz)
     if points.rgb is not None:
-        zarr_store.write_array(group, "rgb", points.rgb)
+        envelope.write_array(group, "rgb", points.rgb)
     if points.label is not None:
-        zarr_store.write_array(group, "label", points.label)
+        envelope.write_array(group, "label", points.label)
     for name, values in sorted(points.attributes.items()):
-        zarr_store.write_array(group, name, values)
+        envelope.write_array(group, name, values)

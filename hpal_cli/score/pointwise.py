@@ -1,4 +1,4 @@
-"""Strategies that look at one point at a time (baselines.md): (N, C) probabilities -> (N,) float64 in [0, 1]."""
+"""Strategies that look at one point at a time: (N, C) probabilities -> (N,) float64 in [0, 1]."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ import numpy as np
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.lengths import format_length
-from hpal_cli.monitor import Monitor, Silent
 from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score import pointwise
 from hpal_cli.score.hmmu import Hierarchy, hmmu
-from hpal_cli.store.zarr_store import attributes_of
+from hpal_cli.store.envelope import attributes_of
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
 from hpal_cli.stream.rows import Rows
@@ -149,7 +149,7 @@ def _score_rows(
 
 
 def _absurd_levels(points: Points, hierarchy: Hierarchy, unit: float, scene: SceneInfo) -> str:
-    """A warning if a level is beyond the scene or holds fewer than two points a voxel (contract section 6)."""
+    """A warning if a level is beyond the scene or holds fewer than two points a voxel."""
     if not len(points.xyz) or not hierarchy.levels:
         return ""
     extent = float(np.ptp(points.xyz, axis=0).max()) * unit

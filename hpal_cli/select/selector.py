@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
-from hpal_cli.monitor import Monitor, Silent
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.select.budget import Budget
 from hpal_cli.select.fds import Suppression, Walk, is_alike, walk
 from hpal_cli.select.neighbours import Neighbours
-from hpal_cli.store.zarr_store import attributes_of
+from hpal_cli.store.envelope import attributes_of
 from hpal_cli.stream.header import Header, PoolScene, require_columns
 from hpal_cli.stream.points import PointReader
 from hpal_cli.stream.rows import Rows, with_column

@@ -12,13 +12,13 @@ import numpy as np
 from hpal_cli.errors import HpalError
 from hpal_cli.stream.header import Header, parse, read_text
 from hpal_cli.stream.rows import Rows
-from hpal_cli.stream.viewer import from_viewers, whole_numbers
+from hpal_cli.stream.viewer_names import from_viewers, whole_numbers
 
 BLOCK_ROWS = 1 << 16
 
 
 def point_dtype(*, color: bool, extra: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
-    """The columns of a stream (contract section 4): x y z, colour if there is one, scene, index, score, more."""
+    """The columns of a stream (docs/formats.md section 5): x y z, colour if there is one, scene, index, score, more."""
     columns = [("x", "<f8"), ("y", "<f8"), ("z", "<f8")]
     if color:
         columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]

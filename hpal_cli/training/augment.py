@@ -1,4 +1,4 @@
-"""What the student sees instead of the room as it is (method.md section 5). No point is dropped or moved in order."""
+"""What the student sees instead of the room as it is (docs/method.md). No point is dropped or moved in order."""
 
 from __future__ import annotations
 

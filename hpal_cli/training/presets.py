@@ -1,4 +1,4 @@
-"""Every value that training depends on, as one table (method.md sections 5 and 6)."""
+"""Every value that training depends on, as one table (docs/method.md)."""
 
 from __future__ import annotations
 

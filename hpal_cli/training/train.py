@@ -16,11 +16,11 @@ from torch import Tensor
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
-from hpal_cli.monitor import Monitor, Silent
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import COLOR, POSITION, NetworkInput
 from hpal_cli.network.minkunet import SIZES, MinkUNet
+from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.batches import Batch, Batches, SceneLabels
 from hpal_cli.training.checkpoint import Checkpoint, load

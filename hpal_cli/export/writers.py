@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.store.files import replace_when_whole
-from hpal_cli.stream.viewer import PREFIX
+from hpal_cli.stream.viewer_names import PREFIX
 
 FORMATS = ("ply", "las", "csv")
 

@@ -13,12 +13,12 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
 from hpal_cli.lengths import format_length
-from hpal_cli.monitor import Monitor, Silent
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SPLITS, SceneTable, fingerprint
-from hpal_cli.store.zarr_store import attributes_of
+from hpal_cli.store.envelope import attributes_of
 from hpal_cli.stream.points import PointReader
 
 

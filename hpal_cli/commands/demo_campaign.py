@@ -16,6 +16,10 @@ from hpal_cli.commands.console import Console
 from hpal_cli.errors import HpalError
 
 OFFICE, SCENES, LABELS, RESULT, FIGURES = "office", "scenes.zarr", "labels.zarr", "result", "figures"
+ROOM = "room.png"
+
+PIXEL = 0.06
+"""Of the room's picture, metres: the grid's cell, so that a surface has no holes."""
 
 BUDGET = "0.1%"
 
@@ -50,7 +54,7 @@ class Campaign:
         self._clear(overwrite)
         self._make_office()
         seed = str(self._seed)
-        self._call(["hpal", "prep", OFFICE, "-o", SCENES, "--val", "Area_2/*"])
+        self._call(["hpal", "prep", OFFICE, "-o", SCENES, "--val", "Area_2/*", "--grid", "6cm"])
         self._call(
             ["hpal", "score", SCENES, "--strategy", "random", "--seed", seed],
             ["hpal", "select", "--budget", BUDGET],
@@ -139,6 +143,25 @@ class Campaign:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
+    def _draw_room(self, last: int) -> None:
+        """The first validation room: as scanned, the truth, and the first and the last prediction."""
+        from hpal_cli.export.clouds import class_colors
+        from hpal_cli.export.top_view import side_by_side, top_view
+        from hpal_cli.predictions.store import PredictionStore
+        from hpal_cli.scenes.store import SceneStore
+
+        store = SceneStore(self._folder / SCENES)
+        scene = store.table.choose("val")[0]
+        points = store.points(scene, label=True)
+        assert points.label is not None
+        assert points.rgb is not None
+        colors = [("as scanned", points.rgb), ("truth", class_colors(store.classes, points.label))]
+        for n in sorted({1, last}):
+            pred = PredictionStore(self._folder / f"preds-{n}.zarr").predicted(scene)
+            colors.append((f"predicted, round {n}", class_colors(store.classes, pred)))
+        views = [(title, top_view(points.xyz, rgb, pixel=PIXEL)) for title, rgb in colors]
+        side_by_side(views, self._folder / ROOM, [(c.name, c.color) for c in store.classes])
+
     def _report(self, rounds: Sequence[Round]) -> None:
         from hpal_cli.evaluate.figures import learning_curve
 
@@ -146,12 +169,14 @@ class Campaign:
         learning_curve(
             [(r.labelled, r.share, r.miou) for r in rounds], curve, f"hpal demo: {self._rooms} made rooms, HMMU + FDS"
         )
+        self._draw_room(len(rounds))
         rows = [(str(n), f"{r.labelled:,}", f"{r.share:.3f}", f"{100 * r.miou:.1f}") for n, r in enumerate(rounds, 1)]
         print()
         self._console.table(("round", "labelled points", "% of train", "mIoU %"), rows, data=True)
         last = len(rounds)
         look = [
             (curve.name, "the learning curve"),
+            (ROOM, "a validation room from above: scan, truth, what each end of the campaign made of it"),
             (f"{FIGURES}/confusion.png", f"which classes are taken for which after round {last}"),
             (f"{RESULT}/*/*.ply", "every original point in the colour of its predicted class"),
             *([("round-1.ply", "the points that round 1 asked about")] if last > 1 else []),

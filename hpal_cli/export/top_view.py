@@ -1,0 +1,53 @@
+"""A cloud from above, as an image: the quickest look at a room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+BELOW = 0.75
+"""Share of a room's height that is shown: a ceiling would hide all else."""
+
+
+def top_view(
+    position: NDArray[np.floating], rgb: NDArray[np.uint8], *, pixel: float = 0.05, below: float = BELOW
+) -> NDArray[np.uint8]:
+    """(H, W, 3): the highest point of each pixel, looked at from above, y up; white where there is none.
+
+    position: (N, 3); rgb: (N, 3); pixel: its edge in the unit of position.
+    """
+    low, high = position.min(axis=0), position.max(axis=0)
+    shown = position[:, 2] <= low[2] + below * (high[2] - low[2])
+    width, height = (((high - low)[:2]) / pixel).astype(int) + 1
+    image = np.full((height, width, 3), 255, np.uint8)
+    # Painted from the lowest to the highest, so that the highest stays.
+    order = np.flatnonzero(shown)[np.argsort(position[shown, 2], kind="stable")]
+    column, row = ((position[order, :2] - low[:2]) / pixel).astype(int).T
+    image[height - 1 - row, column] = rgb[order]
+    return image
+
+
+def side_by_side(
+    views: Sequence[tuple[str, NDArray[np.uint8]]], path: Path, legend: Sequence[tuple[str, tuple[int, int, int]]] = ()
+) -> None:
+    """Images with their titles in one row, and under them the names of the colours, as PNG."""
+    from matplotlib.patches import Patch
+
+    from hpal_cli.evaluate.figures import figure_of, save
+
+    height, width = views[0][1].shape[:2]
+    each = 3.4
+    figure, axes = figure_of(each * len(views), each * height / width + 1.0, columns=len(views))
+    for place, (title, image) in zip(axes, views, strict=True):
+        place.imshow(image, interpolation="nearest")
+        place.set_title(title, fontsize=10)
+        place.set_axis_off()
+    if legend:
+        patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=name) for name, color in legend]
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=min(7, len(patches)), frameon=False, fontsize=8
+        )
+    save(figure, path)
