@@ -173,12 +173,10 @@ class Output:
         from hpal_cli.store.files import replace_when_whole
 
         with (
-            contextlib.ExitStack() as stack,
             replace_when_whole(self.path, overwrite=self._overwrite) as partial,
+            contextlib.ExitStack() as files,
         ):
-            with contextlib.ExitStack() as files:
-                yield lambda: files.enter_context(partial.open("wb"))
-            stack.pop_all()
+            yield lambda: files.enter_context(partial.open("wb"))
 
 
 def _is_pipe(stream: IO[str]) -> bool:
