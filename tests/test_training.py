@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from hpal_cli.demo.office import CLASSES, make_room
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.history import call
 from hpal_cli.label.oracle import answer
 from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.network.inputs import corner_origin, voxelise
@@ -22,7 +23,7 @@ from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training import train as train_module
 from hpal_cli.training.augment import augment_color, augment_position, elastic
-from hpal_cli.training.batches import Batches, crop
+from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, crop
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.losses import follow, objective
 from hpal_cli.training.presets import PRESETS
@@ -53,8 +54,6 @@ def labels(store: SceneStore, tmp_path: Path) -> LabelStore:
     asked = np.zeros(40, ANSWER)
     asked["scene"] = np.repeat([0, 1], 20)
     asked["index"] = np.tile(np.arange(20) * 40, 2)
-    from hpal_cli.history import call
-
     labels.append(answer(store, asked, "test"), "test", call("label"))
     return labels
 
@@ -72,6 +71,29 @@ def test_a_labelled_point_acts_wherever_it_lies_in_its_voxel() -> None:
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([1 / 3, 1 / 3, -2 / 3])
     assert logits.grad[1].tolist() == [0, 0, 0]
+
+
+def test_an_unsure_answer_teaches_nothing(store: SceneStore, tmp_path: Path) -> None:
+    """Neither as a label nor through the teacher's guess."""
+    student = torch.zeros(3, 2, requires_grad=True)
+    sure = torch.tensor([[9.0, 0.0]] * 3)
+    for consistency in ("none", "kl"):
+        settings = replace(TINY, consistency=consistency)
+        loss = objective(student, sure, torch.tensor([NO_CLASS, UNKNOWN, 1]), settings).total
+        assert loss is not None
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert gradient[0].abs().sum() == 0
+        assert gradient[1].abs().sum() > 0
+
+    labels = LabelStore.create(tmp_path / "labels.zarr", store.classes, store.table)
+    asked = np.zeros(2, ANSWER)
+    asked["index"], asked["label"] = [3, 8], [-1, 4]
+    labels.append(asked, "test", call("label"))
+    known, answered = known_labels(store, labels)
+    settings = replace(TINY, max_points=0, batch=1)
+    batches = Batches(store, [store.table[0]], known, settings, color=True, seed=0)
+    assert batches[0].label[[3, 8, 9]].tolist() == [NO_CLASS, 4, UNKNOWN]
+    assert answered["room_0"].tolist() == [3, 8]
 
 
 def test_objective_is_the_two_means_of_the_paper() -> None:
@@ -157,6 +179,8 @@ def test_the_schedule_ends_low_and_restarts() -> None:
     assert learning_rate(full, 4_999) < 1e-6
     assert learning_rate(full, 5_000) == 0.1
     assert learning_rate(full, full.steps - 1) < 1e-6
+    once = replace(PRESETS["small"], steps=6_000)
+    assert learning_rate(once, 3_000) == pytest.approx(0.5 * once.lr)
     odd = replace(full, steps=12_345)
     assert learning_rate(odd, odd.steps - 1) < 1e-5
     scannet = PRESETS["scannet"]
@@ -195,6 +219,7 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr(train_module, "SAVE_EVERY", 2)
     whole = train(store, labels, TINY, run=tmp_path / "whole.pt")
+    assert load(tmp_path / "whole.pt").step == 6
     taken = train_module._step
 
     def cut(*args: object) -> object:
@@ -209,10 +234,20 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(
     monkeypatch.setattr(train_module, "_step", taken)
     with pytest.raises(HpalError, match="other seed"):
         train(store, labels, TINY, seed=9, run=tmp_path / "cut.pt", resume=True)
+    with pytest.raises(HpalError, match="--resume"):
+        train(store, labels, TINY, run=tmp_path / "cut.pt")
+    more = np.zeros(1, ANSWER)
+    more["index"], more["label"] = 7, 1
+    other = LabelStore.create(tmp_path / "other.zarr", store.classes, store.table)
+    other.append(more, "test", call("label"))
+    with pytest.raises(HpalError, match="other labels"):
+        train(store, other, TINY, run=tmp_path / "cut.pt", resume=True)
     resumed = train(store, labels, TINY, run=tmp_path / "cut.pt", resume=True)
     assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
     assert not (tmp_path / "cut.pt.unfinished").exists()
-    metrics = [(tmp_path / f"{name}.metrics.jsonl").read_text() for name in ("whole", "cut")]
+    # The same bytes, whatever the file is called and however often the run was cut.
+    assert (tmp_path / "whole.pt").read_bytes() == (tmp_path / "cut.pt").read_bytes()
+    metrics = [(tmp_path / f"{name}.pt.metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert metrics[0] == metrics[1]
     assert json.loads(metrics[0].splitlines()[-1])["step"] == 6
 
@@ -239,6 +274,11 @@ def test_a_scene_far_from_the_origin_is_the_same_to_the_network(store: SceneStor
     # Exact but for points on the border of a voxel, which rounding may push over.
     assert (here.prob.argmax(1) == there.prob.argmax(1)).mean() > 0.98
     assert corner_origin(points.xyz, 0.3048).max() == pytest.approx(0.3048 * np.ptp(points.xyz, axis=0).max(), rel=1e-5)
+
+
+def test_a_cloud_of_one_voxel_a_stride_can_be_trained_on(store: SceneStore, labels: LabelStore) -> None:
+    model = train(store, labels, replace(TINY, voxel=3.0, batch=1))
+    assert all(torch.isfinite(value).all() for value in model.student.values() if value.is_floating_point())
 
 
 def test_init_must_fit_and_carries_the_weights(store: SceneStore, labels: LabelStore) -> None:

@@ -119,11 +119,11 @@ def command(
         seed=seed,
         run=output,
         resume=resume,
-        history=[*store.history, *this_call(NAME, seed=seed)],
+        overwrite=overwrite,
+        history=[*(store.history if start is None else start.history), *this_call(NAME, seed=seed)],
         monitor=console,
     )
-    checkpoint.save(output, overwrite=overwrite)
-    count = "all" if checkpoint.all_labelled else f"{sum(map(len, checkpoint.answered.values())):,}"
+    count = f"{checkpoint.labelled:,}"
     console.say(
         f"{output}: {checkpoint.step} steps on {count} labelled points; "
         f"next: hpal predict {output} {scenes_store} -o preds.zarr"

@@ -51,7 +51,7 @@ class Geometry:
             raise HpalError(
                 "batch",
                 f"spans {extent} voxels, more than {_LIMIT}",
-                "use a larger --voxel, or cut the scene",
+                "train with a larger --voxel, or cut the scene",
             )
         key = _pack(voxel[:, 0], xyz)
         sorted_key, order = torch.sort(key)

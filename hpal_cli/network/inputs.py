@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpal_cli.voxels import group_voxels
+
 COLOR = ("red", "green", "blue")
 POSITION = ("x", "y", "z")
 
@@ -57,14 +59,12 @@ def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | N
     features, voxels, inverses, done = [], [], [], 0
     for n, (xyz, color) in enumerate(clouds):
         cell = np.floor(xyz / np.float32(voxel)).astype(np.int64)
-        cell -= cell.min(axis=0)
-        extent = cell.max(axis=0) + 1
-        key = (cell[:, 0] * extent[1] + cell[:, 1]) * extent[2] + cell[:, 2]
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        inverse, _ = group_voxels(cell)
+        _, first = np.unique(inverse, return_index=True)
         columns = xyz[first] if color is None else np.concatenate([color[first], xyz[first]], axis=1)
         features.append(columns)
         voxels.append(np.column_stack([np.full(len(first), n), cell[first]]))
-        inverses.append(inverse.reshape(-1) + done)
+        inverses.append(inverse + done)
         done += len(first)
     return NetworkInput(
         torch.from_numpy(np.concatenate(features).astype(np.float32, copy=False)),

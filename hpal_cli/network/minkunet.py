@@ -173,6 +173,10 @@ class BatchNorm(nn.Module):
         self.bn = nn.BatchNorm1d(width)
 
     def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+        if self.training and len(x) == 1:
+            # One voxel has no variance: at the coarsest strides of a small cloud the running one stands in.
+            bn = self.bn
+            return torch.nn.functional.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
         return self.bn(x)
 
 

@@ -12,20 +12,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpal_cli.network.inputs import NetworkInput, corner_origin, unit_color, voxelise
-from hpal_cli.scenes.classes import IGNORE
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.training.augment import augment_color, augment_position
 from hpal_cli.training.presets import Settings
 
 SceneLabels = tuple[NDArray[np.int64], NDArray[np.int32]]
-"""(rows (L,), class ids (L,)): what is known of a scene."""
+"""(rows (L,), class ids (L,)): what is known of a scene; -1 is known to be no class."""
+
+UNKNOWN = -1
+NO_CLASS = -2
+"""In a batch: a point that nobody was asked about, which a pseudo-label may teach, and one that is known to be of no
+class (unsure, ignored), which nothing may."""
 
 
 @dataclass
 class Batch:
-    """N points of some scenes; `label` (N,) int64 is -1 where nothing is known. The rows of student, teacher and
-    label match. `teacher` is None where none is wanted."""
+    """N points of some scenes, as the student and as the teacher sees them (None where none is wanted).
+
+    label: (N,) int64, `UNKNOWN` or `NO_CLASS` where it is no class id. The rows of all three match.
+    """
 
     scenes: list[str]
     student: NetworkInput
@@ -59,9 +65,9 @@ class Batches:
         students, teachers, labels = [], [], []
         for scene in scenes:
             room = self._load(scene)
-            label = np.full(len(room.xyz), IGNORE, np.int64)
+            label = np.full(len(room.xyz), UNKNOWN, np.int64)
             rows, ids = self._labels.get(scene.name, _NOTHING)
-            label[rows] = ids
+            label[rows] = np.where(ids >= 0, ids, NO_CLASS)
             seen = augment_position(room.xyz, rng, distort=self._settings.elastic)
             color = None if room.color is None else augment_color(room.color, rng)
             keep = crop(room.xyz, rows[ids >= 0], self._settings.max_points, rng)

@@ -31,8 +31,9 @@ class Checkpoint:
     """A trained network and all that is needed to use it.
 
     student: its weights; state: what only an unfinished run needs (teacher, optimiser); step: steps done.
-    scenes: id of the scenes it was trained on; answered: scene name -> rows (int64) that someone has answered for,
-    labelled or unsure, which selection must not ask for again; pool: points it could have asked for.
+    scenes: id of the scenes it was trained on; labels: digest of what it learned from; labelled: points it learned
+    from; answered: scene name -> rows (int64) that someone has answered for, labelled or unsure, which selection must
+    not ask for again.
     """
 
     settings: Settings
@@ -41,6 +42,8 @@ class Checkpoint:
     scenes: str
     step: int
     seed: int
+    labels: str
+    labelled: int
     student: dict[str, Tensor]
     answered: dict[str, NDArray[np.int64]]
     all_labelled: bool = False
@@ -71,6 +74,8 @@ class Checkpoint:
             "scenes": self.scenes,
             "step": self.step,
             "seed": self.seed,
+            "labels": self.labels,
+            "labelled": self.labelled,
             "all_labelled": self.all_labelled,
             "history": history.to_json(self.history),
         }
@@ -80,8 +85,9 @@ class Checkpoint:
             "answered": {name: torch.from_numpy(rows) for name, rows in self.answered.items()},
             "state": self.state,
         }
-        with replace_when_whole(path, overwrite=overwrite) as partial:
-            torch.save(content, partial)
+        # Into an open file: given a name, torch writes that name into the archive.
+        with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+            torch.save(content, file)
 
 
 def load(path: Path) -> Checkpoint:
@@ -120,6 +126,8 @@ def load(path: Path) -> Checkpoint:
             meta["scenes"],
             meta["step"],
             meta["seed"],
+            meta["labels"],
+            meta["labelled"],
             content["student"],
             {name: rows.numpy() for name, rows in content["answered"].items()},
             meta["all_labelled"],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hpal_cli.training.batches import UNKNOWN
 from hpal_cli.training.presets import Settings
 
 
@@ -24,10 +25,11 @@ class Loss:
 def objective(student: Tensor, teacher: Tensor | None, label: Tensor, settings: Settings) -> Loss:
     """CE on labelled points plus CE against the teacher's confident hard labels on unlabelled ones.
 
-    student, teacher: (N, C) logits at the points; label: (N,) int64, negative where unknown. Each term is the mean
-    over its points, and is left out where it has none. With `consistency` "kl", plus KL(student || teacher) over all.
+    student, teacher: (N, C) logits at the points; label: (N,) int64 as in `Batch`. Each term is the mean over its
+    points, and is left out where it has none. With `consistency` "kl", plus KL(student || teacher) over all points
+    but those of no class.
     """
-    known = label >= 0
+    known, free = label >= 0, label == UNKNOWN
     count = int(known.sum())
     terms = []
     if count:
@@ -35,13 +37,14 @@ def objective(student: Tensor, teacher: Tensor | None, label: Tensor, settings: 
     share = 0.0
     if teacher is not None:
         probability, guess = teacher.softmax(1).max(1)
-        sure = (probability >= settings.confidence) & ~known
+        sure = (probability >= settings.confidence) & free
         sure_count = int(sure.sum())
-        share = sure_count / max(1, len(label) - count)
+        share = sure_count / max(1, int(free.sum()))
         if sure_count:
             terms.append(functional.cross_entropy(student[sure], guess[sure]))
         if settings.consistency == "kl":
-            ours, theirs = student.log_softmax(1), teacher.log_softmax(1)
+            any_class = known | free
+            ours, theirs = student[any_class].log_softmax(1), teacher[any_class].log_softmax(1)
             terms.append((ours.exp() * (ours - theirs)).sum(1).mean())
     return Loss(torch.stack(terms).sum() if terms else None, count, share)
 

@@ -12,7 +12,7 @@ class Settings:
 
     steps: optimiser steps; batch: scenes in a step; max_points: points a scene gives to a step at most, a crop
     around one of its labelled points (0: the whole scene).
-    period: steps between restarts of the cosine; power: exponent of the polynomial decay.
+    period: steps between restarts of the cosine, 0 for none; power: exponent of the polynomial decay.
     keep: share of the teacher that stays at each step; confidence: softmax from which a pseudo-label counts.
     elastic: whether the student's rooms are distorted.
     """
@@ -50,6 +50,6 @@ PRESETS = {
     # get over elastic distortion.
     "small": Settings(
         size="small", voxel=0.05, steps=600, batch=2, max_points=8_000, optimizer="adamw", lr=0.01, momentum=0.9,
-        dampening=0.0, weight_decay=1e-2, schedule="cosine", period=600, power=0.9, elastic=False,
+        dampening=0.0, weight_decay=1e-2, schedule="cosine", period=0, power=0.9, elastic=False,
     ),
 }  # fmt: skip

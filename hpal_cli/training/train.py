@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,8 @@ SAVE_EVERY = 500
 def known_labels(
     store: SceneStore, labels: LabelStore | None
 ) -> tuple[dict[str, SceneLabels], dict[str, NDArray[np.int64]]]:
-    """What training may use of each train scene, and the rows that were answered for (unsure ones too).
+    """What is known of each train scene, and the rows that were answered for in any scene. Both hold unsure answers
+    (-1), which no loss may touch.
 
     Without a labels store every labelled point of the train split is known, and none counts as asked.
 
@@ -46,8 +48,7 @@ def known_labels(
         for scene in store.table.choose("train"):
             truth = store.labels(scene)
             if truth is not None and (truth >= 0).any():
-                rows = np.flatnonzero(truth >= 0)
-                known[scene.name] = (rows, truth[rows])
+                known[scene.name] = (np.arange(scene.points), truth)
         if not known:
             raise HpalError(store.path, "its train scenes hold no labels", "label some points with `hpal label`")
         return known, {}
@@ -67,8 +68,8 @@ def known_labels(
             )
         answered[scene.name] = index
         if scene.split == "train":
-            known[scene.name] = (index[label >= 0], label[label >= 0])
-    if not any(len(rows) for rows, _ in known.values()):
+            known[scene.name] = (index, label)
+    if not any((ids >= 0).any() for _, ids in known.values()):
         raise HpalError(labels.path, "holds no label of a train scene", "answer some points with `hpal label` first")
     return known, answered
 
@@ -83,6 +84,7 @@ def train(
     seed: int = 0,
     run: Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> Checkpoint:
@@ -91,9 +93,8 @@ def train(
     Args:
         labels: the answered points, or None to use every label of the store (fully supervised).
         init: continue from these student weights; without it the network starts from random ones.
-        run: where the checkpoint will go; metrics (one line of JSON every ten steps) and the state of an unfinished
-            run are kept beside it.
-        resume: go on from that state, if there is one.
+        run: where to save the checkpoint; metrics and the state of an unfinished run are kept beside it.
+        resume: go on from that state; overwrite: `run` may exist.
 
     Raises:
         HpalError: labels that do not fit, an `init` of another shape, or a loss that is not finite.
@@ -102,7 +103,13 @@ def train(
     device = device or torch.device("cpu")
     known, answered = known_labels(store, labels)
     scenes = store.table.choose("train")
-    color = all(store.has_color(scene) for scene in scenes)
+    outside = sum(len(rows) for name, rows in answered.items() if name not in known)
+    if outside:
+        monitor.warn(f"{outside} answers are for scenes outside the train split: not trained on")
+    without = [scene.name for scene in store.table if not store.has_color(scene)]
+    color = not without
+    if without and len(without) < len(store.table):
+        monitor.warn(f"colour is left out, since {without[0]} has none ({len(without)} of {len(store.table)} scenes)")
     torch.manual_seed(seed)
     channels = len(POSITION) + (len(COLOR) if color else 0)
     student = MinkUNet(channels, len(store.classes), SIZES[settings.size])
@@ -114,6 +121,7 @@ def train(
         teacher = MinkUNet(channels, len(store.classes), SIZES[settings.size]).to(device).eval()
         teacher.load_state_dict(student.state_dict())
     optimizer = _optimizer(student, settings)
+    digest = _digest(known, init)
     batches = Batches(store, scenes, known, settings, color=color, seed=seed)
 
     def checkpoint(step: int, state: dict[str, Any]) -> Checkpoint:
@@ -125,6 +133,8 @@ def train(
             step=step,
             seed=seed,
             student={name: value.detach().cpu() for name, value in student.state_dict().items()},
+            labels=digest,
+            labelled=sum(int((ids >= 0).sum()) for _, ids in known.values()),
             answered=answered,
             all_labelled=labels is None,
             history=list(history),
@@ -132,17 +142,22 @@ def train(
         )
 
     first, skipped = 0, 0
-    lines: list[str] = []
     unfinished = None if run is None else run.with_name(f"{run.name}.unfinished")
-    if resume and unfinished is not None and unfinished.exists():
-        saved = load(unfinished)
-        _require_same_run(saved, checkpoint(0, {}), unfinished)
+    if unfinished is not None and resume and not unfinished.exists():
+        monitor.note(f"{unfinished} is not there: nothing to resume, starting from step 1")
+    elif unfinished is not None and resume:
+        saved = _load_unfinished(unfinished, checkpoint(0, {}))
         student.load_state_dict(saved.student)
         if teacher is not None:
             teacher.load_state_dict(saved.state["teacher"])
         optimizer.load_state_dict(saved.state["optimizer"])
-        first, skipped, lines = saved.step, saved.state["skipped"], saved.state["metrics"].splitlines()
+        first, skipped = saved.step, saved.state["skipped"]
         monitor.note(f"{unfinished}: going on after step {first}")
+    elif unfinished is not None and unfinished.exists():
+        raise HpalError(
+            unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
+        )
+    metrics = None if run is None else Metrics(run.with_name(f"{run.name}.metrics.jsonl"), first)
     with full_precision(), monitor.task("training", settings.steps) as task:
         task.advance(first)
         for step in range(first, settings.steps):
@@ -151,7 +166,6 @@ def train(
                     "teacher": {} if teacher is None else teacher.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "skipped": skipped,
-                    "metrics": "\n".join(lines),
                 }
                 checkpoint(step, state).save(unfinished, overwrite=True)
             batch = batches[step]
@@ -162,25 +176,35 @@ def train(
                 task.advance(1, "no labelled point in this batch: skipped")
                 continue
             value, labelled, confident = loss
-            task.advance(
-                1,
-                f"loss {value:6.3f}  lr {rate:.4f}" + (f"  sure {confident:4.0%}" if teacher is not None else ""),
-            )
-            if step % 10 == 9 or step == settings.steps - 1:
-                row = {
-                    "step": step + 1,
-                    "loss": round(value, 5),
-                    "lr": rate,
-                    "labelled": labelled,
-                    "confident": round(confident, 4),
-                }
-                lines.append(json.dumps(row))
-    if run is not None and unfinished is not None:
-        run.with_suffix(".metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        unfinished.unlink(missing_ok=True)
+            sure = f"  sure {confident:4.0%}" if teacher is not None else ""
+            task.advance(1, f"loss {value:6.3f}  lr {rate:.4f}{sure}")
+            if metrics is not None and (step % 10 == 9 or step == settings.steps - 1):
+                metrics.add(step + 1, value, rate, labelled, confident)
     if skipped:
         monitor.warn(f"{skipped} of {settings.steps} batches held no labelled point and were skipped")
-    return checkpoint(settings.steps, {})
+    done = checkpoint(settings.steps, {})
+    if run is not None and unfinished is not None:
+        # Saved before the state that could repeat it goes: a full disk must not cost the run.
+        done.save(run, overwrite=overwrite)
+        unfinished.unlink(missing_ok=True)
+    return done
+
+
+class Metrics:
+    """A file beside the checkpoint, one line of JSON every ten steps, written as they come."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        """Keeps the lines of steps up to `first`, those of a run that goes on."""
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if first and path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= first]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def add(self, step: int, loss: float, rate: float, labelled: int, confident: float) -> None:
+        """labelled: points of the batch; confident: share of its other points with a sure pseudo-label."""
+        row = {"step": step, "loss": round(loss, 5), "lr": rate, "labelled": labelled, "confident": round(confident, 4)}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(row)}\n")
 
 
 def _step(
@@ -218,19 +242,27 @@ def _step(
     return value, loss.labelled, loss.confident
 
 
-def _require_same_run(saved: Checkpoint, now: Checkpoint, path: Path) -> None:
-    for what in ("settings", "classes", "color", "scenes", "seed", "all_labelled"):
+def _digest(known: Mapping[str, SceneLabels], init: Checkpoint | None) -> str:
+    """The same for runs that learn the same from the same start."""
+    digest = hashlib.sha256()
+    for name, (rows, ids) in sorted(known.items()):
+        digest.update(name.encode() + rows.astype("<i8").tobytes() + ids.astype("<i4").tobytes())
+    for tensor in init.student.values() if init is not None else ():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _load_unfinished(path: Path, now: Checkpoint) -> Checkpoint:
+    """The state of an interrupted run.
+
+    Raises:
+        HpalError: it is of a run with other data or options.
+    """
+    saved = load(path)
+    for what in ("settings", "classes", "color", "scenes", "seed", "labels"):
         if getattr(saved, what) != getattr(now, what):
-            raise HpalError(
-                path,
-                f"was started with other {what}",
-                "resume with the same options, or remove it to start over",
-            )
-    same = saved.answered.keys() == now.answered.keys()
-    if not same or any((rows != now.answered[name]).any() for name, rows in saved.answered.items()):
-        raise HpalError(
-            path, "was started with other labels", "resume with the same labels, or remove it to start over"
-        )
+            raise HpalError(path, f"was started with other {what}", "resume with the same, or remove it to start over")
+    return saved
 
 
 def at_points(network: MinkUNet, inputs: NetworkInput, device: torch.device) -> Tensor:
