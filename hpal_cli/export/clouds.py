@@ -16,7 +16,7 @@ from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.pointwise import margin
-from hpal_cli.store.envelope import attributes_of
+from hpal_cli.store.envelope import kind_of
 
 UNLABELLED_COLOR = (128, 128, 128)
 
@@ -56,20 +56,22 @@ def clouds(
     Raises:
         HpalError: no store of these kinds.
     """
-    kind = (attributes_of(path) or {}).get("kind")
+    kind = kind_of(path)
     if kind == "predictions":
         yield from _predictions(PredictionStore(path), split, globs, color)
     elif kind == "labels":
         yield from _labels(LabelStore(path))
+    elif path.exists() and kind != "scenes":
+        raise HpalError(path, "is not an hpal store", "give a scenes, predictions or labels store")
     else:
-        # Also says what is wrong if it is no store at all.
+        # Also says what is wrong with it.
         yield from _scenes(SceneStore(path), split, globs, color)
 
 
 def _scenes(store: SceneStore, split: str, globs: tuple[str, ...], color: str) -> Iterator[tuple[str, ViewerCloud]]:
     for scene in store.table.choose(split, globs):
         points = store.points(scene, label=True)
-        fields: dict[str, NDArray[np.generic]] = {"index": np.arange(scene.points, dtype=np.int32)}
+        fields = _identity(scene, np.arange(scene.points))
         rgb = points.rgb
         if points.label is not None:
             fields["class"] = points.label
@@ -90,8 +92,8 @@ def _predictions(
         prob, pred = store.probabilities(scene), store.predicted(scene).astype(np.int32)
         answered = np.zeros(scene.points, np.uint8)
         answered[store.labelled(scene)] = 1
-        fields: dict[str, NDArray[np.generic]] = {
-            "index": np.arange(scene.points, dtype=np.int32),
+        fields = {
+            **_identity(scene, np.arange(scene.points)),
             "class": pred,
             "confidence": prob.max(axis=1).astype(np.float32),
             "uncertainty": (1 - margin(prob)).astype(np.float32),
@@ -108,8 +110,8 @@ def _labels(store: LabelStore) -> Iterator[tuple[str, ViewerCloud]]:
     for scene in store.table:
         mine = answers[answers["scene"] == scene.number]
         if len(mine):
-            fields: dict[str, NDArray[np.generic]] = {
-                "index": mine["index"].astype(np.int32),
+            fields = {
+                **_identity(scene, mine["index"]),
                 "class": mine["label"].astype(np.int32),
                 "round": mine["round"].astype(np.int32),
             }
@@ -124,6 +126,11 @@ def _labels(store: LabelStore) -> Iterator[tuple[str, ViewerCloud]]:
                     _legend(store.classes),
                 ),
             )
+
+
+def _identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
+    """What a point comes back by, however a viewer merges and reorders."""
+    return {"scene": np.full(len(rows), scene.number, np.int32), "index": rows.astype(np.int32)}
 
 
 def _legend(classes: ClassTable) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.store.files import replace_when_whole
-from hpal_cli.stream.viewer_names import PREFIX
+from hpal_cli.stream.viewer_names import PREFIX, QUALITY
 
 FORMATS = ("ply", "las", "csv")
 
@@ -65,7 +65,13 @@ def write_ply(cloud: ViewerCloud, path: Path) -> None:
     if cloud.rgb is not None:
         columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
     columns += [(PREFIX + n, _ply_type(v)) for n, v in cloud.fields.items()]
+    quality = cloud.fields.get("uncertainty")
+    if quality is not None:
+        # The one number that MeshLab shows.
+        columns.append((QUALITY, "<f4"))
     rows = np.zeros(len(cloud.position), columns)
+    if quality is not None:
+        rows[QUALITY] = quality
     rows["x"], rows["y"], rows["z"] = cloud.position.T
     if cloud.rgb is not None:
         rows["red"], rows["green"], rows["blue"] = cloud.rgb.T
@@ -83,8 +89,9 @@ def write_las(cloud: ViewerCloud, path: Path) -> None:
     low = cloud.position.min(axis=0) if len(cloud.position) else np.zeros(3)
     header.offsets = np.floor(low)
     header.scales = np.full(3, 0.0001)
+    standard = set(header.point_format.standard_dimension_names)
     for name, values in cloud.fields.items():
-        if name != cloud.class_field:
+        if name != cloud.class_field and name not in standard:
             header.add_extra_dim(laspy.ExtraBytesParams(name=name, type=values.dtype))
     las = laspy.LasData(header)
     las.x, las.y, las.z = cloud.position.T
@@ -96,6 +103,9 @@ def write_las(cloud: ViewerCloud, path: Path) -> None:
             if ids.max(initial=0) + FIRST_USER_CLASS > 255:
                 raise HpalError(path, "has more than 192 classes, which LAS cannot number", "export to PLY")
             las.classification = np.where(ids >= 0, ids + FIRST_USER_CLASS, 1).astype(np.uint8)
+        elif name in standard:
+            # The grid averages what came as whole numbers.
+            las[name] = np.rint(values).astype(las[name].dtype)
         else:
             las[name] = values
     las.write(str(path))
@@ -116,5 +126,6 @@ def _ply_type(values: NDArray[np.generic]) -> str:
     if kind.kind == "b":
         return "u1"
     if kind.kind in "iu":
-        return "<i4" if kind.itemsize >= 4 or (kind.kind == "u" and kind.itemsize == 2) else kind.str
+        # PLY has no 64-bit integers: a double keeps them to 2^53.
+        return "<f8" if kind.itemsize == 8 else kind.newbyteorder("<").str
     return "<f8" if kind == np.float64 else "<f4"
