@@ -18,7 +18,7 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SPLITS, SceneTable, fingerprint
-from hpal_cli.store.envelope import attributes_of
+from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.stream.points import PointReader
 
 
@@ -52,7 +52,7 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
     """
     monitor = monitor or Silent()
     if path.is_dir():
-        kind = (attributes_of(path) or {}).get("kind")
+        kind = kind_of(path)
         if kind == "predictions":
             return _predictions(PredictionStore(path), check, monitor)
         if kind == "labels":
@@ -184,7 +184,7 @@ def _checkpoint(path: Path) -> Description:
         "voxel": format_length(model.settings.voxel),
         "steps": model.step,
         "teacher": "yes" if model.settings.teacher else "no",
-        "labelled points": "all" if model.all_labelled else sum(map(len, model.answered.values())),
+        "labelled points": model.labelled,
         "classes": ", ".join(model.classes.names),
     }
     return Description("checkpoint", facts, history=model.history)

@@ -157,11 +157,12 @@ class Output:
         to_terminal = sys.stdout.isatty()
         if str(path) == "-" and to_terminal:
             raise UsageError("-o", "binary data is not written to a terminal", f"name a file, like -o {default}")
-        if path is None and to_terminal:
+        guessed = path is None and to_terminal
+        if guessed:
             path = Path(default)
         self.path = None if path is None or str(path) == "-" else path
         self._overwrite = overwrite
-        self.guessed = path is not None and str(path) == default
+        self.guessed = guessed
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[], IO[bytes]]]:

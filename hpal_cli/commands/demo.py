@@ -22,7 +22,7 @@ def command(
     ] = 10,
     points: Annotated[int, typer.Option(min=500, help="Points of a middling room.")] = 100_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of train, select and label.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 300,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,

@@ -23,6 +23,8 @@ PIXEL = 0.06
 
 BUDGET = "0.1%"
 
+BROKEN_PIPE = 141
+
 Words = Sequence[str]
 
 
@@ -125,7 +127,9 @@ class Campaign:
                     # Only the reader may hold the pipe, or a writer would never learn that it is gone.
                     processes[-1].stdout.close()
                 processes.append(process)
-            failed = [words for words, process in zip(pipeline, processes, strict=True) if process.wait()]
+            ends = [(process.wait(), words) for words, process in zip(pipeline, processes, strict=True)]
+        # A broken pipe is the fault of whoever stopped reading.
+        failed = [words for status, words in sorted(ends, key=lambda end: end[0] == BROKEN_PIPE) if status]
         if failed:
             raise HpalError(
                 "demo", f"`{shlex.join(failed[0])}` failed", f"see its message above; the files are in {self._folder}"

@@ -28,11 +28,14 @@ def command(
     """Write a store as PLY, LAS or CSV, a file a scene."""
     from hpal_cli.export.clouds import clouds
     from hpal_cli.export.writers import FORMATS, scene_path, write
+    from hpal_cli.store.envelope import kind_of
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     for option, value, known in (("--format", format, FORMATS), ("--color", color, ("auto", "rgb", "class"))):
         if value not in known:
             raise UsageError(option, f"{value!r} is unknown", f"choose from {', '.join(known)}")
+    if scenes is not None and kind_of(store) == "labels":
+        raise UsageError("--scenes", "has no meaning for a labels store", "leave it out")
     files = 0
     for name, cloud in clouds(store, split, tuple(opt.as_list(scenes)), color=color):
         path = scene_path(output, name, format)

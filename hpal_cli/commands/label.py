@@ -11,7 +11,7 @@ import typer
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output, open_input
 from hpal_cli.commands.history import this_call
-from hpal_cli.errors import UsageError
+from hpal_cli.errors import HpalError, UsageError
 
 NAME = "label"
 
@@ -42,7 +42,9 @@ def command(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(metavar="STORE", help="Scenes or predictions the points belong to, for a first --from."),
+        typer.Option(
+            metavar="STORE", help="Predictions that were scored (--table), or what a first --from belongs to."
+        ),
     ] = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
@@ -59,6 +61,17 @@ def command(
     to_stream = oracle is not None and (output is None or str(output) == "-" or output.suffix == ".ply")
     if table is None and output is None and (not to_stream or sys.stdout.isatty()):
         raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
+    unused = [
+        name
+        for name, given in (
+            ("-o", table is not None and output is not None),
+            ("SELECTION", answered is not None and selection is not None),
+            ("--source", oracle is not None and source is not None),
+        )
+        if given
+    ]
+    if unused:
+        raise UsageError(unused[0], f"has no meaning with {ways[0]}", "leave it out")
     if oracle is not None:
         _ask_oracle(console, selection, oracle, output, to_stream=to_stream, overwrite=overwrite)
     elif table is not None:
@@ -70,7 +83,6 @@ def command(
 def _ask_oracle(
     console: Console, selection: Path | None, oracle: Path, output: Path | None, *, to_stream: bool, overwrite: bool
 ) -> None:
-    from hpal_cli.errors import HpalError
     from hpal_cli.label.oracle import answer
     from hpal_cli.label.store import LabelStore
     from hpal_cli.scenes.store import SceneStore
@@ -99,6 +111,9 @@ def _ask_oracle(
         return
     assert output is not None
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
+    again = labels.count_answered(answers)
+    if again:
+        console.warn(f"{again:,} of these points were answered before; score --labels {output} leaves them out")
     batch = labels.append(answers, f"oracle {oracle}", this_call(NAME)[0])
     _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
 
@@ -113,7 +128,13 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
         reader = PointReader(data, subject)
         require_columns(reader.header, ("x", "y", "z", "scene", "index"), subject, "hpal select")
         rows = reader.read()
+    if str(table) == "-":
+        raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
     predictions = find_predictions(reader.header, source, None if selection is None else selection.parent, needed=False)
+    if predictions is not None and reader.header.scenes not in (None, predictions.table.id):
+        raise HpalError(
+            subject, f"holds points of other scenes than {predictions.path}", "give the store that was scored"
+        )
     write_queries(rows, reader.header, table, predictions=predictions, overwrite=overwrite)
     console.say(f"{table}: {len(rows):,} queries; fill in the column `label` (a class name, `unsure`, or blank)")
     where = source or reader.header.source or "predictions.zarr"
@@ -125,11 +146,11 @@ def _take_answers(console: Console, answered: Path, output: Path, source: Path |
     from hpal_cli.label.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.store.envelope import attributes_of
+    from hpal_cli.store.envelope import kind_of
 
     scenes: PredictionStore | SceneStore | LabelStore
     if source is not None:
-        kind = (attributes_of(source) or {}).get("kind")
+        kind = kind_of(source)
         scenes = PredictionStore(source) if kind == "predictions" else SceneStore(source)
     elif output.exists():
         scenes = LabelStore(output)
@@ -142,6 +163,12 @@ def _take_answers(console: Console, answered: Path, output: Path, source: Path |
         console.say(f"{answered}: no answers yet ({blank:,} blank)")
         return
     labels = LabelStore.at(output, scenes.classes, scenes.table, unit=scenes.unit, subject=scenes.path)
+    fresh = labels.without_repeats(answers)
+    if len(fresh) < len(answers):
+        console.say(f"{len(answers) - len(fresh):,} rows say what is known already")
+    if not len(fresh):
+        return
+    answers = fresh
     batch = labels.append(answers, f"table {answered}", this_call(NAME)[0])
     _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
     if blank:

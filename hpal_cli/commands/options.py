@@ -20,7 +20,10 @@ Jobs = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
-NoHistory = Annotated[bool, typer.Option("--no-history", help="Leave this command out of the file's history.")]
+Answered = Annotated[
+    Path | None, typer.Option("--labels", metavar="STORE", help="Leave out what this store has an answer for.")
+]
+NoHistory = Annotated[bool, typer.Option("--no-history", help="Write no history, for bytes that tests can compare.")]
 
 
 def as_list(values: Sequence[str] | None) -> list[str]:

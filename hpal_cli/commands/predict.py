@@ -39,6 +39,7 @@ def command(
     from hpal_cli.network.device import choose
     from hpal_cli.predictions.predict import predict
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.store.files import require_free
     from hpal_cli.training.checkpoint import load
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
@@ -46,6 +47,9 @@ def command(
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
     folders = [(folder, suffix) for folder, suffix in ((ply, "ply"), (las, "las")) if folder is not None]
+    for folder, suffix in folders:
+        for scene in chosen:
+            require_free(scene_path(folder, scene.name, suffix), overwrite=overwrite)
     points = 0
     for scene, pred, done in predict(
         model,

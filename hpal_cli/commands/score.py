@@ -37,6 +37,7 @@ def command(
     ] = None,
     split: Annotated[str, typer.Option(help="The pool: train, val, test or all.")] = "train",
     scenes: opt.Scenes = None,
+    labels: opt.Answered = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,
     no_history: opt.NoHistory = False,
@@ -47,6 +48,7 @@ def command(
     """Score every unlabelled point. The higher the score, the more the point's label would teach."""
     if strategy not in STRATEGIES:
         raise UsageError("--strategy", f"{strategy!r} is unknown", f"choose from {', '.join(STRATEGIES)}")
+    from hpal_cli.label.store import LabelStore
     from hpal_cli.lengths import format_length, parse_length
     from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights
     from hpal_cli.score.scorer import Strategy, score
@@ -63,9 +65,10 @@ def command(
             hierarchy=hierarchy,
             split=split,
             scenes=opt.as_list(scenes),
+            labels=None if labels is None else LabelStore(labels),
             seed=seed,
             jobs=jobs,
-            history=this_call(NAME, seed=seed if strategy == "random" else None, hidden=no_history),
+            history=None if no_history else this_call(NAME, seed=seed if strategy == "random" else None),
             monitor=console,
         )
     how = f"hmmu at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy

@@ -46,6 +46,7 @@ def command(
             help="Where the picks go.  [stdout; selection.ply at a terminal]",
         ),
     ] = None,
+    labels: opt.Answered = None,
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
@@ -53,6 +54,7 @@ def command(
 ) -> None:
     """Select points within a budget. The highest scores win, but none near a pick that looks alike (FDS)."""
     from hpal_cli.errors import UsageError
+    from hpal_cli.label.store import LabelStore
     from hpal_cli.lengths import parse_length
     from hpal_cli.select.budget import Budget
     from hpal_cli.select.fds import RADIUS, SIMILARITY, Suppression
@@ -91,9 +93,10 @@ def command(
             budget=limit,
             suppression=suppression,
             predictions=predictions,
+            labels=None if labels is None else LabelStore(labels),
             suppress_labelled=suppress_labelled,
             max_per_scene=max_per_scene,
-            history=this_call(NAME, hidden=no_history),
+            history=None if no_history else this_call(NAME),
             monitor=console,
         )
         rows = selection.rows if out.path is None else for_viewers(selection.rows)
@@ -101,7 +104,9 @@ def command(
     _summary(console, selection.scenes, len(selection.rows), selection.budget, selection.pool)
     if selection.exhausted:
         console.say(
-            f"exhausted: {len(selection.rows):,} of {selection.budget:,}; no more candidates differ from the picks"
+            f"exhausted: {len(selection.rows):,} of {selection.budget:,}, "
+            + ("every other candidate is like a pick near it" if suppression else "there are no more candidates")
+            + (f" (at most {max_per_scene} a scene)" if max_per_scene else "")
         )
     if out.path:
         console.say(f"{out.path}: open it in CloudCompare or MeshLab")

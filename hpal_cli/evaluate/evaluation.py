@@ -19,8 +19,10 @@ from hpal_cli.scenes.store import SceneStore
 
 @dataclass
 class Labelled:
-    """How many points were labelled, and of how many: of the train split (as the released code counts), and of the
-    train and val splits together (as the paper counts)."""
+    """How many points of the train split were labelled, and of how many: of that split (as the released code counts),
+    and of the train and val splits together (as the paper counts). Predictions do not tell an unsure answer from a
+    label: without a labels store both count.
+    """
 
     points: int
     train: int
@@ -101,7 +103,14 @@ def evaluate(
         raise HpalError(truth.path, f"has other classes than {predictions.path}", "give the scenes that were predicted")
     if labels is not None:
         labels.require_scenes(truth.table.id, truth.path)
-    chosen = predictions.choose(split, scenes)
+    wanted = truth.table.choose(split, scenes)
+    chosen = [scene for scene in wanted if predictions.has(scene)]
+    if not chosen:
+        raise HpalError(predictions.path, f"holds no scene of split {split}", "predict these scenes first")
+    if len(chosen) < len(wanted):
+        monitor.warn(
+            f"only {len(chosen)} of {len(wanted)} {split} scenes were predicted: the figures are of these alone"
+        )
     count = len(truth.classes)
     grid = np.zeros((count, count), np.int64)
     original = np.zeros_like(grid)
@@ -132,7 +141,9 @@ def evaluate(
 def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labelled:
     table = predictions.table
     if labels is not None:
-        points = int((labels.latest()["label"] >= 0).sum())
+        latest = labels.latest()
+        train = [s.number for s in table if s.split == "train"]
+        points = int(((latest["label"] >= 0) & np.isin(latest["scene"], train)).sum())
     else:
         points = sum(len(predictions.labelled(s)) for s in table if s.split == "train" and predictions.has(s))
     size = {split: sum(s.points for s in table if s.split == split) for split in ("train", "val")}

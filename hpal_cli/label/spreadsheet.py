@@ -74,9 +74,10 @@ def read_answers(path: Path, classes: ClassTable, table: SceneTable) -> tuple[Ro
     blank = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            dialect = "excel-tab" if "\t" in file.readline() else "excel"
+            header = file.readline()
             file.seek(0)
-            reader = csv.DictReader(file, dialect=dialect)
+            # Spreadsheets of half of Europe save semicolons.
+            reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
             missing = [c for c in ("scene", "index", "label") if c not in (reader.fieldnames or ())]
             if missing:
                 raise HpalError(

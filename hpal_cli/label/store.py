@@ -122,6 +122,29 @@ class LabelStore:
         last[:-1] = (every["scene"][1:] != every["scene"][:-1]) | (every["index"][1:] != every["index"][:-1])
         return every[last]
 
+    def answered(self, scenes: str, other: object) -> dict[int, NDArray[np.int64]]:
+        """Scene number -> rows that have an answer, unsure ones too.
+
+        Raises:
+            HpalError: `other`, whose scenes have the id `scenes`, is about other scenes.
+        """
+        self.require_scenes(scenes, other)
+        latest = self.latest()
+        return {int(n): latest["index"][latest["scene"] == n] for n in np.unique(latest["scene"])}
+
+    def count_answered(self, rows: NDArray[np.void]) -> int:
+        """How many of these points have an answer already."""
+        known = self._known()
+        return sum((int(r["scene"]), int(r["index"])) in known for r in rows)
+
+    def without_repeats(self, rows: NDArray[np.void]) -> NDArray[np.void]:
+        """The answers that are new, or other than the one that counts."""
+        known = self._known()
+        return rows[[known.get((int(r["scene"]), int(r["index"]))) != int(r["label"]) for r in rows]]
+
+    def _known(self) -> dict[tuple[int, int], int]:
+        return {(int(r["scene"]), int(r["index"])): int(r["label"]) for r in self.latest()}
+
     def append(self, rows: NDArray[np.void], source: str, entry: Entry) -> Batch:
         """Adds answers as the next round; the rows' own `round` is overwritten. Two who add at once lose nothing.
 

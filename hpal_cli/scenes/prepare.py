@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -143,9 +144,9 @@ def _refuse_nested(root: Path, sources: Sequence[Source]) -> None:
     """A scene is a group of the store, and cannot hold another: the other's name could be one of its arrays'."""
     names = {source.name for source in sources}
     for name in sorted(names):
-        outer = name.rpartition("/")[0]
-        if outer in names:
-            raise HpalError(root, f"scene {name} lies inside scene {outer}", "rename one of them")
+        for outer in itertools.accumulate(name.split("/")[:-1], "{}/{}".format):
+            if outer in names:
+                raise HpalError(root, f"scene {name} lies inside scene {outer}", "rename one of them")
 
 
 def _splits(names: Sequence[str], val: Sequence[str], test: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ class SceneStore:
             self.history = history.from_json(attributes["history"])
         except (KeyError, TypeError, ValueError) as error:
             raise HpalError(path, f"its root attributes are damaged ({error!r})", "run `hpal prep` again") from error
+
+    def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
+        """`SceneTable.choose`: a scenes store holds all of its table."""
+        return self.table.choose(split, globs)
+
+    def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
+        """Rows that have an answer: none is known here."""
+        return np.zeros(0, np.int64)
+
+    def feature_count(self, scene: SceneInfo) -> int:
+        """Columns of features: scenes have none."""
+        return 0
 
     def points(self, scene: SceneInfo, *, label: bool = False) -> Points:
         """The grid points; the labels only if asked for, so that a stage that must not see them cannot."""

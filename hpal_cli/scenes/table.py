@@ -53,6 +53,9 @@ class SceneTable(Sequence[SceneInfo]):
         if split not in (None, "all", *SPLITS):
             raise UsageError("--split", f"{split!r} is no split", f"choose from {', '.join(SPLITS)}, all")
         chosen = [i for i in self._infos if split in (None, "all", i.split)]
+        for glob in globs:
+            if not any(fnmatch.fnmatchcase(i.name, glob) for i in chosen):
+                raise UsageError("--scenes", f"{glob!r} matches no scene of split {split or 'all'}", "check the name")
         if globs:
             chosen = [i for i in chosen if any(fnmatch.fnmatchcase(i.name, g) for g in globs)]
         if not chosen:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
+from hpal_cli.label.store import LabelStore
 from hpal_cli.lengths import format_length
 from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.store import PredictionStore
@@ -19,7 +21,7 @@ from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score import pointwise
 from hpal_cli.score.hmmu import Hierarchy, hmmu
-from hpal_cli.store.envelope import attributes_of
+from hpal_cli.store.envelope import kind_of
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
 from hpal_cli.stream.rows import Rows
@@ -49,8 +51,7 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
     Raises:
         HpalError: a store that this strategy cannot be computed from.
     """
-    attributes = attributes_of(path)
-    if attributes is not None and attributes.get("kind") == "scenes":
+    if kind_of(path) == "scenes":
         if strategy is Strategy.RANDOM:
             return SceneStore(path)
         raise HpalError(
@@ -63,19 +64,16 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
 
 def score_scene(
     store: PredictionStore | SceneStore, scene: SceneInfo, strategy: Strategy, hierarchy: Hierarchy, seed: int
-) -> tuple[Points, np.ndarray, np.ndarray]:
-    """One scene's points, all their scores (N,), and the rows that are candidates (unlabelled), ascending."""
+) -> tuple[Points, pointwise.Scores]:
+    """One scene's points and all their scores (N,)."""
     points = store.points(scene)
-    labelled = store.labelled(scene) if isinstance(store, PredictionStore) else np.zeros(0, np.int64)
-    free = np.ones(scene.points, bool)
-    free[labelled] = False
     if strategy is Strategy.RANDOM or isinstance(store, SceneStore):
         scores = pointwise.random(scene.points, seed, scene.number)
     elif strategy is Strategy.HMMU:
         scores = hmmu(store.probabilities(scene), points.xyz, hierarchy, store.unit)
     else:
         scores = POINTWISE[strategy](store.probabilities(scene))
-    return points, scores, np.flatnonzero(free)
+    return points, scores
 
 
 def score(
@@ -86,13 +84,17 @@ def score(
     hierarchy: Hierarchy | None = None,
     split: str | None = "train",
     scenes: Sequence[str] = (),
+    labels: LabelStore | None = None,
     seed: int = 0,
     jobs: int = 1,
-    history: Sequence[Entry] = (),
+    history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
 ) -> Header:
     """Scores every candidate of the store at `path` and writes the stream.
 
+    Candidates are the points that nobody has answered for: neither when the network was trained, nor in `labels`.
+
+    history: what to add to the store's; None to write none at all.
     out: called once, when the first scene has been scored without an error, for the stream to write to.
 
     Raises:
@@ -101,21 +103,22 @@ def score(
     monitor = monitor or Silent()
     hierarchy = hierarchy or Hierarchy()
     store = open_source(path, strategy)
-    chosen = store.choose(split, scenes) if isinstance(store, PredictionStore) else store.table.choose(split, scenes)
-    labelled = {s.number: len(store.labelled(s)) if isinstance(store, PredictionStore) else 0 for s in chosen}
+    chosen = store.choose(split, scenes)
+    answered = {} if labels is None else labels.answered(store.table.id, path)
+    taken = {s.number: np.union1d(store.labelled(s), answered.get(s.number, _NONE)) for s in chosen}
     header = Header(
         kind="scores",
         source=str(path),
         scenes=store.table.id,
         unit=store.unit,
-        features=_feature_count(store, chosen[0]),
+        features=store.feature_count(chosen[0]),
         pool=tuple(PoolScene.of(s) for s in chosen),
-        history=(*store.history, *history),
+        history=() if history is None else (*store.history, *history),
         dtype=point_dtype(color=all(store.has_color(s) for s in chosen)),
-        count=sum(s.points - labelled[s.number] for s in chosen),
+        count=sum(s.points - len(taken[s.number]) for s in chosen),
     )
     writer: PointWriter | None = None
-    work = [(path, scene, strategy, hierarchy, seed, header.dtype) for scene in chosen]
+    work = [(path, scene, strategy, hierarchy, seed, header.dtype, taken[scene.number]) for scene in chosen]
     with monitor.task("scoring", header.count) as task:
         for rows, warning in map_in_order(_score_rows, work, jobs):
             if warning:
@@ -128,17 +131,17 @@ def score(
     return header
 
 
-def _feature_count(store: PredictionStore | SceneStore, scene: SceneInfo) -> int:
-    return store.feature_count(scene) if isinstance(store, PredictionStore) else 0
+_NONE = np.zeros(0, np.int64)
 
 
 def _score_rows(
-    work: tuple[Path, SceneInfo, Strategy, Hierarchy, int, np.dtype[np.void]],
+    work: tuple[Path, SceneInfo, Strategy, Hierarchy, int, np.dtype[np.void], NDArray[np.int64]],
 ) -> tuple[Rows, str]:
     """The stream's rows of one scene, and a warning or nothing; a process of its own may compute them."""
-    path, scene, strategy, hierarchy, seed, dtype = work
+    path, scene, strategy, hierarchy, seed, dtype, taken = work
     store = open_source(path, strategy)
-    points, scores, free = score_scene(store, scene, strategy, hierarchy, seed)
+    points, scores = score_scene(store, scene, strategy, hierarchy, seed)
+    free = np.delete(np.arange(scene.points), taken)
     rows = np.zeros(len(free), dtype)
     rows["x"], rows["y"], rows["z"] = points.position[free].T
     if points.rgb is not None and "red" in (dtype.names or ()):

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
+from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.select.budget import Budget
 from hpal_cli.select.fds import Suppression, Walk, is_alike, walk
 from hpal_cli.select.neighbours import Neighbours
-from hpal_cli.store.envelope import attributes_of
+from hpal_cli.store.envelope import kind_of
 from hpal_cli.stream.header import Header, PoolScene, require_columns
 from hpal_cli.stream.points import PointReader
 from hpal_cli.stream.rows import Rows, with_column
@@ -44,7 +45,7 @@ def find_predictions(
         return None
     if not path.exists():
         raise HpalError(path, "the scored predictions are not there", "say where with --source, or add --no-fds")
-    return PredictionStore(path) if (attributes_of(path) or {}).get("kind") != "scenes" else None
+    return PredictionStore(path) if kind_of(path) != "scenes" else None
 
 
 SCORED = ("x", "y", "z", "scene", "index", "score")
@@ -84,9 +85,10 @@ def select(
     budget: Budget,
     suppression: Suppression | None,
     predictions: PredictionStore | None = None,
+    labels: LabelStore | None = None,
     suppress_labelled: bool = False,
     max_per_scene: int | None = None,
-    history: Sequence[Entry] = (),
+    history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
 ) -> Selection:
     """Walks each scene's candidates from the highest score and merges the scenes' picks by score.
@@ -94,6 +96,7 @@ def select(
     Args:
         budget: of the pool, which is every point of the scored scenes, streamed or not.
         suppression: FDS, which needs `predictions` for its features; None for the plain top of the list.
+        labels: points with an answer there are no candidates, as are those that the predictions know of.
         suppress_labelled: points that are labelled already suppress too.
 
     One list a scene, cut at the budget and merged, is the global greedy answer, for suppression never crosses scenes.
@@ -112,6 +115,7 @@ def select(
         )
     if predictions is not None:
         header = _completed(header, predictions)
+    answered = {} if labels is None else labels.answered(header.scenes or labels.table.id, reader.subject)
     names = {s.number: s.name for s in header.pool}
     sizes = {s.number: s.points for s in header.pool}
     if not header.pool and budget.percent:
@@ -131,7 +135,10 @@ def select(
             name = names.get(number, str(number))
             _check_rows(rows, name, sizes.get(number), reader.subject)
             scene = _scene(predictions, number)
-            rows = _without_labelled(rows, predictions, scene)
+            if predictions is not None and scene is not None:
+                # A foreign scorer may not know which points have an answer already.
+                rows = rows[~np.isin(rows["index"], predictions.labelled(scene))]
+            rows = rows[~np.isin(rows["index"], answered.get(number, ()))]
             limit = budget.of(sizes.get(number, len(rows))) if total is None else total
             budgets += limit
             limit = min(limit, max_per_scene or limit)
@@ -244,13 +251,6 @@ def _scene(predictions: PredictionStore | None, number: int) -> SceneInfo | None
         raise HpalError(predictions.path, f"has no scene {number}", "give the store that was scored")
     scene: SceneInfo = predictions.table[number]
     return scene
-
-
-def _without_labelled(rows: Rows, predictions: PredictionStore | None, scene: SceneInfo | None) -> Rows:
-    """A foreign scorer may not know which points have an answer already."""
-    if predictions is None or scene is None:
-        return rows
-    return rows[~np.isin(rows["index"], predictions.labelled(scene))]
 
 
 def _best(rows: Rows) -> Rows:

@@ -33,7 +33,7 @@ def create(path: Path, kind: str, attributes: dict[str, Any], *, overwrite: bool
 
     `attributes` may still be filled inside the block: it is written at the end.
     """
-    if path.exists() and overwrite and (attributes_of(path) or {}).get("kind") != kind:
+    if path.exists() and overwrite and kind_of(path) != kind:
         raise HpalError(path, f"is not a {kind} store, and is not replaced by one", "give another name with -o")
     with replace_when_whole(path, overwrite=overwrite) as partial:
         root = zarr.open_group(str(partial), mode="w-", zarr_format=3)
@@ -49,6 +49,12 @@ def attributes_of(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return attributes if isinstance(attributes, dict) else None
+
+
+def kind_of(path: Path) -> str | None:
+    """`scenes`, `predictions` or `labels`; None if this is no hpal store."""
+    kind = (attributes_of(path) or {}).get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:

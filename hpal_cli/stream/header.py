@@ -83,9 +83,9 @@ class Header:
     count: int = 0
     comments: tuple[str, ...] = ()
 
-    def then(self, kind: str, history: Sequence[Entry]) -> Header:
-        """The header that the next command writes: its kind, with its own history added."""
-        return replace(self, kind=kind, history=(*self.history, *history))
+    def then(self, kind: str, history: Sequence[Entry] | None) -> Header:
+        """The header that the next command writes: its kind, with its own history added, or with none at all."""
+        return replace(self, kind=kind, history=() if history is None else (*self.history, *history))
 
     def encode(self) -> bytes:
         """The header as PLY text, ending in `end_header`."""

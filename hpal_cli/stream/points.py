@@ -37,6 +37,7 @@ class PointReader:
         raw = read_text(stream, subject)
         header = parse(raw, subject)
         self._raw_dtype = header.dtype
+        self._alone = sum(line.startswith("element ") for line in raw.lines) == 1
         self._whole: Rows | None = None
         if not raw.plain:
             self._whole = _through_plyfile(raw.text, stream, subject)
@@ -69,6 +70,12 @@ class PointReader:
                 )
             yield self._clean(np.frombuffer(data, self._raw_dtype))
             done += wanted
+        if self._alone and self._stream.read(1):
+            raise HpalError(
+                self.subject,
+                f"goes on after the {done:,} points that its header promises",
+                "give one stream at a time",
+            )
 
     def _clean(self, rows: Rows) -> Rows:
         return whole_numbers(rows.view(self._named), ("scene", "index", "rank"), self.subject)
