@@ -121,7 +121,7 @@ def test_store_in_feet(tmp_path: Path) -> None:
     for unit, scores in ((0.3048, shared), (1.0, apart)):
         path = made_predictions(tmp_path / f"{unit}.zarr", [made], unit=unit)
         out = io.BytesIO()
-        score(path, lambda out=out: out, hierarchy=Hierarchy((0.2,), (1.0,)))
+        score(path, lambda _, out=out: out, hierarchy=Hierarchy((0.2,), (1.0,)))
         rows = PointReader(io.BytesIO(out.getvalue()), "s").read()
         scores += rows["score"].tolist()
     assert shared == pytest.approx([0.5, 0.5])
@@ -197,7 +197,7 @@ def test_weights_fit_levels() -> None:
 
 def stream_of(path: Path, **options: object) -> bytes:
     out = io.BytesIO()
-    score(path, lambda: out, **options)  # type: ignore[arg-type]
+    score(path, lambda _: out, **options)  # type: ignore[arg-type]
     return out.getvalue()
 
 

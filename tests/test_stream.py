@@ -403,7 +403,7 @@ def test_a_cut_foreign_stream_is_an_error(form: str) -> None:
 @pytest.fixture(scope="module")
 def scored(predictions: Path) -> bytes:
     out = io.BytesIO()
-    score(predictions, lambda: out)
+    score(predictions, lambda _: out)
     return out.getvalue()
 
 

@@ -18,11 +18,11 @@ def command(
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for everything the demo makes.")
     ] = Path("hpal-demo"),
     rooms: Annotated[
-        int, typer.Option(min=2, max=40, help="Rooms of the office; three in ten are for validation.")
+        int, typer.Option(min=2, max=40, metavar="N", help="Rooms of the office; three in ten are for validation.")
     ] = 10,
-    points: Annotated[int, typer.Option(min=500, help="Points of a middling room.")] = 100_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of train, select and label.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 300,
+    points: Annotated[int, typer.Option(min=500, metavar="N", help="Points of a middling room.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds of train, select and label.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Training steps a round.")] = 300,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,

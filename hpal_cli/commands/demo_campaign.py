@@ -189,7 +189,10 @@ class Campaign:
         for name, what in look:
             self._console.say(f"  {name:<22} {what}")
         n = last + 1
-        self._console.say(f"\nNext, one more round by hand:\n  cd {shlex.quote(str(self._folder))}")
+        self._console.say("\nNext, one more round by hand:")
+        if shutil.which("hpal") is None:
+            self._console.say(f"  export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+        self._console.say(f"  cd {shlex.quote(str(self._folder))}")
         for line in (
             f"hpal score preds-{last}.zarr | hpal select --budget {BUDGET} | hpal label --oracle {SCENES} -o {LABELS}",
             f"hpal train {SCENES} --labels {LABELS} -o model-{n}.pt --init model-{last}.pt "

@@ -19,7 +19,7 @@ NAME = "label"
 def command(
     selection: Annotated[
         Path | None,
-        typer.Argument(metavar="[SELECTION]", help="Selected points (PLY).  [stdin]", show_default=False),
+        typer.Argument(metavar="SELECTION", help="Selected points (PLY).  [stdin]", show_default=False),
     ] = None,
     oracle: Annotated[
         Path | None,

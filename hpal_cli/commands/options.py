@@ -13,7 +13,7 @@ from hpal_cli.errors import UsageError
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every scene, every step.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Repeat the same random draws.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Repeat the same random draws.")]
 Jobs = Annotated[
     int,
     typer.Option("--jobs", min=1, metavar="N", help="Processes to share the scenes; the output is the same."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpal_cli.stream.header import Header
 
 NAME = "score"
 
@@ -57,10 +60,18 @@ def command(
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels)) or LEVELS
     hierarchy = Hierarchy(edges, tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges))
     out = Output(output, "scores.ply", overwrite=overwrite)
+    how = f"hmmu at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
+
+    def begin(header: Header) -> IO[bytes]:
+        # Before the first byte: whoever reads from the pipe draws its bar from then on.
+        to = f" -> {out.path}" if out.path else ""
+        console.say(f"scoring {header.count:,} points of {len(header.pool)} scenes ({how}){to}")
+        return stream()
+
     with out.open() as stream:
-        header = score(
+        score(
             predictions,
-            stream,
+            begin,
             strategy=Strategy(strategy),
             hierarchy=hierarchy,
             split=split,
@@ -71,9 +82,5 @@ def command(
             history=None if no_history else this_call(NAME, seed=seed if strategy == "random" else None),
             monitor=console,
         )
-    how = f"hmmu at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
-    console.say(
-        f"scored {header.count:,} points of {len(header.pool)} scenes ({how})" + (f" -> {out.path}" if out.path else "")
-    )
     if out.path and out.guessed:
         console.say(f"next: hpal select {out.path}")

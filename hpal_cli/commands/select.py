@@ -18,7 +18,7 @@ NAME = "select"
 def command(
     scores: Annotated[
         Path | None,
-        typer.Argument(metavar="[SCORES]", help="Scored points (PLY).  [stdin]", show_default=False),
+        typer.Argument(metavar="SCORES", help="Scored points (PLY).  [stdin]", show_default=False),
     ] = None,
     budget: Annotated[str, typer.Option(help="0.02% of the pool, 2600 points, or 20/scene.")] = "0.02%",
     fds_r: Annotated[

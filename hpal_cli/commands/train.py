@@ -41,12 +41,12 @@ def command(
     voxel: Annotated[
         str | None, typer.Option(metavar="LENGTH", help="Edge of the network's voxels (bare: metres).")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Scenes in a step.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Optimiser steps.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Scenes in a step.")] = None,
     max_points: Annotated[
-        int | None, typer.Option(min=0, help="Points a scene gives to a step at most; 0: all.")
+        int | None, typer.Option(min=0, metavar="N", help="Points a scene gives to a step at most; 0: all.")
     ] = None,
-    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, metavar="RATE", help="Learning rate.")] = None,
     supervised_only: Annotated[
         bool, typer.Option("--supervised-only", help="Labelled points only, no teacher.")
     ] = False,

@@ -78,7 +78,7 @@ def score_scene(
 
 def score(
     path: Path,
-    out: Callable[[], IO[bytes]],
+    out: Callable[[Header], IO[bytes]],
     *,
     strategy: Strategy = Strategy.HMMU,
     hierarchy: Hierarchy | None = None,
@@ -123,7 +123,7 @@ def score(
         for rows, warning in map_in_order(_score_rows, work, jobs):
             if warning:
                 monitor.warn(warning)
-            writer = writer or PointWriter(out(), header)
+            writer = writer or PointWriter(out(header), header)
             writer.write(rows)
             task.advance(len(rows))
     assert writer is not None
