@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hpal_cli import history
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
+from hpal_cli.scenes.about import about
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store import envelope
@@ -55,12 +56,7 @@ class LabelStore:
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "labels")
-        try:
-            self.classes = ClassTable.from_json(attributes["classes"], path)
-            self.table = SceneTable.from_json(attributes["scenes"])
-            self.unit = float(attributes.get("unit", 1.0))
-        except (KeyError, TypeError, ValueError) as error:
-            raise HpalError(path, f"its root attributes are damaged ({error!r})", "restore it from a copy") from error
+        self.classes, self.table, self.unit, self.history = about(attributes, path)
 
     @classmethod
     def create(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float = 1.0) -> LabelStore:

@@ -10,11 +10,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from hpal_cli import history
 from hpal_cli.errors import HpalError
-from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.about import about
 from hpal_cli.scenes.store import Points
-from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 
 
@@ -27,13 +26,7 @@ class PredictionStore:
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "predictions")
-        try:
-            self.classes = ClassTable.from_json(attributes["classes"], path)
-            self.table = SceneTable.from_json(attributes["scenes"])
-            self.unit = float(attributes.get("unit", 1.0))
-            self.history = history.from_json(attributes.get("history", []))
-        except (KeyError, TypeError, ValueError) as error:
-            raise HpalError(path, f"its root attributes are damaged ({error!r})", "run `hpal predict` again") from error
+        self.classes, self.table, self.unit, self.history = about(attributes, path)
 
     def has(self, scene: SceneInfo) -> bool:
         """Whether this scene was predicted."""

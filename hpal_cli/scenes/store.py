@@ -11,10 +11,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from hpal_cli import history
 from hpal_cli.errors import HpalError
-from hpal_cli.scenes.classes import ClassTable
-from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.scenes.about import about
+from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 
 
@@ -47,15 +46,9 @@ class SceneStore:
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "scenes")
-        try:
-            self.classes = ClassTable.from_json(attributes["classes"], path)
-            self.table = SceneTable.from_json(attributes["scenes"])
-            self.grid: float | None = attributes["grid"]
-            self.unit = float(attributes["unit"])
-            self.format = str(attributes["format"])
-            self.history = history.from_json(attributes["history"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise HpalError(path, f"its root attributes are damaged ({error!r})", "run `hpal prep` again") from error
+        self.classes, self.table, self.unit, self.history = about(attributes, path)
+        self.grid: float | None = attributes.get("grid")
+        self.format = str(attributes.get("format", "unknown"))
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
         """`SceneTable.choose`: a scenes store holds all of its table."""

@@ -1,0 +1,41 @@
+"""What every store says of the scenes that it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hpal_cli import history
+from hpal_cli.errors import HpalError
+from hpal_cli.history import Entry
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.table import SceneTable
+
+
+class About(NamedTuple):
+    """The class table, the scene table, metres in one unit of the coordinates, and the commands so far."""
+
+    classes: ClassTable
+    table: SceneTable
+    unit: float
+    history: list[Entry]
+
+
+def about(attributes: Mapping[str, Any], path: Path) -> About:
+    """From a store's root attributes.
+
+    Raises:
+        HpalError: they are not as docs/formats.md says.
+    """
+    try:
+        return About(
+            ClassTable.from_json(attributes["classes"], path),
+            SceneTable.from_json(attributes["scenes"]),
+            float(attributes.get("unit", 1.0)),
+            history.from_json(attributes.get("history", [])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HpalError(
+            path, f"its root attributes are damaged ({error!r})", "make it again, or restore a copy"
+        ) from error
