@@ -41,6 +41,7 @@ def test_answers_given_since_training_are_left_out(
     assert not asked(second) & asked(first)
     again = hpal("label", "--oracle", scenes, "-o", labels, stdin=first)
     assert "40 of these points were answered before" in again.err
+    assert [len(batch.rows) for batch in LabelStore(labels).batches()] == [40]
 
 
 def test_unsure_is_an_answer(scenes: Path, predictions: Path, tmp_path: Path, hpal: Hpal) -> None:
@@ -66,6 +67,9 @@ def test_unsure_is_an_answer(scenes: Path, predictions: Path, tmp_path: Path, hp
     assert sorted(answers["label"].tolist()) == [-1, -1, 2, 3]
     left = hpal("score", predictions, "--labels", labels, "-q").out
     assert not asked(left) & set(zip(answers["scene"].tolist(), answers["index"].tolist(), strict=True))
+    over = hpal("label", "--table", table, "--overwrite", stdin=picked)
+    assert over.rc == 1
+    assert "holds 4 answers" in over.err
     # The same table once more is no new round.
     assert "known already" in hpal("label", "--from", table, "-o", labels).err
     assert len(LabelStore(labels).batches()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,6 +251,37 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(
     metrics = [(tmp_path / f"{name}.pt.metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert metrics[0] == metrics[1]
     assert json.loads(metrics[0].splitlines()[-1])["step"] == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_step_and_saves_it(
+    store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = train(store, labels, TINY, run=tmp_path / "whole.pt")
+    taken = train_module._step
+
+    def struck(*args: object) -> object:
+        if args[6] == 2:
+            signal.raise_signal(number)
+        return taken(*args)  # type: ignore[arg-type]
+
+    def end(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    usual = {n: signal.signal(n, end) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        monkeypatch.setattr(train_module, "_step", struck)
+        with pytest.raises(SystemExit):
+            train(store, labels, TINY, run=tmp_path / "struck.pt")
+        assert signal.getsignal(number) is end
+    finally:
+        for n, handler in usual.items():
+            signal.signal(n, handler)
+    assert load(tmp_path / "struck.pt.unfinished").step == 3
+    assert not (tmp_path / "struck.pt").exists()
+    monkeypatch.setattr(train_module, "_step", taken)
+    resumed = train(store, labels, TINY, run=tmp_path / "struck.pt", resume=True)
+    assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
 
 
 def test_it_learns(store: SceneStore) -> None:

@@ -84,9 +84,12 @@ def main() -> NoReturn:
     if COMPLETE in os.environ:
         # What `add_completion` would do, without its two options in the help.
         completion_init()
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
     # GNU OpenMP reads it when torch is loaded. A thread that spins for milliseconds at every barrier takes the core
     # from the one it waits for as soon as another program runs: a training step then takes twenty times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -88,15 +90,21 @@ class Console:
             table.add_column(header, justify="left" if n == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        stream = sys.stdout if data else sys.stderr
-        width = None if stream.isatty() else 200
-        RichConsole(file=stream, width=width, highlight=False).print(table)
+        # Through a string: rich ends the process in its own way when a pipe breaks.
+        text = io.StringIO()
+        RichConsole(file=text, width=200, highlight=False).print(table)
+        lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        print(lines, file=sys.stdout if data else sys.stderr)
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
             self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+EVERY = 60.0
+"""Seconds."""
 
 
 class _Bar:
@@ -109,14 +117,22 @@ class _Bar:
 
 
 class _Lines:
-    """Without a terminal, -v says each step in a line of its own."""
+    """Without a terminal: a line a minute, with -v one for each step."""
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._console, self._what, self._total, self._done = console, what, total, 0
+        self._said = time.monotonic()
+        self._alone = not _is_pipe(sys.stdout)
 
     def advance(self, amount: int = 1, status: str = "") -> None:
         self._done += amount
-        self._console.debug(f"{self._what} {self._done:,} of {self._total:,}  {status}")
+        line = f"{self._what} {self._done:,} of {self._total:,}  {status}"
+        if self._console.verbose:
+            self._console.debug(line)
+        elif self._alone and time.monotonic() - self._said > EVERY:
+            # A log wants a sign of life, not a line a step.
+            self._said = time.monotonic()
+            self._console.say(line)
 
 
 @contextlib.contextmanager

@@ -67,6 +67,7 @@ def command(
             ("-o", table is not None and output is not None),
             ("SELECTION", answered is not None and selection is not None),
             ("--source", oracle is not None and source is not None),
+            ("--overwrite", overwrite and table is None and not to_stream),
         )
         if given
     ]
@@ -111,9 +112,13 @@ def _ask_oracle(
         return
     assert output is not None
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
-    again = labels.count_answered(answers)
-    if again:
-        console.warn(f"{again:,} of these points were answered before; score --labels {output} leaves them out")
+    fresh = labels.without_repeats(answers)
+    if len(fresh) < len(answers):
+        again = f"{len(answers) - len(fresh):,} of these points were answered before"
+        console.warn(f"{again}; score --labels {output} leaves them out")
+    if not len(fresh):
+        return
+    answers = fresh
     batch = labels.append(answers, f"oracle {oracle}", this_call(NAME)[0])
     _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
 
@@ -136,7 +141,8 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
             subject, f"holds points of other scenes than {predictions.path}", "give the store that was scored"
         )
     write_queries(rows, reader.header, table, predictions=predictions, overwrite=overwrite)
-    console.say(f"{table}: {len(rows):,} queries; fill in the column `label` (a class name, `unsure`, or blank)")
+    names = "a class" if predictions is None else f"one of {', '.join(predictions.classes.names)}"
+    console.say(f"{table}: {len(rows):,} queries; fill in the column `label`: {names}, `unsure`, or nothing")
     where = source or reader.header.source or "predictions.zarr"
     console.say(f"next: hpal label --from {table} --source {where} -o labels.zarr")
 

@@ -86,7 +86,7 @@ def command(
                     f"was scored from {where}, which has no features",
                     "add --no-fds, or name them with --source",
                 )
-            console.say(f"{where} has no features to compare: the top of the list is taken, without FDS")
+            console.say(f"{where} holds no features yet, so no FDS: the highest scores are taken")
             suppression = None
         selection = select(
             reader,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def write_queries(
 
     predictions: gives the first and second guess and the confidence; empty without.
     """
+    _require_unanswered(path)
     names = {s.number: s.name for s in header.pool}
     with (
         replace_when_whole(path, overwrite=overwrite) as partial,
@@ -48,7 +50,7 @@ def write_queries(
             for row, guess in zip(here, guesses, strict=True):
                 rank = int(row["rank"]) if "rank" in (here.dtype.names or ()) else ""
                 score = f"{row['score']:.6f}" if "score" in (here.dtype.names or ()) else ""
-                position = [repr(float(row[axis])) for axis in "xyz"]
+                position = [f"{row[axis]:.5f}" for axis in "xyz"]
                 writer.writerow(
                     [
                         names.get(int(number), int(number)),
@@ -60,6 +62,27 @@ def write_queries(
                         "",
                     ]
                 )
+
+
+def _require_unanswered(path: Path) -> None:
+    """Raises:
+    HpalError: the table that would be replaced holds a person's work.
+    """
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        given = sum(bool((row.get("label") or "").strip()) for row in _rows(file))
+    if given:
+        raise HpalError(
+            path, f"holds {given} answers", "take them with `hpal label --from` and remove it, or name another"
+        )
+
+
+def _rows(file: IO[str]) -> csv.DictReader[str]:
+    header = file.readline()
+    file.seek(0)
+    # Spreadsheets of half of Europe save semicolons.
+    return csv.DictReader(file, delimiter=max(",;\t", key=header.count))
 
 
 def read_answers(path: Path, classes: ClassTable, table: SceneTable) -> tuple[Rows, int]:
@@ -74,10 +97,7 @@ def read_answers(path: Path, classes: ClassTable, table: SceneTable) -> tuple[Ro
     blank = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            file.seek(0)
-            # Spreadsheets of half of Europe save semicolons.
-            reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+            reader = _rows(file)
             missing = [c for c in ("scene", "index", "label") if c not in (reader.fieldnames or ())]
             if missing:
                 raise HpalError(

@@ -128,11 +128,6 @@ class LabelStore:
         latest = self.latest()
         return {int(n): latest["index"][latest["scene"] == n] for n in np.unique(latest["scene"])}
 
-    def count_answered(self, rows: NDArray[np.void]) -> int:
-        """How many of these points have an answer already."""
-        known = self._known()
-        return sum((int(r["scene"]), int(r["index"])) in known for r in rows)
-
     def without_repeats(self, rows: NDArray[np.void]) -> NDArray[np.void]:
         """The answers that are new, or other than the one that counts."""
         known = self._known()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
+from hpal_cli.lengths import format_length
 from hpal_cli.parallel import map_in_order
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.readers import Reader
@@ -27,6 +28,9 @@ from hpal_cli.store import envelope
 
 DEFAULT_GRID = 0.04
 """Metres; ScanNet comes at about 2 cm and stays as it is (docs/method.md)."""
+
+MANY = 500
+"""Points in a cell, on average, from which a grid's unit is more likely a slip."""
 
 
 def prepare(
@@ -77,6 +81,9 @@ def prepare(
                 units.setdefault(scene_unit, info.name)
                 for text in notes:
                     monitor.warn(f"{info.name}: {text}")
+                if edge is not None and info.original > MANY * info.points:
+                    size = format_length(edge)
+                    monitor.warn(f"{info.name}: {info.original:,} points became {info.points:,} on a grid of {size}")
                 task.advance(1, f"{info.name}  {info.points:,} of {info.original:,} points")
         if len(units) > 1:
             (a, scene_a), (b, scene_b) = list(units.items())[:2]

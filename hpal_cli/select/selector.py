@@ -106,6 +106,8 @@ def select(
     """
     monitor = monitor or Silent()
     header = reader.header
+    if header.kind in ("selection", "labelled"):
+        raise HpalError(reader.subject, "is a selection already", "give the output of `hpal score`")
     require_columns(header, SCORED, reader.subject, "hpal score")
     if predictions is not None and header.scenes is not None and header.scenes != predictions.table.id:
         raise HpalError(

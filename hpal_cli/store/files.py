@@ -45,7 +45,7 @@ def require_free(path: Path, *, overwrite: bool) -> None:
     HpalError: `path` exists and may not be replaced, or its folder is missing.
     """
     if os.path.lexists(path) and not overwrite and not is_special(path):
-        raise HpalError(path, "exists already", "give --overwrite to replace it, or another name with -o")
+        raise HpalError(path, "exists already", "give --overwrite to replace it, or another name")
     if not path.parent.is_dir():
         raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
 

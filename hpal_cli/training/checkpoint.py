@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -85,9 +86,11 @@ class Checkpoint:
             "answered": {name: torch.from_numpy(rows) for name, rows in self.answered.items()},
             "state": self.state,
         }
-        # Into an open file: given a name, torch writes that name into the archive.
+        # In memory first: given a name, torch writes that name into the archive, and on a full disk it does not say so.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
         with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
-            torch.save(content, file)
+            file.write(buffer.getbuffer())
 
 
 def load(path: Path) -> Checkpoint:
@@ -99,6 +102,8 @@ def load(path: Path) -> Checkpoint:
     remedy = "give a model made by `hpal train`"
     if not path.exists():
         raise HpalError(path, "does not exist", "make it with `hpal train`, or check the name")
+    if path.is_dir():
+        raise HpalError(path, "is a folder, expected a checkpoint", "the model comes first: hpal predict MODEL SCENES")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         meta: Mapping[str, Any] = json.loads(content["hpal"])

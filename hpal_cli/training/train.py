@@ -25,11 +25,12 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.batches import Batch, Batches, SceneLabels
 from hpal_cli.training.checkpoint import Checkpoint, load
+from hpal_cli.training.interruption import between_steps
 from hpal_cli.training.losses import follow, objective
 from hpal_cli.training.presets import Settings
 from hpal_cli.training.schedule import learning_rate
 
-SAVE_EVERY = 500
+SAVE_EVERY = 200
 
 
 def known_labels(
@@ -158,28 +159,38 @@ def train(
             unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
         )
     metrics = None if run is None else Metrics(run.with_name(f"{run.name}.metrics.jsonl"), first)
-    with full_precision(), monitor.task("training", settings.steps) as task:
+
+    def save_unfinished(step: int) -> None:
+        state = {
+            "teacher": {} if teacher is None else teacher.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "skipped": skipped,
+        }
+        assert unfinished is not None
+        checkpoint(step, state).save(unfinished, overwrite=True)
+
+    with between_steps() as interruption, full_precision(), monitor.task("training", settings.steps) as task:
         task.advance(first)
         for step in range(first, settings.steps):
             if unfinished is not None and step > first and step % SAVE_EVERY == 0:
-                state = {
-                    "teacher": {} if teacher is None else teacher.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "skipped": skipped,
-                }
-                checkpoint(step, state).save(unfinished, overwrite=True)
+                save_unfinished(step)
             batch = batches[step]
             rate = learning_rate(settings, step)
             loss = _step(student, teacher, optimizer, batch, settings, rate, step, device)
             if loss is None:
                 skipped += 1
                 task.advance(1, "no labelled point in this batch: skipped")
-                continue
-            value, labelled, confident = loss
-            sure = f"  sure {confident:4.0%}" if teacher is not None else ""
-            task.advance(1, f"loss {value:6.3f}  lr {rate:.4f}{sure}")
-            if metrics is not None and (step % 10 == 9 or step == settings.steps - 1):
-                metrics.add(step + 1, value, rate, labelled, confident)
+            else:
+                value, labelled, confident = loss
+                sure = f"  sure {confident:4.0%}" if teacher is not None else ""
+                task.advance(1, f"loss {value:6.3f}  lr {rate:.4f}{sure}")
+                if metrics is not None and (step % 10 == 9 or step == settings.steps - 1):
+                    metrics.add(step + 1, value, rate, labelled, confident)
+            if interruption.number is not None:
+                if unfinished is not None:
+                    save_unfinished(step + 1)
+                    monitor.note(f"stopped after step {step + 1}; the same command with --resume goes on from there")
+                break
     if skipped:
         monitor.warn(f"{skipped} of {settings.steps} batches held no labelled point and were skipped")
     done = checkpoint(settings.steps, {})
