@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output, open_input
 from hpal_cli.commands.history import this_call
-from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpal_cli.label.store import LabelStore
+    from hpal_cli.stream.rows import Rows
 
 NAME = "label"
 
@@ -87,7 +91,7 @@ def _ask_oracle(
     from hpal_cli.label.oracle import answer
     from hpal_cli.label.store import LabelStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.stream.header import require_columns
+    from hpal_cli.stream.header import require_columns, require_scenes
     from hpal_cli.stream.points import PointReader, write_points
     from hpal_cli.stream.rows import with_column
     from hpal_cli.stream.viewer_names import for_viewers
@@ -97,10 +101,7 @@ def _ask_oracle(
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
         require_columns(reader.header, ("scene", "index"), subject, "hpal select")
-        if reader.header.scenes is not None and reader.header.scenes != store.table.id:
-            raise HpalError(
-                subject, f"holds points of other scenes than {oracle}", "give the scenes that were predicted"
-            )
+        require_scenes(reader.header, store.table.id, subject, oracle, "give the scenes that were predicted")
         asked = reader.read()
     answers = answer(store, asked, subject)
     if out is not None:
@@ -116,17 +117,14 @@ def _ask_oracle(
     if len(fresh) < len(answers):
         again = f"{len(answers) - len(fresh):,} of these points were answered before"
         console.warn(f"{again}; score --labels {output} leaves them out")
-    if not len(fresh):
-        return
-    answers = fresh
-    batch = labels.append(answers, f"oracle {oracle}", this_call(NAME)[0])
-    _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
+    if len(fresh):
+        _add(console, labels, fresh, f"oracle {oracle}")
 
 
 def _write_table(console: Console, selection: Path | None, table: Path, source: Path | None, overwrite: bool) -> None:
     from hpal_cli.label.spreadsheet import write_queries
     from hpal_cli.select.selector import find_predictions
-    from hpal_cli.stream.header import require_columns
+    from hpal_cli.stream.header import require_columns, require_scenes
     from hpal_cli.stream.points import PointReader
 
     with open_input(selection) as (data, subject):
@@ -136,10 +134,8 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
     if str(table) == "-":
         raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
     predictions = find_predictions(reader.header, source, None if selection is None else selection.parent, needed=False)
-    if predictions is not None and reader.header.scenes not in (None, predictions.table.id):
-        raise HpalError(
-            subject, f"holds points of other scenes than {predictions.path}", "give the store that was scored"
-        )
+    if predictions is not None:
+        require_scenes(reader.header, predictions.table.id, subject, predictions.path, "give the store that was scored")
     write_queries(rows, reader.header, table, predictions=predictions, overwrite=overwrite)
     names = "a class" if predictions is None else f"one of {', '.join(predictions.classes.names)}"
     console.say(f"{table}: {len(rows):,} queries; fill in the column `label`: {names}, `unsure`, or nothing")
@@ -174,14 +170,17 @@ def _take_answers(console: Console, answered: Path, output: Path, source: Path |
         console.say(f"{len(answers) - len(fresh):,} rows say what is known already")
     if not len(fresh):
         return
-    answers = fresh
-    batch = labels.append(answers, f"table {answered}", this_call(NAME)[0])
-    _report(console, labels, batch.round, len(answers), int((answers["label"] < 0).sum()))
+    _add(console, labels, fresh, f"table {answered}")
     if blank:
         console.say(f"{blank:,} rows of {answered} are still blank")
 
 
-def _report(console: Console, labels, number: int, answers: int, unsure: int) -> None:  # type: ignore[no-untyped-def]
+def _add(console: Console, labels: LabelStore, answers: Rows, source: str) -> None:
+    """A new round of answers, and what the store holds then."""
+    batch = labels.append(answers, source, this_call(NAME)[0])
     total = int((labels.latest()["label"] >= 0).sum())
+    unsure = int((answers["label"] < 0).sum())
     doubt = f" ({unsure:,} unsure)" if unsure else ""
-    console.say(f"{labels.path}: round {number}, {answers:,} answers{doubt}; {total:,} labelled points in all")
+    console.say(
+        f"{labels.path}: round {batch.round}, {len(answers):,} answers{doubt}; {total:,} labelled points in all"
+    )

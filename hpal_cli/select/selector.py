@@ -19,7 +19,7 @@ from hpal_cli.select.budget import Budget
 from hpal_cli.select.fds import Suppression, Walk, is_alike, walk
 from hpal_cli.select.neighbours import Neighbours
 from hpal_cli.store.envelope import kind_of
-from hpal_cli.stream.header import Header, PoolScene, require_columns
+from hpal_cli.stream.header import Header, PoolScene, require_columns, require_scenes
 from hpal_cli.stream.points import PointReader
 from hpal_cli.stream.rows import Rows, with_column
 
@@ -109,13 +109,8 @@ def select(
     if header.kind in ("selection", "labelled"):
         raise HpalError(reader.subject, "is a selection already", "give the output of `hpal score`")
     require_columns(header, SCORED, reader.subject, "hpal score")
-    if predictions is not None and header.scenes is not None and header.scenes != predictions.table.id:
-        raise HpalError(
-            reader.subject,
-            f"holds points of other scenes than {predictions.path}",
-            "give the store that was scored",
-        )
     if predictions is not None:
+        require_scenes(header, predictions.table.id, reader.subject, predictions.path, "give the store that was scored")
         header = _completed(header, predictions)
     answered = {} if labels is None else labels.answered(header.scenes or labels.table.id, reader.subject)
     names = {s.number: s.name for s in header.pool}

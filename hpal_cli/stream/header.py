@@ -224,3 +224,11 @@ def require_columns(header: Header, names: Sequence[str], subject: object, maker
     missing = [name for name in names if name not in (header.dtype.names or ())]
     if missing:
         raise HpalError(subject, f"has no property {', '.join(missing)}", f"give the output of `{maker}`")
+
+
+def require_scenes(header: Header, scenes: str, subject: object, other: object, remedy: str) -> None:
+    """Raises:
+    HpalError: the stream says that it is of other scenes than those with the id `scenes`, which `other` is about.
+    """
+    if header.scenes not in (None, scenes):
+        raise HpalError(subject, f"holds points of other scenes than {other}", remedy)
