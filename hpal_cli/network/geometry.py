@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hpal_cli.errors import HpalError
-from hpal_cli.network.convolution import Pair, sparse_matmul
+from hpal_cli.network.convolution import KernelMap, Pair, sparse_matmul
 
 LEVELS = 5
 """Strides 1, 2, 4, 8, 16."""
@@ -28,10 +28,10 @@ _LIMIT = (1 << _BITS) - 2 * _BIAS
 
 @dataclass(frozen=True)
 class _Level:
-    """The M voxels of one stride: sorted keys (M,) and the map of a 3x3x3 kernel, None at the centre."""
+    """The M voxels of one stride: sorted keys (M,) and the map of a 3x3x3 kernel."""
 
     key: Tensor
-    cube: list[Pair | None]
+    cube: KernelMap
 
 
 class Geometry:
@@ -60,7 +60,7 @@ class Geometry:
         self.order = order
         """Sorted row -> input row; features are held in sorted order inside the network, for locality."""
         self._levels = [_Level(sorted_key, _cube_map(sorted_key))]
-        self._halves: list[list[Pair]] = []
+        self._halves: list[KernelMap] = []
         for _ in range(LEVELS - 1):
             parent, pairs = _halve(self._levels[-1].key)
             self._levels.append(_Level(parent, _cube_map(parent)))
@@ -89,15 +89,14 @@ class Geometry:
 
     def up(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """Its transpose, from `level` to `level - 1`; kernel (8, C_in, C_out)."""
-        turned = [Pair(pair.target, pair.source) for pair in self._halves[level - 1]]
-        return sparse_matmul(features, kernel, turned, len(self._levels[level - 1].key))
+        return sparse_matmul(features, kernel, self._halves[level - 1].turned, len(self._levels[level - 1].key))
 
 
 def _pack(scene: Tensor, xyz: Tensor) -> Tensor:
     return (scene << 3 * _BITS) | (xyz[:, 0] << 2 * _BITS) | (xyz[:, 1] << _BITS) | xyz[:, 2]
 
 
-def _cube_map(key: Tensor) -> list[Pair | None]:
+def _cube_map(key: Tensor) -> KernelMap:
     """Index lists of the 27 offsets. Half of them are searched for: the other half are the same pairs, turned."""
     maps: list[Pair | None] = [None] * 27
     last = len(key) - 1
@@ -109,10 +108,10 @@ def _cube_map(key: Tensor) -> list[Pair | None]:
         source = at[target]
         maps[k] = Pair(source, target)
         maps[26 - k] = Pair(target, source)
-    return maps
+    return KernelMap(maps)
 
 
-def _halve(key: Tensor) -> tuple[Tensor, list[Pair]]:
+def _halve(key: Tensor) -> tuple[Tensor, KernelMap]:
     """The keys of the next stride, and for each corner of the 2x2x2 cell (fine row, coarse row)."""
     mask = (1 << _BITS) - 1
     scene = key >> 3 * _BITS
@@ -124,4 +123,4 @@ def _halve(key: Tensor) -> tuple[Tensor, list[Pair]]:
     for k in range(8):
         fine = torch.nonzero(corner == k).squeeze(1)
         pairs.append(Pair(fine, row[fine]))
-    return parent, pairs
+    return parent, KernelMap(pairs)

@@ -1,0 +1,162 @@
+/* The products of hpal_cli/network/convolution.py in one pass each: rows are read where they lie and sums are written
+ * where they belong, so that nothing is gathered, scattered or held in between. Compiled by native.py.
+ *
+ * Every row of `out` is summed by one thread in the order of the kernel's offsets: the same bits for any number of
+ * threads. Output widths are multiples of LANES; native.py sees to it.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* A tile of TALL rows by WIDE vectors is summed in registers: 24 of AVX-512's 32, 12 of AVX's 16. */
+#if defined(__AVX512F__)
+enum { LANES = 16, TALL = 8, WIDE = 3 };
+#else
+enum { LANES = 8, TALL = 4, WIDE = 3 };
+#endif
+enum { ROWS_AT_A_TIME = 512, PAIRS_AT_A_TIME = 256, INPUTS_AT_A_TIME = 4 * TALL };
+
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+
+/* The rows that one offset brings together, both ascending; a count below 0: every row meets itself. */
+typedef struct {
+    const int64_t *source, *target;
+    int64_t count;
+} pair_list;
+
+#define INLINE static inline __attribute__((always_inline))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+int hpal_lanes(void) { return LANES; }
+
+static int64_t first_not_below(const int64_t *list, int64_t count, int64_t value) {
+    int64_t low = 0;
+    while (count > 0) {
+        int64_t half = count / 2;
+        if (list[low + half] < value) {
+            low += half + 1;
+            count -= half + 1;
+        } else {
+            count = half;
+        }
+    }
+    return low;
+}
+
+/* out[i][0 .. wide * LANES) += x[i] @ w for n of TALL rows; the others repeat a row and are not written. */
+INLINE void multiply_tile(const float *const *x, float *const *out, int n, const float *w, int inputs, int outputs,
+                          const int wide) {
+    lanes sum[TALL][WIDE];
+    for (int i = 0; i < TALL; i++)
+        for (int j = 0; j < wide; j++) sum[i][j] = (lanes){0};
+    for (int c = 0; c < inputs; c++) {
+        lanes row[WIDE];
+        for (int j = 0; j < wide; j++) row[j] = *(const lanes *)(w + (size_t)c * outputs + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < TALL; i++)
+#pragma GCC unroll 3
+            for (int j = 0; j < wide; j++) sum[i][j] += x[i][c] * row[j];
+    }
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < wide; j++) *(lanes *)(out[i] + j * LANES) += sum[i][j];
+}
+
+/* out[target] = sum over offsets k of features[source] @ kernel[k].
+ * features (N, inputs), kernel (volume, inputs, outputs), out (rows, outputs). */
+void hpal_multiply(const float *features, const float *kernel, float *out, const pair_list *pairs, int volume,
+                   int64_t rows, int inputs, int outputs, int threads) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t begin = 0; begin < rows; begin += ROWS_AT_A_TIME) {
+        int64_t end = MIN(begin + ROWS_AT_A_TIME, rows);
+        memset(out + begin * outputs, 0, (size_t)(end - begin) * outputs * sizeof(float));
+        for (int k = 0; k < volume; k++) {
+            const int64_t *source = pairs[k].source, *target = pairs[k].target;
+            int itself = pairs[k].count < 0;
+            int64_t low = begin, high = end;
+            if (!itself) {
+                low = first_not_below(target, pairs[k].count, begin);
+                high = low + first_not_below(target + low, pairs[k].count - low, end);
+            }
+            for (int column = 0; column < outputs; column += WIDE * LANES) {
+                const float *w = kernel + (size_t)k * inputs * outputs + column;
+                int wide = MIN((outputs - column) / LANES, WIDE);
+                for (int64_t p = low; p < high; p += TALL) {
+                    const float *x[TALL];
+                    float *y[TALL];
+                    int n = (int)MIN(high - p, TALL);
+                    for (int i = 0; i < TALL; i++) {
+                        int64_t q = p + (i < n ? i : 0);
+                        x[i] = features + (itself ? q : source[q]) * inputs;
+                        y[i] = out + (itself ? q : target[q]) * outputs + column;
+                    }
+                    if (wide == 3)
+                        multiply_tile(x, y, n, w, inputs, outputs, 3);
+                    else if (wide == 2)
+                        multiply_tile(x, y, n, w, inputs, outputs, 2);
+                    else
+                        multiply_tile(x, y, n, w, inputs, outputs, 1);
+                }
+            }
+        }
+    }
+}
+
+/* w[i][0 .. wide * LANES) += sum over pairs p of x[p][i] * y[p], for TALL inputs i. */
+INLINE void outer_tile(const float *const *x, const float *const *y, int count, float *w, int outputs, int first,
+                       int column, const int wide) {
+    lanes sum[TALL][WIDE];
+    for (int i = 0; i < TALL; i++)
+        for (int j = 0; j < wide; j++) sum[i][j] = (lanes){0};
+    for (int p = 0; p < count; p++) {
+        lanes row[WIDE];
+        for (int j = 0; j < wide; j++) row[j] = *(const lanes *)(y[p] + column + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < TALL; i++)
+#pragma GCC unroll 3
+            for (int j = 0; j < wide; j++) sum[i][j] += x[p][first + i] * row[j];
+    }
+    for (int i = 0; i < TALL; i++)
+        for (int j = 0; j < wide; j++) *(lanes *)(w + (size_t)i * outputs + column + j * LANES) += sum[i][j];
+}
+
+/* kernel[k] = sum over the pairs of k of features[source]^T gradient[target]: the kernel's gradient. */
+void hpal_outer(const float *features, const float *gradient, float *kernel, const pair_list *pairs, int volume,
+                int64_t rows, int inputs, int outputs, int threads) {
+    int groups = (inputs + INPUTS_AT_A_TIME - 1) / INPUTS_AT_A_TIME;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int task = 0; task < volume * groups; task++) {
+        int k = task / groups, begin = task % groups * INPUTS_AT_A_TIME;
+        int end = MIN(begin + INPUTS_AT_A_TIME, inputs);
+        float *weight = kernel + (size_t)k * inputs * outputs;
+        memset(weight + (size_t)begin * outputs, 0, (size_t)(end - begin) * outputs * sizeof(float));
+        const int64_t *source = pairs[k].source, *target = pairs[k].target;
+        int itself = pairs[k].count < 0;
+        int64_t count = itself ? rows : pairs[k].count;
+        const float *x[PAIRS_AT_A_TIME], *y[PAIRS_AT_A_TIME];
+        for (int64_t p = 0; p < count; p += PAIRS_AT_A_TIME) {
+            int n = (int)MIN(count - p, PAIRS_AT_A_TIME);
+            for (int i = 0; i < n; i++) {
+                x[i] = features + (itself ? p + i : source[p + i]) * inputs;
+                y[i] = gradient + (itself ? p + i : target[p + i]) * outputs;
+            }
+            int first = begin;
+            for (; first + TALL <= end; first += TALL) {
+                float *w = weight + (size_t)first * outputs;
+                for (int column = 0; column < outputs; column += WIDE * LANES) {
+                    int wide = MIN((outputs - column) / LANES, WIDE);
+                    if (wide == 3)
+                        outer_tile(x, y, n, w, outputs, first, column, 3);
+                    else if (wide == 2)
+                        outer_tile(x, y, n, w, outputs, first, column, 2);
+                    else
+                        outer_tile(x, y, n, w, outputs, first, column, 1);
+                }
+            }
+            for (; first < end; first++) {
+                float *w = weight + (size_t)first * outputs;
+                for (int i = 0; i < n; i++)
+                    for (int j = 0; j < outputs; j++) w[j] += x[i][first] * y[i][j];
+            }
+        }
+    }
+}
