@@ -1,1 +1,1 @@
-"""The network: MinkowskiNet on hpal's own sparse convolution."""
+"""The network: MinkowskiNet, on hpal's own sparse convolution or on MinkowskiEngine's."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hpal_cli.network.geometry import Geometry
+from hpal_cli.network.backend import AnyGeometry
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class MinkUNet(nn.Module):
         self.widen = Chain() if below == FEATURES else Chain(Pointwise(below, FEATURES), BatchNorm(FEATURES), ReLU())
         self.classifier = nn.Linear(FEATURES, classes)
 
-    def forward(self, features: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, geometry: AnyGeometry) -> tuple[Tensor, Tensor]:
         x = self.stem(geometry.enter(features), geometry)
         skips = []
         for n in range(4):
@@ -93,7 +93,7 @@ def _blocks(inputs: int, outputs: int, level: int, count: int) -> list[nn.Module
 class Chain(nn.Sequential):
     """Layers one after the other, each given the geometry."""
 
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, geometry)
         return x
@@ -110,7 +110,7 @@ class Residual(nn.Module):
         )  # fmt: skip
         self.downsample = Chain() if inputs == outputs else Chain(Pointwise(inputs, outputs), BatchNorm(outputs))
 
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         return torch.relu_(self.net(x, geometry) + self.downsample(x, geometry))
 
 
@@ -131,7 +131,7 @@ class Convolution(_Kernel):
 
     volume = 27
 
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         return geometry.cube(x, self.kernel, self.level)
 
 
@@ -140,7 +140,7 @@ class Down(_Kernel):
 
     volume = 8
 
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         return geometry.down(x, self.kernel, self.level)
 
 
@@ -149,7 +149,7 @@ class Up(_Kernel):
 
     volume = 8
 
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         return geometry.up(x, self.kernel, self.level)
 
 
@@ -161,7 +161,7 @@ class Pointwise(nn.Module):
         self.kernel = nn.Parameter(torch.empty(inputs, outputs))
         nn.init.normal_(self.kernel, std=math.sqrt(2 / inputs))
 
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         return x @ self.kernel
 
 
@@ -172,7 +172,7 @@ class BatchNorm(nn.Module):
         super().__init__()
         self.bn = nn.BatchNorm1d(width)
 
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         if self.training and len(x) == 1:
             # One voxel has no variance: at the coarsest strides of a small cloud the running one stands in.
             bn = self.bn
@@ -181,5 +181,5 @@ class BatchNorm(nn.Module):
 
 
 class ReLU(nn.Module):
-    def forward(self, x: Tensor, geometry: Geometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         return torch.relu_(x)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
+from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import corner_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
 from hpal_cli.predictions.store import write_scene
@@ -41,12 +41,17 @@ def predict_points(
     unit: float = 1.0,
     color: bool = True,
     device: torch.device,
+    backend: Backend | None = None,
 ) -> Prediction:
-    """A network in evaluation mode on one whole scene, not augmented; the points of a voxel share its answer."""
+    """A network in evaluation mode on one whole scene, not augmented; the points of a voxel share its answer.
+
+    backend: whose convolution to use, None for what `auto` takes.
+    """
+    backend = backend or choose("auto", device)
     xyz = corner_origin(points.xyz, unit)
     rgb = unit_color(points.rgb) if color else None
     inputs = voxelise([(xyz, rgb)], voxel).to(device)
-    logits, features = network(inputs.features, Geometry(inputs.voxel))
+    logits, features = network(inputs.features, backend.geometry(inputs.voxel))
     row = inputs.inverse
     return Prediction(logits.softmax(1)[row].cpu().numpy(), features[row].cpu().numpy())
 
@@ -58,6 +63,7 @@ def predict(
     *,
     scenes: Sequence[SceneInfo] | None = None,
     device: torch.device | None = None,
+    backend: Backend | None = None,
     features: bool = True,
     overwrite: bool = False,
     history: Sequence[Entry] = (),
@@ -99,6 +105,7 @@ def predict(
                 unit=store.unit,
                 color=checkpoint.color,
                 device=device,
+                backend=backend,
             )
             if not np.isfinite(done.prob).all():
                 raise HpalError(scene.name, "the network's answer is not finite", "train again with a lower --lr")

@@ -17,8 +17,8 @@ from torch import Tensor
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
+from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import COLOR, POSITION, NetworkInput
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.progress import Monitor, Silent
@@ -82,6 +82,7 @@ def train(
     *,
     init: Checkpoint | None = None,
     device: torch.device | None = None,
+    backend: Backend | None = None,
     seed: int = 0,
     run: Path | None = None,
     resume: bool = False,
@@ -94,6 +95,7 @@ def train(
     Args:
         labels: the answered points, or None to use every label of the store (fully supervised).
         init: continue from these student weights; without it the network starts from random ones.
+        backend: whose convolution to use, None for what `auto` takes; no part of the run: it may resume on another.
         run: where to save the checkpoint; metrics and the state of an unfinished run are kept beside it.
         resume: go on from that state; overwrite: `run` may exist.
 
@@ -102,6 +104,7 @@ def train(
     """
     monitor = monitor or Silent()
     device = device or torch.device("cpu")
+    backend = backend or choose("auto", device)
     known, answered = known_labels(store, labels)
     scenes = store.table.choose("train")
     outside = sum(len(rows) for name, rows in answered.items() if name not in known)
@@ -176,7 +179,7 @@ def train(
                 save_unfinished(step)
             batch = batches[step]
             rate = learning_rate(settings, step)
-            loss = _step(student, teacher, optimizer, batch, settings, rate, step, device)
+            loss = _step(student, teacher, optimizer, batch, settings, rate, step, device, backend)
             if loss is None:
                 skipped += 1
                 task.advance(1, "no labelled point in this batch: skipped")
@@ -227,13 +230,14 @@ def _step(
     rate: float,
     step: int,
     device: torch.device,
+    backend: Backend,
 ) -> tuple[float, int, float] | None:
     """One optimiser step: (loss, labelled points, share of confident pseudo-labels), None if nothing was known."""
     guess = None
     if teacher is not None and batch.teacher is not None:
         with torch.no_grad():
-            guess = at_points(teacher, batch.teacher, device)
-    loss = objective(at_points(student, batch.student, device), guess, batch.label.to(device), settings)
+            guess = at_points(teacher, batch.teacher, device, backend)
+    loss = objective(at_points(student, batch.student, device, backend), guess, batch.label.to(device), settings)
     if loss.total is None:
         return None
     value = loss.total.item()
@@ -276,10 +280,10 @@ def _load_unfinished(path: Path, now: Checkpoint) -> Checkpoint:
     return saved
 
 
-def at_points(network: MinkUNet, inputs: NetworkInput, device: torch.device) -> Tensor:
+def at_points(network: MinkUNet, inputs: NetworkInput, device: torch.device, backend: Backend) -> Tensor:
     """(N, C) logits of every point of a batch: those of its voxel."""
     inputs = inputs.to(device)
-    logits, _ = network(inputs.features, Geometry(inputs.voxel))
+    logits, _ = network(inputs.features, backend.geometry(inputs.voxel))
     return logits[inputs.inverse]
 
 
