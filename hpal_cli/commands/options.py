@@ -18,6 +18,9 @@ Jobs = Annotated[
     int,
     typer.Option("--jobs", min=1, metavar="N", help="Processes to share the scenes; the output is the same."),
 ]
+Backend = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="torch, minkowski, or auto: what was measured fastest.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
 Answered = Annotated[

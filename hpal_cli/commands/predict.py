@@ -29,6 +29,7 @@ def command(
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     scenes: opt.Scenes = None,
     device: opt.Device = "auto",
+    backend: opt.Backend = "auto",
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -36,6 +37,7 @@ def command(
     """Predict every point: class, probabilities, features."""
     from hpal_cli.export.clouds import original_prediction
     from hpal_cli.export.writers import scene_path, write
+    from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.predictions.predict import predict
     from hpal_cli.scenes.store import SceneStore
@@ -43,6 +45,8 @@ def command(
     from hpal_cli.training.checkpoint import load
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
+    chosen_device = choose(device)
+    chosen_backend = choose_backend(backend, chosen_device)
     model = load(checkpoint)
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
@@ -50,13 +54,15 @@ def command(
     for folder, suffix in folders:
         for scene in chosen:
             require_free(scene_path(folder, scene.name, suffix), overwrite=overwrite)
+    console.debug(f"on {chosen_device}, {chosen_backend}")
     points = 0
     for scene, pred, done in predict(
         model,
         store,
         output,
         scenes=chosen,
-        device=choose(device),
+        device=chosen_device,
+        backend=chosen_backend,
         features=not no_features,
         overwrite=overwrite,
         history=[*model.history, *this_call(NAME)],

@@ -56,6 +56,7 @@ def command(
     show: Annotated[bool, typer.Option("--show", help="Print every value that training would use, and stop.")] = False,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
+    backend: opt.Backend = "auto",
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -64,12 +65,14 @@ def command(
     from dataclasses import asdict, replace
 
     from hpal_cli.lengths import parse_length
+    from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.network.minkunet import SIZES
     from hpal_cli.training.presets import PRESETS
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     chosen_device = choose(device)
+    chosen_backend = choose_backend(backend, chosen_device)
     name = preset or ("s3dis" if chosen_device.type == "cuda" else "small")
     for option, value, known in (
         ("--preset", name, PRESETS),
@@ -109,13 +112,14 @@ def command(
     store = SceneStore(scenes_store)
     answers = None if labels == "all" else LabelStore(Path(str(labels)))
     start = None if init is None else load(init)
-    console.say(f"{name} preset, {settings.size} network, {settings.steps} steps on {chosen_device}")
+    console.say(f"{name} preset, {settings.size} network, {settings.steps} steps on {chosen_device}, {chosen_backend}")
     checkpoint = train(
         store,
         answers,
         settings,
         init=start,
         device=chosen_device,
+        backend=chosen_backend,
         seed=seed,
         run=output,
         resume=resume,
