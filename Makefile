@@ -4,7 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check completions docs clean
+# A wheel of MinkowskiEngine fits one torch and one Python.
+WHEELS = .cache/minkowski-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
+	print(version("torch"), sys.implementation.cache_tag, sep="-")')
+
+.PHONY: demo test check minkowski minkowski-wheel completions docs clean
 
 demo: $(VENV)/installed  ## the main job: a small campaign on made rooms
 	$(BIN)/hpal demo --overwrite
@@ -17,6 +21,22 @@ check: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+minkowski: $(VENV)/installed  ## MinkowskiEngine for the CPU, built for the torch that is there (docs/minkowski.md)
+	@ls $(WHEELS)/*.whl >/dev/null 2>&1 || $(MAKE) --no-print-directory minkowski-wheel
+	$(PIP) --force-reinstall --no-deps $(WHEELS)/*.whl
+
+# Without pip's own cache, which does not ask which torch a wheel was built for. The engine's setup.py calls a bare `pip`.
+minkowski-wheel: $(VENV)/installed
+	@missing=; headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	command -v g++ >/dev/null || missing="$$missing g++"; \
+	echo '#include <cblas.h>' | g++ -fsyntax-only -x c++ - 2>/dev/null || missing="$$missing libopenblas-dev"; \
+	test -f "$$headers/Python.h" || missing="$$missing python3-dev"; \
+	test -z "$$missing" || { echo "make minkowski: not here:$$missing; on Debian: apt-get install$$missing"; exit 1; }
+	@echo "building MinkowskiEngine: some five minutes on two cores"
+	$(PIP) 'setuptools<81' wheel ninja
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip wheel --no-cache-dir --use-pep517 \
+		--no-build-isolation --no-deps -C '--global-option=--cpu_only --blas=openblas' -w $(WHEELS) MinkowskiEngine==0.5.4
 
 completions: $(VENV)/installed-dev  ## write completions/ anew
 	$(BIN)/python tests/generate_completions.py
