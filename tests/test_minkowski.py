@@ -25,14 +25,14 @@ from torch import Tensor
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.network.backend import NAMES, AnyGeometry, choose
 from hpal_cli.network.geometry import LEVELS
-from hpal_cli.network.inputs import corner_origin, unit_color, voxelise
+from hpal_cli.network.inputs import scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.predictions.predict import predict
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training import train as train_module
+from hpal_cli.training.ahead import Ready
 from hpal_cli.training.presets import PRESETS
-from hpal_cli.training.train import train
+from hpal_cli.training.train import _Run, train
 
 CPU = torch.device("cpu")
 BACKENDS = ("torch", "minkowski")
@@ -168,7 +168,7 @@ def test_what_cannot_be_a_batch_is_refused() -> None:
 # ---------------------------------------------------------------- one checkpoint, two backends
 
 
-FEW = replace(PRESETS["small"], steps=6, max_points=3000, period=6)
+FEW = replace(PRESETS["small"], steps=6, max_voxels=4000, period=6)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def predicts_on_both(store: SceneStore, trained_on: str, folder: Path) -> None:
     network = model.network().double()
     for scene in store.table.choose("val"):
         points = store.points(scene)
-        inputs = voxelise([(corner_origin(points.xyz, store.unit), unit_color(points.rgb))], FEW.voxel)
+        inputs = voxelise([(scene_origin(points.xyz, store.unit), unit_color(points.rgb))], FEW.voxel)
         with torch.no_grad():
             ours, theirs = (
                 network(inputs.features.double(), choose(name, CPU).geometry(inputs.voxel)) for name in BACKENDS
@@ -222,19 +222,19 @@ def test_training_on_it_repeats_to_the_bit(scenes: Path) -> None:
 
 @engine
 def test_a_run_resumes_on_the_other_backend(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "SAVE_EVERY", 2)
-    taken, seen = train_module._step, []
+    learn = _Run._learn
+    seen: list[tuple[int, str]] = []
 
-    def cut(*args: Any) -> object:
-        seen.append((args[6], args[8].name))
+    def cut(self: _Run, ready: Ready, rate: float) -> object:
+        seen.append((self.step, self.backend.name))
         if len(seen) == 6:
             raise KeyboardInterrupt
-        return taken(*args)
+        return learn(self, ready, rate)
 
-    monkeypatch.setattr(train_module, "_step", cut)
+    monkeypatch.setattr(_Run, "_learn", cut)
     run = tmp_path / "model.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(SceneStore(scenes), None, FEW, run=run, backend=choose("torch", CPU))
+        train(SceneStore(scenes), None, FEW, run=run, save_every=2, backend=choose("torch", CPU))
     train(SceneStore(scenes), None, FEW, run=run, resume=True, backend=choose("minkowski", CPU))
     assert seen == [*((n, "torch") for n in range(6)), (4, "minkowski"), (5, "minkowski")]
 
@@ -254,7 +254,7 @@ def test_loading_it_is_silent_and_leaves_no_trace() -> None:
 
 @engine
 def test_the_commands_take_it(scenes: Path, tmp_path: Path) -> None:
-    small = ("--voxel", "0.2", "--max-points", "500", "--steps", "2", "--batch", "1")
+    small = ("--voxel", "0.2", "--max-voxels", "800", "--steps", "2", "--batch", "1")
     trained = run_hpal("train", scenes, "--labels", "all", *small, "-o", "m.pt", "--backend", "minkowski", cwd=tmp_path)
     assert trained.rc == 0, trained.err
     assert "on cpu, minkowski backend (as asked)" in trained.err
@@ -316,12 +316,12 @@ def test_an_unknown_backend_is_told_the_known_ones(scenes: Path, tmp_path: Path)
 
 def test_auto_says_what_it_took_and_why_and_does_not_load_the_other(scenes: Path, tmp_path: Path) -> None:
     train_it, predict_it = calls(scenes, tmp_path)
-    small = ("--voxel", "0.2", "--max-points", "500", "--steps", "1", "--batch", "1")
+    small = ("--voxel", "0.2", "--max-voxels", "800", "--steps", "1", "--batch", "1")
     done = without_engine(tmp_path, "SystemExit('was loaded')", *train_it, *small)
     assert done.rc == 0, done.err
     assert f"steps on cpu, {choose('auto', CPU)}" in done.err
     assert choose("auto", CPU).name == "torch"
-    assert str(choose("auto", torch.device("cuda"))) == "torch backend (nothing else was measured on CUDA yet)"
+    assert str(choose("auto", torch.device("cuda"))) == "torch backend (nothing else was measured on CUDA yet), fp32"
     done = run_hpal(*predict_it, "-v")
     assert done.rc == 0, done.err
     assert f"on cpu, {choose('auto', CPU)}" in done.err

@@ -17,21 +17,21 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import call
 from hpal_cli.label.oracle import answer
 from hpal_cli.label.store import ANSWER, LabelStore
-from hpal_cli.network.inputs import corner_origin, voxelise
+from hpal_cli.network.inputs import scene_origin, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.predictions.predict import predict_points
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training import train as train_module
+from hpal_cli.training.ahead import Ready, ready_batches
 from hpal_cli.training.augment import augment_color, augment_position, elastic
-from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, crop
+from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, _labels_of, crop
 from hpal_cli.training.checkpoint import load
-from hpal_cli.training.losses import follow, objective
+from hpal_cli.training.losses import class_weights, follow, objective
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.schedule import learning_rate
-from hpal_cli.training.train import known_labels, train
+from hpal_cli.training.train import _Run, known_labels, train
 
-TINY = replace(PRESETS["small"], voxel=0.12, steps=6, batch=2, max_points=1500, period=6)
+TINY = replace(PRESETS["small"], voxel=0.12, steps=6, batch=2, max_voxels=2000, period=6)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,6 @@ def test_a_labelled_point_acts_wherever_it_lies_in_its_voxel() -> None:
     # The label sits on the third point of the first voxel, not on the one that feeds the network.
     label = torch.tensor([-1, -1, 2, -1])
     loss = objective(logits[inputs.inverse], None, label, TINY)
-    assert loss.total is not None
     loss.total.backward()
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([1 / 3, 1 / 3, -2 / 3])
@@ -81,7 +80,6 @@ def test_an_unsure_answer_teaches_nothing(store: SceneStore, tmp_path: Path) -> 
     for consistency in ("none", "kl"):
         settings = replace(TINY, consistency=consistency)
         loss = objective(student, sure, torch.tensor([NO_CLASS, UNKNOWN, 1]), settings).total
-        assert loss is not None
         (gradient,) = torch.autograd.grad(loss, student)
         assert gradient[0].abs().sum() == 0
         assert gradient[1].abs().sum() > 0
@@ -91,7 +89,7 @@ def test_an_unsure_answer_teaches_nothing(store: SceneStore, tmp_path: Path) -> 
     asked["index"], asked["label"] = [3, 8], [-1, 4]
     labels.append(asked, "test", call("label"))
     known, answered = known_labels(store, labels)
-    settings = replace(TINY, max_points=0, batch=1)
+    settings = replace(TINY, max_voxels=0, batch=1)
     batches = Batches(store, [store.table[0]], known, settings, color=True, seed=0)
     assert batches[0].label[[3, 8, 9]].tolist() == [NO_CLASS, 4, UNKNOWN]
     assert answered["room_0"].tolist() == [3, 8]
@@ -107,26 +105,36 @@ def test_objective_is_the_two_means_of_the_paper() -> None:
     rows = [i for i in range(7, 50) if probability[i].max() >= 0.75]
     by_hand = -sum(student[i].log_softmax(0)[label[i]] for i in range(7)) / 7
     by_hand = by_hand - sum(student[i].log_softmax(0)[probability[i].argmax()] for i in rows) / len(rows)
-    assert found.total is not None
     assert float(found.total) == pytest.approx(float(by_hand), rel=1e-5)
-    assert found.labelled == 7
-    assert found.confident == pytest.approx(len(rows) / 43)
+    assert int(found.labelled) == 7
+    assert float(found.confident) == pytest.approx(len(rows) / 43)
 
     both = objective(student, teacher, label, replace(TINY, consistency="kl"))
     kl = functional.kl_div(teacher.log_softmax(1), student.log_softmax(1), log_target=True, reduction="batchmean")
-    assert both.total is not None
     assert float(both.total - found.total) == pytest.approx(float(kl), rel=1e-4)
 
 
-def test_without_confident_points_the_second_term_is_zero_and_without_any_there_is_no_loss() -> None:
-    student, unsure = torch.randn(5, 3), torch.zeros(5, 3)
+def test_without_confident_points_the_second_term_is_zero_and_without_any_all_is() -> None:
+    student, unsure = torch.randn(5, 3, requires_grad=True), torch.zeros(5, 3)
     label = torch.tensor([1, -1, -1, -1, -1])
     alone = objective(student, None, label, TINY).total
     both = objective(student, unsure, label, TINY).total
-    assert alone is not None
-    assert both is not None
     assert float(alone) == float(both)
-    assert objective(student, unsure, torch.full((5,), -1), TINY).total is None
+    nothing = objective(student, unsure, torch.full((5,), -1), TINY).total
+    (gradient,) = torch.autograd.grad(nothing, student)
+    assert float(nothing) == 0
+    assert gradient.abs().sum() == 0
+
+
+def test_class_weights_are_a_weighted_mean_and_mean_one_over_the_labels() -> None:
+    counts = torch.tensor([900, 100, 0])
+    weight = class_weights(counts)
+    assert float((weight * counts).sum() / 1000) == pytest.approx(1)
+    assert float(weight[1] / weight[0]) == pytest.approx(3)
+    assert weight[2] == 0
+    student, label = torch.randn(10, 3), torch.arange(10) % 2
+    ours = objective(student, None, label, TINY, weight=weight).total
+    assert float(ours) == pytest.approx(float(functional.cross_entropy(student, label, weight=weight)), rel=1e-5)
 
 
 def test_the_teacher_keeps_its_share_of_everything() -> None:
@@ -140,18 +148,35 @@ def test_the_teacher_keeps_its_share_of_everything() -> None:
     assert teacher.stem[1].bn.running_mean[0] == pytest.approx(0.09)
 
 
-def test_augmentation_keeps_every_point_and_a_known_origin() -> None:
+def test_augmentation_keeps_every_point_and_turns_about_the_origin() -> None:
     rng = np.random.default_rng(0)
-    xyz = rng.random((3000, 3)).astype(np.float32) * np.float32([6, 4, 3])
-    turned = augment_position(xyz, rng)
+    xyz = (rng.random((3000, 3)).astype(np.float32) - np.float32([0.5, 0.5, 0])) * np.float32([6, 4, 3])
+    turned = augment_position(xyz, rng, distort=False)
     assert turned.shape == xyz.shape
-    assert turned.min(axis=0) == pytest.approx(0, abs=1e-6)
+    far = np.linalg.norm(turned, axis=1) / np.linalg.norm(xyz, axis=1)
+    assert far.min() > 0.89
+    assert far.max() < 1.11
+    assert augment_position(np.zeros((1, 3), np.float32), rng, distort=False).tolist() == [[0, 0, 0]]
+    # A crop turns as it would have turned with its room.
+    whole = augment_position(xyz, np.random.default_rng(5), distort=False)
+    np.testing.assert_allclose(augment_position(xyz[7:90], np.random.default_rng(5), distort=False), whole[7:90])
     near = np.linalg.norm(xyz - xyz[0], axis=1) < 0.3
+    distorted = augment_position(xyz, rng)
     # Neighbours stay neighbours: rows still belong to the same points.
-    assert np.median(np.linalg.norm(turned[near] - turned[0], axis=1)) < 0.6
+    assert np.median(np.linalg.norm(distorted[near] - distorted[0], axis=1)) < 0.6
     color = augment_color(rng.random((3000, 3)).astype(np.float32), rng)
     assert color.min() >= 0
     assert color.max() <= 1
+
+
+def test_a_turned_room_has_the_same_origin() -> None:
+    """What failed once: counted from a corner, x and y of a turned room were spread otherwise than in prediction."""
+    xyz = np.random.default_rng(0).random((500, 3)) * [6, 4, 3] + [900_000, 6_000_000, 40]
+    here = scene_origin(xyz, 1.0)
+    quarter = scene_origin(xyz @ np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), 1.0)
+    np.testing.assert_allclose(quarter, here @ np.float32([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]), atol=1e-5)
+    assert here[:, 2].min() == 0
+    np.testing.assert_allclose(here[:, :2].min(axis=0), -here[:, :2].max(axis=0), atol=1e-5)
 
 
 def test_elastic_is_smooth_and_moves_points() -> None:
@@ -165,13 +190,26 @@ def test_elastic_is_smooth_and_moves_points() -> None:
 
 def test_crop_is_the_nearest_in_plan_around_a_labelled_point() -> None:
     rng = np.random.default_rng(2)
-    xyz = rng.random((500, 3)).astype(np.float32) * 10
+    xyz = rng.random((5000, 3)).astype(np.float32) * 10
     labelled = np.array([17])
-    rows = crop(xyz, labelled, 100, rng)
-    assert (np.diff(rows) > 0).all()
     distance = np.linalg.norm(xyz[:, :2] - xyz[17, :2], axis=1)
-    assert set(rows) == set(np.argsort(distance)[:100])
-    assert crop(xyz, labelled, 0, rng).tolist() == list(range(500))
+    for voxel in (0.001, 0.8):
+        rows = crop(xyz, labelled, 100, voxel, rng)
+        assert (np.diff(rows) > 0).all()
+        assert set(rows) == set(np.argsort(distance)[: len(rows)])
+        cells = {tuple(cell) for cell in np.floor(xyz[rows] / np.float32(voxel)).astype(int)}
+        assert len(cells) == 100
+        following = np.argsort(distance)[len(rows)]
+        assert tuple(np.floor(xyz[following] / np.float32(voxel)).astype(int)) not in cells
+    assert len(crop(xyz, labelled, 100, 0.001, rng)) == 100
+    assert crop(xyz, labelled, 0, 0.1, rng).tolist() == list(range(5000))
+    assert crop(xyz, labelled, 4000, 5.0, rng).tolist() == list(range(5000))
+
+
+def test_a_crop_keeps_its_labels() -> None:
+    keep = np.array([2, 5, 6, 9])
+    labels = _labels_of(keep, np.array([1, 5, 9, 12]), np.array([3, 4, -1, 0], np.int32))
+    assert labels.tolist() == [UNKNOWN, 4, UNKNOWN, NO_CLASS]
 
 
 def test_the_schedule_ends_low_and_restarts() -> None:
@@ -193,7 +231,7 @@ def test_batches_repeat_visit_every_scene_and_match_rows(store: SceneStore, labe
     known, answered = known_labels(store, labels)
     assert set(answered) == {"room_0", "room_1"}
     scenes = store.table.choose("train")
-    settings = replace(TINY, max_points=0)
+    settings = replace(TINY, max_voxels=0)
     first = Batches(store, scenes, known, settings, color=True, seed=3)
     again = Batches(store, scenes, known, settings, color=True, seed=3)
     for step in (5, 0):
@@ -218,21 +256,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(store: SceneS
 def test_a_run_that_was_cut_resumes_to_the_same_bits(
     store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "SAVE_EVERY", 2)
-    whole = train(store, labels, TINY, run=tmp_path / "whole.pt")
+    whole = train(store, labels, TINY, run=tmp_path / "whole.pt", save_every=2)
     assert load(tmp_path / "whole.pt").step == 6
-    taken = train_module._step
+    learn = _Run._learn
 
-    def cut(*args: object) -> object:
-        if args[6] == 5:
+    def cut(self: _Run, ready: Ready, rate: float) -> object:
+        if self.step == 5:
             raise KeyboardInterrupt
-        return taken(*args)  # type: ignore[arg-type]
+        return learn(self, ready, rate)
 
-    monkeypatch.setattr(train_module, "_step", cut)
+    monkeypatch.setattr(_Run, "_learn", cut)
     with pytest.raises(KeyboardInterrupt):
-        train(store, labels, TINY, run=tmp_path / "cut.pt")
+        train(store, labels, TINY, run=tmp_path / "cut.pt", save_every=2)
     assert (tmp_path / "cut.pt.unfinished").exists()
-    monkeypatch.setattr(train_module, "_step", taken)
+    monkeypatch.setattr(_Run, "_learn", learn)
     with pytest.raises(HpalError, match="other seed"):
         train(store, labels, TINY, seed=9, run=tmp_path / "cut.pt", resume=True)
     with pytest.raises(HpalError, match="--resume"):
@@ -258,19 +295,19 @@ def test_a_signal_waits_for_the_step_and_saves_it(
     store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     whole = train(store, labels, TINY, run=tmp_path / "whole.pt")
-    taken = train_module._step
+    learn = _Run._learn
 
-    def struck(*args: object) -> object:
-        if args[6] == 2:
+    def struck(self: _Run, ready: Ready, rate: float) -> object:
+        if self.step == 2:
             signal.raise_signal(number)
-        return taken(*args)  # type: ignore[arg-type]
+        return learn(self, ready, rate)
 
     def end(signum: int, frame: object) -> None:
         raise SystemExit(128 + signum)
 
     usual = {n: signal.signal(n, end) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        monkeypatch.setattr(train_module, "_step", struck)
+        monkeypatch.setattr(_Run, "_learn", struck)
         with pytest.raises(SystemExit):
             train(store, labels, TINY, run=tmp_path / "struck.pt")
         assert signal.getsignal(number) is end
@@ -279,13 +316,13 @@ def test_a_signal_waits_for_the_step_and_saves_it(
             signal.signal(n, handler)
     assert load(tmp_path / "struck.pt.unfinished").step == 3
     assert not (tmp_path / "struck.pt").exists()
-    monkeypatch.setattr(train_module, "_step", taken)
+    monkeypatch.setattr(_Run, "_learn", learn)
     resumed = train(store, labels, TINY, run=tmp_path / "struck.pt", resume=True)
     assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
 
 
 def test_it_learns(store: SceneStore) -> None:
-    settings = replace(TINY, steps=80, teacher=False, max_points=0, lr=0.01)
+    settings = replace(TINY, steps=80, teacher=False, max_voxels=0, lr=0.01)
     model = train(store, None, settings)
     network, scene = model.network(), store.table.by_name["room_0"]
     done = predict_points(network, store.points(scene), settings.voxel, device=torch.device("cpu"))
@@ -305,7 +342,8 @@ def test_a_scene_far_from_the_origin_is_the_same_to_the_network(store: SceneStor
     there = predict_points(network, points, 0.1, device=torch.device("cpu"))
     # Exact but for points on the border of a voxel, which rounding may push over.
     assert (here.prob.argmax(1) == there.prob.argmax(1)).mean() > 0.98
-    assert corner_origin(points.xyz, 0.3048).max() == pytest.approx(0.3048 * np.ptp(points.xyz, axis=0).max(), rel=1e-5)
+    in_feet = scene_origin(points.xyz, 0.3048)
+    np.testing.assert_allclose(np.ptp(in_feet, axis=0), 0.3048 * np.ptp(points.xyz, axis=0), rtol=1e-5)
 
 
 def test_a_cloud_of_one_voxel_a_stride_can_be_trained_on(store: SceneStore, labels: LabelStore) -> None:

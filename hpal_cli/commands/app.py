@@ -116,7 +116,7 @@ def _run(debug: bool) -> int:
     except MemoryError:
         if debug:
             raise
-        return _fail("out of memory; close other programs, or give less at once (--jobs, --max-points, --scenes)", 1)
+        return _fail("out of memory; close other programs, or give less at once (--jobs, --max-voxels, --scenes)", 1)
     except Exception as error:
         if debug:
             raise

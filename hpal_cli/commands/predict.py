@@ -30,6 +30,7 @@ def command(
     scenes: opt.Scenes = None,
     device: opt.Device = "auto",
     backend: opt.Backend = "auto",
+    precision: opt.Precision = "fp32",
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -46,7 +47,7 @@ def command(
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     chosen_device = choose(device)
-    chosen_backend = choose_backend(backend, chosen_device)
+    chosen_backend = choose_backend(backend, chosen_device, precision)
     model = load(checkpoint)
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -13,6 +13,11 @@ from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 
 NAME = "train"
+
+
+def _value(metavar: str, text: str, *, least: float | None = None, most: float | None = None) -> Any:
+    """An option for a value of the preset."""
+    return typer.Option(metavar=metavar, help=text, min=least, max=most, show_default=False)
 
 
 def command(
@@ -37,65 +42,91 @@ def command(
         str | None,
         typer.Option(metavar="NAME", help="s3dis, scannet or small.  [s3dis with CUDA, small on a CPU]"),
     ] = None,
-    size: Annotated[str | None, typer.Option(metavar="NAME", help="Network size: full (the paper's) or small.")] = None,
-    voxel: Annotated[
-        str | None, typer.Option(metavar="LENGTH", help="Edge of the network's voxels (bare: metres).")
+    size: Annotated[str | None, typer.Option(metavar="NAME", help="Network: full (the paper's) or small.")] = None,
+    voxel: Annotated[str | None, _value("LENGTH", "Edge of the network's voxels (bare: metres).")] = None,
+    steps: Annotated[int | None, _value("N", "Optimiser steps.", least=1)] = None,
+    batch: Annotated[int | None, _value("N", "Scenes in a step.", least=1)] = None,
+    max_voxels: Annotated[
+        int | None, _value("N", "Voxels of a step at most, each scene's share a crop; 0: whole scenes.", least=0)
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Optimiser steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Scenes in a step.")] = None,
-    max_points: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Points a scene gives to a step at most; 0: all.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(min=0, metavar="RATE", help="Learning rate.")] = None,
+    optimizer: Annotated[str | None, _value("NAME", "sgd or adamw.")] = None,
+    lr: Annotated[float | None, _value("RATE", "Learning rate.", least=0)] = None,
+    momentum: Annotated[float | None, _value("SHARE", "Of sgd.", least=0)] = None,
+    dampening: Annotated[float | None, _value("SHARE", "Of sgd's momentum.", least=0)] = None,
+    weight_decay: Annotated[float | None, _value("RATE", "Of sgd or adamw.", least=0)] = None,
+    schedule: Annotated[str | None, _value("NAME", "cosine or polynomial.")] = None,
+    period: Annotated[int | None, _value("N", "Steps between restarts of the cosine; 0: none.", least=0)] = None,
+    power: Annotated[float | None, _value("X", "Exponent of the polynomial.", least=0)] = None,
+    class_weights: Annotated[str | None, _value("KIND", "none, or sqrt: rare classes weigh more.")] = None,
+    dropout: Annotated[float | None, _value("SHARE", "Of the last features, left out.", least=0, most=0.99)] = None,
     supervised_only: Annotated[
         bool, typer.Option("--supervised-only", help="Labelled points only, no teacher.")
     ] = False,
-    consistency: Annotated[
-        str | None, typer.Option(metavar="KIND", help="none, or kl as in the paper's released code.")
+    keep: Annotated[float | None, _value("SHARE", "Of the teacher, at each step.", least=0, most=1)] = None,
+    confidence: Annotated[float | None, _value("P", "From which the teacher's guess teaches.", least=0, most=1)] = None,
+    consistency: Annotated[str | None, _value("KIND", "none, or kl as in the paper's released code.")] = None,
+    elastic: Annotated[
+        bool | None, typer.Option("--elastic/--no-elastic", help="Distort the student's rooms.", show_default=False)
     ] = None,
+    save_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between saved states.")] = 200,
     show: Annotated[bool, typer.Option("--show", help="Print every value that training would use, and stop.")] = False,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     backend: opt.Backend = "auto",
+    precision: opt.Precision = "fp32",
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Train the network on the labelled points. Its own average teaches it about the others."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from hpal_cli.lengths import parse_length
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.network.minkunet import SIZES
-    from hpal_cli.training.presets import PRESETS
+    from hpal_cli.training.presets import PRESETS, Settings, described
+    from hpal_cli.training.processes import own_device, rank_and_world
 
-    console = Console(NAME, quiet=quiet, verbose=verbose)
-    chosen_device = choose(device)
-    chosen_backend = choose_backend(backend, chosen_device)
+    rank, _ = rank_and_world()
+    console = Console(NAME, quiet=quiet or rank > 0, verbose=verbose)
+    chosen_device = own_device(choose(device))
     name = preset or ("s3dis" if chosen_device.type == "cuda" else "small")
-    for option, value, known in (
-        ("--preset", name, PRESETS),
-        ("--size", size, SIZES),
-        ("--consistency", consistency, ("none", "kl")),
-    ):
-        if value is not None and value not in known:
-            raise UsageError(option, f"{value!r} is unknown", f"choose from {', '.join(known)}")
+    kinds = get_type_hints(Settings)
     given = {
         "size": size,
         "voxel": None if voxel is None else parse_length(voxel, "--voxel", bare="m"),
         "steps": steps,
         "batch": batch,
-        "max_points": max_points,
+        "max_voxels": max_voxels,
+        "optimizer": optimizer,
         "lr": lr,
-        "consistency": consistency,
+        "momentum": momentum,
+        "dampening": dampening,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "period": period,
+        "power": power,
+        "class_weights": class_weights,
+        "dropout": dropout,
         "teacher": False if supervised_only else None,
+        "keep": keep,
+        "confidence": confidence,
+        "consistency": consistency,
+        "elastic": elastic,
     }
+    choices = {"preset": tuple(PRESETS), "size": tuple(SIZES)} | {key: get_args(kind) for key, kind in kinds.items()}
+    for key, value in {"preset": name, **given}.items():
+        if value is not None and choices[key] and value not in choices[key]:
+            raise UsageError(
+                f"--{key.replace('_', '-')}", f"{value!r} is unknown", f"choose from {', '.join(choices[key])}"
+            )
     settings = replace(PRESETS[name], **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     if show:
-        for key, value in asdict(settings).items():
-            print(f"{key} {value}")
+        for key, text in described(settings):
+            print(f"{key:<14} {text}")
         return
+    chosen_backend = choose_backend(backend, chosen_device, precision)
     for option, missing in (("SCENES", scenes_store), ("--labels", labels), ("-o", output)):
         if missing is None:
             raise UsageError(option, "is missing", "call it as: hpal train SCENES --labels STORE -o MODEL")
@@ -122,6 +153,7 @@ def command(
         backend=chosen_backend,
         seed=seed,
         run=output,
+        save_every=save_every,
         resume=resume,
         overwrite=overwrite,
         history=[*(store.history if start is None else start.history), *this_call(NAME, seed=seed)],

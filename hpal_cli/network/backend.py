@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hpal_cli.errors import UsageError
+from hpal_cli.network import native
 from hpal_cli.network.geometry import Geometry
 
 NAMES = ("auto", "torch", "minkowski")
+PRECISIONS = ("fp32", "bf16")
 
 
 class AnyGeometry(Protocol):
@@ -33,30 +36,41 @@ class AnyGeometry(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """name: torch or minkowski; reason: why; geometry: from (M, 4) int64 voxels to their maps."""
+    """name: torch or minkowski; reason: why; geometry: from (M, 4) int64 voxels to their maps; precision: fp32, or
+    bf16: factors of the convolutions' products are rounded to bfloat16, and their sums are not."""
 
     name: str
     reason: str
     geometry: Callable[[Tensor], AnyGeometry]
+    precision: str = "fp32"
 
     def __str__(self) -> str:
-        return f"{self.name} backend ({self.reason})"
+        return f"{self.name} backend ({self.reason}), {self.precision}"
 
 
-def choose(name: str, device: torch.device) -> Backend:
+def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
     """`auto` (what was measured fastest for the device, docs/benchmarks.md), `torch` or `minkowski`.
 
     Raises:
-        UsageError: no such backend, or a MinkowskiEngine that is missing, does not load or was built without CUDA.
+        UsageError: no such backend or precision, or a MinkowskiEngine that is missing, does not load or was built
+            without CUDA.
     """
-    if name == "auto" and device.type == "cuda":
-        return Backend("torch", "nothing else was measured on CUDA yet", Geometry)
-    if name == "auto":
-        return Backend("torch", "on two CPU threads twice as fast as minkowski", Geometry)
-    if name == "torch":
-        return Backend("torch", "as asked", Geometry)
-    if name != "minkowski":
+    if name not in NAMES:
         raise UsageError("--backend", f"{name!r} is unknown", f"choose from {', '.join(NAMES)}")
+    if precision not in PRECISIONS:
+        raise UsageError("--precision", f"{precision!r} is unknown", f"choose from {', '.join(PRECISIONS)}")
+    if name == "minkowski":
+        return _minkowski(device, precision)
+    reason = "as asked"
+    if name == "auto" and device.type == "cuda":
+        reason = "nothing else was measured on CUDA yet"
+    elif name == "auto":
+        lacking = native.missing()
+        reason = f"slower here: {lacking}" if lacking else "on a CPU four times as fast as minkowski"
+    return Backend("torch", reason, partial(Geometry, half=precision == "bf16"), precision)
+
+
+def _minkowski(device: torch.device, precision: str) -> Backend:
     try:
         from hpal_cli.network.minkowski import BUILT_WITH_CUDA, MinkowskiGeometry
     except ImportError as error:
@@ -67,4 +81,6 @@ def choose(name: str, device: torch.device) -> Backend:
     if device.type == "cuda" and not BUILT_WITH_CUDA:
         problem = "this MinkowskiEngine was built without CUDA"
         raise UsageError("--backend minkowski", problem, "choose --device cpu, or see docs/minkowski.md")
+    if precision != "fp32":
+        raise UsageError("--precision", f"{precision} is not offered by minkowski", "choose --backend torch, or fp32")
     return Backend("minkowski", "as asked", MinkowskiGeometry)

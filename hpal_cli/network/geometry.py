@@ -37,8 +37,8 @@ class _Level:
 class Geometry:
     """The voxels of a batch at all strides. Rows of features at stride 1 are in the order of the input voxels."""
 
-    def __init__(self, voxel: Tensor) -> None:
-        """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z).
+    def __init__(self, voxel: Tensor, *, half: bool = False) -> None:
+        """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z); half: products of bfloat16 factors.
 
         Raises:
             HpalError: a scene wider than 65,000 voxels, more than 32,767 scenes, or a voxel given twice.
@@ -53,6 +53,7 @@ class Geometry:
                 f"spans {extent} voxels, more than {_LIMIT}",
                 "train with a larger --voxel, or cut the scene",
             )
+        self._half = half
         key = _pack(voxel[:, 0], xyz)
         sorted_key, order = torch.sort(key)
         if bool((sorted_key[1:] == sorted_key[:-1]).any()):
@@ -80,16 +81,18 @@ class Geometry:
 
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """3x3x3 convolution at stride 2^level: `out[u] = sum_k W[k]^T x[u + off_k]`; kernel (27, C_in, C_out)."""
-        here = self._levels[level]
-        return sparse_matmul(features, kernel, here.cube, len(here.key))
+        return self._matmul(features, kernel, self._levels[level].cube, level)
 
     def down(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """2x2x2 convolution of stride 2, from `level` to `level + 1`; kernel (8, C_in, C_out)."""
-        return sparse_matmul(features, kernel, self._halves[level], len(self._levels[level + 1].key))
+        return self._matmul(features, kernel, self._halves[level], level + 1)
 
     def up(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """Its transpose, from `level` to `level - 1`; kernel (8, C_in, C_out)."""
-        return sparse_matmul(features, kernel, self._halves[level - 1].turned, len(self._levels[level - 1].key))
+        return self._matmul(features, kernel, self._halves[level - 1].turned, level - 1)
+
+    def _matmul(self, features: Tensor, kernel: Tensor, pairs: KernelMap, level: int) -> Tensor:
+        return sparse_matmul(features, kernel, pairs, len(self._levels[level].key), half=self._half)
 
 
 def _pack(scene: Tensor, xyz: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From points to what the network takes: one point a voxel, colours in [0, 1], metres from the scene's corner."""
+"""From points to what the network takes: one point a voxel, colours in [0, 1], metres from the scene's middle."""
 
 from __future__ import annotations
 
@@ -35,14 +35,23 @@ class NetworkInput:
             self.inverse.to(device, non_blocking=True),
         )
 
+    def pinned(self) -> NetworkInput:
+        """In memory from which a GPU copies without making anyone wait."""
+        return NetworkInput(self.features.pin_memory(), self.voxel.pin_memory(), self.inverse.pin_memory())
 
-def corner_origin(xyz: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
-    """(N, 3) in metres from the lowest corner of the whole scene.
 
-    Training and prediction both use this origin: the x y z channels must mean the same in both.
+def scene_origin(xyz: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
+    """(N, 3) in metres from the middle of the whole scene's bounding box in plan, and from its lowest point.
+
+    Training and prediction both use this origin: the x y z channels must mean the same in both. Counted from a
+    corner, a room in its own position would look like none of the turned rooms that training shows: window lost half
+    of its IoU by it.
     """
     relative = np.asarray(xyz, np.float64)
-    return ((relative - relative.min(axis=0)) * unit).astype(np.float32)
+    low, high = relative.min(axis=0), relative.max(axis=0)
+    origin = (low + high) / 2
+    origin[2] = low[2]
+    return ((relative - origin) * unit).astype(np.float32)
 
 
 def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpal_cli.network.backend import AnyGeometry
+from hpal_cli.network.batch_norm import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ SIZES = {
 class MinkUNet(nn.Module):
     """(M, C_in) voxel features -> logits (M, classes) and the last decoder block's output (M, 96)."""
 
-    def __init__(self, channels: int, classes: int, size: Size) -> None:
+    def __init__(self, channels: int, classes: int, size: Size, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.stem = Chain(
             Convolution(channels, size.stem, 0), BatchNorm(size.stem), ReLU(),
@@ -71,6 +72,7 @@ class MinkUNet(nn.Module):
             )
             below = width
         self.widen = Chain() if below == FEATURES else Chain(Pointwise(below, FEATURES), BatchNorm(FEATURES), ReLU())
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(FEATURES, classes)
 
     def forward(self, features: Tensor, geometry: AnyGeometry) -> tuple[Tensor, Tensor]:
@@ -83,7 +85,7 @@ class MinkUNet(nn.Module):
             up, body = self.get_submodule(f"up{n + 1}").children()
             x = body(torch.cat([up(x, geometry), skips.pop()], dim=1), geometry)
         x = geometry.leave(self.widen(x, geometry))
-        return self.classifier(x), x
+        return self.classifier(self.dropout(x)), x
 
 
 def _blocks(inputs: int, outputs: int, level: int, count: int) -> list[nn.Module]:
@@ -163,21 +165,6 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
         return x @ self.kernel
-
-
-class BatchNorm(nn.Module):
-    """Batch norm over all voxels of the batch."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.bn = nn.BatchNorm1d(width)
-
-    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
-        if self.training and len(x) == 1:
-            # One voxel has no variance: at the coarsest strides of a small cloud the running one stands in.
-            bn = self.bn
-            return torch.nn.functional.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
-        return self.bn(x)
 
 
 class ReLU(nn.Module):

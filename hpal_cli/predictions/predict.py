@@ -14,7 +14,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.inputs import corner_origin, unit_color, voxelise
+from hpal_cli.network.inputs import scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
 from hpal_cli.predictions.store import write_scene
 from hpal_cli.progress import Monitor, Silent
@@ -48,7 +48,7 @@ def predict_points(
     backend: whose convolution to use, None for what `auto` takes.
     """
     backend = backend or choose("auto", device)
-    xyz = corner_origin(points.xyz, unit)
+    xyz = scene_origin(points.xyz, unit)
     rgb = unit_color(points.rgb) if color else None
     inputs = voxelise([(xyz, rgb)], voxel).to(device)
     logits, features = network(inputs.features, backend.geometry(inputs.voxel))

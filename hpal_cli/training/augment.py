@@ -12,7 +12,10 @@ ELASTIC = ((0.2, 0.4), (0.8, 1.6))
 def augment_position(
     xyz: NDArray[np.float32], rng: np.random.Generator, *, distort: bool = True
 ) -> NDArray[np.float32]:
-    """(N, 3) metres -> (N, 3) metres from the lowest corner: distorted, turned, scaled."""
+    """(N, 3) metres from the scene's origin -> the same points distorted, turned and scaled about that origin.
+
+    Turned about its own middle, a room in its own position is one of the positions that training shows.
+    """
     if distort and rng.random() < 0.95:
         for granularity, magnitude in ELASTIC:
             xyz = elastic(xyz, granularity, magnitude, rng)
@@ -22,8 +25,7 @@ def augment_position(
         turn = _rotation(0, tilt[0]) @ _rotation(1, tilt[1]) @ turn
     if rng.random() < 0.95:
         turn = np.diag(rng.uniform(0.9, 1.1, 3)) @ turn
-    xyz = xyz @ turn.T.astype(np.float32)
-    return xyz - xyz.min(axis=0)
+    return xyz @ turn.T.astype(np.float32)
 
 
 def augment_color(rgb: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,39 +15,62 @@ from hpal_cli.training.presets import Settings
 
 @dataclass
 class Loss:
-    """The loss of a step, None if no point had anything to say, and what a person wants to see of it:
-    labelled points, and the share of unlabelled ones with a confident pseudo-label."""
+    """Scalars on the device. total: this process's part of the loss, whose sum over processes is the step's;
+    labelled: points with a label, and confident: share of the unlabelled ones with a sure pseudo-label, of all
+    processes."""
 
-    total: Tensor | None
-    labelled: int
-    confident: float
+    total: Tensor
+    labelled: Tensor
+    confident: Tensor
 
 
-def objective(student: Tensor, teacher: Tensor | None, label: Tensor, settings: Settings) -> Loss:
+def objective(
+    student: Tensor,
+    teacher: Tensor | None,
+    label: Tensor,
+    settings: Settings,
+    *,
+    weight: Tensor | None = None,
+    across: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> Loss:
     """CE on labelled points plus CE against the teacher's confident hard labels on unlabelled ones.
 
     student, teacher: (N, C) logits at the points; label: (N,) int64 as in `Batch`. Each term is the mean over its
-    points, and is left out where it has none. With `consistency` "kl", plus KL(student || teacher) over all points
-    but those of no class.
+    points of all processes, and 0 where it has none. With `consistency` "kl", plus KL(student || teacher) over all
+    points but those of no class.
+
+    weight: (C,) weight of a class in the first term, which is then the weighted mean.
+    across: sums a vector over all processes.
     """
+    log_prob = student.log_softmax(1)
     known, free = label >= 0, label == UNKNOWN
-    count = int(known.sum())
-    terms = []
-    if count:
-        terms.append(functional.cross_entropy(student[known], label[known]))
-    share = 0.0
+    truth = label.clamp(min=0)
+    share = known.to(student.dtype) if weight is None else known * weight[truth]
+    sums = [_summed(log_prob, truth, share)]
+    counts = [share.sum(), known.sum(), free.sum(), free.new_zeros(())]
     if teacher is not None:
         probability, guess = teacher.softmax(1).max(1)
         sure = (probability >= settings.confidence) & free
-        sure_count = int(sure.sum())
-        share = sure_count / max(1, int(free.sum()))
-        if sure_count:
-            terms.append(functional.cross_entropy(student[sure], guess[sure]))
+        sums.append(_summed(log_prob, guess, sure.to(student.dtype)))
+        counts[3] = sure.sum()
         if settings.consistency == "kl":
-            any_class = known | free
-            ours, theirs = student[any_class].log_softmax(1), teacher[any_class].log_softmax(1)
-            terms.append((ours.exp() * (ours - theirs)).sum(1).mean())
-    return Loss(torch.stack(terms).sum() if terms else None, count, share)
+            divergence = (log_prob.exp() * (log_prob - teacher.log_softmax(1))).sum(1)
+            sums.append(torch.where(known | free, divergence, 0).sum())
+    with torch.no_grad():
+        weights, labelled, unlabelled, confident = across(torch.stack([count.double() for count in counts])).unbind()
+        over = [weights, confident, labelled + unlabelled]
+    total = torch.stack([part / size.clamp(min=1e-9).to(part.dtype) for part, size in zip(sums, over)]).sum()
+    return Loss(total, labelled, confident / unlabelled.clamp(min=1))
+
+
+def _summed(log_prob: Tensor, target: Tensor, share: Tensor) -> Tensor:
+    return functional.nll_loss(log_prob, target, reduction="none").mul(share).sum()
+
+
+def class_weights(counts: Tensor) -> Tensor:
+    """(C,) labels of each class -> (C,) weights 1 / sqrt(share), mean 1 over the labels; 0 for a class without."""
+    weight = torch.where(counts > 0, counts.clamp(min=1).double().rsqrt(), 0)
+    return (weight * counts.sum() / (weight * counts).sum()).float()
 
 
 @torch.no_grad()

@@ -19,18 +19,21 @@ from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.inputs import COLOR, POSITION, NetworkInput
+from hpal_cli.network.inputs import COLOR, POSITION
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.batches import Batch, Batches, SceneLabels
+from hpal_cli.training.ahead import Ready, View, ready_batches
+from hpal_cli.training.batches import Batches, SceneLabels
 from hpal_cli.training.checkpoint import Checkpoint, load
 from hpal_cli.training.interruption import between_steps
-from hpal_cli.training.losses import follow, objective
+from hpal_cli.training.losses import Loss, class_weights, follow, objective
 from hpal_cli.training.presets import Settings
+from hpal_cli.training.processes import Processes, joined, own_device
 from hpal_cli.training.schedule import learning_rate
 
 SAVE_EVERY = 200
+"""Steps between two saved states of an unfinished run."""
 
 
 def known_labels(
@@ -85,123 +88,245 @@ def train(
     backend: Backend | None = None,
     seed: int = 0,
     run: Path | None = None,
+    save_every: int = SAVE_EVERY,
     resume: bool = False,
     overwrite: bool = False,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> Checkpoint:
-    """Trains on the train split of `store`.
+    """Trains on the train split of `store`; with the processes that `torchrun` started, if it did.
 
     Args:
         labels: the answered points, or None to use every label of the store (fully supervised).
         init: continue from these student weights; without it the network starts from random ones.
         backend: whose convolution to use, None for what `auto` takes; no part of the run: it may resume on another.
-        run: where to save the checkpoint; metrics and the state of an unfinished run are kept beside it.
+        run: where to save the checkpoint; metrics and the state of an unfinished run, saved every `save_every` steps,
+            are kept beside it.
         resume: go on from that state; overwrite: `run` may exist.
 
     Raises:
         HpalError: labels that do not fit, an `init` of another shape, or a loss that is not finite.
     """
-    monitor = monitor or Silent()
-    device = device or torch.device("cpu")
+    device = own_device(device or torch.device("cpu"))
     backend = backend or choose("auto", device)
-    known, answered = known_labels(store, labels)
-    scenes = store.table.choose("train")
-    outside = sum(len(rows) for name, rows in answered.items() if name not in known)
-    if outside:
-        monitor.warn(f"{outside} answers are for scenes outside the train split: not trained on")
-    without = [scene.name for scene in store.table if not store.has_color(scene)]
-    color = not without
-    if without and len(without) < len(store.table):
-        monitor.warn(f"colour is left out, since {without[0]} has none ({len(without)} of {len(store.table)} scenes)")
-    torch.manual_seed(seed)
-    channels = len(POSITION) + (len(COLOR) if color else 0)
-    student = MinkUNet(channels, len(store.classes), SIZES[settings.size])
-    if init is not None:
-        _start_from(student, init, store, color, settings)
-    student = student.to(device).train()
-    teacher = None
-    if settings.teacher:
-        teacher = MinkUNet(channels, len(store.classes), SIZES[settings.size]).to(device).eval()
-        teacher.load_state_dict(student.state_dict())
-    optimizer = _optimizer(student, settings)
-    digest = _digest(known, init)
-    batches = Batches(store, scenes, known, settings, color=color, seed=seed)
+    with joined(device) as processes, full_precision():
+        if settings.batch < processes.world:
+            raise UsageError("--batch", f"{settings.batch} scenes for {processes.world} processes", "give each one")
+        monitor = (monitor if processes.first else None) or Silent()
+        run_of = _Run(store, labels, settings, init, device, backend, seed, processes, list(history), monitor)
+        return run_of.go(run, save_every=save_every, resume=resume, overwrite=overwrite)
 
-    def checkpoint(step: int, state: dict[str, Any]) -> Checkpoint:
-        return Checkpoint(
-            settings=settings,
-            classes=store.classes,
-            color=color,
-            scenes=store.table.id,
-            step=step,
+
+class _Run:
+    """The state of one training run: two networks, an optimiser, and where it stands."""
+
+    def __init__(
+        self,
+        store: SceneStore,
+        labels: LabelStore | None,
+        settings: Settings,
+        init: Checkpoint | None,
+        device: torch.device,
+        backend: Backend,
+        seed: int,
+        processes: Processes,
+        history: list[Entry],
+        monitor: Monitor,
+    ) -> None:
+        self.store, self.settings, self.seed, self.history = store, settings, seed, history
+        self.device, self.backend, self.processes, self.monitor = device, backend, processes, monitor
+        self.all_labelled = labels is None
+        known, self.answered = known_labels(store, labels)
+        outside = sum(len(rows) for name, rows in self.answered.items() if name not in known)
+        if outside:
+            monitor.warn(f"{outside} answers are for scenes outside the train split: not trained on")
+        without = [scene.name for scene in store.table if not store.has_color(scene)]
+        self.color = not without
+        if without and len(without) < len(store.table):
+            monitor.warn(
+                f"colour is left out, since {without[0]} has none ({len(without)} of {len(store.table)} scenes)"
+            )
+        torch.manual_seed(seed)
+        self.student = self._network()
+        if init is not None:
+            _start_from(self.student, init, store, self.color, settings)
+        self.student = self.student.to(device).train()
+        self.teacher: MinkUNet | None = None
+        if settings.teacher:
+            self.teacher = self._network().to(device).eval()
+            self.teacher.load_state_dict(self.student.state_dict())
+        self.optimizer = _optimizer(self.student, settings)
+        self.digest = _digest(known, init)
+        counts = np.bincount(np.concatenate([ids[ids >= 0] for _, ids in known.values()]), minlength=len(store.classes))
+        self.labelled = int(counts.sum())
+        self.weight = None
+        if settings.class_weights == "sqrt":
+            self.weight = class_weights(torch.from_numpy(counts)).to(device)
+        self.batches = Batches(
+            store,
+            store.table.choose("train"),
+            known,
+            settings,
+            color=self.color,
             seed=seed,
-            student={name: value.detach().cpu() for name, value in student.state_dict().items()},
-            labels=digest,
-            labelled=sum(int((ids >= 0).sum()) for _, ids in known.values()),
-            answered=answered,
-            all_labelled=labels is None,
-            history=list(history),
+            rank=processes.rank,
+            world=processes.world,
+        )
+        self.step, self.skipped = 0, 0
+        self._losses: list[tuple[int, list[str], Tensor]] = []
+
+    def _network(self) -> MinkUNet:
+        channels = len(POSITION) + (len(COLOR) if self.color else 0)
+        size = SIZES[self.settings.size]
+        return MinkUNet(channels, len(self.store.classes), size, dropout=self.settings.dropout)
+
+    def go(self, run: Path | None, *, save_every: int, resume: bool, overwrite: bool) -> Checkpoint:
+        """Trains to the last step, and saves as it goes if `run` is given."""
+        settings, monitor = self.settings, self.monitor
+        unfinished = None if run is None else run.with_name(f"{run.name}.unfinished")
+        if unfinished is not None and resume and not unfinished.exists():
+            monitor.note(f"{unfinished} is not there: nothing to resume, starting from step 1")
+        elif unfinished is not None and resume:
+            self._load(unfinished)
+            monitor.note(f"{unfinished}: going on after step {self.step}")
+        elif unfinished is not None and unfinished.exists():
+            raise HpalError(
+                unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
+            )
+        # Nobody may write before everybody has looked.
+        self.processes.agree(0)
+        if not self.processes.first:
+            run = unfinished = None
+        metrics = None if run is None else Metrics(run.with_name(f"{run.name}.metrics.jsonl"), self.step)
+        saved = unfinished if self.step else None
+        first, geometry = self.step, self.backend.geometry
+        with between_steps() as interruption, monitor.task("training", settings.steps) as task:
+            task.advance(first)
+            steps = range(first, settings.steps)
+            for ready in ready_batches(self.batches, steps, self.device, geometry):
+                rate = learning_rate(settings, self.step)
+                (labelled,) = self.processes.agree(ready.labelled)
+                if not labelled:
+                    self.skipped += 1
+                loss = self._learn(ready, rate) if labelled else None
+                self.step += 1
+                (stop,) = self.processes.agree(int(interruption.number is not None))
+                save = self.step % save_every == 0 and self.step < settings.steps
+                # Reading a loss makes the host wait for a GPU.
+                if self.device.type == "cpu" or self.step % 10 == 0 or save or stop or self.step == settings.steps:
+                    value = self._look_at_losses(saved)
+                    status = "no labelled point in this batch: skipped"
+                    if loss is not None and value is not None:
+                        confident = float(loss.confident)
+                        sure = f"  sure {confident:4.0%}" if self.teacher is not None else ""
+                        status = f"loss {value:6.3f}  lr {rate:.4f}{sure}"
+                        if metrics is not None and (self.step % 10 == 0 or self.step == settings.steps):
+                            metrics.add(self.step, value, rate, labelled, confident)
+                    task.advance(1, status)
+                else:
+                    task.advance(1)
+                if unfinished is not None and (save or stop):
+                    self._checkpoint(finished=False).save(unfinished, overwrite=True)
+                    saved = unfinished
+                if stop:
+                    if unfinished is not None:
+                        monitor.note(
+                            f"stopped after step {self.step}; the same command with --resume goes on from there"
+                        )
+                    break
+        if self.skipped:
+            monitor.warn(f"{self.skipped} of {settings.steps} batches held no labelled point and were skipped")
+        done = self._checkpoint(finished=True)
+        if run is not None and unfinished is not None:
+            # Saved before the state that could repeat it goes: a full disk must not cost the run.
+            done.save(run, overwrite=overwrite)
+            unfinished.unlink(missing_ok=True)
+        return done
+
+    def _learn(self, ready: Ready, rate: float) -> Loss:
+        """One optimiser step. Nothing here asks a GPU for a number."""
+        settings, processes = self.settings, self.processes
+        guess = None
+        if self.teacher is not None and ready.teacher is not None:
+            with torch.no_grad():
+                guess = at_points(self.teacher, ready.teacher)
+        if settings.dropout:
+            # A resumed run leaves out the same features.
+            torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + processes.rank)
+        answer = at_points(self.student, ready.student)
+        loss = objective(answer, guess, ready.label, settings, weight=self.weight, across=processes.sum)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        processes.add_gradients(self.student.parameters())
+        self._losses.append((self.step, ready.scenes, processes.sum(loss.total.detach())))
+        self.optimizer.step()
+        if self.teacher is not None:
+            follow(self.teacher, self.student, settings.keep)
+        return loss
+
+    def _look_at_losses(self, saved: Path | None) -> float | None:
+        """The last loss of those that nobody has looked at yet, None if there is none.
+
+        Raises:
+            HpalError: one is not finite.
+        """
+        value = None
+        for (step, scenes, _), value in zip(
+            self._losses, torch.stack([loss for *_, loss in self._losses]).tolist() if self._losses else []
+        ):
+            if not math.isfinite(value):
+                state = f"the state before is in {saved}" if saved else "no state was saved before"
+                raise HpalError(
+                    f"step {step + 1}",
+                    f"the loss is {value} on {', '.join(scenes)} ({state})",
+                    "lower --lr, or look at these scenes with `hpal info --check`",
+                )
+        self._losses.clear()
+        return value
+
+    def _checkpoint(self, *, finished: bool) -> Checkpoint:
+        state: dict[str, Any] = {}
+        if not finished:
+            state = {
+                "teacher": {} if self.teacher is None else self.teacher.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "skipped": self.skipped,
+            }
+        return Checkpoint(
+            settings=self.settings,
+            classes=self.store.classes,
+            color=self.color,
+            scenes=self.store.table.id,
+            step=self.step,
+            seed=self.seed,
+            student={name: value.detach().cpu() for name, value in self.student.state_dict().items()},
+            labels=self.digest,
+            labelled=self.labelled,
+            answered=self.answered,
+            all_labelled=self.all_labelled,
+            history=self.history,
             state=state,
         )
 
-    first, skipped = 0, 0
-    unfinished = None if run is None else run.with_name(f"{run.name}.unfinished")
-    if unfinished is not None and resume and not unfinished.exists():
-        monitor.note(f"{unfinished} is not there: nothing to resume, starting from step 1")
-    elif unfinished is not None and resume:
-        saved = _load_unfinished(unfinished, checkpoint(0, {}))
-        student.load_state_dict(saved.student)
-        if teacher is not None:
-            teacher.load_state_dict(saved.state["teacher"])
-        optimizer.load_state_dict(saved.state["optimizer"])
-        first, skipped = saved.step, saved.state["skipped"]
-        monitor.note(f"{unfinished}: going on after step {first}")
-    elif unfinished is not None and unfinished.exists():
-        raise HpalError(
-            unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
-        )
-    metrics = None if run is None else Metrics(run.with_name(f"{run.name}.metrics.jsonl"), first)
+    def _load(self, unfinished: Path) -> None:
+        """Goes on from a saved state.
 
-    def save_unfinished(step: int) -> None:
-        state = {
-            "teacher": {} if teacher is None else teacher.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "skipped": skipped,
-        }
-        assert unfinished is not None
-        checkpoint(step, state).save(unfinished, overwrite=True)
-
-    with between_steps() as interruption, full_precision(), monitor.task("training", settings.steps) as task:
-        task.advance(first)
-        for step in range(first, settings.steps):
-            if unfinished is not None and step > first and step % SAVE_EVERY == 0:
-                save_unfinished(step)
-            batch = batches[step]
-            rate = learning_rate(settings, step)
-            loss = _step(student, teacher, optimizer, batch, settings, rate, step, device, backend)
-            if loss is None:
-                skipped += 1
-                task.advance(1, "no labelled point in this batch: skipped")
-            else:
-                value, labelled, confident = loss
-                sure = f"  sure {confident:4.0%}" if teacher is not None else ""
-                task.advance(1, f"loss {value:6.3f}  lr {rate:.4f}{sure}")
-                if metrics is not None and (step % 10 == 9 or step == settings.steps - 1):
-                    metrics.add(step + 1, value, rate, labelled, confident)
-            if interruption.number is not None:
-                if unfinished is not None:
-                    save_unfinished(step + 1)
-                    monitor.note(f"stopped after step {step + 1}; the same command with --resume goes on from there")
-                break
-    if skipped:
-        monitor.warn(f"{skipped} of {settings.steps} batches held no labelled point and were skipped")
-    done = checkpoint(settings.steps, {})
-    if run is not None and unfinished is not None:
-        # Saved before the state that could repeat it goes: a full disk must not cost the run.
-        done.save(run, overwrite=overwrite)
-        unfinished.unlink(missing_ok=True)
-    return done
+        Raises:
+            HpalError: it is of a run with other data or options.
+        """
+        saved, now = load(unfinished), self._checkpoint(finished=True)
+        for what in ("settings", "classes", "color", "scenes", "seed", "labels"):
+            if getattr(saved, what) != getattr(now, what):
+                raise HpalError(
+                    unfinished, f"was started with other {what}", "resume with the same, or remove it to start over"
+                )
+        self.student.load_state_dict(saved.student)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(saved.state["teacher"])
+        self.optimizer.load_state_dict(saved.state["optimizer"])
+        self.step, self.skipped = saved.step, saved.state["skipped"]
 
 
 class Metrics:
@@ -221,42 +346,6 @@ class Metrics:
             file.write(f"{json.dumps(row)}\n")
 
 
-def _step(
-    student: MinkUNet,
-    teacher: MinkUNet | None,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    settings: Settings,
-    rate: float,
-    step: int,
-    device: torch.device,
-    backend: Backend,
-) -> tuple[float, int, float] | None:
-    """One optimiser step: (loss, labelled points, share of confident pseudo-labels), None if nothing was known."""
-    guess = None
-    if teacher is not None and batch.teacher is not None:
-        with torch.no_grad():
-            guess = at_points(teacher, batch.teacher, device, backend)
-    loss = objective(at_points(student, batch.student, device, backend), guess, batch.label.to(device), settings)
-    if loss.total is None:
-        return None
-    value = loss.total.item()
-    if not math.isfinite(value):
-        raise HpalError(
-            f"step {step + 1}",
-            f"the loss is {value} on {', '.join(batch.scenes)}",
-            "lower --lr, or look at these scenes with `hpal info --check`",
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    optimizer.step()
-    if teacher is not None:
-        follow(teacher, student, settings.keep)
-    return value, loss.labelled, loss.confident
-
-
 def _digest(known: Mapping[str, SceneLabels], init: Checkpoint | None) -> str:
     """The same for runs that learn the same from the same start."""
     digest = hashlib.sha256()
@@ -267,24 +356,10 @@ def _digest(known: Mapping[str, SceneLabels], init: Checkpoint | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_unfinished(path: Path, now: Checkpoint) -> Checkpoint:
-    """The state of an interrupted run.
-
-    Raises:
-        HpalError: it is of a run with other data or options.
-    """
-    saved = load(path)
-    for what in ("settings", "classes", "color", "scenes", "seed", "labels"):
-        if getattr(saved, what) != getattr(now, what):
-            raise HpalError(path, f"was started with other {what}", "resume with the same, or remove it to start over")
-    return saved
-
-
-def at_points(network: MinkUNet, inputs: NetworkInput, device: torch.device, backend: Backend) -> Tensor:
+def at_points(network: MinkUNet, view: View) -> Tensor:
     """(N, C) logits of every point of a batch: those of its voxel."""
-    inputs = inputs.to(device)
-    logits, _ = network(inputs.features, backend.geometry(inputs.voxel))
-    return logits[inputs.inverse]
+    logits, _ = network(view.features, view.geometry)
+    return logits[view.inverse]
 
 
 def _start_from(student: MinkUNet, init: Checkpoint, store: SceneStore, color: bool, settings: Settings) -> None:
