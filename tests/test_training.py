@@ -22,7 +22,7 @@ from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.predictions.predict import predict_points
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.ahead import Ready, ready_batches
+from hpal_cli.training.ahead import Ready
 from hpal_cli.training.augment import augment_color, augment_position, elastic
 from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, _labels_of, crop
 from hpal_cli.training.checkpoint import load
