@@ -26,6 +26,15 @@ def command(
     no_features: Annotated[
         bool, typer.Option("--no-features", help="Leave out the features (then select needs --no-fds).")
     ] = False,
+    max_voxels: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Voxels that go through the network at once; a larger scene goes in tiles, with 0 never.  [400,000]",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     scenes: opt.Scenes = None,
     device: opt.Device = "auto",
@@ -41,6 +50,7 @@ def command(
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.predictions.predict import predict
+    from hpal_cli.predictions.tiles import MAX_VOXELS
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.store.files import require_free
     from hpal_cli.training.checkpoint import load
@@ -65,6 +75,7 @@ def command(
         device=chosen_device,
         backend=chosen_backend,
         features=not no_features,
+        max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
         overwrite=overwrite,
         history=[*model.history, *this_call(NAME)],
         monitor=console,

@@ -41,22 +41,43 @@ class NetworkInput:
 
 
 def scene_origin(xyz: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
-    """(N, 3) in metres from the middle of the whole scene's bounding box in plan, and from its lowest point.
+    """(N, 3) in metres from the origin of the whole scene, which `xyz` must be.
 
-    Training and prediction both use this origin: the x y z channels must mean the same in both. Counted from a
-    corner, a room in its own position would look like none of the turned rooms that training shows: window lost half
-    of its IoU by it.
+    Training and prediction both use this origin: the x y z channels must mean the same in both.
     """
-    relative = np.asarray(xyz, np.float64)
-    low, high = relative.min(axis=0), relative.max(axis=0)
+    return metres_from(origin_of(xyz), xyz, unit)
+
+
+def origin_of(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(3,) the middle of a whole scene's bounding box in plan, at its lowest point.
+
+    Counted from a corner, a room in its own position would look like none of the turned rooms that training shows:
+    window lost half of its IoU by it.
+    """
+    low, high = xyz.min(axis=0).astype(np.float64), xyz.max(axis=0).astype(np.float64)
     origin = (low + high) / 2
     origin[2] = low[2]
-    return ((relative - origin) * unit).astype(np.float32)
+    return origin
+
+
+def metres_from(origin: NDArray[np.float64], xyz: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
+    """(N, 3) in metres from the origin of the scene that they are points of."""
+    return ((np.asarray(xyz, np.float64) - origin) * unit).astype(np.float32)
+
+
+def cells(xyz: NDArray[np.float32], voxel: float) -> NDArray[np.int64]:
+    """(N, 3) voxels of positions in metres."""
+    return np.floor(xyz / np.float32(voxel)).astype(np.int64)
 
 
 def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
     """(N, 3) bytes -> (N, 3) in [0, 1]."""
     return None if rgb is None else np.divide(rgb, np.float32(255), dtype=np.float32)
+
+
+def channels(xyz: NDArray[np.float32], color: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """(M, 3) each -> (M, 6), or (M, 3) without colour: what the network is given of each voxel's point."""
+    return xyz if color is None else np.concatenate([color, xyz], axis=1)
 
 
 def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
@@ -67,11 +88,10 @@ def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | N
     """
     features, voxels, inverses, done = [], [], [], 0
     for n, (xyz, color) in enumerate(clouds):
-        cell = np.floor(xyz / np.float32(voxel)).astype(np.int64)
+        cell = cells(xyz, voxel)
         inverse, _ = group_voxels(cell)
         _, first = np.unique(inverse, return_index=True)
-        columns = xyz[first] if color is None else np.concatenate([color[first], xyz[first]], axis=1)
-        features.append(columns)
+        features.append(channels(xyz[first], None if color is None else color[first]))
         voxels.append(np.column_stack([np.full(len(first), n), cell[first]]))
         inverses.append(inverse + done)
         done += len(first)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +15,20 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.inputs import scene_origin, unit_color, voxelise
+from hpal_cli.network.inputs import NetworkInput, scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
-from hpal_cli.predictions.store import write_scene
-from hpal_cli.progress import Monitor, Silent
+from hpal_cli.predictions.blend import Blend
+from hpal_cli.predictions.prediction import InMemory, Prediction
+from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
+from hpal_cli.predictions.store import write_scene_blocks
+from hpal_cli.predictions.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
+from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.training.checkpoint import Checkpoint
 
 
-@dataclass
-class Prediction:
-    """Of N points: probabilities (N, C) float32, features (N, F) float32."""
-
-    prob: NDArray[np.float32]
-    feat: NDArray[np.float32]
-
-
-@torch.no_grad()
 def predict_points(
     network: MinkUNet,
     points: Points,
@@ -42,18 +38,98 @@ def predict_points(
     color: bool = True,
     device: torch.device,
     backend: Backend | None = None,
+    name: str = "scene",
 ) -> Prediction:
     """A network in evaluation mode on one whole scene, not augmented; the points of a voxel share its answer.
 
-    backend: whose convolution to use, None for what `auto` takes.
+    Args:
+        backend: whose convolution to use, None for what `auto` takes.
+        name: the scene's, for messages.
+
+    Raises:
+        HpalError: an answer that is not finite.
     """
     backend = backend or choose("auto", device)
     xyz = scene_origin(points.xyz, unit)
     rgb = unit_color(points.rgb) if color else None
-    inputs = voxelise([(xyz, rgb)], voxel).to(device)
+    inputs = voxelise([(xyz, rgb)], voxel)
+    return Prediction(predict_voxels(network, inputs, device, backend, name), inputs.inverse.numpy())
+
+
+@contextlib.contextmanager
+def predict_large(
+    network: MinkUNet,
+    points: Points,
+    voxel: float,
+    *,
+    unit: float = 1.0,
+    color: bool = True,
+    device: torch.device,
+    backend: Backend | None = None,
+    name: str = "scene",
+    max_voxels: int = MAX_VOXELS,
+    features: bool = True,
+    folder: Path,
+    task: Task | None = None,
+    monitor: Monitor | None = None,
+) -> Iterator[Prediction]:
+    """`predict_points` for a scene of any size: one of more than `max_voxels` voxels goes in tiles, 0 means never.
+
+    Args:
+        features: whether they are wanted; without, a scene in tiles has 0 of them.
+        folder: on a disk that holds a large scene's answers (2 bytes a feature, 4 a class, for each voxel) until the
+            block ends. The prediction is of no use after that.
+
+    Raises:
+        HpalError: an answer that is not finite.
+    """
+    monitor = monitor or Silent()
+    task = task or Silent()
+    backend = backend or choose("auto", device)
+    # A voxel holds a point at least, so most scenes need no counting.
+    narrow = np.ptp(points.xyz[:, :2], axis=0).max() * unit / voxel < WIDEST
+    if not max_voxels or (len(points.xyz) <= max_voxels and narrow):
+        yield predict_points(network, points, voxel, unit=unit, color=color, device=device, backend=backend, name=name)
+        return
+    voxels = SceneVoxels(points, voxel, unit=unit, color=color, name=name)
+    tiles = cut(voxels, max_voxels)
+    largest = max(tile.count(voxels) for tile in tiles)
+    if largest > max_voxels:
+        most = f"{largest:,} voxels, more than --max-voxels {max_voxels:,}"
+        monitor.warn(f"{name}: a tile has {most}: it is not cut to less than {SHORTEST} voxels and their surroundings")
+    if len(tiles) == 1:
+        whole = voxels.inputs(np.arange(len(voxels)))
+        yield Prediction(predict_voxels(network, whole, device, backend, name), voxels.inverse)
+        return
+    # Without a name, so that the system removes it however the process ends.
+    with tempfile.TemporaryFile(dir=folder) as file:
+        blend = Blend(file, len(voxels))
+        for n, tile in enumerate(tiles, 1):
+            rows = rows_of(voxels.runs(*tile.seen()))
+            answers = predict_voxels(network, voxels.inputs(rows), device, backend, name)
+            weight = tile.weight(voxels.cell(rows))
+            used = weight > 0
+            feat = answers.feat if features else answers.feat[:, :0]
+            blend.add(rows[used], weight[used], answers.prob[used], feat[used])
+            task.advance(0, f"{name}  tile {n} of {len(tiles)}")
+        yield Prediction(blend, voxels.inverse)
+
+
+@torch.no_grad()
+def predict_voxels(
+    network: MinkUNet, inputs: NetworkInput, device: torch.device, backend: Backend, name: str
+) -> InMemory:
+    """The answers of the voxels of a batch.
+
+    Raises:
+        HpalError: one that is not finite.
+    """
+    inputs = inputs.to(device)
     logits, features = network(inputs.features, backend.geometry(inputs.voxel))
-    row = inputs.inverse
-    return Prediction(logits.softmax(1)[row].cpu().numpy(), features[row].cpu().numpy())
+    prob = logits.softmax(1).cpu().numpy()
+    if not np.isfinite(prob).all():
+        raise HpalError(name, "the network's answer is not finite", "train again with a lower --lr")
+    return InMemory(prob, features.cpu().numpy())
 
 
 def predict(
@@ -65,13 +141,17 @@ def predict(
     device: torch.device | None = None,
     backend: Backend | None = None,
     features: bool = True,
+    max_voxels: int = MAX_VOXELS,
     overwrite: bool = False,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> Iterator[tuple[SceneInfo, NDArray[np.integer], Prediction]]:
     """Writes the predictions store `out`, and yields each scene as it is done: (scene, pred (N,), prediction).
 
-    The store is whole when the iteration ends.
+    The store is whole when the iteration ends. The prediction can be asked for probabilities until the next scene is.
+
+    Args:
+        max_voxels: a scene of more voxels goes through the network in tiles of about so many; 0: never.
 
     Raises:
         HpalError: the checkpoint's classes or channels are not the scenes'.
@@ -92,13 +172,13 @@ def predict(
     }
     same_scenes = checkpoint.scenes == store.table.id
     with (
-        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
+        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, partial),
         full_precision(),
         monitor.task("predicting", len(chosen)) as task,
     ):
         for scene in chosen:
             points = store.points(scene)
-            done = predict_points(
+            work = predict_large(
                 network,
                 points,
                 checkpoint.settings.voxel,
@@ -106,19 +186,23 @@ def predict(
                 color=checkpoint.color,
                 device=device,
                 backend=backend,
+                name=scene.name,
+                max_voxels=max_voxels,
+                features=features,
+                folder=partial,
+                task=task,
+                monitor=monitor,
             )
-            if not np.isfinite(done.prob).all():
-                raise HpalError(scene.name, "the network's answer is not finite", "train again with a lower --lr")
-            pred = write_scene(
-                root,
-                scene,
-                points,
-                done.prob,
-                done.feat if features else None,
-                _labelled(checkpoint, scene, same_scenes),
-            )
-            task.advance(1, f"{scene.name}  {scene.points:,} points")
-            yield scene, pred, done
+            with work as done:
+                pred = write_scene_blocks(
+                    root,
+                    scene,
+                    points,
+                    ((prob, feat if features else None) for prob, feat in done.blocks()),
+                    _labelled(checkpoint, scene, same_scenes),
+                )
+                task.advance(1, f"{scene.name}  {scene.points:,} points")
+                yield scene, pred, done
 
 
 def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[SceneInfo]) -> None:

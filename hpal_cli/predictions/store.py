@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +156,43 @@ def write_scene(
     labelled: NDArray[np.int64],
 ) -> NDArray[np.integer]:
     """One scene of a predictions store; returns `pred`, the class of the largest probability as stored."""
+    rows = [slice(start, start + envelope.CHUNK_ROWS) for start in range(0, max(1, len(prob)), envelope.CHUNK_ROWS)]
+    blocks = ((prob[r], None if feat is None else feat[r]) for r in rows)
+    return write_scene_blocks(root, scene, points, blocks, labelled)
+
+
+def write_scene_blocks(
+    root: zarr.Group,
+    scene: SceneInfo,
+    points: Points,
+    blocks: Iterable[tuple[NDArray[np.floating], NDArray[np.floating] | None]],
+    labelled: NDArray[np.int64],
+) -> NDArray[np.integer]:
+    """`write_scene` of a scene whose features outgrow memory: (prob, feat) come by blocks of `envelope.CHUNK_ROWS`
+    rows, the last one shorter, and are not kept."""
     group = root.require_group(f"scenes/{scene.name}")
     group.attrs["offset"] = points.offset.tolist()
     envelope.write_array(group, "xyz", np.asarray(points.xyz, np.float32))
     if points.rgb is not None:
         envelope.write_array(group, "rgb", points.rgb)
-    prob = prob.astype(np.float16)
-    pred = prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16)
-    envelope.write_array(group, "prob", prob)
-    if feat is not None:
-        # A feature beyond float16 would become inf, and its direction NaN.
-        envelope.write_array(group, "feat", np.clip(feat, -65504, 65504).astype(np.float16))
+    arrays: dict[str, zarr.Array] = {}
+
+    def write(name: str, start: int, values: NDArray[np.generic]) -> None:
+        if name not in arrays:
+            shape = (len(points.xyz), *values.shape[1:])
+            arrays[name] = envelope.create_array(group, name, shape, values.dtype)
+        arrays[name][start : start + len(values)] = values
+
+    preds, done = [], 0
+    for prob, feat in blocks:
+        prob = prob.astype(np.float16)
+        write("prob", done, prob)
+        if feat is not None:
+            # A feature beyond float16 would become inf, and its direction NaN.
+            write("feat", done, np.clip(feat, -65504, 65504).astype(np.float16))
+        preds.append(prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16))
+        done += len(prob)
+    pred = np.concatenate(preds)
     envelope.write_array(group, "pred", pred)
     envelope.write_array(group, "labelled", labelled.astype(np.int64))
     return pred

@@ -86,20 +86,25 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
 def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> None:
     """(N, ...) as one array: chunks of whole rows, compressed, missing chunks never left out."""
     values = np.ascontiguousarray(values)
+    array = create_array(group, name, values.shape, values.dtype)
+    if values.size:
+        array[...] = values
+
+
+def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> zarr.Array:
+    """An array that `write_array` would make, to be filled by blocks of `CHUNK_ROWS` rows: all of them, in full."""
     # Bytes of like weight side by side: halves coordinates and probabilities, and costs next to no time.
     codec = zarr.codecs.BloscCodec(
-        typesize=values.dtype.itemsize, cname="zstd", clevel=1, shuffle=zarr.codecs.BloscShuffle.shuffle
+        typesize=dtype.itemsize, cname="zstd", clevel=1, shuffle=zarr.codecs.BloscShuffle.shuffle
     )
-    array = group.create_array(
+    return group.create_array(
         name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(max(1, min(CHUNK_ROWS, len(values))), *values.shape[1:]),
+        shape=shape,
+        dtype=dtype,
+        chunks=(max(1, min(CHUNK_ROWS, shape[0])), *shape[1:]),
         compressors=codec,
         config={"write_empty_chunks": True},
     )
-    if values.size:
-        array[...] = values
 
 
 def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:

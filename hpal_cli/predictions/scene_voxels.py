@@ -1,0 +1,92 @@
+"""The voxels of a scene too large for the network, found and counted in little memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.network.inputs import NetworkInput, cells, channels, metres_from, origin_of, unit_color
+from hpal_cli.scenes.store import Points
+
+BLOCK = 1 << 20
+"""Points that are worked on at a time."""
+
+
+class SceneVoxels:
+    """The M voxels of a scene's N points, sorted by x, then y, then z, which are counted from the lowest.
+
+    extent: voxels along x, y and z; inverse: (N,) the voxel row of every point. The rows, and what the network is given
+    of each, are those of `voxelise` on the whole scene.
+    """
+
+    def __init__(self, points: Points, voxel: float, *, unit: float, color: bool, name: str = "scene") -> None:
+        """voxel: metres; unit: metres in one unit of the points' coordinates; name: the scene's, for messages.
+
+        Raises:
+            HpalError: a scene so wide that its voxels have no 62-bit number.
+        """
+        self._points, self._voxel, self._unit, self._color = points, voxel, unit, color
+        self._origin = origin_of(points.xyz)
+        corners = np.stack([points.xyz.min(axis=0), points.xyz.max(axis=0)])
+        self._low, last = self._cells(corners)
+        extent = (last - self._low + 1).tolist()
+        self.extent: tuple[int, int, int] = (extent[0], extent[1], extent[2])
+        if float(np.prod(np.array(self.extent, np.float64))) >= 2.0**62:
+            spans = " x ".join(f"{n:,}" for n in self.extent)
+            raise HpalError(name, f"spans {spans} voxels", "remove the points far from all others")
+        key = np.empty(len(points.xyz), np.int64)
+        for start in range(0, len(key), BLOCK):
+            cell = self._cells(points.xyz[start : start + BLOCK]) - self._low
+            key[start : start + BLOCK] = (cell[:, 0] * self.extent[1] + cell[:, 1]) * self.extent[2] + cell[:, 2]
+        # Stable, so that the first of a voxel's points is the first in the scene.
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        begins = np.ones(len(key), bool)
+        np.not_equal(key[1:], key[:-1], out=begins[1:])
+        self._key = key[begins]
+        self._first = order[begins]
+        np.cumsum(begins, out=key)
+        key -= 1
+        self.inverse = np.empty_like(key)
+        self.inverse[order] = key
+
+    def __len__(self) -> int:
+        return len(self._key)
+
+    def runs(self, low: tuple[int, int], high: tuple[int, int]) -> NDArray[np.int64]:
+        """(R, 2) ranges of rows, ascending, that hold the voxels of low <= (x, y) < high."""
+        column = np.arange(max(low[0], 0), min(high[0], self.extent[0])) * self.extent[1]
+        y = np.clip([low[1], high[1]], 0, self.extent[1])
+        return np.searchsorted(self._key, (column[:, None] + y) * self.extent[2])
+
+    def count(self, low: tuple[int, int], high: tuple[int, int]) -> int:
+        """Voxels of low <= (x, y) < high."""
+        runs = self.runs(low, high)
+        return int((runs[:, 1] - runs[:, 0]).sum())
+
+    def cell(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(K, 3) coordinates, of the lowest 0."""
+        rest, z = np.divmod(self._key[rows], self.extent[2])
+        x, y = np.divmod(rest, self.extent[1])
+        return np.stack([x, y, z], axis=1)
+
+    def inputs(self, rows: NDArray[np.int64]) -> NetworkInput:
+        """These voxels as a batch, in this order; each stands for itself, so `inverse` is 0, 1, 2, ..."""
+        first = self._first[rows]
+        xyz = metres_from(self._origin, self._points.xyz[first], self._unit)
+        rgb = self._points.rgb
+        color = unit_color(rgb[first]) if self._color and rgb is not None else None
+        voxel = np.column_stack([np.zeros(len(rows), np.int64), self.cell(rows) + self._low])
+        return NetworkInput(torch.from_numpy(channels(xyz, color)), torch.from_numpy(voxel), torch.arange(len(rows)))
+
+    def _cells(self, xyz: NDArray[np.floating]) -> NDArray[np.int64]:
+        return cells(metres_from(self._origin, xyz, self._unit), self._voxel)
+
+
+def rows_of(runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(R, 2) ranges -> every row in them, (K,)."""
+    lengths = runs[:, 1] - runs[:, 0]
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(runs[:, 0] - ends + lengths, lengths)
