@@ -630,3 +630,41 @@ def test_the_command_layer_imports_nothing_heavy_at_module_level() -> None:
     for path in layer:
         names = {name.split(".")[0] for name in imports_of(path, anywhere=False)}
         assert not names & HEAVY, path
+
+
+def shown(*args: str) -> dict[str, str]:
+    done = run_hpal("train", *args, "--show")
+    assert done.rc == 0, done.err
+    return dict(line.split(maxsplit=1) for line in done.out.decode().splitlines())
+
+
+def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
+    from dataclasses import asdict
+
+    from hpal_cli.training.presets import PRESETS
+
+    given = {
+        "size": "small", "voxel": "7cm", "steps": "7", "batch": "3", "max_voxels": "11", "optimizer": "adamw",
+        "lr": "0.3", "momentum": "0.4", "dampening": "0.2", "weight_decay": "0.6", "schedule": "polynomial",
+        "period": "9", "power": "1.5", "class_weights": "sqrt", "dropout": "0.25", "teacher": None, "keep": "0.8",
+        "confidence": "0.9", "consistency": "kl", "elastic": None,
+    }  # fmt: skip
+    for name, preset in PRESETS.items():
+        values = shown("--preset", name)
+        assert list(values) == list(asdict(preset)) == list(given)
+        for key, value in asdict(preset).items():
+            assert values[key].split()[0] == str(value)
+    assert shown("--preset", "s3dis")["voxel"] == "0.05 m"
+    before = shown("--preset", "s3dis")
+    for key, value in given.items():
+        flags = {"teacher": ("--supervised-only",), "elastic": ("--no-elastic",)}
+        after = shown("--preset", "s3dis", *flags.get(key, (f"--{key.replace('_', '-')}", str(value))))
+        assert after[key] != before[key], key
+        assert {other: text for other, text in after.items() if other != key} == {
+            other: text for other, text in before.items() if other != key
+        }
+    for option in ("--preset", "--size", "--optimizer", "--schedule", "--class-weights", "--consistency"):
+        done = run_hpal("train", option, "nonsense", "--show")
+        assert done.rc == 2
+        assert f"{option}: 'nonsense' is unknown; choose from " in done.err
+    assert run_hpal("train", "--precision", "fp8", "x", "--labels", "all", "-o", "y").err.count("\n") == 1

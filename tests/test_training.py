@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import environment, run_fresh
 from torch.nn import functional
 
 from hpal_cli.demo.office import CLASSES, make_room
@@ -361,11 +366,100 @@ def test_init_must_fit_and_carries_the_weights(store: SceneStore, labels: LabelS
         train(store, labels, replace(TINY, voxel=0.2), init=before)
 
 
-def test_a_loss_that_is_not_finite_names_step_and_scenes(store: SceneStore, labels: LabelStore) -> None:
+def test_a_loss_that_is_not_finite_names_step_scenes_and_the_last_state(
+    store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = train(store, labels, replace(TINY, steps=1))
     before.student["classifier.weight"].fill_(float("nan"))
-    with pytest.raises(HpalError, match=r"step 1: the loss is nan on room_\d, room_\d"):
+    with pytest.raises(HpalError, match=r"step 1: the loss is nan on room_\d, room_\d \(no state was saved before"):
         train(store, labels, replace(TINY, steps=3), init=before)
+    learn = _Run._learn
+
+    def spoil(self: _Run, ready: Ready, rate: float) -> object:
+        if self.step == 4:
+            ready.student.features.fill_(float("inf"))
+        return learn(self, ready, rate)
+
+    monkeypatch.setattr(_Run, "_learn", spoil)
+    with pytest.raises(HpalError, match=r"step 5: the loss is nan on .* \(the state before is in .*run.pt.unfinished"):
+        train(store, labels, TINY, run=tmp_path / "run.pt", save_every=2)
+    saved = load(tmp_path / "run.pt.unfinished")
+    assert saved.step == 4
+    assert all(torch.isfinite(value).all() for value in saved.student.values() if value.is_floating_point())
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle: nothing of the process gets a chance to tidy up."""
+    small = ("--labels", "all", "--voxel", "0.15", "--max-voxels", "3000", "--steps", "40", "--save-every", "5")
+    whole = run_fresh("train", scenes, *small, "-o", tmp_path / "whole.pt")
+    assert whole.rc == 0, whole.err
+    run = tmp_path / "killed.pt"
+    call = [sys.executable, "-m", "hpal_cli", "train", str(scenes), *small, "-o", str(run)]
+    process = subprocess.Popen(call, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    unfinished = tmp_path / "killed.pt.unfinished"
+    deadline = time.monotonic() + 120
+    while not unfinished.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert unfinished.exists()
+    assert not run.exists(), "it was over before it could be killed"
+    assert 5 <= load(unfinished).step < 40
+    resumed = run_fresh("train", scenes, *small, "-o", run, "--resume")
+    assert resumed.rc == 0, resumed.err
+    assert "going on after step" in resumed.err
+    first, second = load(tmp_path / "whole.pt"), load(run)
+    assert all(torch.equal(value, second.student[name]) for name, value in first.student.items())
+    assert not unfinished.exists()
+
+
+def test_a_full_disk_leaves_the_state_before(store: SceneStore, labels: LabelStore, tmp_path: Path) -> None:
+    """The system refuses to write more than so many bytes, as a full disk does."""
+    run = tmp_path / "run.pt"
+    state = tmp_path / "run.pt.unfinished"
+    learn, limits = _Run._learn, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self: _Run, ready: Ready, rate: float) -> object:
+        if self.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+        return learn(self, ready, rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Run, "_learn", fill)
+        try:
+            with pytest.raises(HpalError, match=r"cannot be written .*; check the disk"):
+                train(store, labels, TINY, run=run, save_every=2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load(state).step == 2
+    assert sorted(path.name for path in tmp_path.glob("*run*")) == ["run.pt.metrics.jsonl", "run.pt.unfinished"]
+    resumed = train(store, labels, TINY, run=run, save_every=2, resume=True)
+    whole = train(store, labels, TINY)
+    assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
+
+
+def test_an_altered_checkpoint_is_an_error_wherever_it_was_altered(
+    store: SceneStore, labels: LabelStore, tmp_path: Path
+) -> None:
+    train(store, labels, replace(TINY, steps=1), run=tmp_path / "model.pt")
+    data = (tmp_path / "model.pt").read_bytes()
+    good = load(tmp_path / "model.pt")
+    rng = np.random.default_rng(0)
+    refused = 0
+    places = [*rng.integers(0, len(data), 60), *range(0, 60, 7), *(len(data) - rng.integers(1, 3000, 25))]
+    for place in places:
+        spoilt = bytearray(data)
+        spoilt[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / "spoilt.pt").write_bytes(spoilt)
+        try:
+            back = load(tmp_path / "spoilt.pt")
+        except HpalError:
+            refused += 1
+            continue
+        # A byte that nobody reads (padding, a date) may change.
+        assert back.settings == good.settings
+        assert all(torch.equal(value, back.student[name]) for name, value in good.student.items())
+    assert refused > 50
 
 
 def test_checkpoints_come_back_and_never_run_code(store: SceneStore, labels: LabelStore, tmp_path: Path) -> None:

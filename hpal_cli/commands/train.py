@@ -115,7 +115,7 @@ def command(
         "consistency": consistency,
         "elastic": elastic,
     }
-    choices = {"preset": tuple(PRESETS), "size": tuple(SIZES)} | {key: get_args(kind) for key, kind in kinds.items()}
+    choices = {key: get_args(kind) for key, kind in kinds.items()} | {"preset": tuple(PRESETS), "size": tuple(SIZES)}
     for key, value in {"preset": name, **given}.items():
         if value is not None and choices[key] and value not in choices[key]:
             raise UsageError(

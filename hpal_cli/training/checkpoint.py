@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -105,11 +107,18 @@ def load(path: Path) -> Checkpoint:
     if path.is_dir():
         raise HpalError(path, "is a folder, expected a checkpoint", "the model comes first: hpal predict MODEL SCENES")
     try:
+        # torch does not look at the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+        if altered is not None:
+            raise HpalError(path, f"was altered after it was written ({altered})", remedy)
         content = torch.load(path, map_location="cpu", weights_only=True)
         meta: Mapping[str, Any] = json.loads(content["hpal"])
     except (
         OSError,
         RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
         pickle.UnpicklingError,
         EOFError,
         KeyError,
