@@ -22,7 +22,7 @@ Backend = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="torch, minkowski, or auto: what was measured fastest.")
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="fp32, or bf16: products of rounded factors, exact sums.")
+    str, typer.Option("--precision", metavar="NAME", help="fp32, or bf16: factors rounded, sums in fp32.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
