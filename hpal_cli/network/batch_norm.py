@@ -35,19 +35,20 @@ def _over_processes(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
     sums taken over all processes. Written out, since torch's own synchronised one is for CUDA only."""
     from torch.distributed.nn.functional import all_reduce
 
-    count = x.new_tensor([len(x)])
-    distributed.all_reduce(count)
-    if count == 1:
-        return _by_running_average(x, bn)
-    mean = all_reduce(x.sum(0)) / count
-    centred = x - mean
-    variance = all_reduce(centred.square().sum(0)) / count
     assert bn.running_mean is not None
     assert bn.running_var is not None
     assert bn.num_batches_tracked is not None
     assert bn.momentum is not None
+    count = x.new_tensor([len(x)])
+    distributed.all_reduce(count)
+    # Decided where the numbers are: asking for them would make the host wait for a GPU.
+    alone = count <= 1
+    mean = torch.where(alone, bn.running_mean, all_reduce(x.sum(0)) / count)
+    centred = x - mean
+    variance = torch.where(alone, bn.running_var, all_reduce(centred.square().sum(0)) / count)
     with torch.no_grad():
-        bn.running_mean.lerp_(mean, bn.momentum)
-        bn.running_var.lerp_(variance * count / (count - 1), bn.momentum)
-        bn.num_batches_tracked.add_(1)
+        share = torch.where(alone, 0, bn.momentum)
+        bn.running_mean.add_(share * (mean - bn.running_mean))
+        bn.running_var.add_(share * (variance * count / (count - 1).clamp(min=1) - bn.running_var))
+        bn.num_batches_tracked.add_((~alone).long().squeeze())
     return centred * torch.rsqrt(variance + bn.eps) * bn.weight + bn.bias
