@@ -182,7 +182,7 @@ def real_rooms(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
 def predicts_on_both(store: SceneStore, trained_on: str, folder: Path) -> None:
     model = train(store, None, FEW, backend=choose(trained_on, CPU))
     network = model.network().double()
-    for scene in store.table.choose("val"):
+    for scene in store.table:
         points = store.points(scene)
         inputs = voxelise([(scene_origin(points.xyz, store.unit), unit_color(points.rgb))], FEW.voxel)
         with torch.no_grad():
@@ -194,11 +194,12 @@ def predicts_on_both(store: SceneStore, trained_on: str, folder: Path) -> None:
         assert torch.equal(ours[0].argmax(1), theirs[0].argmax(1)), scene.name
 
     both = (predict(model, store, folder / f"{name}.zarr", backend=choose(name, CPU)) for name in BACKENDS)
-    for (scene, ours, done), (_, theirs, _) in zip(*both, strict=True):
-        # In single precision a tie may be rounded either way; nothing else may differ.
-        first, second = np.sort(done.prob, axis=1)[:, :-3:-1].T
-        assert (ours == theirs)[first - second > 1e-5].all(), scene.name
-        assert (ours == theirs).mean() > 0.9999
+    for (scene, our_class, ours), (_, their_class, theirs) in zip(*both, strict=True):
+        second, first = np.sort(ours.prob, axis=1)[:, -2:].T
+        # In single precision a tie may be rounded either way, and the store's class is that of its float16.
+        for a, b, tie in ((ours.prob.argmax(1), theirs.prob.argmax(1), 1e-5), (our_class, their_class, 1e-3)):
+            assert (a == b)[first - second > tie].all(), scene.name
+            assert (a == b).mean() > 0.999, scene.name
 
 
 @engine
