@@ -14,7 +14,7 @@ enum { LANES = 16, TALL = 8, WIDE = 3 };
 #else
 enum { LANES = 8, TALL = 4, WIDE = 3 };
 #endif
-enum { ROWS_AT_A_TIME = 512, PAIRS_AT_A_TIME = 256, INPUTS_AT_A_TIME = 4 * TALL };
+enum { ROWS_AT_A_TIME = 512, ROWS_TOGETHER = 1024, PAIRS_AT_A_TIME = 256, INPUTS_AT_A_TIME = 4 * TALL };
 
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 
@@ -119,43 +119,52 @@ INLINE void outer_tile(const float *const *x, const float *const *y, int count, 
         for (int j = 0; j < wide; j++) *(lanes *)(w + (size_t)i * outputs + column + j * LANES) += sum[i][j];
 }
 
-/* kernel[k] = sum over the pairs of k of features[source]^T gradient[target]: the kernel's gradient. */
+/* kernel[k] = sum over the pairs of k of features[source]^T gradient[target]: the kernel's gradient.
+ * Some thousand rows at a time, so that they come from memory once and not once for each offset. */
 void hpal_outer(const float *features, const float *gradient, float *kernel, const pair_list *pairs, int volume,
                 int64_t rows, int inputs, int outputs, int threads) {
     int groups = (inputs + INPUTS_AT_A_TIME - 1) / INPUTS_AT_A_TIME;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int task = 0; task < volume * groups; task++) {
-        int k = task / groups, begin = task % groups * INPUTS_AT_A_TIME;
-        int end = MIN(begin + INPUTS_AT_A_TIME, inputs);
-        float *weight = kernel + (size_t)k * inputs * outputs;
-        memset(weight + (size_t)begin * outputs, 0, (size_t)(end - begin) * outputs * sizeof(float));
-        const int64_t *source = pairs[k].source, *target = pairs[k].target;
-        int itself = pairs[k].count < 0;
-        int64_t count = itself ? rows : pairs[k].count;
-        const float *x[PAIRS_AT_A_TIME], *y[PAIRS_AT_A_TIME];
-        for (int64_t p = 0; p < count; p += PAIRS_AT_A_TIME) {
-            int n = (int)MIN(count - p, PAIRS_AT_A_TIME);
-            for (int i = 0; i < n; i++) {
-                x[i] = features + (itself ? p + i : source[p + i]) * inputs;
-                y[i] = gradient + (itself ? p + i : target[p + i]) * outputs;
+    memset(kernel, 0, (size_t)volume * inputs * outputs * sizeof(float));
+#pragma omp parallel num_threads(threads)
+    for (int64_t begin_row = 0; begin_row < rows; begin_row += ROWS_TOGETHER) {
+        int64_t end_row = MIN(begin_row + ROWS_TOGETHER, rows);
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < volume * groups; task++) {
+            int k = task / groups, begin = task % groups * INPUTS_AT_A_TIME;
+            int end = MIN(begin + INPUTS_AT_A_TIME, inputs);
+            float *weight = kernel + (size_t)k * inputs * outputs;
+            const int64_t *source = pairs[k].source, *target = pairs[k].target;
+            int itself = pairs[k].count < 0;
+            int64_t low = begin_row, high = end_row;
+            if (!itself) {
+                low = first_not_below(target, pairs[k].count, begin_row);
+                high = low + first_not_below(target + low, pairs[k].count - low, end_row);
             }
-            int first = begin;
-            for (; first + TALL <= end; first += TALL) {
-                float *w = weight + (size_t)first * outputs;
-                for (int column = 0; column < outputs; column += WIDE * LANES) {
-                    int wide = MIN((outputs - column) / LANES, WIDE);
-                    if (wide == 3)
-                        outer_tile(x, y, n, w, outputs, first, column, 3);
-                    else if (wide == 2)
-                        outer_tile(x, y, n, w, outputs, first, column, 2);
-                    else
-                        outer_tile(x, y, n, w, outputs, first, column, 1);
+            const float *x[PAIRS_AT_A_TIME], *y[PAIRS_AT_A_TIME];
+            for (int64_t p = low; p < high; p += PAIRS_AT_A_TIME) {
+                int n = (int)MIN(high - p, PAIRS_AT_A_TIME);
+                for (int i = 0; i < n; i++) {
+                    x[i] = features + (itself ? p + i : source[p + i]) * inputs;
+                    y[i] = gradient + (itself ? p + i : target[p + i]) * outputs;
                 }
-            }
-            for (; first < end; first++) {
-                float *w = weight + (size_t)first * outputs;
-                for (int i = 0; i < n; i++)
-                    for (int j = 0; j < outputs; j++) w[j] += x[i][first] * y[i][j];
+                int first = begin;
+                for (; first + TALL <= end; first += TALL) {
+                    float *w = weight + (size_t)first * outputs;
+                    for (int column = 0; column < outputs; column += WIDE * LANES) {
+                        int wide = MIN((outputs - column) / LANES, WIDE);
+                        if (wide == 3)
+                            outer_tile(x, y, n, w, outputs, first, column, 3);
+                        else if (wide == 2)
+                            outer_tile(x, y, n, w, outputs, first, column, 2);
+                        else
+                            outer_tile(x, y, n, w, outputs, first, column, 1);
+                    }
+                }
+                for (; first < end; first++) {
+                    float *w = weight + (size_t)first * outputs;
+                    for (int i = 0; i < n; i++)
+                        for (int j = 0; j < outputs; j++) w[j] += x[i][first] * y[i][j];
+                }
             }
         }
     }
