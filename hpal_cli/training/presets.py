@@ -54,7 +54,7 @@ PRESETS = {
     # Minutes on two cores: many small crops teach more than a few whole rooms, and a run this short does not
     # get over elastic distortion.
     "small": Settings(
-        size="small", voxel=0.05, steps=600, batch=2, max_voxels=12_000, optimizer="adamw", lr=0.01, momentum=0.9,
+        size="small", voxel=0.05, steps=1_500, batch=2, max_voxels=12_000, optimizer="adamw", lr=0.01, momentum=0.9,
         dampening=0.0, weight_decay=1e-2, schedule="cosine", period=0, power=0.9, elastic=False,
     ),
 }  # fmt: skip
