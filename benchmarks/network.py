@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -85,6 +85,12 @@ def peak_of(variant: tuple[str, str], what: str, count: int, threads: int) -> in
     return int(done.stdout.split()[-1])
 
 
+def peak_of_this() -> int:
+    """MB that were resident at most."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--voxels", default="20000,80000")
@@ -99,10 +105,11 @@ def main() -> None:
     if args.alone:
         name, precision, what = args.alone
         run = work_of(choose(name, device, precision), what, some_input(counts[0]), device)
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux: 5 sets the peak back to what is resident now.
+        Path("/proc/self/clear_refs").write_text("5")
         run()
         run()
-        print(base // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(peak_of_this())
         return
     backends: dict[tuple[str, str], Backend] = {}
     for variant in VARIANTS:

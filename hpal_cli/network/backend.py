@@ -66,7 +66,7 @@ def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
         reason = "nothing else was measured on CUDA yet"
     elif name == "auto":
         lacking = native.missing()
-        reason = f"slower here: {lacking}" if lacking else "on a CPU four times as fast as minkowski"
+        reason = f"slower here: {lacking}" if lacking else "on a CPU more than twice as fast as minkowski"
     return Backend("torch", reason, partial(Geometry, half=precision == "bf16"), precision)
 
 
