@@ -89,16 +89,30 @@ def test_what_it_does_not_take() -> None:
     assert not native.serves(torch.zeros(4, 16), torch.zeros(27, 16, 13))
 
 
-def test_rounded_factors_and_exact_sums() -> None:
-    """bf16: what comes out is the float64 product of rounded factors, to float32's accuracy."""
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 48), (16, 16), (112, 96), (96, 256), (6, 16), (3, 32), (40, 64)])
+def test_rounded_factors_and_float_sums(inputs: int, outputs: int) -> None:
+    """bf16: what comes out is the float64 product of rounded factors, to float32's accuracy, in both passes."""
     rng = np.random.default_rng(9)
-    pairs = some_map(rng, 500, 500, 27, centre=True)
-    features, kernel = torch.randn(500, 32), torch.randn(27, 32, 48)
-    ours = sparse_matmul(features, kernel, pairs, 500, half=True)
-    exact = sparse_matmul(features.bfloat16().double(), kernel.bfloat16().double(), pairs, 500)
-    assert torch.linalg.norm(ours.double() - exact) <= 1e-6 * torch.linalg.norm(exact)
-    unrounded = sparse_matmul(features.double(), kernel.double(), pairs, 500)
-    assert torch.linalg.norm(ours.double() - unrounded) >= 1e-4 * torch.linalg.norm(unrounded)
+    torch.manual_seed(outputs)
+    for sources, targets, volume, centre in ((500, 500, 27, True), (900, 300, 8, False), (1, 1, 27, True)):
+        pairs = some_map(rng, sources, targets, volume, centre=centre)
+        features, kernel = torch.randn(sources, inputs), torch.randn(volume, inputs, outputs)
+        weight = torch.randn(targets, outputs)
+        found = []
+        for dtype, half in ((torch.float32, True), (torch.float64, False)):
+            x, w, g = (
+                (value if half else value.bfloat16()).to(dtype).clone().requires_grad_()
+                for value in (features, kernel, weight)
+            )
+            out = sparse_matmul(x, w, pairs, targets, half=half)
+            out.backward(g.detach())
+            found.append((out.detach(), x.grad, w.grad))
+        for ours, exact in zip(*found, strict=True):
+            assert ours is not None
+            assert exact is not None
+            assert torch.linalg.norm(ours.double() - exact) <= 2e-6 * torch.linalg.norm(exact)
+        unrounded = sparse_matmul(features.double(), kernel.double(), pairs, targets)
+        assert torch.linalg.norm(found[0][0].double() - unrounded) >= 1e-4 * torch.linalg.norm(unrounded)
 
 
 _PRINT_LOGITS = """

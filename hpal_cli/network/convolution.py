@@ -82,7 +82,7 @@ class _SparseMatmul(torch.autograd.Function):
 
 
 def _rounded(x: Tensor, half: bool) -> Tensor:
-    """The factors of a product: rounded to bfloat16 if that is wanted. A CPU then goes on in float32."""
+    """The factors of a product: rounded to bfloat16 if wanted; a CPU that cannot multiply that goes on in float32."""
     if not half:
         return x
     return x.bfloat16().to(x.dtype) if x.device.type == "cpu" else x.bfloat16()
@@ -90,6 +90,8 @@ def _rounded(x: Tensor, half: bool) -> Tensor:
 
 def _multiply(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, half: bool) -> Tensor:
     dtype = features.dtype
+    if half and native.serves(features, kernel) and native.serves_half(kernel):
+        return native.multiply(features, kernel, pairs.table, rows, half=True)
     features, kernel = _rounded(features, half), _rounded(kernel, half)
     if native.serves(features, kernel):
         return native.multiply(features, kernel, pairs.table, rows)
@@ -105,6 +107,8 @@ def _multiply(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, hal
 
 def _outer(features: Tensor, gradient: Tensor, kernel: Tensor, pairs: KernelMap, half: bool) -> Tensor:
     dtype = features.dtype
+    if half and native.serves(gradient, kernel) and native.serves_half(kernel):
+        return native.outer(features, gradient, pairs.table, half=True)
     features, gradient = _rounded(features, half), _rounded(gradient, half)
     if native.serves(gradient, kernel):
         return native.outer(features, gradient, pairs.table)

@@ -42,26 +42,41 @@ def serves(features: Tensor, kernel: Tensor) -> bool:
     return not isinstance(library, str) and kernel.shape[2] % library.hpal_lanes() == 0
 
 
-def multiply(features: Tensor, kernel: Tensor, table: Tensor, rows: int) -> Tensor:
-    """`out[target_k] += features[source_k] @ kernel[k]` over all offsets k; table: KernelMap.table."""
-    features, kernel = features.contiguous(), kernel.contiguous()
+def serves_half(kernel: Tensor) -> bool:
+    """Whether both also multiply bfloat16 themselves: the processor can, and so many inputs and outputs fit."""
+    _, inputs, outputs = kernel.shape
+    return bool(_call().hpal_has_half()) and inputs % 8 == 0 and outputs <= 512
+
+
+def multiply(features: Tensor, kernel: Tensor, table: Tensor, rows: int, *, half: bool = False) -> Tensor:
+    """`out[target_k] += features[source_k] @ kernel[k]` over all offsets k; table: KernelMap.table.
+
+    half: the factors are rounded to bfloat16 (ask `serves_half` first).
+    """
     volume, inputs, outputs = kernel.shape
     out = features.new_empty(rows, outputs)
+    if half:
+        features = features.bfloat16()
+        # Two inputs of an output side by side, as the processor multiplies them.
+        kernel = kernel.bfloat16().reshape(volume, inputs // 2, 2, outputs).transpose(2, 3)
+    features, kernel = features.contiguous(), kernel.contiguous()
     _call().hpal_multiply(
         features.data_ptr(), kernel.data_ptr(), out.data_ptr(), table.data_ptr(),
-        volume, rows, inputs, outputs, torch.get_num_threads(),
+        volume, rows, inputs, outputs, half, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
 
-def outer(features: Tensor, gradient: Tensor, table: Tensor) -> Tensor:
-    """The kernel's gradient: `features[source_k].T @ gradient[target_k]` for every offset k."""
-    features, gradient = features.contiguous(), gradient.contiguous()
+def outer(features: Tensor, gradient: Tensor, table: Tensor, *, half: bool = False) -> Tensor:
+    """The kernel's gradient: `features[source_k].T @ gradient[target_k]` for every offset k; half as in `multiply`."""
     volume, inputs, outputs = len(table), features.shape[1], gradient.shape[1]
     out = features.new_empty(volume, inputs, outputs)
+    if half:
+        features, gradient = features.bfloat16(), gradient.bfloat16()
+    features, gradient = features.contiguous(), gradient.contiguous()
     _call().hpal_outer(
         features.data_ptr(), gradient.data_ptr(), out.data_ptr(), table.data_ptr(),
-        volume, len(gradient), inputs, outputs, torch.get_num_threads(),
+        volume, len(gradient), inputs, outputs, half, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -79,9 +94,10 @@ def _library() -> ctypes.CDLL | str:
     try:
         library = ctypes.CDLL(str(_build()))
         library.hpal_lanes.argtypes, library.hpal_lanes.restype = [], _int
-        library.hpal_multiply.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int]
+        library.hpal_has_half.argtypes, library.hpal_has_half.restype = [], _int
+        library.hpal_multiply.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
         library.hpal_multiply.restype = None
-        library.hpal_outer.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int]
+        library.hpal_outer.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
         library.hpal_outer.restype = None
     except (_Missing, OSError, AttributeError) as error:
         return str(error)
