@@ -113,7 +113,7 @@ class Residual(nn.Module):
         self.downsample = Chain() if inputs == outputs else Chain(Pointwise(inputs, outputs), BatchNorm(outputs))
 
     def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
-        return torch.relu_(self.net(x, geometry) + self.downsample(x, geometry))
+        return torch.relu_(self.net(x, geometry).add_(self.downsample(x, geometry)))
 
 
 class _Kernel(nn.Module):
