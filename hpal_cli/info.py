@@ -119,7 +119,7 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
             if check:
                 store.probabilities(scene)
                 if store.feature_count(scene):
-                    _require(store.path, scene.name, bool(np.isfinite(store.features(scene)).all()))
+                    store.features(scene).check()
                 points = store.points(scene)
                 same = fingerprint(points.offset, points.xyz.astype(np.float32)) == scene.fingerprint
                 inside = not len(labelled) or (labelled.min() >= 0 and labelled.max() < scene.points)

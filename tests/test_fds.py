@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import MadeScene, made_predictions
 
+from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.select.budget import Budget
 from hpal_cli.select.fds import Suppression
 from hpal_cli.select.selector import Selection, select
 from hpal_cli.stream.header import Header, PoolScene
@@ -129,7 +129,7 @@ def picks(found: Selection, store: PredictionStore) -> list[Pick]:
 
 def run(data: bytes, budget: str, suppression: Suppression | None, store: PredictionStore | None, **more) -> Selection:
     reader = PointReader(io.BytesIO(data), "test")
-    return select(reader, budget=Budget.parse(budget), suppression=suppression, predictions=store, **more)
+    return select([reader], budget=Budget.parse(budget), suppression=suppression, predictions=store, **more)
 
 
 @pytest.fixture(scope="module")

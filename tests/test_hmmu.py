@@ -13,7 +13,7 @@ from conftest import MadeScene, made_predictions, softmax
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.score import pointwise
 from hpal_cli.score.hmmu import Hierarchy, default_weights, hmmu
-from hpal_cli.score.scorer import Strategy, score
+from hpal_cli.score.scorer import Plan, Strategy, score
 from hpal_cli.stream.points import PointReader
 
 
@@ -121,7 +121,7 @@ def test_store_in_feet(tmp_path: Path) -> None:
     for unit, scores in ((0.3048, shared), (1.0, apart)):
         path = made_predictions(tmp_path / f"{unit}.zarr", [made], unit=unit)
         out = io.BytesIO()
-        score(path, lambda _, out=out: out, hierarchy=Hierarchy((0.2,), (1.0,)))
+        score(path, lambda _, out=out: out, Plan(hierarchy=Hierarchy((0.2,), (1.0,))))
         rows = PointReader(io.BytesIO(out.getvalue()), "s").read()
         scores += rows["score"].tolist()
     assert shared == pytest.approx([0.5, 0.5])
@@ -197,7 +197,8 @@ def test_weights_fit_levels() -> None:
 
 def stream_of(path: Path, **options: object) -> bytes:
     out = io.BytesIO()
-    score(path, lambda _: out, **options)  # type: ignore[arg-type]
+    plan = Plan(**{n: options.pop(n) for n in ("strategy", "seed", "hierarchy") if n in options})  # type: ignore[arg-type]
+    score(path, lambda _: out, plan, **options)  # type: ignore[arg-type]
     return out.getvalue()
 
 

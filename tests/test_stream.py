@@ -12,11 +12,11 @@ import plyfile
 import pytest
 from conftest import Done, tree
 
+from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.score.scorer import score
-from hpal_cli.select.budget import Budget
 from hpal_cli.select.selector import select
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointReader, PointWriter, point_dtype, write_points

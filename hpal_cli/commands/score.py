@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 NAME = "score"
 
-STRATEGIES = ("hmmu", "mmu", "lc", "entropy", "random")
+STRATEGIES = ("hmmu", "mmu", "lc", "entropy", "random", "redal", "ssdr")
+
+HIERARCHIES = ("flat", "nested")
 
 
 def command(
@@ -34,53 +36,108 @@ def command(
     weights: Annotated[
         list[str] | None, typer.Option(metavar="NUMBERS", help="One weight a level.  [0.1,0.01,0.001]")
     ] = None,
+    hierarchy: Annotated[
+        str,
+        typer.Option(
+            help="flat: voxels of points, as in the paper; nested: voxels of voxels, as in its code.",
+            autocompletion=lambda: list(HIERARCHIES),
+        ),
+    ] = "flat",
+    budget: Annotated[
+        str | None, typer.Option(help="What select will take; it matters to `ssdr` alone.  [0.02%]", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Where the points go.  [stdout; scores.ply at a terminal]"),
+    ] = None,
+    ply: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write each scene, coloured by score, with every level's share, as PLY."),
     ] = None,
     split: Annotated[str, typer.Option(help="The pool: train, val, test or all.")] = "train",
     scenes: opt.Scenes = None,
     labels: opt.Answered = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only the I-th of N parts of the scenes; select merges them.  [the task of a Slurm array, else 1/1]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, auto, cuda or cuda:N: where hmmu is computed.")] = "cpu",
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Score every unlabelled point. The higher the score, the more the point's label would teach."""
-    if strategy not in STRATEGIES:
-        raise UsageError("--strategy", f"{strategy!r} is unknown", f"choose from {', '.join(STRATEGIES)}")
+    for option, value, known in (("--strategy", strategy, STRATEGIES), ("--hierarchy", hierarchy, HIERARCHIES)):
+        if value not in known:
+            raise UsageError(option, f"{value!r} is unknown", f"choose from {', '.join(known)}")
+    if strategy != "hmmu" and (levels or weights or hierarchy != "flat" or device != "cpu"):
+        raise UsageError(
+            "--strategy", f"{strategy} has no voxels", "leave out --levels, --weights, --hierarchy and --device"
+        )
+    if budget is not None and strategy != "ssdr":
+        raise UsageError("--budget", f"has no meaning for {strategy}", "give it to `hpal select`")
+    from hpal_cli.budget import DEFAULT, Budget
     from hpal_cli.label.store import LabelStore
     from hpal_cli.lengths import format_length, parse_length
-    from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights
-    from hpal_cli.score.scorer import Strategy, score
+    from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, missing
+    from hpal_cli.score.scorer import Plan, Strategy, score
+    from hpal_cli.score.shard import Shard
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels)) or LEVELS
-    hierarchy = Hierarchy(edges, tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges))
+    factors = tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges)
+    plan = Plan(
+        Strategy(strategy),
+        Hierarchy(edges, factors, nested=hierarchy == "nested"),
+        seed,
+        _device(device),
+        Budget.parse(budget or DEFAULT),
+    )
+    part = Shard.of_array_task() if shard is None else Shard.parse(shard)
     out = Output(output, "scores.ply", overwrite=overwrite)
-    how = f"hmmu at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
+    nested = "nested hmmu" if hierarchy == "nested" else "hmmu"
+    how = f"{nested} at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
+    if strategy == "hmmu" and plan.device == "cpu" and missing():
+        console.say(f"{missing()}: hmmu by NumPy alone, which takes some fifteen times as long")
 
     def begin(header: Header) -> IO[bytes]:
         # Before the first byte: whoever reads from the pipe draws its bar from then on.
         to = f" -> {out.path}" if out.path else ""
-        console.say(f"scoring {header.count:,} points of {len(header.pool)} scenes ({how}){to}")
+        of = f" (part {part.part} of {part.parts})" if part.parts > 1 else ""
+        console.say(f"scoring {header.count:,} points of {len(header.pool)} scenes{of} ({how}){to}")
         return stream()
 
     with out.open() as stream:
-        score(
+        header = score(
             predictions,
             begin,
-            strategy=Strategy(strategy),
-            hierarchy=hierarchy,
+            plan,
             split=split,
             scenes=opt.as_list(scenes),
+            shard=part,
             labels=None if labels is None else LabelStore(labels),
-            seed=seed,
             jobs=jobs,
-            history=None if no_history else this_call(NAME, seed=seed if strategy == "random" else None),
+            ply=ply,
+            overwrite=overwrite,
+            history=None if no_history else this_call(NAME, seed=seed if strategy in ("random", "redal") else None),
             monitor=console,
         )
+    if ply is not None:
+        console.say(f"{ply}/: {len(header.pool)} PLY files, coloured by score")
     if out.path and out.guessed:
         console.say(f"next: hpal select {out.path}")
+
+
+def _device(name: str) -> str:
+    if name == "cpu":
+        return name
+    from hpal_cli.network.device import choose
+
+    return str(choose(name))

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output, open_input
 from hpal_cli.commands.history import this_call
-from hpal_cli.errors import HpalError
+from hpal_cli.errors import HpalError, UsageError
+
+if TYPE_CHECKING:
+    from hpal_cli.predictions.store import PredictionStore
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.select.report import ClassReport, SceneReport
+    from hpal_cli.select.selector import Selection
+    from hpal_cli.stream.header import Header
 
 NAME = "select"
 
 
 def command(
     scores: Annotated[
-        Path | None,
-        typer.Argument(metavar="SCORES", help="Scored points (PLY).  [stdin]", show_default=False),
+        list[Path] | None,
+        typer.Argument(
+            metavar="SCORES...", help="Scored points (PLY), in one file or several.  [stdin]", show_default=False
+        ),
     ] = None,
     budget: Annotated[str, typer.Option(help="0.02% of the pool, 2600 points, or 20/scene.")] = "0.02%",
     fds_r: Annotated[
@@ -46,6 +57,12 @@ def command(
             help="Where the picks go.  [stdout; selection.ply at a terminal]",
         ),
     ] = None,
+    context: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also write a PLY and a PNG a scene: the picks in its points, greyed, and from above."
+        ),
+    ] = None,
     labels: opt.Answered = None,
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
@@ -53,11 +70,12 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Select points within a budget. The highest scores win, but none near a pick that looks alike (FDS)."""
-    from hpal_cli.errors import UsageError
+    from hpal_cli.budget import Budget
+    from hpal_cli.export.selection import write_context
     from hpal_cli.label.store import LabelStore
     from hpal_cli.lengths import parse_length
-    from hpal_cli.select.budget import Budget
-    from hpal_cli.select.fds import RADIUS, SIMILARITY, Suppression
+    from hpal_cli.select.fds import RADIUS, SIMILARITY, Suppression, missing
+    from hpal_cli.select.regions import REGION
     from hpal_cli.select.selector import SCORED, find_predictions, select
     from hpal_cli.stream.header import require_columns
     from hpal_cli.stream.points import PointReader, write_points
@@ -71,16 +89,25 @@ def command(
     suppression = None if no_fds else Suppression(radius, SIMILARITY if fds_tau is None else fds_tau)
     limit = Budget.parse(budget)
     with (
-        open_input(scores) as (data, subject),
+        contextlib.ExitStack() as files,
         (out := Output(output, "selection.ply", overwrite=overwrite)).open() as stream,
     ):
-        reader = PointReader(data, subject)
-        require_columns(reader.header, SCORED, subject, "hpal score")
-        beside = None if scores is None else scores.parent
-        predictions = find_predictions(reader.header, source, beside, needed=suppression is not None)
+        paths: Sequence[Path | None] = scores or [None]
+        readers = [PointReader(*files.enter_context(open_input(path))) for path in paths]
+        for reader in readers:
+            require_columns(reader.header, SCORED, reader.subject, "hpal score")
+        header, subject = readers[0].header, readers[0].subject
+        beside = scores[0].parent if scores else None
+        if REGION in (header.dtype.names or ()):
+            if asked:
+                raise UsageError(
+                    "FDS", "has no meaning for regions", "leave out --fds-r, --fds-tau, --suppress-labelled"
+                )
+            suppression = None
+        predictions = find_predictions(header, source, beside, needed=suppression is not None)
         if suppression is not None and predictions is None:
-            where = reader.header.source or "an unnamed source"
-            if asked or reader.header.features is None:
+            where = header.source or "an unnamed source"
+            if asked or header.features is None:
                 raise HpalError(
                     subject,
                     f"was scored from {where}, which has no features",
@@ -88,8 +115,11 @@ def command(
                 )
             console.say(f"{where} holds no features yet, so no FDS: the highest scores are taken")
             suppression = None
+        if suppression is not None and missing():
+            console.say(f"{missing()}: FDS by NumPy alone, which takes several times as long")
+        rooms = _rooms(header, predictions, beside) if context is not None else None
         selection = select(
-            reader,
+            readers,
             budget=limit,
             suppression=suppression,
             predictions=predictions,
@@ -99,15 +129,21 @@ def command(
             history=None if no_history else this_call(NAME),
             monitor=console,
         )
+        if context is not None and rooms is not None:
+            write_context(
+                selection, rooms, context, radius=radius if suppression else None, overwrite=overwrite, monitor=console
+            )
         rows = selection.rows if out.path is None else for_viewers(selection.rows)
         write_points(stream(), selection.header, rows)
-    _summary(console, selection.scenes, len(selection.rows), selection.budget, selection.pool)
+    _summary(console, selection)
     if selection.exhausted:
         console.say(
             f"exhausted: {len(selection.rows):,} of {selection.budget:,}, "
             + ("every other candidate is like a pick near it" if suppression else "there are no more candidates")
             + (f" (at most {max_per_scene} a scene)" if max_per_scene else "")
         )
+    if context is not None:
+        console.say(f"{context}/: a PLY and a PNG for each scene with picks")
     if out.path:
         console.say(f"{out.path}: open it in CloudCompare or MeshLab")
     if out.path and out.guessed:
@@ -116,17 +152,39 @@ def command(
         )
 
 
-def _summary(console: Console, scenes: list, chosen: int, budget: int, pool: int) -> None:
-    suppressed = sum(s.suppressed for s in scenes)
+def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | None) -> PredictionStore | SceneStore:
+    """Where the points around the picks are."""
+    from hpal_cli.scenes.store import SceneStore
+
+    if predictions is not None:
+        return predictions
+    if header.source is None:
+        raise UsageError("--context", "needs the points around the picks", "name their store with --source")
+    path = Path(header.source)
+    return SceneStore(path if path.exists() or beside is None else beside / path)
+
+
+_SCENES_SHOWN = 30
+
+
+def _summary(console: Console, selection: Selection) -> None:
+    """How many candidates were visited, suppressed and chosen: in all, by scene and by predicted class."""
+    scenes, chosen, pool = selection.scenes, len(selection.rows), selection.pool
     hit = sum(s.chosen > 0 for s in scenes)
     share = f" ({100 * chosen / pool:.3g} % of {pool:,})" if pool else ""
     console.say(
         f"selected {chosen:,} points{share} in {hit} of {len(scenes)} scenes; "
-        f"{suppressed:,} candidates suppressed on the way"
+        f"{sum(s.visited for s in scenes):,} candidates visited, {sum(s.suppressed for s in scenes):,} suppressed"
     )
-    if console.verbose:
-        rows = [
-            (s.name, f"{s.visited:,}", f"{s.suppressed:,}", f"{s.chosen:,}", "yes" if s.exhausted else "")
-            for s in scenes
-        ]
-        console.table(("scene", "visited", "suppressed", "chosen", "exhausted"), rows)
+    columns = ("visited", "suppressed", "chosen")
+
+    def counts(report: SceneReport | ClassReport) -> list[str]:
+        return [f"{getattr(report, column):,}" for column in columns]
+
+    if console.verbose or len(scenes) <= _SCENES_SHOWN:
+        rows = [(s.name, *counts(s), "yes" if s.exhausted else "") for s in scenes]
+        console.table(("scene", *columns, "exhausted"), rows)
+    else:
+        console.say(f"-v says the same for each of {len(scenes)} scenes")
+    if selection.classes:
+        console.table(("predicted class", *columns), [(c.name, *counts(c)) for c in selection.classes])

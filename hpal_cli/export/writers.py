@@ -65,7 +65,7 @@ def write_ply(cloud: ViewerCloud, path: Path) -> None:
     if cloud.rgb is not None:
         columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
     columns += [(PREFIX + n, _ply_type(v)) for n, v in cloud.fields.items()]
-    quality = cloud.fields.get("uncertainty")
+    quality = cloud.fields.get("uncertainty", cloud.fields.get("score"))
     if quality is not None:
         # The one number that MeshLab shows.
         columns.append((QUALITY, "<f4"))

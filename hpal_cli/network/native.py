@@ -7,25 +7,17 @@ slower; `missing()` says why.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hpal_cli.compiled import NotCompiled, load
+
 _SOURCE = Path(__file__).with_name("sparse.c")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11")
 _pointer, _int, _long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-
-
-class _Missing(Exception):
-    """Why there are no compiled products here."""
 
 
 def missing() -> str | None:
@@ -89,77 +81,23 @@ def _call() -> ctypes.CDLL:
 
 @cache
 def _library() -> ctypes.CDLL | str:
-    if os.environ.get("HPAL_NATIVE") == "0":
-        return "HPAL_NATIVE is 0"
     try:
-        library = ctypes.CDLL(str(_build()))
+        # The thread pool must be torch's own: two pools would spin against each other on the same cores.
+        openmp = sorted(path for folder in _torch_folders() for path in folder.glob("libgomp*.so*"))
+        if not openmp:
+            raise NotCompiled("torch has no libgomp to share")
+        library = load(_SOURCE, flags=_FLAGS, link=[str(openmp[0])], version=torch.__version__)
         library.hpal_lanes.argtypes, library.hpal_lanes.restype = [], _int
         library.hpal_has_half.argtypes, library.hpal_has_half.restype = [], _int
         library.hpal_multiply.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
         library.hpal_multiply.restype = None
         library.hpal_outer.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
         library.hpal_outer.restype = None
-    except (_Missing, OSError, AttributeError) as error:
+    except (NotCompiled, AttributeError) as error:
         return str(error)
     return library
-
-
-def _build() -> Path:
-    """The shared library for this source, compiler, torch and processor; compiled if it is not there yet."""
-    if platform.system() != "Linux":
-        raise _Missing(f"not built on {platform.system()}")
-    compiler = shutil.which(os.environ.get("CC", "gcc"))
-    if compiler is None:
-        raise _Missing("there is no C compiler (gcc)")
-    # The thread pool must be torch's own: two pools would spin against each other on the same cores.
-    openmp = sorted(path for folder in _torch_folders() for path in folder.glob("libgomp*.so*"))
-    if not openmp:
-        raise _Missing("torch has no libgomp to share")
-    what = (_SOURCE.read_bytes(), " ".join(_FLAGS), compiler, str(openmp[0]), torch.__version__, _processor())
-    digest = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:16]
-    folder = _cache_folder()
-    target = folder / f"sparse-{digest}.so"
-    if target.exists():
-        return target
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "sparse.so"
-        # Linked without -fopenmp, which would add the compiler's own libgomp.
-        compiled = Path(scratch) / "sparse.o"
-        steps = [
-            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), str(openmp[0]), "-o", str(made)],
-        ]
-        for step in steps:
-            done = subprocess.run(step, capture_output=True, text=True, check=False)
-            if done.returncode:
-                lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-                raise _Missing(f"{Path(compiler).name} failed ({lines[0][:120]})")
-        made.replace(target)
-    return target
 
 
 def _torch_folders() -> list[Path]:
     package = Path(torch.__file__).parent
     return [package / "lib", package.with_name("torch.libs")]
-
-
-def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-
-
-def _cache_folder() -> Path:
-    """A folder that only this user can write to: what lies in it is run."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "hpal"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
-            return folder
-    except (OSError, RuntimeError):
-        pass
-    return Path(tempfile.mkdtemp(prefix="hpal-"))

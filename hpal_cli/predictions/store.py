@@ -15,6 +15,7 @@ from hpal_cli.scenes.about import about
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
+from hpal_cli.store.envelope import RowReader
 
 
 class PredictionStore:
@@ -71,20 +72,11 @@ class PredictionStore:
                 f"scene {scene.name}: prob is {' x '.join(map(str, prob.shape))}, expected {expected}",
                 "write it again",
             )
-        # float16 rounds each entry by up to 2^-12: 0.02 leaves room for a thousand classes.
-        with np.errstate(invalid="ignore"):
-            good = (np.abs(prob.sum(axis=1, dtype=np.float32) - 1) < 0.02) & (prob >= 0).all(axis=1)
-        if not good.all():
-            rows = f"{int((~good).sum())} rows of prob are no probabilities (first: row {int(np.argmin(good))})"
-            raise HpalError(
-                self.path,
-                f"scene {scene.name}: {rows}",
-                "each row must be >= 0 and sum to 1: write the softmax",
-            )
+        _require_probabilities(prob, self.path, scene)
         return prob
 
-    def features(self, scene: SceneInfo) -> NDArray[np.float16]:
-        """(N, F) outputs of the last decoder block.
+    def features(self, scene: SceneInfo) -> Features:
+        """Outputs of the last decoder block, (N, F); their rows are read when asked for.
 
         Raises:
             HpalError: the store was written without features.
@@ -95,14 +87,7 @@ class PredictionStore:
                 f"scene {scene.name} has no features (feat)",
                 "add --no-fds, or predict with features",
             )
-        feat = self._array(scene, "feat")
-        if feat.ndim != 2 or len(feat) != scene.points:
-            raise HpalError(
-                self.path,
-                f"scene {scene.name}: feat has {len(feat)} rows, expected {scene.points}",
-                "write it again",
-            )
-        return feat
+        return Features(RowReader(self._root, f"scenes/{scene.name}/feat", self.path), scene, self.path)
 
     def feature_count(self, scene: SceneInfo) -> int:
         """Columns of `feat`, 0 if the store was written without."""
@@ -145,6 +130,67 @@ class PredictionStore:
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
+
+
+class Features:
+    """The features of a scene's points: `rows` (K,) int -> (K, F), read by the chunks that hold them."""
+
+    def __init__(self, read: RowReader, scene: SceneInfo, path: Path) -> None:
+        """Raises:
+        HpalError: not one row a point.
+        """
+        self._read, self._scene, self._path = read, scene, path
+        if len(read.shape) != 2 or read.shape[0] != scene.points:
+            raise HpalError(
+                path, f"scene {scene.name}: feat has {read.shape[0]} rows, expected {scene.points}", "write it again"
+            )
+
+    def __call__(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
+        """Raises:
+        HpalError: values that are no numbers, which no cosine can be taken of.
+        """
+        found = self._read(rows)
+        if not np.isfinite(found).all():
+            bad = int((~np.isfinite(found)).any(axis=1).sum())
+            raise HpalError(
+                self._path,
+                f"scene {self._scene.name}: {bad} of {len(rows)} rows of feat hold NaN or infinity",
+                "add --no-fds, or predict again",
+            )
+        return found
+
+    def check(self) -> None:
+        """Reads every row.
+
+        Raises:
+            HpalError: as a call does.
+        """
+        for start in range(0, self._scene.points, envelope.CHUNK_ROWS):
+            self(np.arange(start, min(start + envelope.CHUNK_ROWS, self._scene.points)))
+
+
+def _require_probabilities(prob: NDArray[np.floating], path: Path, scene: SceneInfo) -> None:
+    """Raises:
+    HpalError: values that are no probabilities (NaN, negative, rows that do not sum to 1).
+    """
+    bad, first = 0, 0
+    ones = np.ones(prob.shape[1], np.float32)
+    for start in range(0, len(prob), envelope.CHUNK_ROWS):
+        block = prob[start : start + envelope.CHUNK_ROWS].astype(np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            # float16 rounds each entry by up to 2^-12: 0.02 leaves room for a thousand classes.
+            good = np.abs(block @ ones - 1) < 0.02
+            if not block.min(initial=0) >= 0:
+                good &= (block >= 0).all(axis=1)
+        if not good.all():
+            first = first if bad else start + int(np.argmin(good))
+            bad += int((~good).sum())
+    if bad:
+        raise HpalError(
+            path,
+            f"scene {scene.name}: {bad} rows of prob are no probabilities (first: row {first})",
+            "each row must be >= 0 and sum to 1: write the softmax",
+        )
 
 
 def write_scene(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli import compiled
 from hpal_cli.errors import UsageError
+from hpal_cli.parallel import cores
 from hpal_cli.score.pointwise import Scores, margin
 from hpal_cli.voxels import group_voxels, voxel_coordinates
 
@@ -18,10 +23,14 @@ LEVELS = (0.1, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Voxel edges v_i in metres and their weights w_i, one each."""
+    """Voxel edges v_i in metres and their weights w_i, one each.
+
+    nested: voxels of voxels, as in the released code (nested.py), in place of the paper's text.
+    """
 
     levels: tuple[float, ...] = LEVELS
     weights: tuple[float, ...] = (0.1, 0.01, 0.001)
+    nested: bool = False
 
     def __post_init__(self) -> None:
         if len(self.levels) != len(self.weights):
@@ -30,8 +39,17 @@ class Hierarchy:
                 f"{len(self.weights)} weights for {len(self.levels)} levels",
                 "give one weight a level",
             )
+        if any(not 0 < edge < float("inf") for edge in self.levels):
+            raise UsageError("--levels", "a level is not above zero", "give lengths like 10,50,100 (centimetres)")
         if any(not 0 <= w < float("inf") for w in self.weights):
             raise UsageError("--weights", "a weight is below zero or infinite", "give weights like 0.1,0.01,0.001")
+        if self.nested and list(self.levels) != sorted(set(self.levels)):
+            raise UsageError("--hierarchy", "nested levels must grow", "give the finest level first, each once")
+
+    @property
+    def largest(self) -> float:
+        """The largest v there can be: 1 + sum w."""
+        return 1 + sum(self.weights)
 
 
 def default_weights(levels: Sequence[float]) -> tuple[float, ...]:
@@ -39,36 +57,187 @@ def default_weights(levels: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(f"1e-{n + 1}") for n in range(len(levels)))
 
 
-def level_margin(prob: NDArray[np.floating], xyz: NDArray[np.floating], edge: float) -> Scores:
-    """(N,) U^i: the margin of the mean distribution of each point's voxel of this edge (Eq. 2, 3).
-
-    prob: (N, C); xyz: (N, 3) in the unit of `edge`. All points count in the means. Sums are float64.
-    """
-    inverse, count = group_voxels(voxel_coordinates(xyz, edge))
-    sums = [np.bincount(inverse, weights=column, minlength=len(count)) for column in prob.T.astype(np.float64)]
-    return margin(np.stack(sums, axis=1) / count[:, None])[inverse]
-
-
-def uncertainty(
-    prob: NDArray[np.floating], xyz: NDArray[np.floating], hierarchy: Hierarchy, unit: float = 1.0
-) -> Scores:
-    """(N,) v = U_x + sum_i w_i U^i (Eq. 4); the smallest are labelled first.
-
-    unit: metres in one unit of xyz.
-    """
-    total = margin(prob)
-    for edge, weight in zip(hierarchy.levels, hierarchy.weights, strict=True):
-        total += weight * level_margin(prob, xyz, edge / unit)
-    return total
-
-
 def hmmu(
     prob: NDArray[np.floating],
     xyz: NDArray[np.floating],
     hierarchy: Hierarchy | None = None,
     unit: float = 1.0,
+    *,
+    threads: int | None = None,
 ) -> Scores:
-    """(N,) `1 - v / (1 + sum w)`, in [0, 1], larger = label first."""
+    """(N,) `1 - v / (1 + sum w)`, in [0, 1], larger = label first. Arguments as of `measure`."""
     hierarchy = hierarchy or Hierarchy()
-    # Rounding may leave [0, 1] by a bit.
-    return np.clip(1 - uncertainty(prob, xyz, hierarchy, unit) / (1 + sum(hierarchy.weights)), 0, 1)
+    return measure(prob, xyz, hierarchy, unit, threads=threads).score(hierarchy)
+
+
+@dataclass
+class Measured:
+    """v = U_x + sum_i w_i U^i (Eq. 4), (N,), the smallest labelled first; how many voxels each level has (levels,);
+    and, if asked for, U_x and each U^i (1 + levels, N)."""
+
+    uncertainty: Scores
+    voxels: NDArray[np.int64]
+    margins: NDArray[np.float32] | None = None
+
+    def score(self, hierarchy: Hierarchy) -> Scores:
+        """(N,) `1 - v / (1 + sum w)`."""
+        # Rounding may leave [0, 1] by a bit.
+        return np.clip(1 - self.uncertainty / hierarchy.largest, 0, 1)
+
+    def shares(self, hierarchy: Hierarchy) -> NDArray[np.float32]:
+        """(1 + levels, N): what the point itself and each level add to its score, `w (1 - U) / (1 + sum w)` with w = 1
+        for the point. They sum to the score."""
+        assert self.margins is not None
+        return (1 - self.margins) * (np.array([1, *hierarchy.weights], np.float32) / hierarchy.largest)[:, None]
+
+
+def measure(
+    prob: NDArray[np.floating],
+    xyz: NDArray[np.floating],
+    hierarchy: Hierarchy,
+    unit: float = 1.0,
+    *,
+    threads: int | None = None,
+    margins: bool = False,
+) -> Measured:
+    """HMMU of N points.
+
+    prob: (N, C) softmax; xyz: (N, 3); unit: metres in one unit of xyz; threads: as many as there are cores if None,
+    which changes no bit; margins: whether to keep each level's.
+    """
+    threads = cores() if threads is None else threads
+    total, levels = _point_margins(prob, threads), len(hierarchy.levels)
+    found = Measured(total, np.zeros(levels, np.int64), np.empty((1 + levels, len(total)), "f4") if margins else None)
+    if found.margins is not None:
+        found.margins[0] = total
+    edges = [edge / unit for edge in hierarchy.levels]
+    if hierarchy.nested:
+        # scipy is loaded for this alone.
+        from hpal_cli.score.nested import nested_margins
+
+        for n, (margin_of, voxels) in enumerate(nested_margins(prob, xyz, edges, threads)):
+            total += hierarchy.weights[n] * margin_of
+            found.voxels[n] = voxels
+            if found.margins is not None:
+                found.margins[1 + n] = margin_of
+        return found
+    for chain in chains(hierarchy.levels):
+        part = Measured(total, np.zeros(len(chain), np.int64))
+        if found.margins is not None:
+            part.margins = np.empty((len(chain), len(total)), np.float32)
+        _add_chain(part, prob, xyz, [edges[n] for n in chain], [hierarchy.weights[n] for n in chain], threads)
+        found.voxels[chain] = part.voxels
+        if found.margins is not None:
+            found.margins[[1 + n for n in chain]] = part.margins
+    return found
+
+
+def chains(levels: Sequence[float]) -> list[list[int]]:
+    """Which levels share work: lists of places in `levels`, finest first, each edge a multiple of the one before."""
+    found: list[list[int]] = []
+    for n in sorted(range(len(levels)), key=lambda n: levels[n]):
+        for chain in found:
+            ratio = levels[n] / levels[chain[-1]]
+            if round(ratio) < 2**20 and abs(ratio - round(ratio)) < 1e-9 * ratio:
+                chain.append(n)
+                break
+        else:
+            found.append([n])
+    return found
+
+
+def level_margin(prob: NDArray[np.floating], xyz: NDArray[np.floating], edge: float) -> tuple[Scores, int]:
+    """(N,) U^i, the margin of the mean distribution of each point's voxel of this edge (Eq. 2, 3), and the number of
+    voxels.
+
+    prob: (N, C); xyz: (N, 3) in the unit of `edge`. All points count in the means. Sums are float64, in which those of
+    float16 are exact.
+    """
+    inverse, count = group_voxels(voxel_coordinates(xyz, edge))
+    if prob.shape[1] < 2:
+        return np.ones(len(prob)), len(count)
+    sums = [np.bincount(inverse, weights=column, minlength=len(count)) for column in prob.T.astype(np.float64)]
+    return (margin(np.stack(sums, axis=1)) / count)[inverse], len(count)
+
+
+# ---------------------------------------------------------------- the compiled sums, and the same without them
+
+
+def missing() -> str | None:
+    """Why the compiled sums of hmmu.c cannot be used here, None if they can."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
+def _serves(prob: NDArray[np.floating]) -> ctypes.CDLL | None:
+    """The compiled sums, if they take these probabilities."""
+    library = _library()
+    fits = prob.dtype == np.float16 and prob.dtype.isnative and prob.shape[1] > 1
+    return library if fits and not isinstance(library, str) else None
+
+
+def _point_margins(prob: NDArray[np.floating], threads: int) -> Scores:
+    library = _serves(prob)
+    if library is None:
+        return margin(prob)
+    prob = np.ascontiguousarray(prob)
+    total = np.empty(len(prob))
+    library.hpal_margins(prob.ctypes.data, *prob.shape, total.ctypes.data, threads)
+    return total
+
+
+_NO_MEMORY = 3
+
+
+def _add_chain(
+    found: Measured,
+    prob: NDArray[np.floating],
+    xyz: NDArray[np.floating],
+    edges: list[float],
+    weights: list[float],
+    threads: int,
+) -> None:
+    """uncertainty += w_i U^i for the levels of a chain, in its order; `found` has a row for each of them."""
+    library = _serves(prob)
+    if library is not None:
+        prob = np.ascontiguousarray(prob)
+        kept = xyz.dtype in (np.float32, np.float64) and xyz.dtype.isnative
+        xyz = np.ascontiguousarray(xyz if kept else xyz.astype(np.float64))
+        lengths, factors = np.array(edges), np.array(weights, np.float64)
+        status = library.hpal_chain(
+            prob.ctypes.data, xyz.ctypes.data, xyz.dtype == np.float64, *prob.shape, lengths.ctypes.data,
+            factors.ctypes.data, len(edges), found.uncertainty.ctypes.data,
+            None if found.margins is None else found.margins.ctypes.data, found.voxels.ctypes.data, threads,
+        )  # fmt: skip
+        if status == 0:
+            return
+        if status == _NO_MEMORY:
+            raise MemoryError
+    for n, (edge, weight) in enumerate(zip(edges, weights, strict=True)):
+        if library is not None and len(edges) > 1:
+            # Rounding put a point into another coarse cell than its fine cell's, or a key is too long: level by level.
+            margins = None if found.margins is None else found.margins[n : n + 1]
+            one = Measured(found.uncertainty, found.voxels[n : n + 1], margins)
+            _add_chain(one, prob, xyz, [edge], [weight], threads)
+            continue
+        margin_of, found.voxels[n] = level_margin(prob, xyz, edge)
+        found.uncertainty += weight * margin_of
+        if found.margins is not None:
+            found.margins[n] = margin_of
+
+
+@cache
+def _library() -> ctypes.CDLL | str:
+    pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    try:
+        library = compiled.load(Path(__file__).with_name("hmmu.c"), link=["-pthread", "-lm"])
+        library.hpal_margins.argtypes = [pointer, long, whole, pointer, whole]
+        library.hpal_margins.restype = None
+        library.hpal_chain.argtypes = [
+            *(pointer, pointer, whole, long, whole, pointer, pointer, whole),
+            *(pointer, pointer, pointer, whole),
+        ]
+        library.hpal_chain.restype = whole
+    except (compiled.NotCompiled, AttributeError) as error:
+        return str(error)
+    return library

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.errors import HpalError
+from hpal_cli.budget import DEFAULT, Budget
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.export.writers import scene_path, write
 from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
 from hpal_cli.lengths import format_length
-from hpal_cli.parallel import map_in_order
+from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.score import pointwise
-from hpal_cli.score.hmmu import Hierarchy, hmmu
+from hpal_cli.score import hmmu, pointwise
+from hpal_cli.score.hmmu import Hierarchy
+from hpal_cli.score.shard import Shard
 from hpal_cli.store.envelope import kind_of
+from hpal_cli.store.files import require_free
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
 from hpal_cli.stream.rows import Rows
-from hpal_cli.voxels import group_voxels, voxel_coordinates
 
 
 class Strategy(StrEnum):
-    """What makes a point worth its label."""
+    """What makes a point worth its label; `redal` and `ssdr` score regions of points."""
 
     HMMU = "hmmu"
     MMU = "mmu"
     LC = "lc"
     ENTROPY = "entropy"
     RANDOM = "random"
+    REDAL = "redal"
+    SSDR = "ssdr"
 
 
 POINTWISE: dict[Strategy, Callable[..., pointwise.Scores]] = {
@@ -43,6 +49,23 @@ POINTWISE: dict[Strategy, Callable[..., pointwise.Scores]] = {
     Strategy.LC: pointwise.least_confidence,
     Strategy.ENTROPY: pointwise.entropy,
 }
+
+REGIONAL = (Strategy.REDAL, Strategy.SSDR)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How points are scored.
+
+    hierarchy: of HMMU; seed: of what is drawn at random; device: `cpu`, or what torch calls a GPU, for HMMU; budget:
+    what the selection will take, which SSDR-AL's diversity is about.
+    """
+
+    strategy: Strategy = Strategy.HMMU
+    hierarchy: Hierarchy = field(default_factory=Hierarchy)
+    seed: int = 0
+    device: str = "cpu"
+    budget: Budget = field(default_factory=lambda: Budget.parse(DEFAULT))
 
 
 def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
@@ -62,31 +85,18 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
     return PredictionStore(path)
 
 
-def score_scene(
-    store: PredictionStore | SceneStore, scene: SceneInfo, strategy: Strategy, hierarchy: Hierarchy, seed: int
-) -> tuple[Points, pointwise.Scores]:
-    """One scene's points and all their scores (N,)."""
-    points = store.points(scene)
-    if strategy is Strategy.RANDOM or isinstance(store, SceneStore):
-        scores = pointwise.random(scene.points, seed, scene.number)
-    elif strategy is Strategy.HMMU:
-        scores = hmmu(store.probabilities(scene), points.xyz, hierarchy, store.unit)
-    else:
-        scores = POINTWISE[strategy](store.probabilities(scene))
-    return points, scores
-
-
 def score(
     path: Path,
     out: Callable[[Header], IO[bytes]],
+    plan: Plan | None = None,
     *,
-    strategy: Strategy = Strategy.HMMU,
-    hierarchy: Hierarchy | None = None,
     split: str | None = "train",
     scenes: Sequence[str] = (),
+    shard: Shard | None = None,
     labels: LabelStore | None = None,
-    seed: int = 0,
     jobs: int = 1,
+    ply: Path | None = None,
+    overwrite: bool = False,
     history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
 ) -> Header:
@@ -94,64 +104,173 @@ def score(
 
     Candidates are the points that nobody has answered for: neither when the network was trained, nor in `labels`.
 
-    history: what to add to the store's; None to write none at all.
     out: called once, when the first scene has been scored without an error, for the stream to write to.
+    shard: a part of the scenes; jobs: processes to share them, which changes no byte.
+    ply: a folder for each scene's points, coloured by score; overwrite: whether files there may be replaced.
+    history: what to add to the store's; None to write none at all.
 
     Raises:
         HpalError: a store that does not fit the strategy, or probabilities that are none.
+        UsageError: a shard where all scenes have to be compared.
     """
-    monitor = monitor or Silent()
-    hierarchy = hierarchy or Hierarchy()
-    store = open_source(path, strategy)
-    chosen = store.choose(split, scenes)
+    monitor, plan, shard = monitor or Silent(), plan or Plan(), shard or Shard()
+    regional = plan.strategy in REGIONAL
+    if regional and shard.parts > 1:
+        raise UsageError("--shard", f"{plan.strategy} compares the regions of all scenes", "score them in one run")
+    store = open_source(path, plan.strategy)
+    pool = store.choose(split, scenes)
+    chosen = shard.of(pool)
     answered = {} if labels is None else labels.answered(store.table.id, path)
-    taken = {s.number: np.union1d(store.labelled(s), answered.get(s.number, _NONE)) for s in chosen}
+    if ply is not None:
+        for scene in chosen:
+            require_free(scene_path(ply, scene.name, "ply"), overwrite=overwrite)
+    taken = {s.number: np.union1d(store.labelled(s), answered.get(s.number, ())).astype(np.int64) for s in chosen}
+    extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(plan.strategy, ())
     header = Header(
         kind="scores",
         source=str(path),
         scenes=store.table.id,
         unit=store.unit,
-        features=store.feature_count(chosen[0]),
+        features=store.feature_count(pool[0]),
+        strategy=str(plan.strategy),
+        shard=(shard.part, shard.parts) if shard.parts > 1 else None,
         pool=tuple(PoolScene.of(s) for s in chosen),
         history=() if history is None else (*store.history, *history),
-        dtype=point_dtype(color=all(store.has_color(s) for s in chosen)),
+        dtype=point_dtype(color=all(store.has_color(s) for s in pool), extra=tuple((n, "<i4") for n in extra)),
         count=sum(s.points - len(taken[s.number]) for s in chosen),
     )
+    jobs = min(jobs, max(1, len(chosen)))
+    threads = max(1, cores() // jobs)
+    work = [_Work(store, s, plan, header.dtype, taken[s.number], threads, ply, overwrite) for s in chosen]
+    warnings: list[str] = []
     writer: PointWriter | None = None
-    work = [(path, scene, strategy, hierarchy, seed, header.dtype, taken[scene.number]) for scene in chosen]
     with monitor.task("scoring", header.count) as task:
-        for rows, warning in map_in_order(_score_rows, work, jobs):
-            if warning:
+        results = _regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)
+        for rows, warning in results:
+            warnings += [warning] if warning else []
+            if warning and len(warnings) <= _WARNINGS:
                 monitor.warn(warning)
             writer = writer or PointWriter(out(header), header)
             writer.write(rows)
             task.advance(len(rows))
-    assert writer is not None
+    if len(warnings) > _WARNINGS:
+        monitor.warn(f"the same is true of {len(warnings) - _WARNINGS} more scenes")
+    # More parts than scenes: the last ones are empty.
+    writer = writer or PointWriter(out(header), header)
     writer.close()
     return header
 
 
-_NONE = np.zeros(0, np.int64)
+REGION, GUESS = "region", "guess"
+"""Columns of a regional strategy: the number of a point's region in its scene, and its predicted class."""
+
+_WARNINGS = 3
 
 
-def _score_rows(
-    work: tuple[Path, SceneInfo, Strategy, Hierarchy, int, np.dtype[np.void], NDArray[np.int64]],
-) -> tuple[Rows, str]:
-    """The stream's rows of one scene, and a warning or nothing; a process of its own may compute them."""
-    path, scene, strategy, hierarchy, seed, dtype, taken = work
-    store = open_source(path, strategy)
-    points, scores = score_scene(store, scene, strategy, hierarchy, seed)
-    free = np.delete(np.arange(scene.points), taken)
-    rows = np.zeros(len(free), dtype)
+@dataclass(frozen=True)
+class _Work:
+    """One scene to score; a process of its own may do it. taken: rows that are no candidates."""
+
+    store: PredictionStore | SceneStore
+    scene: SceneInfo
+    plan: Plan
+    dtype: np.dtype[np.void]
+    taken: NDArray[np.int64]
+    threads: int
+    ply: Path | None
+    overwrite: bool
+
+
+def _score_scene(work: _Work) -> tuple[Rows, str]:
+    """The stream's rows of one scene, and a warning or nothing."""
+    store, scene, plan = work.store, work.scene, work.plan
+    points = store.points(scene)
+    shares: dict[str, NDArray[np.floating]] = {}
+    warning = ""
+    if plan.strategy is Strategy.RANDOM or isinstance(store, SceneStore):
+        scores = pointwise.random(scene.points, plan.seed, scene.number)
+    elif plan.strategy is Strategy.HMMU:
+        measured = _measure(work, store.probabilities(scene), points.xyz, store.unit)
+        scores = measured.score(plan.hierarchy)
+        warning = _absurd_levels(points, plan.hierarchy, measured.voxels, store.unit, scene)
+        if work.ply is not None:
+            names = ["point", *map(format_length, plan.hierarchy.levels)]
+            shares = {f"share_{n}": part for n, part in zip(names, measured.shares(plan.hierarchy), strict=True)}
+    else:
+        scores = POINTWISE[plan.strategy](store.probabilities(scene))
+    return _rows(work, points, scores, shares), warning
+
+
+def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating], unit: float) -> hmmu.Measured:
+    hierarchy, margins = work.plan.hierarchy, work.ply is not None
+    if work.plan.device == "cpu":
+        return hmmu.measure(prob, xyz, hierarchy, unit, threads=work.threads, margins=margins)
+    # torch takes a second to import, and only a GPU needs it.
+    import torch
+
+    from hpal_cli.score.on_device import measure_on
+
+    return measure_on(torch.device(work.plan.device), prob, xyz, hierarchy, unit, margins=margins)
+
+
+def _regions_in_order(work: Sequence[_Work], jobs: int) -> Iterator[tuple[Rows, str]]:
+    """The rows of one scene after the other, once the regions of all have been compared."""
+    from hpal_cli.score import redal, ssdr
+
+    plan = work[0].plan
+    measured: list[Any] = list(map_in_order(_measure_regions, work, jobs))
+    if plan.strategy is Strategy.REDAL:
+        final = redal.settle(measured, plan.seed)
+    else:
+        sizes = [one.scene.points for one in work]
+        points = sum(map(plan.budget.of, sizes)) if plan.budget.per_scene else plan.budget.of(sum(sizes))
+        final = ssdr.settle(measured, budget_points=points)
+    for one, regions, scores in zip(work, measured, final, strict=True):
+        assert isinstance(one.store, PredictionStore)
+        extra: dict[str, NDArray[np.integer]] = {REGION: regions.of}
+        if GUESS in (one.dtype.names or ()):
+            extra[GUESS] = one.store.predicted(one.scene)
+        yield _rows(one, one.store.points(one.scene), scores[regions.of], {}, extra), ""
+
+
+def _measure_regions(work: _Work) -> Any:
+    from hpal_cli.score import redal, ssdr
+
+    store, scene = work.store, work.scene
+    assert isinstance(store, PredictionStore)
+    points = store.points(scene)
+    features = store.features(scene)(np.arange(scene.points))
+    measure = redal.measure if work.plan.strategy is Strategy.REDAL else ssdr.measure
+    return measure(store.probabilities(scene), points.xyz, points.rgb, features, work.taken, store.unit)
+
+
+def _rows(
+    work: _Work,
+    points: Points,
+    scores: pointwise.Scores,
+    shares: dict[str, NDArray[np.floating]],
+    extra: dict[str, NDArray[np.integer]] | None = None,
+) -> Rows:
+    """The candidates as the stream has them; and all points as a file to look at, if that is wanted."""
+    if work.ply is not None:
+        from hpal_cli.export.uncertainty import uncertainty_cloud
+
+        cloud = uncertainty_cloud(points, scores, shares, work.taken, work.scene)
+        write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)
+    free = np.delete(np.arange(work.scene.points), work.taken) if len(work.taken) else slice(None)
+    rows = np.zeros(work.scene.points - len(work.taken), work.dtype)
     rows["x"], rows["y"], rows["z"] = points.position[free].T
-    if points.rgb is not None and "red" in (dtype.names or ()):
+    if points.rgb is not None and "red" in (work.dtype.names or ()):
         rows["red"], rows["green"], rows["blue"] = points.rgb[free].T
-    rows["scene"], rows["index"], rows["score"] = scene.number, free, scores[free]
-    warning = _absurd_levels(points, hierarchy, store.unit, scene) if strategy is Strategy.HMMU else ""
-    return rows, warning
+    rows["scene"], rows["index"], rows["score"] = work.scene.number, np.arange(work.scene.points)[free], scores[free]
+    for name, values in (extra or {}).items():
+        rows[name] = values[free]
+    return rows
 
 
-def _absurd_levels(points: Points, hierarchy: Hierarchy, unit: float, scene: SceneInfo) -> str:
+def _absurd_levels(
+    points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float, scene: SceneInfo
+) -> str:
     """A warning if a level is beyond the scene or holds fewer than two points a voxel."""
     if not len(points.xyz) or not hierarchy.levels:
         return ""
@@ -160,11 +279,10 @@ def _absurd_levels(points: Points, hierarchy: Hierarchy, unit: float, scene: Sce
     if coarse > extent > 0:
         size = format_length(extent)
         return f"{scene.name}: level {format_length(coarse)} is larger than the scene ({size}): is its unit right?"
-    fine = min(hierarchy.levels)
-    count = len(group_voxels(voxel_coordinates(points.xyz, fine / unit))[1])
-    if len(points.xyz) < 2 * count:
+    fine = int(np.argmin(hierarchy.levels))
+    if len(points.xyz) < 2 * voxels[fine]:
         return (
-            f"{scene.name}: level {format_length(fine)} holds {len(points.xyz) / count:.1f} points a voxel, "
-            "fewer than two: is its unit right?"
+            f"{scene.name}: level {format_length(hierarchy.levels[fine])} holds "
+            f"{len(points.xyz) / voxels[fine]:.1f} points a voxel, fewer than two: is its unit right?"
         )
     return ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli import compiled
 from hpal_cli.errors import UsageError
 from hpal_cli.select.neighbours import Neighbours
 
@@ -17,7 +21,7 @@ RADIUS = 0.2
 SIMILARITY = 0.8
 
 FeatureRows = Callable[[NDArray[np.int64]], NDArray[np.floating]]
-"""Candidate numbers (K,) -> their features (K, F): asked only where a decision needs them."""
+"""Rows of a scene (K,) -> their features (K, F): asked only where a decision needs them."""
 
 
 @dataclass(frozen=True)
@@ -36,66 +40,220 @@ class Suppression:
             )
 
 
+@dataclass(frozen=True)
+class Stones:
+    """Points that suppress as picks do, from the beginning: row (L,) and xyz (L, 3)."""
+
+    row: NDArray[np.int64]
+    xyz: NDArray[np.float64]
+
+
 @dataclass
 class Walk:
-    """What became of the candidates of one scene: those chosen, in order; how many were looked at; how many of
-    these were dropped; whether all were."""
+    """What became of the candidates of one scene.
 
-    chosen: NDArray[np.int64]
-    visited: int
-    suppressed: int
+    order: (V,) those that were visited, best first; chosen: (V,) whether each was chosen (else it was suppressed);
+    exhausted: whether all were visited, and more would have been chosen.
+    """
+
+    order: NDArray[np.int64]
+    chosen: NDArray[np.bool_]
     exhausted: bool
+
+    @property
+    def picks(self) -> NDArray[np.int64]:
+        """The candidates that were chosen, best first."""
+        return self.order[self.chosen]
 
 
 def walk(
     score: NDArray[np.floating],
-    tie: NDArray[np.integer],
+    row: NDArray[np.integer],
     xyz: NDArray[np.float64],
-    features: FeatureRows | None,
     limit: int,
-    suppression: Suppression | None,
-    unit: float = 1.0,
+    suppression: Suppression | None = None,
+    features: FeatureRows | None = None,
     *,
-    least: float = -np.inf,
-    blocked: NDArray[np.bool_] | None = None,
+    unit: float = 1.0,
+    stones: Stones | None = None,
 ) -> Walk:
-    """The greedy answer for the N candidates of one scene: highest score first, ties by smallest `tie`.
+    """The greedy answer for the N candidates of one scene: highest score first, ties by the smallest row.
 
-    score, tie: (N,); xyz: (N, 3) in units of `unit` metres; suppression None: no candidate is dropped.
-    limit: stop after so many; least: stop below this score; blocked: (N,) candidates that are dropped from the start.
-
-    A pick strikes out its neighbours at once, which leaves the same picks as asking each candidate about all picks
-    before it, and asks only about those near a pick.
+    score, row: (N,); xyz: (N, 3) in units of `unit` metres; suppression None: no candidate is dropped, and neither
+    features nor stones are asked for. limit: stop after so many picks.
     """
-    order = np.lexsort((tie, -score.astype(np.float64)))
-    struck = np.zeros(len(score), bool) if blocked is None else blocked.copy()
-    neighbours = Neighbours(xyz, suppression.radius / unit) if suppression and len(xyz) else None
-    chosen: list[int] = []
-    visited = 0
-    for candidate in order:
-        if len(chosen) == limit or score[candidate] < least:
+    order = np.lexsort((row, -score.astype(np.float64)))
+    if suppression is None:
+        order = order[:limit]
+        return Walk(order, np.ones(len(order), bool), len(order) == len(score) < limit)
+    assert features is not None
+    none = Stones(np.zeros(0, np.int64), np.zeros((0, 3)))
+    course = _Course(
+        np.concatenate([row[order], (stones or none).row]).astype(np.int64),
+        np.concatenate([xyz[order], (stones or none).xyz]),
+        len(order),
+        min(limit, len(order)),
+        suppression,
+        suppression.radius / unit,
+        features,
+    )
+    library = _library()
+    verdict = _struck(course) if isinstance(library, str) else _asked(course, library)
+    visited = np.flatnonzero(verdict)
+    chosen = verdict[visited] == _CHOSEN
+    return Walk(order[visited], chosen, len(visited) == len(score) and int(chosen.sum()) < limit)
+
+
+_CHOSEN, _SUPPRESSED = 1, 2
+
+
+@dataclass(frozen=True)
+class _Course:
+    """Candidates in the order of the walk, then the stones: row and xyz; how many are candidates."""
+
+    row: NDArray[np.int64]
+    xyz: NDArray[np.float64]
+    count: int
+    limit: int
+    suppression: Suppression
+    radius: float
+    features: FeatureRows
+
+
+# ---------------------------------------------------------------- with NumPy alone
+
+
+def _struck(course: _Course) -> NDArray[np.uint8]:
+    """A verdict for each candidate, 0 for those not visited. A pick strikes out its neighbours at once, which leaves
+    the same picks as asking each candidate about all picks before it."""
+    count = course.count
+    verdict, struck = np.zeros(count, np.uint8), np.zeros(count, bool)
+    neighbours = Neighbours(course.xyz[:count], course.radius)
+
+    def strike(place: int) -> None:
+        near = neighbours.within(course.xyz[place])
+        near = near[~struck[near] & (near != place)]
+        if len(near):
+            feature = course.features(course.row[np.append(near, place)]).astype(np.float64)
+            struck[near[is_alike(feature[-1], feature[:-1], course.suppression.similarity)]] = True
+
+    for place in range(count, len(course.row)):
+        strike(place)
+    picks = 0
+    for place in range(count):
+        if picks == course.limit:
             break
-        visited += 1
-        if struck[candidate]:
-            continue
-        chosen.append(int(candidate))
-        if neighbours is not None and suppression is not None and features is not None:
-            near = neighbours.within(xyz[candidate])
-            near = near[~struck[near]]
-            if len(near) > 1:
-                struck[near[alike(features, int(candidate), near, suppression.similarity)]] = True
-    return Walk(np.array(chosen, np.int64), visited, visited - len(chosen), visited == len(order))
-
-
-def alike(features: FeatureRows, one: int, others: NDArray[np.int64], similarity: float) -> NDArray[np.bool_]:
-    """(K,) whether cos(f_one, f_other) > similarity (Eq. 6), in float64; a zero feature is like nothing."""
-    rows = features(np.append(others, one)).astype(np.float64)
-    mine, theirs = rows[-1], rows[:-1]
-    return is_alike(mine, theirs, similarity)
+        verdict[place] = _SUPPRESSED if struck[place] else _CHOSEN
+        if not struck[place]:
+            picks += 1
+            strike(place)
+    return verdict
 
 
 def is_alike(mine: NDArray[np.float64], theirs: NDArray[np.float64], similarity: float) -> NDArray[np.bool_]:
-    """mine (F,), theirs (K, F) -> (K,)."""
+    """(K,) whether cos(mine, theirs) > similarity (Eq. 6), in float64; a zero feature is like nothing.
+
+    mine: (F,); theirs: (K, F).
+    """
     square = (theirs * theirs).sum(axis=1) * (mine * mine).sum()
     # Without the division, equal features have a cosine of exactly 1, and zero ones are never above.
     return (theirs @ mine > similarity * np.sqrt(square)) & (square > 0)
+
+
+# ---------------------------------------------------------------- compiled (walk.c)
+
+_FIRST_BLOCK, _BLOCK = 1 << 10, 1 << 13
+"""Candidates whose features are fetched at once: more as a walk turns out to be long."""
+
+
+class _State(ctypes.Structure):
+    """`walk` of walk.c."""
+
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("xyz", ctypes.c_void_p),
+        ("verdict", ctypes.c_void_p),
+        ("feature", ctypes.c_void_p),
+        ("first", ctypes.c_int64),
+        ("loaded", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("radius", ctypes.c_double),
+        ("similarity", ctypes.c_double),
+        ("edge", ctypes.c_double),
+        ("low", ctypes.c_double * 3),
+        ("limit", ctypes.c_int64),
+        ("pick", ctypes.c_void_p),
+        ("pick_feature", ctypes.c_void_p),
+        ("pick_square", ctypes.c_void_p),
+        ("pick_known", ctypes.c_void_p),
+        ("head", ctypes.c_void_p),
+        ("next", ctypes.c_void_p),
+        ("mask", ctypes.c_int64),
+        ("at", ctypes.c_int64),
+        ("picks", ctypes.c_int64),
+    )
+
+
+def _asked(course: _Course, library: ctypes.CDLL) -> NDArray[np.uint8]:
+    """As `_struck`, but each candidate asks the picks near it: features are fetched where two points are that near."""
+    count, stones = course.count, len(course.row) - course.count
+    verdict = np.zeros(count, np.uint8)
+    if not count:
+        return verdict
+    xyz = np.ascontiguousarray(course.xyz)
+    most = course.limit + stones
+    pick, following = np.zeros(most, np.int64), np.zeros(most, np.int32)
+    known, square = np.zeros(most, np.uint8), np.zeros(most)
+    head = np.full(1 << max(6, int(2 * most).bit_length()), -1, np.int32)
+    state = _State(
+        count=count,
+        xyz=xyz.ctypes.data,
+        verdict=verdict.ctypes.data,
+        radius=course.radius,
+        similarity=course.suppression.similarity,
+        # A hair wider than the radius: rounding in the division must not put a neighbour two cells away.
+        edge=course.radius * (1 + 1e-9),
+        low=tuple(xyz.min(axis=0)),
+        limit=most,
+        pick=pick.ctypes.data,
+        pick_square=square.ctypes.data,
+        pick_known=known.ctypes.data,
+        head=head.ctypes.data,
+        next=following.ctypes.data,
+        mask=len(head) - 1,
+    )
+    library.hpal_place_stones(ctypes.byref(state), stones)
+    pick_feature: NDArray[np.float64] | None = None
+    block = _FIRST_BLOCK
+    while library.hpal_walk(ctypes.byref(state)):
+        first = state.at
+        places = np.arange(first, min(first + block, count))
+        unknown = np.flatnonzero(known[: state.picks] == 0)
+        fetched = course.features(course.row[np.concatenate([places, pick[unknown]])]).astype(np.float64)
+        feature = np.ascontiguousarray(fetched[: len(places)])
+        if pick_feature is None:
+            # Left to the system until it is written to: most walks end long before their limit.
+            pick_feature = np.empty((most, feature.shape[1]))
+            state.width, state.pick_feature = feature.shape[1], pick_feature.ctypes.data
+        pick_feature[unknown] = fetched[len(places) :]
+        known[unknown] = 1
+        state.feature, state.first, state.loaded = feature.ctypes.data, first, len(places)
+        block = min(2 * block, _BLOCK)
+    return verdict
+
+
+@cache
+def _library() -> ctypes.CDLL | str:
+    try:
+        library = compiled.load(Path(__file__).with_name("walk.c"), link=["-lm"])
+        library.hpal_place_stones.argtypes, library.hpal_place_stones.restype = [ctypes.c_void_p, ctypes.c_int64], None
+        library.hpal_walk.argtypes, library.hpal_walk.restype = [ctypes.c_void_p], ctypes.c_int
+    except (compiled.NotCompiled, AttributeError) as error:
+        return str(error)
+    return library
+
+
+def missing() -> str | None:
+    """Why the compiled walk cannot be used here, None if it can."""
+    found = _library()
+    return found if isinstance(found, str) else None

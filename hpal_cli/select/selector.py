@@ -1,4 +1,4 @@
-"""select: the picks of one call, over all scenes, from a stream of scored points."""
+"""select: the picks of one call, over all scenes, from streams of scored points."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.select.budget import Budget
-from hpal_cli.select.fds import Suppression, Walk, is_alike, walk
-from hpal_cli.select.neighbours import Neighbours
+from hpal_cli.select import regions
+from hpal_cli.select.fds import Stones, Suppression, Walk, walk
+from hpal_cli.select.report import ClassReport, SceneReport, Tally
 from hpal_cli.store.envelope import kind_of
 from hpal_cli.stream.header import Header, PoolScene, require_columns, require_scenes
+from hpal_cli.stream.merge import merged_header, scenes_of
 from hpal_cli.stream.points import PointReader
 from hpal_cli.stream.rows import Rows, with_column
 
@@ -36,15 +38,15 @@ def find_predictions(
     """
     if source is not None:
         return PredictionStore(source)
-    if header.features == 0 or header.source is None:
+    if header.source is None:
         return None
     path = Path(header.source)
     if not path.exists() and beside is not None and (beside / path).exists():
         path = beside / path
-    if not path.exists() and not needed:
-        return None
     if not path.exists():
-        raise HpalError(path, "the scored predictions are not there", "say where with --source, or add --no-fds")
+        if needed and header.features != 0:
+            raise HpalError(path, "the scored predictions are not there", "say where with --source, or add --no-fds")
+        return None
     return PredictionStore(path) if kind_of(path) != "scenes" else None
 
 
@@ -53,25 +55,16 @@ SCORED = ("x", "y", "z", "scene", "index", "score")
 
 
 @dataclass
-class SceneReport:
-    """What the walk through one scene did; `chosen` counts what survived the merge with the other scenes."""
-
-    name: str
-    visited: int
-    suppressed: int
-    chosen: int
-    exhausted: bool
-
-
-@dataclass
 class Selection:
-    """The picks, best first, with their `rank` from 1; the budget they were chosen within; what happened a scene."""
+    """The picks, best first, with their `rank` from 1; the budget they were chosen within; what happened in each scene
+    and to each predicted class (none where nothing was predicted)."""
 
     header: Header
     rows: Rows
     budget: int
     pool: int
     scenes: list[SceneReport]
+    classes: list[ClassReport]
 
     @property
     def exhausted(self) -> bool:
@@ -80,7 +73,7 @@ class Selection:
 
 
 def select(
-    reader: PointReader,
+    readers: Sequence[PointReader],
     *,
     budget: Budget,
     suppression: Suppression | None,
@@ -94,68 +87,87 @@ def select(
     """Walks each scene's candidates from the highest score and merges the scenes' picks by score.
 
     Args:
+        readers: one stream of scores, or several of different scenes.
         budget: of the pool, which is every point of the scored scenes, streamed or not.
         suppression: FDS, which needs `predictions` for its features; None for the plain top of the list.
         labels: points with an answer there are no candidates, as are those that the predictions know of.
         suppress_labelled: points that are labelled already suppress too.
 
     One list a scene, cut at the budget and merged, is the global greedy answer, for suppression never crosses scenes.
+    Where the stream has regions they are taken whole, and the last may go beyond the budget; there is no FDS then.
+    Memory: one scene, and the picks that can still win.
 
     Raises:
         HpalError: a stream that ends early, repeats a scene, holds a score that is no number, or is of other scenes.
     """
     monitor = monitor or Silent()
-    header = reader.header
-    if header.kind in ("selection", "labelled"):
-        raise HpalError(reader.subject, "is a selection already", "give the output of `hpal score`")
-    require_columns(header, SCORED, reader.subject, "hpal score")
+    first = readers[0].subject
+    for reader in readers:
+        if reader.header.kind in ("selection", "labelled"):
+            raise HpalError(reader.subject, "is a selection already", "give the output of `hpal score`")
+        require_columns(reader.header, SCORED, reader.subject, "hpal score")
+    header = merged_header(readers)
     if predictions is not None:
-        require_scenes(header, predictions.table.id, reader.subject, predictions.path, "give the store that was scored")
+        require_scenes(header, predictions.table.id, first, predictions.path, "give the store that was scored")
         header = _completed(header, predictions)
-    answered = {} if labels is None else labels.answered(header.scenes or labels.table.id, reader.subject)
+    if suppression is not None and header.features == 0:
+        raise HpalError(
+            first if predictions is None else predictions.path, "has no features", "add --no-fds, or predict with them"
+        )
+    answered = {} if labels is None else labels.answered(header.scenes or labels.table.id, first)
     names = {s.number: s.name for s in header.pool}
     sizes = {s.number: s.points for s in header.pool}
     if not header.pool and budget.percent:
         raise HpalError(
-            reader.subject,
+            first,
             "has no table of scenes, so a share of them is unknown",
             "give --budget as a number of points",
         )
     pool = sum(sizes.values())
     total = None if budget.per_scene else budget.of(pool)
-    kept: list[Rows] = []
-    walks: dict[int, tuple[int, int, bool]] = {}
+    whole = regions.REGION in (header.dtype.names or ())
+    if whole and suppression is not None:
+        raise HpalError(first, "holds regions, which FDS does not apply to", "add --no-fds")
+    tally = Tally(names, () if predictions is None else predictions.classes.names)
+    kept = np.zeros(0, header.dtype)
     budgets = 0
-    least = -np.inf
     with monitor.task("selecting", header.count) as task:
-        for number, rows in reader.by_scene():
-            name = names.get(number, str(number))
-            _check_rows(rows, name, sizes.get(number), reader.subject)
+        for number, rows, subject in scenes_of(readers):
+            streamed = len(rows)
+            _check_rows(rows, names.get(number, str(number)), sizes.get(number), subject)
             scene = _scene(predictions, number)
+            # A foreign scorer may not know which points have an answer already.
+            done = answered.get(number, np.zeros(0, np.int64))
             if predictions is not None and scene is not None:
-                # A foreign scorer may not know which points have an answer already.
-                rows = rows[~np.isin(rows["index"], predictions.labelled(scene))]
-            rows = rows[~np.isin(rows["index"], answered.get(number, ()))]
+                done = np.union1d(done, predictions.labelled(scene))
+            if len(done):
+                rows = rows[~np.isin(rows["index"], done)]
             limit = budget.of(sizes.get(number, len(rows))) if total is None else total
             budgets += limit
             limit = min(limit, max_per_scene or limit)
-            result = _walk_scene(
-                rows, predictions, scene, suppression, suppress_labelled, limit, header.unit or 1.0, least
-            )
-            walks[number] = (result.visited, result.suppressed, result.exhausted)
-            kept.append(rows[result.chosen])
-            if total is not None and sum(map(len, kept)) >= total:
-                kept = [_best(np.concatenate(kept))[:total]]
-                least = float(kept[0]["score"][-1])
-            task.advance(len(rows), name)
-    picks = _best(np.concatenate(kept)) if kept else np.zeros(0, header.dtype)
-    ranked = with_column(picks, "rank", np.arange(1, len(picks) + 1))
-    reports = [
-        SceneReport(names.get(n, str(n)), visited, suppressed, int((ranked["scene"] == n).sum()), exhausted)
-        for n, (visited, suppressed, exhausted) in sorted(walks.items())
-    ]
+            # What scores less than the last of a full selection cannot win.
+            full = total is not None and len(kept) >= total
+            able = rows[rows["score"] >= kept["score"][-1]] if full else rows
+            if whole:
+                found = regions.walk(able, limit, subject)
+            else:
+                stones = done if suppress_labelled else done[:0]
+                found = _walk_scene(able, predictions, scene, suppression, stones, limit, header.unit or 1.0)
+            guess = None
+            if predictions is not None and scene is not None:
+                guess = predictions.predicted(scene)[able["index"][found.order]].astype(np.uint16)
+            tally.add(number, found, able["score"][found.order], guess, all_able=len(able) == len(rows))
+            kept = np.concatenate([kept, able[found.picks]])
+            kept = kept[regions.best_first(kept) if whole else _best_first(kept)]
+            if total is not None:
+                kept = kept[: regions.cut(kept, total) if whole else total]
+                if len(kept) >= total:
+                    tally.drop_below(float(kept["score"][-1]))
+            task.advance(streamed, names.get(number, str(number)))
+    ranked = with_column(kept, "rank", np.arange(1, len(kept) + 1))
+    by_scene, by_class = tally.reports(ranked, full=total is not None and len(ranked) >= total)
     out = replace(header.then("selection", history), dtype=ranked.dtype, count=len(ranked))
-    return Selection(out, ranked, budgets if total is None else total, pool, reports)
+    return Selection(out, ranked, budgets if total is None else total, pool, by_scene, by_class)
 
 
 def _completed(header: Header, predictions: PredictionStore) -> Header:
@@ -175,51 +187,19 @@ def _walk_scene(
     predictions: PredictionStore | None,
     scene: SceneInfo | None,
     suppression: Suppression | None,
-    suppress_labelled: bool,
+    stones: NDArray[np.int64],
     limit: int,
     unit: float,
-    least: float,
 ) -> Walk:
+    """stones: rows of the scene that suppress from the beginning."""
     xyz = np.column_stack([rows["x"], rows["y"], rows["z"]])
-    index = rows["index"]
     if suppression is None:
-        return walk(rows["score"], index, xyz, None, limit, None, least=least)
+        return walk(rows["score"], rows["index"], xyz, limit)
     assert predictions is not None
     assert scene is not None
-    feat = predictions.features(scene)
-    blocked = None
-    if suppress_labelled:
-        labelled = predictions.labelled(scene)
-        blocked = _near_labelled(
-            xyz, feat[index], predictions.points(scene).position[labelled], feat[labelled], suppression, unit
-        )
-    return walk(
-        rows["score"],
-        index,
-        xyz,
-        lambda n: feat[index[n]],
-        limit,
-        suppression,
-        unit,
-        least=least,
-        blocked=blocked,
-    )
-
-
-def _near_labelled(
-    xyz: NDArray[np.float64],
-    feat: NDArray[np.floating],
-    labelled_xyz: NDArray[np.float64],
-    labelled_feat: NDArray[np.floating],
-    suppression: Suppression,
-    unit: float,
-) -> NDArray[np.bool_]:
-    blocked = np.zeros(len(xyz), bool)
-    neighbours = Neighbours(xyz, suppression.radius / unit)
-    for position, mine in zip(labelled_xyz, labelled_feat, strict=True):
-        near = neighbours.within(position)
-        blocked[near] |= is_alike(mine.astype(np.float64), feat[near].astype(np.float64), suppression.similarity)
-    return blocked
+    placed = Stones(stones, predictions.points(scene).position[stones]) if len(stones) else None
+    features = predictions.features(scene)
+    return walk(rows["score"], rows["index"], xyz, limit, suppression, features, unit=unit, stones=placed)
 
 
 def _check_rows(rows: Rows, name: str, points: int | None, subject: object) -> None:
@@ -230,7 +210,9 @@ def _check_rows(rows: Rows, name: str, points: int | None, subject: object) -> N
             f"scene {name}: {int(bad.sum())} scores are no numbers",
             "repair the command that scored them",
         )
-    index = np.sort(rows["index"])
+    index = rows["index"]
+    if not (index[1:] > index[:-1]).all():
+        index = np.sort(index)
     if index[0] < 0 or (points is not None and index[-1] >= points):
         raise HpalError(
             subject,
@@ -250,6 +232,6 @@ def _scene(predictions: PredictionStore | None, number: int) -> SceneInfo | None
     return scene
 
 
-def _best(rows: Rows) -> Rows:
-    """Highest score first; ties by scene (numbers are in the order of names), then index."""
-    return rows[np.lexsort((rows["index"], rows["scene"], -rows["score"].astype(np.float64)))]
+def _best_first(rows: Rows) -> NDArray[np.int64]:
+    """(N,) highest score first; ties by scene (numbers are in the order of names), then index."""
+    return np.lexsort((rows["index"], rows["scene"], -rows["score"].astype(np.float64)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,16 +114,61 @@ def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
     Raises:
         HpalError: it is missing, or a chunk of it is, or one cannot be decoded.
     """
+    with _damage(path, group, name):
+        return np.asarray(_whole(group, name, path)[...])
+
+
+KEPT = 1 << 27
+"""Bytes of chunks that a `RowReader` keeps."""
+
+
+class RowReader:
+    """Rows of an array (N, F), read by the chunks that hold them; the latest chunks are kept."""
+
+    def __init__(self, group: zarr.Group, name: str, path: Path) -> None:
+        """Raises:
+        HpalError: it is missing, or a chunk of it is.
+        """
+        self._group, self._name, self._path = group, name, path
+        with _damage(path, group, name):
+            self._array = _whole(group, name, path)
+        self.shape = self._array.shape
+        self._rows = self._array.chunks[0]
+        self._chunks: OrderedDict[int, NDArray[Any]] = OrderedDict()
+
+    def __call__(self, rows: NDArray[np.integer]) -> NDArray[Any]:
+        """(K,) rows -> (K, F).
+
+        Raises:
+            HpalError: a chunk cannot be decoded.
+        """
+        out = np.empty((len(rows), *self.shape[1:]), self._array.dtype)
+        home = rows // self._rows
+        for number in np.unique(home):
+            here = home == number
+            out[here] = self._chunk(int(number))[rows[here] - number * self._rows]
+        return out
+
+    def _chunk(self, number: int) -> NDArray[Any]:
+        if number not in self._chunks:
+            start = number * self._rows
+            with _damage(self._path, self._group, self._name):
+                self._chunks[number] = np.asarray(self._array[start : start + self._rows])
+            while len(self._chunks) > 1 and sum(c.nbytes for c in self._chunks.values()) > KEPT:
+                self._chunks.popitem(last=False)
+        self._chunks.move_to_end(number)
+        return self._chunks[number]
+
+
+def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
+    """The array `name`, if all of its chunks are there."""
     node = find(group, name, path)
-    try:
-        if not isinstance(node, zarr.Array):
-            raise TypeError("it is not there" if node is None else "it is a group")
-        # Zarr reads a chunk that is gone as zeros, which would pass for data.
-        if node.size and node.nchunks_initialized < node.nchunks:
-            raise ValueError("a chunk is gone")
-        return np.asarray(node[...])
-    except (TypeError, ValueError, RuntimeError, OSError) as error:
-        raise _damaged(path, group, name, error) from error
+    if not isinstance(node, zarr.Array):
+        raise TypeError("it is not there" if node is None else "it is a group")
+    # Zarr reads a chunk that is gone as zeros, which would pass for data.
+    if node.size and node.nchunks_initialized < node.nchunks:
+        raise ValueError("a chunk is gone")
+    return node
 
 
 def find(group: zarr.Group, name: str, path: Path) -> zarr.Array | zarr.Group | None:
@@ -131,12 +177,15 @@ def find(group: zarr.Group, name: str, path: Path) -> zarr.Array | zarr.Group | 
     Raises:
         HpalError: its metadata cannot be read.
     """
-    try:
+    with _damage(path, group, name):
         return group.get(name)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, group, name, error) from error
 
 
-def _damaged(path: Path, group: zarr.Group, name: str, error: Exception) -> HpalError:
-    where = f"{group.path}/{name}".strip("/")
-    return HpalError(path, f"its array {where} is missing or damaged ({error})", "write it again")
+@contextlib.contextmanager
+def _damage(path: Path, group: zarr.Group, name: str) -> Iterator[None]:
+    """What Zarr raises at a damaged store, as an error that names the array."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        where = f"{group.path}/{name}".strip("/")
+        raise HpalError(path, f"its array {where} is missing or damaged ({error})", "write it again") from error

@@ -70,6 +70,7 @@ class Header:
     scenes that it belongs to; unit: metres in one unit of x y z; features: columns of the source's features, 0 if it
     has none; pool: every scene that was scored; history: one entry a command.
     dtype: the columns of a row, little endian; count: rows that follow; comments: what others wrote.
+    strategy: what the points were scored by; shard: (i, n) if this is the i-th of n parts, counted from 1.
     """
 
     kind: str
@@ -82,6 +83,8 @@ class Header:
     dtype: np.dtype[np.void] = field(default_factory=lambda: np.dtype([]))
     count: int = 0
     comments: tuple[str, ...] = ()
+    strategy: str | None = None
+    shard: tuple[int, int] | None = None
 
     def then(self, kind: str, history: Sequence[Entry] | None) -> Header:
         """The header that the next command writes: its kind, with its own history added, or with none at all."""
@@ -98,6 +101,10 @@ class Header:
             comments.append(f"unit {self.unit!r}")
         if self.features is not None:
             comments.append(f"features {self.features}")
+        if self.strategy is not None:
+            comments.append(f"strategy {self.strategy}")
+        if self.shard is not None:
+            comments.append("shard {}/{}".format(*self.shard))
         comments += [f"scene {s.number} {s.points} {s.name}" for s in self.pool]
         comments += [f"history {entry.line()}" for entry in self.history]
         comments += self.comments
@@ -148,7 +155,7 @@ def parse(raw: RawHeader, subject: object) -> Header:
     Raises:
         HpalError: a newer specification, an unknown property type, or lines that cannot be read.
     """
-    kind, source, scenes, unit, features = "points", None, None, None, None
+    kind, source, scenes, unit, features, strategy, shard = "points", None, None, None, None, None, None
     pool: list[PoolScene] = []
     entries: list[Entry] = []
     comments: list[str] = []
@@ -178,6 +185,11 @@ def parse(raw: RawHeader, subject: object) -> Header:
                     unit = float(value)
                 elif what == "features":
                     features = int(value)
+                elif what == "strategy":
+                    strategy = value
+                elif what == "shard":
+                    part, parts = map(int, value.split("/"))
+                    shard = part, parts
                 elif what == "scene":
                     number, points, name = value.split(" ", 2)
                     pool.append(PoolScene(int(number), name, int(points)))
@@ -214,6 +226,8 @@ def parse(raw: RawHeader, subject: object) -> Header:
         np.dtype(columns),
         count,
         tuple(comments),
+        strategy,
+        shard,
     )
 
 

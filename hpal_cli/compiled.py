@@ -1,0 +1,94 @@
+"""C sources of this package, compiled by the machine's own C compiler at first use and kept for the next.
+
+So a loop has the vectors that this processor has, and no wheel has to be built for each. Who calls it has another way
+for machines without a compiler, and says which one is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+# No fused multiply-add: a product that is rounded before it is added is the one that NumPy computes.
+_FLAGS = (
+    *("-O3", "-march=native", "-fPIC", "-std=gnu11", "-ffp-contract=off"),
+    # Nobody asks for floating-point exceptions; `floor` becomes one instruction.
+    *("-fno-trapping-math", "-fno-math-errno"),
+)
+
+
+class NotCompiled(Exception):
+    """Why there is no compiled library here."""
+
+
+def load(source: Path, *, flags: Sequence[str] = _FLAGS, link: Sequence[str] = (), version: str = "") -> ctypes.CDLL:
+    """The shared library of a C source; compiled if this source, compiler, processor and `version` are new.
+
+    flags: how it is compiled; link: further arguments for linking.
+
+    Raises:
+        NotCompiled: `HPAL_NATIVE=0`, no compiler, another system than Linux, or a source that does not compile here.
+    """
+    if os.environ.get("HPAL_NATIVE") == "0":
+        raise NotCompiled("HPAL_NATIVE is 0")
+    if platform.system() != "Linux":
+        raise NotCompiled(f"not built on {platform.system()}")
+    compiler = shutil.which(os.environ.get("CC", "gcc"))
+    if compiler is None:
+        raise NotCompiled("there is no C compiler (gcc)")
+    what = (source.read_bytes(), " ".join(flags), compiler, " ".join(link), version, _processor())
+    digest = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:16]
+    folder = _cache_folder()
+    target = folder / f"{source.stem}-{digest}.so"
+    try:
+        if not target.exists():
+            _compile(compiler, source, target, flags, link)
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise NotCompiled(str(error)) from error
+
+
+def _compile(compiler: str, source: Path, target: Path, flags: Sequence[str], link: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / target.name
+        # In two steps: what a flag like -fopenmp would add in linking is left to `link`.
+        compiled = Path(scratch) / "compiled.o"
+        steps = [
+            [compiler, *flags, "-c", str(source), "-o", str(compiled)],
+            [compiler, "-shared", str(compiled), *link, "-o", str(made)],
+        ]
+        for step in steps:
+            done = subprocess.run(step, capture_output=True, text=True, check=False)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+                raise NotCompiled(f"{Path(compiler).name} failed ({lines[0][:120]})")
+        made.replace(target)
+
+
+def _processor() -> str:
+    """What -march=native depends on: a home folder may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def _cache_folder() -> Path:
+    """A folder that only this user can write to: what lies in it is run."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = root / "hpal"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="hpal-"))

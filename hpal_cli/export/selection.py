@@ -1,0 +1,57 @@
+"""The picks of a selection in the rooms that they were picked from: a PLY and a PNG a scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hpal_cli.export.context import context_cloud, overview
+from hpal_cli.export.writers import scene_path, write
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.select.selector import Selection
+from hpal_cli.store.files import replace_when_whole, require_free
+
+
+def write_context(
+    selection: Selection,
+    store: PredictionStore | SceneStore,
+    folder: Path,
+    *,
+    radius: float | None = None,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> int:
+    """`folder/<scene>.ply` and `.png` for each scene with picks; returns how many scenes that is.
+
+    radius: of FDS, in metres; it is drawn to scale.
+
+    Raises:
+        HpalError: a file that is there already, unless `overwrite`.
+    """
+    monitor = monitor or Silent()
+    scenes = [store.table[int(n)] for n in np.unique(selection.rows["scene"])]
+    paths = {s.number: (scene_path(folder, s.name, "ply"), scene_path(folder, s.name, "png")) for s in scenes}
+    for pair in paths.values():
+        for path in pair:
+            require_free(path, overwrite=overwrite)
+    with monitor.task("drawing", len(scenes)) as task:
+        for scene in scenes:
+            picks = selection.rows[selection.rows["scene"] == scene.number]
+            points = store.points(scene)
+            index, rank = picks["index"], picks["rank"]
+            guess = store.predicted(scene)[index] if isinstance(store, PredictionStore) else None
+            cloud, picture = paths[scene.number]
+            write(
+                context_cloud(points, index, rank, picks["score"], guess, store.classes, scene),
+                cloud,
+                overwrite=overwrite,
+            )
+            with replace_when_whole(picture, overwrite=overwrite) as partial:
+                overview(
+                    points, index, rank, guess, store.classes, partial, title=scene.name, unit=store.unit, radius=radius
+                )
+            task.advance(1, scene.name)
+    return len(scenes)

@@ -1,0 +1,343 @@
+/* The sums of HMMU (hmmu.py) in whole numbers. A float16 probability is a multiple of 2^-24, so sums of them are exact
+ * in 64 bits: the same bits for any order of points and any number of threads.
+ *
+ * Edges that divide one another (a chain, finest first) share the work. Points are sorted once by a key that holds the
+ * coarsest cell in its high bits and, below it, where in the cell above each finer cell lies; one walk through the
+ * sorted points then closes a voxel of every level as the key leaves it, and adds its sums to the voxel around it.
+ */
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LEVELS = 16, MAX_THREADS = 64, DIGIT = 11, BLOCK = 256, LANES = 16, AHEAD = 24 };
+enum { DONE = 0, NOT_NESTED = 1, TOO_WIDE = 2, NO_MEMORY = 3 };
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNIT (1.0 / (1 << 24))
+
+/* One float16 in units of 2^-24. */
+INLINE uint32_t whole(uint16_t half) {
+    uint32_t exponent = (half >> 10) & 31, mantissa = half & 1023;
+    uint32_t normal = exponent > 0;
+    return (mantissa | normal << 10) << (exponent - normal);
+}
+
+/* A row of probabilities as whole numbers, zeros after the last class; out has room for full LANES. */
+INLINE void read_row(const uint16_t *prob, int64_t row, int64_t rows, int classes, uint32_t *out) {
+    const int wide = (classes + LANES - 1) / LANES * LANES;
+    uint16_t last[LANES];
+    for (int c = 0; c < wide; c += LANES) {
+        const uint16_t *from = prob + row * classes + c;
+        if (row * classes + c + LANES > rows * classes) {
+            memset(last, 0, sizeof last);
+            memcpy(last, from, (size_t)(classes - c < LANES ? classes - c : LANES) * sizeof *last);
+            from = last;
+        }
+        for (int j = 0; j < LANES; j++) out[c + j] = c + j < classes ? whole(from[j]) : 0;
+    }
+}
+
+#define TOP_TWO(type, values, classes, best, second)              \
+    type best = (values)[0], second = 0;                          \
+    for (int c_ = 1; c_ < (classes); c_++) {                      \
+        const type v_ = (values)[c_], low_ = v_ < best ? v_ : best; \
+        second = second > low_ ? second : low_;                   \
+        best = best > v_ ? best : v_;                             \
+    }
+
+/* ------------------------------------------------------------------ threads */
+
+typedef struct job job;
+struct job {
+    void (*work)(job *, int thread);
+    int threads;
+    pthread_mutex_t gate;
+    pthread_barrier_t barrier;
+    const uint16_t *prob;
+    const void *xyz;
+    int wide, classes, levels;
+    int64_t points;
+    const double *edges, *weights;
+    double *total;
+    float *parts;
+    /* Filled on the way. */
+    double low[MAX_THREADS][3], high[MAX_THREADS][3];
+    double first_cell[3];
+    uint32_t ratio[MAX_LEVELS];
+    int sub_bits[MAX_LEVELS], shift[MAX_LEVELS], coarse_bits[3], key_bits;
+    int status;
+    uint64_t *key[2];
+    uint32_t *row[2];
+    int64_t *histogram;
+    double *sorted;
+    int64_t closed[MAX_THREADS][MAX_LEVELS];
+};
+
+typedef struct {
+    job *of;
+    int thread;
+} ticket;
+
+static void *start(void *argument) {
+    ticket *mine = argument;
+    pthread_mutex_lock(&mine->of->gate);
+    pthread_mutex_unlock(&mine->of->gate);
+    mine->of->work(mine->of, mine->thread);
+    return NULL;
+}
+
+/* `work` in so many threads, or in as many as the system gives: they begin when their number is known. */
+static void in_threads(job *all, int threads) {
+    pthread_t handle[MAX_THREADS];
+    ticket tickets[MAX_THREADS];
+    pthread_mutex_init(&all->gate, NULL);
+    pthread_mutex_lock(&all->gate);
+    for (all->threads = 1; all->threads < threads && all->threads < MAX_THREADS; all->threads++) {
+        tickets[all->threads] = (ticket){all, all->threads};
+        if (pthread_create(&handle[all->threads], NULL, start, &tickets[all->threads])) break;
+    }
+    pthread_barrier_init(&all->barrier, NULL, (unsigned)all->threads);
+    pthread_mutex_unlock(&all->gate);
+    all->work(all, 0);
+    for (int t = 1; t < all->threads; t++) pthread_join(handle[t], NULL);
+    pthread_barrier_destroy(&all->barrier);
+    pthread_mutex_destroy(&all->gate);
+}
+
+static void wait_for_all(job *all) { pthread_barrier_wait(&all->barrier); }
+
+/* Where a thread's share of the points begins. */
+INLINE int64_t share(int64_t points, int thread, int threads) {
+    return points / threads * thread + points % threads * thread / threads;
+}
+
+/* ------------------------------------------------------------------ margins of single points */
+
+static void margins(job *all, int thread) {
+    const int64_t begin = share(all->points, thread, all->threads), end = share(all->points, thread + 1, all->threads);
+    uint32_t value[(all->classes + LANES - 1) / LANES * LANES];
+    for (int64_t i = begin; i < end; i++) {
+        read_row(all->prob, i, all->points, all->classes, value);
+        TOP_TWO(uint32_t, value, all->classes, best, second)
+        all->total[i] = (best - second) * UNIT;
+    }
+}
+
+/* (rows, classes) float16 -> out (rows,): the largest entry less the second largest. */
+void hpal_margins(const uint16_t *prob, int64_t rows, int classes, double *out, int threads) {
+    job all = {.work = margins, .prob = prob, .points = rows, .classes = classes, .total = out};
+    in_threads(&all, threads);
+}
+
+/* ------------------------------------------------------------------ keys */
+
+INLINE double coordinate(const job *all, int64_t point, int axis) {
+    return all->wide ? ((const double *)all->xyz)[3 * point + axis] : ((const float *)all->xyz)[3 * point + axis];
+}
+
+static int bits_for(double largest) {
+    int bits = 0;
+    while (bits < 64 && ldexp(1.0, bits) <= largest) bits++;
+    return bits;
+}
+
+/* The layout of a key, from the extent of the points. */
+static void lay_out(job *all) {
+    const int top = all->levels - 1;
+    int bits = 0;
+    for (int l = 0; l < top; l++) {
+        all->ratio[l] = (uint32_t)llround(all->edges[l + 1] / all->edges[l]);
+        all->sub_bits[l] = bits_for(all->ratio[l] - 1.0);
+        all->shift[l] = bits;
+        bits += 3 * all->sub_bits[l];
+    }
+    all->shift[top] = bits;
+    for (int a = 0; a < 3; a++) {
+        double low = all->low[0][a], high = all->high[0][a];
+        for (int t = 1; t < all->threads; t++) {
+            low = all->low[t][a] < low ? all->low[t][a] : low;
+            high = all->high[t][a] > high ? all->high[t][a] : high;
+        }
+        all->first_cell[a] = floor(low / all->edges[top]);
+        all->coarse_bits[a] = bits_for(floor(high / all->edges[top]) - all->first_cell[a]);
+        if (all->coarse_bits[a] > 31) all->status = TOO_WIDE;
+        bits += all->coarse_bits[a];
+    }
+    all->key_bits = bits;
+    if (bits > 64 || all->shift[top] > 63) all->status = TOO_WIDE;
+}
+
+/* The keys of at most BLOCK points; 1 where a finer cell lies in two coarser ones (rounding), which cannot be shared. */
+INLINE int make_keys(const job *all, int64_t begin, int count) {
+    const int top = all->levels - 1;
+    double x[BLOCK], outer[BLOCK], inner[BLOCK];
+    uint64_t *key = all->key[0] + begin;
+    int bad = 0;
+    memset(key, 0, (size_t)count * sizeof *key);
+    for (int a = 0; a < 3; a++) {
+        int above = 0;
+        for (int b = a + 1; b < 3; b++) above += all->coarse_bits[b];
+        for (int i = 0; i < count; i++) x[i] = coordinate(all, begin + i, a);
+        for (int i = 0; i < count; i++) {
+            outer[i] = floor(x[i] / all->edges[top]);
+            key[i] |= (uint64_t)(uint32_t)(int32_t)(outer[i] - all->first_cell[a]) << (all->shift[top] + above) % 64;
+        }
+        for (int l = top - 1; l >= 0; l--) {
+            const double ratio = all->ratio[l];
+            const int place = all->shift[l] + (2 - a) * all->sub_bits[l];
+            for (int i = 0; i < count; i++) {
+                inner[i] = floor(x[i] / all->edges[l]);
+                double sub = inner[i] - ratio * outer[i];
+                bad |= !(sub >= 0 && sub < ratio);
+                key[i] |= (uint64_t)(uint32_t)(int32_t)sub << place;
+                outer[i] = inner[i];
+            }
+        }
+    }
+    return bad;
+}
+
+/* ------------------------------------------------------------------ the chain */
+
+/* Sorts (key, row) by key, least significant digits first; stable, so rows of a key stay in order. */
+static int sort_by_key(job *all, int thread, int64_t begin, int64_t end) {
+    const int passes = (all->key_bits + DIGIT - 1) / DIGIT;
+    const int digit = passes ? (all->key_bits + passes - 1) / passes : 0;
+    const uint32_t mask = (1u << digit) - 1;
+    int from = 0;
+    for (int p = 0; p < passes; p++, from = !from) {
+        const int shift = p * digit;
+        int64_t *mine = all->histogram + ((size_t)thread << DIGIT);
+        memset(mine, 0, sizeof *mine << DIGIT);
+        for (int64_t i = begin; i < end; i++) mine[all->key[from][i] >> shift & mask]++;
+        wait_for_all(all);
+        if (thread == 0) {
+            int64_t at = 0;
+            for (uint32_t d = 0; d <= mask; d++)
+                for (int t = 0; t < all->threads; t++) {
+                    int64_t *count = all->histogram + ((size_t)t << DIGIT) + d, here = *count;
+                    *count = at;
+                    at += here;
+                }
+        }
+        wait_for_all(all);
+        for (int64_t i = begin; i < end; i++) {
+            const uint64_t key = all->key[from][i];
+            const int64_t to = mine[key >> shift & mask]++;
+            all->key[!from][to] = key;
+            all->row[!from][to] = p ? all->row[from][i] : (uint32_t)i;
+        }
+        wait_for_all(all);
+    }
+    return from;
+}
+
+/* Where the first voxel of the coarsest level that does not begin before `at` begins. */
+static int64_t next_voxel(const uint64_t *key, int64_t points, int64_t at, int shift) {
+    while (0 < at && at < points && (key[at] ^ key[at - 1]) >> shift == 0) at++;
+    return at;
+}
+
+/* The margin of a voxel's mean distribution, given to its points [begin, end) of the sorted order. */
+INLINE void close_voxel(job *all, const uint32_t *row, int level, const uint64_t *sum, int64_t begin, int64_t end) {
+    TOP_TWO(uint64_t, sum, all->classes, best, second)
+    const double margin = (double)(best - second) * UNIT / (double)(end - begin), part = all->weights[level] * margin;
+    for (int64_t p = begin; p < end; p++) all->sorted[p] += part;
+    if (all->parts)
+        for (int64_t p = begin; p < end; p++) all->parts[level * all->points + row[p]] = (float)margin;
+}
+
+static void add_levels(job *all, int thread, const uint64_t *key, const uint32_t *row, int64_t begin, int64_t end) {
+    const int wide = (all->classes + LANES - 1) / LANES * LANES, levels = all->levels;
+    uint32_t value[wide];
+    uint64_t sum[levels][wide];
+    int64_t opened[MAX_LEVELS];
+    memset(sum, 0, sizeof sum);
+    for (int l = 0; l < levels; l++) opened[l] = begin;
+    for (int64_t p = begin; p <= end; p++) {
+        const uint64_t left = p == begin ? 0 : p == end ? ~(uint64_t)0 : key[p] ^ key[p - 1];
+        for (int l = 0; left && l < levels && (p == end || left >> all->shift[l]); l++) {
+            close_voxel(all, row, l, sum[l], opened[l], p);
+            all->closed[thread][l]++;
+            if (l + 1 < levels)
+                for (int c = 0; c < wide; c++) sum[l + 1][c] += sum[l][c];
+            else
+                for (int64_t q = opened[l]; q < p; q++) all->total[row[q]] = all->sorted[q];
+            memset(sum[l], 0, sizeof sum[l]);
+            opened[l] = p;
+        }
+        if (p == end) break;
+        if (p + AHEAD < end) {
+            const uint32_t soon = row[p + AHEAD];
+            const uint16_t *next = all->prob + (int64_t)soon * all->classes;
+            __builtin_prefetch(next);
+            __builtin_prefetch(next + all->classes - 1);
+            __builtin_prefetch(all->total + soon, 1);
+        }
+        read_row(all->prob, row[p], all->points, all->classes, value);
+        for (int c = 0; c < wide; c++) sum[0][c] += value[c];
+        all->sorted[p] = all->total[row[p]];
+    }
+}
+
+static void chain(job *all, int thread) {
+    const int64_t begin = share(all->points, thread, all->threads), end = share(all->points, thread + 1, all->threads);
+    for (int a = 0; a < 3; a++) all->low[thread][a] = INFINITY, all->high[thread][a] = -INFINITY;
+    for (int64_t i = begin; i < end; i++)
+        for (int a = 0; a < 3; a++) {
+            double x = coordinate(all, i, a);
+            all->low[thread][a] = x < all->low[thread][a] ? x : all->low[thread][a];
+            all->high[thread][a] = x > all->high[thread][a] ? x : all->high[thread][a];
+        }
+    wait_for_all(all);
+    if (thread == 0) lay_out(all);
+    wait_for_all(all);
+    if (all->status) return;
+    int bad = 0;
+    for (int64_t i = begin; i < end; i += BLOCK) bad |= make_keys(all, i, (int)(end - i < BLOCK ? end - i : BLOCK));
+    if (bad) all->status = NOT_NESTED;
+    wait_for_all(all);
+    if (all->status) return;
+    if (!all->key_bits)
+        for (int64_t i = begin; i < end; i++) all->row[0][i] = (uint32_t)i;
+    const int in = sort_by_key(all, thread, begin, end);
+    wait_for_all(all);
+    const uint64_t *key = all->key[in];
+    const int top = all->shift[all->levels - 1];
+    const int64_t from = next_voxel(key, all->points, begin, top), to = next_voxel(key, all->points, end, top);
+    if (from < to) add_levels(all, thread, key, all->row[in], from, to);
+}
+
+/* Adds weights[l] * U^l to total (points,) for the levels of a chain, and their voxels to voxels (levels,);
+ * parts (levels, points): U^l, or NULL.
+ *
+ * prob (points, classes) float16; xyz (points, 3), of double where `wide`, else of float; edges ascending, each a
+ * whole multiple of the one before. Where that does not hold for every point's cells, NOT_NESTED, and where the cells
+ * cannot be numbered in 64 bits, TOO_WIDE; nothing was added then.
+ */
+int hpal_chain(const uint16_t *prob, const void *xyz, int wide, int64_t points, int classes, const double *edges,
+               const double *weights, int levels, double *total, float *parts, int64_t *voxels, int threads) {
+    if (levels < 1 || levels > MAX_LEVELS || points > UINT32_MAX) return TOO_WIDE;
+    if (points < 1) return DONE;
+    job all = {.work = chain, .prob = prob, .xyz = xyz, .wide = wide, .classes = classes,
+               .levels = levels, .points = points, .edges = edges, .weights = weights, .total = total, .parts = parts};
+    for (int k = 0; k < 2; k++) {
+        all.key[k] = malloc((size_t)points * sizeof **all.key);
+        all.row[k] = malloc((size_t)points * sizeof **all.row);
+    }
+    all.histogram = malloc((size_t)MAX_THREADS * sizeof *all.histogram << DIGIT);
+    all.sorted = malloc((size_t)points * sizeof *all.sorted);
+    int status = NO_MEMORY;
+    if (all.key[0] && all.key[1] && all.row[0] && all.row[1] && all.histogram && all.sorted) {
+        in_threads(&all, threads);
+        status = all.status;
+        for (int t = 0; t < all.threads; t++)
+            for (int l = 0; l < levels; l++) voxels[l] += all.closed[t][l];
+    }
+    for (int k = 0; k < 2; k++) free(all.key[k]), free(all.row[k]);
+    free(all.histogram);
+    free(all.sorted);
+    return status;
+}

@@ -1,0 +1,109 @@
+"""What a selection did with the candidates, by scene and by predicted class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.select.fds import Walk
+from hpal_cli.stream.rows import Rows
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """Candidates that were predicted to be of one class: those that the walk came to, those that FDS dropped, and
+    those that were chosen."""
+
+    name: str
+    visited: int
+    suppressed: int
+    chosen: int
+
+
+@dataclass(frozen=True)
+class SceneReport:
+    """The same for one scene; exhausted: whether it had no candidate left while more would have been taken."""
+
+    name: str
+    visited: int
+    suppressed: int
+    chosen: int
+    exhausted: bool
+
+
+@dataclass
+class _Visited:
+    """One scene's candidates in the order of its walk, which may have gone further than the merged one."""
+
+    score: NDArray[np.floating]
+    chosen: NDArray[np.bool_]
+    guess: NDArray[np.uint16] | None
+    exhausted: bool
+
+    def first(self, count: int) -> _Visited:
+        # Copied: a part of an array keeps all of it in memory.
+        guess = None if self.guess is None else self.guess[:count].copy()
+        whole = count == len(self.score)
+        return _Visited(self.score[:count].copy(), self.chosen[:count].copy(), guess, self.exhausted and whole)
+
+
+_MANY = 1 << 20
+
+
+class Tally:
+    """Collects the walks of the scenes; what they did beyond the last pick of all is left out in the end."""
+
+    def __init__(self, names: Mapping[int, str], classes: Sequence[str]) -> None:
+        self._names, self._classes = names, classes
+        self._scenes: dict[int, _Visited] = {}
+        self._size = 0
+
+    def add(
+        self,
+        scene: int,
+        found: Walk,
+        score: NDArray[np.floating],
+        guess: NDArray[np.uint16] | None,
+        *,
+        all_able: bool,
+    ) -> None:
+        """score, guess: (V,) of the visited candidates; all_able: whether the walk was given every candidate."""
+        self._scenes[scene] = _Visited(score, found.chosen, guess, found.exhausted and all_able)
+        self._size += len(score)
+
+    def drop_below(self, least: float) -> None:
+        """Forgets what scored less than a full selection asks for, once there is much of it."""
+        if self._size < _MANY:
+            return
+        for scene, visited in self._scenes.items():
+            self._scenes[scene] = visited.first(int((visited.score >= least).sum()))
+        self._size = sum(len(v.score) for v in self._scenes.values())
+
+    def reports(self, picks: Rows, *, full: bool) -> tuple[list[SceneReport], list[ClassReport]]:
+        """picks: all of them, best first; full: whether the last of them ended the selection."""
+        scenes, by_class = [], np.zeros((3, len(self._classes)), np.int64)
+        for number, visited in sorted(self._scenes.items()):
+            chosen = int((picks["scene"] == number).sum())
+            reached = visited.first(_reached(visited, number, chosen, picks) if full else len(visited.score))
+            dropped = ~reached.chosen
+            name = self._names.get(number, str(number))
+            scenes.append(SceneReport(name, len(dropped), int(dropped.sum()), chosen, reached.exhausted))
+            if reached.guess is not None:
+                for row, these in enumerate((dropped | reached.chosen, dropped, reached.chosen)):
+                    by_class[row] += np.bincount(reached.guess[these], minlength=len(self._classes))
+        classes = [ClassReport(n, *map(int, by_class[:, c])) for c, n in enumerate(self._classes) if by_class[0, c]]
+        return scenes, classes
+
+
+def _reached(visited: _Visited, scene: int, chosen: int, picks: Rows) -> int:
+    """How many of a scene's candidates come before the last pick in the order of score, scene, index."""
+    last = picks[-1]
+    if scene == last["scene"]:
+        return int(np.flatnonzero(visited.chosen)[chosen - 1]) + 1
+    before = visited.score > last["score"]
+    if scene < last["scene"]:
+        before |= visited.score == last["score"]
+    return int(before.sum())

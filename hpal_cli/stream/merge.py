@@ -1,0 +1,74 @@
+"""Several streams of scores as one: the parts of a job array, or scenes that were scored apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from hpal_cli.errors import HpalError
+from hpal_cli.stream.header import Header
+from hpal_cli.stream.points import PointReader
+from hpal_cli.stream.rows import Rows
+
+
+def merged_header(readers: Sequence[PointReader]) -> Header:
+    """What the streams say together: one pool, every command of their histories once.
+
+    Raises:
+        HpalError: streams that do not belong together, two of the same scene, or a part of a job array that is missing.
+    """
+    first, others = readers[0], readers[1:]
+    for reader in others:
+        for what in ("kind", "scenes", "source", "strategy", "features", "unit", "dtype"):
+            mine, theirs = getattr(first.header, what), getattr(reader.header, what)
+            if mine != theirs:
+                what = "columns" if what == "dtype" else what
+                raise HpalError(
+                    reader.subject, f"its {what} differs from that of {first.subject}", "give scores of one store"
+                )
+    _require_all_parts(readers)
+    pool = [scene for reader in readers for scene in reader.header.pool]
+    twice = {s.name for s in pool if sum(other.number == s.number for other in pool) > 1} if others else set()
+    if twice:
+        raise HpalError(readers[-1].subject, f"scene {min(twice)} comes in two streams", "give each once")
+    history = list(first.header.history)
+    for reader in others:
+        history += [entry for entry in reader.header.history if entry not in history]
+    return replace(
+        first.header,
+        pool=tuple(sorted(pool, key=lambda s: s.number)),
+        history=tuple(history),
+        count=sum(reader.header.count for reader in readers),
+        shard=None,
+    )
+
+
+def scenes_of(readers: Sequence[PointReader]) -> Iterator[tuple[int, Rows, str]]:
+    """The number and the rows of one scene after the other, and the stream it came from.
+
+    Raises:
+        HpalError: a scene that comes twice, or a stream that ends early.
+    """
+    seen: set[int] = set()
+    for reader in readers:
+        for number, rows in reader.by_scene():
+            if number in seen:
+                raise HpalError(reader.subject, f"scene {number} came in another stream already", "give each once")
+            seen.add(number)
+            yield number, rows, str(reader.subject)
+
+
+def _require_all_parts(readers: Sequence[PointReader]) -> None:
+    parts = [reader.header.shard for reader in readers]
+    if all(part is None for part in parts):
+        return
+    total = next(part[1] for part in parts if part is not None)
+    have = sorted(part[0] for part in parts if part is not None and part[1] == total)
+    if len(have) == len(parts) and have == list(range(1, total + 1)):
+        return
+    subject = next(r.subject for r, part in zip(readers, parts, strict=True) if part is not None)
+    raise HpalError(
+        subject,
+        f"is one of {total} parts; here {'is' if len(have) == 1 else 'are'} {', '.join(map(str, have))}",
+        f"give the scores of all {total} parts once, or score everything in one run with --shard 1/1",
+    )
