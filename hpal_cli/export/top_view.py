@@ -20,7 +20,7 @@ def top_view(
     position: (N, 3); rgb: (N, 3); pixel: its edge in the unit of position.
     """
     low, high = position.min(axis=0), position.max(axis=0)
-    shown = position[:, 2] <= low[2] + below * (high[2] - low[2])
+    shown = position[:, 2] <= cut_height(position, below)
     width, height = (((high - low)[:2]) / pixel).astype(int) + 1
     image = np.full((height, width, 3), 255, np.uint8)
     # Painted from the lowest to the highest, so that the highest stays.
@@ -28,6 +28,27 @@ def top_view(
     column, row = ((position[order, :2] - low[:2]) / pixel).astype(int).T
     image[height - 1 - row, column] = rgb[order]
     return image
+
+
+def cut_height(position: NDArray[np.floating], below: float = BELOW) -> float:
+    """The z above which `top_view` shows nothing, of (N, 3) positions."""
+    low, high = position[:, 2].min(), position[:, 2].max()
+    # Rounding must not take the highest point from a view that cuts nothing.
+    return float(high if below >= 1 else low + below * (high - low))
+
+
+def roofed(position: NDArray[np.floating], below: float = BELOW) -> bool:
+    """Whether most of the ground plan of (N, 3) positions has points both above and below the cut: a room with its
+    ceiling has; a hill, or a room that was scanned without one, would lose its top and gain nothing."""
+    low, high = position.min(axis=0), position.max(axis=0)
+    # Coarse, so that each cell of a small or thinly scanned room has points of its floor and its ceiling.
+    cells = 16
+    edge = max(float((high - low)[:2].max()) / cells, np.finfo(np.float32).tiny)
+    column, row = ((position[:, :2] - low[:2]) / edge).astype(int).T
+    above = position[:, 2] > cut_height(position, below)
+    has = np.zeros((2, (cells + 1) ** 2), bool)
+    has[above.astype(int), row * (cells + 1) + column] = True
+    return bool(2 * has.all(axis=0).sum() > has.any(axis=0).sum())
 
 
 def side_by_side(

@@ -1,0 +1,465 @@
+"""The picks in their surroundings: a cloud that shows them in the greyed scene, and a picture from above."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.export.top_view import BELOW, cut_height, roofed, top_view
+from hpal_cli.export.writers import ViewerCloud
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.store import Points
+from hpal_cli.scenes.table import SceneInfo
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LOUD_COLOR = (255, 0, 128)
+"""Of a pick that nothing was predicted for."""
+
+LIGHT_GREY = 222
+"""What the surroundings are pulled towards: light enough that every class stands out, not white like paper."""
+
+PULL = 0.65
+
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+# Of the picture: lengths in inches, type and lines in points.
+BOX = (7.4, 6.6)
+"""The scene fits into it."""
+MIN_WIDTH = 5.2
+MARGIN = 0.3
+RIM = 0.2
+"""Around the scene, for the rings on its border."""
+LINE = 0.19
+TITLE, TEXT = 11.0, 9.0
+RING, STROKE, HALO = 9.5, 1.9, 3.3
+BAR = 1.2
+DOT, LARGE = 0.02, 0.75
+"""The FDS radius is drawn as a circle between these."""
+NUMBERS = 10
+MAX_ENTRIES = 30
+
+Color = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+
+
+def context_cloud(
+    points: Points,
+    picks: NDArray[np.integer],
+    rank: NDArray[np.integer],
+    score: NDArray[np.floating],
+    guess: NDArray[np.integer] | None,
+    classes: ClassTable,
+    scene: SceneInfo,
+) -> ViewerCloud:
+    """The N points of a scene, the K picks in the colour of their predicted class and all others greyed.
+
+    picks: (K,) rows of `points`; rank: (K,) 1 = best; score: (K,); guess: (K,) class ids, -1 for none, or None.
+    Fields: scene, index, rank (0 = not picked), score (0 where not picked: it is not known here).
+    """
+    fields: dict[str, NDArray[np.generic]] = {
+        "scene": np.full(len(points.xyz), scene.number, np.int32),
+        "index": np.arange(len(points.xyz), dtype=np.int32),
+        "rank": _spread(rank, picks, len(points.xyz), np.int32),
+        "score": _spread(score, picks, len(points.xyz), np.float32),
+    }
+    rgb = greyed(points)
+    rgb[picks] = _pick_colors(guess, classes, len(picks))
+    comments = (
+        f"scene {scene.number} {scene.points} {scene.name}",
+        *(f"class {c.id} {c.name}" for c in classes),
+        "rank 0: not picked, score not known",
+    )
+    return ViewerCloud(points.position, rgb, fields, comments=comments)
+
+
+def greyed(points: Points) -> NDArray[np.uint8]:
+    """(N, 3): each point's luminance, pulled towards light grey; one grey where the cloud has no colour."""
+    if points.rgb is None:
+        return _grey(np.full(len(points.xyz), LIGHT_GREY))
+    return _grey(points.rgb @ LUMINANCE)
+
+
+def nearest_pick(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(K,) the distance of each of K positions (K, 3) to the nearest other one; infinite for a single one."""
+    nearest = np.full(len(xyz), np.inf)
+    # A block of rows at a time: the whole table of thousands of picks would not fit.
+    for start in range(0, len(xyz), 256):
+        block = np.asarray(xyz[start : start + 256], np.float64)
+        square = ((block[:, None] - xyz[None]) ** 2).sum(axis=2)
+        rows = np.arange(len(block))
+        square[rows, start + rows] = np.inf
+        nearest[start : start + 256] = np.sqrt(square.min(axis=1))
+    return nearest
+
+
+def overview(
+    points: Points,
+    picks: NDArray[np.integer],
+    rank: NDArray[np.integer],
+    guess: NDArray[np.integer] | None,
+    classes: ClassTable,
+    path: Path,
+    *,
+    title: str,
+    unit: float,
+    radius: float | None = None,
+) -> None:
+    """A PNG of the scene from above in greys, each of the K picks ringed in the colour of its predicted class.
+
+    picks: (K,) rows of `points`; rank: (K,) 1 = best; guess: (K,) class ids, -1 for none, or None; unit: metres in
+    one unit of `points`; radius: FDS r in metres, drawn once to scale.
+
+    A ceiling is cut away, and picks in it have dashed rings. Best ranks have numbers where there is room. The same
+    numbers make the same bytes.
+    """
+    from hpal_cli.evaluate.figures import figure_of, save
+
+    best_first = np.lexsort((picks, rank))
+    picks, rank = picks[best_first], rank[best_first]
+    guess = np.full(len(picks), -1) if guess is None else guess[best_first]
+    plan = _Plan.of(points)
+    place = points.xyz[picks].astype(np.float64)
+    hidden = place[:, 2] > plan.cut
+    width = max(MIN_WIDTH, plan.width + 2 * MARGIN)
+    inner = width - 2 * MARGIN
+    left = (width - plan.width) / 2
+    at = plan.on_paper(place)
+    frame = (0.02 - left, -RIM, width - 0.02 - left, plan.height + RIM)
+    numbers = _numbers(at, rank, frame) if len(picks) > 1 else []
+
+    legend = _legend(guess, classes)
+    if hidden.any():
+        text = f"dashed ({hidden.sum():,}): in the top quarter, cut away to look inside"
+        legend.append(_Entry(text, (90, 90, 90), True))
+    if numbers:
+        legend.append(_Entry("numbers: ranks of the best picks", None, True))
+    rows = _in_rows(legend, inner)
+    head = _wrapped(title, TITLE, "bold", inner)
+    facts = [
+        line for fact in _facts(nearest_pick(place) * unit, radius) for line in _wrapped(fact, TEXT, "normal", inner)
+    ]
+
+    circle = _circle(radius, unit, plan.scale)
+    strip = max(0.5, 2 * circle + 0.1)
+    keys = LINE * 1.25 * len(rows) + MARGIN / 2
+    bottom = keys + strip + RIM
+    height = bottom + plan.height + RIM + LINE * (len(head) * TITLE / TEXT + len(facts)) + MARGIN / 2
+    figure, (axes,) = figure_of(width, height)
+    # One coordinate is one inch, from the lower left corner of the figure.
+    figure.set_layout_engine("none")
+    axes.set_position((0, 0, 1, 1))
+    axes.set_axis_off()
+
+    y = height - MARGIN / 2
+    for lines, size, weight in ((head, TITLE, "bold"), (facts, TEXT, "normal")):
+        for line in lines:
+            y -= LINE * size / TEXT
+            axes.text(MARGIN, y, line, fontsize=size, fontweight=weight, va="bottom", parse_math=False)
+    axes.imshow(plan.image, extent=(left, left + plan.width, bottom, bottom + plan.height), interpolation="nearest")
+    corner = np.array([left, bottom])
+    _rings(axes, (at + corner)[::-1], _pick_colors(guess, classes, len(picks))[::-1], hidden[::-1])
+    _write_numbers(axes, numbers, corner)
+    _scale_bar(axes, MARGIN, keys + strip / 2, plan.scale / unit, radius, circle)
+    _write_legend(axes, rows, keys)
+    axes.set_xlim(0, width)
+    axes.set_ylim(0, height)
+    save(figure, path)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The scene on paper: image (H, W, 3), its size in inches, inches in one unit, z of the cut, the low corner."""
+
+    image: NDArray[np.uint8]
+    width: float
+    height: float
+    scale: float
+    cut: float
+    low: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, points: Points) -> _Plan:
+        xyz = points.xyz.astype(np.float64)
+        below = BELOW if roofed(xyz) else 1.0
+        cut = cut_height(xyz, below)
+        low = xyz.min(axis=0)
+        # A single point is drawn as if it were alone in a square of one unit.
+        span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
+        pixel = _pixel(xyz[xyz[:, 2] <= cut, :2], span)
+        rgb = greyed(points) if points.rgb is not None else _grey(_height_tone(xyz[:, 2], cut))
+        image = _without_pinholes(top_view(xyz, rgb, pixel=pixel, below=below))
+        height, width = image.shape[:2]
+        scale = min(BOX[0] / max(width * pixel, span), BOX[1] / max(height * pixel, 0.2 * span))
+        return cls(image, width * pixel * scale, height * pixel * scale, scale, cut, low)
+
+    def on_paper(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K, 3) -> (K, 2) inches from the image's lower left corner."""
+        return (place - self.low)[:, :2] * self.scale
+
+
+def _pixel(xy: NDArray[np.float64], span: float) -> float:
+    """The edge of a pixel: as fine as paper shows, but so coarse that the points leave no gaps."""
+    low = xy.min(axis=0)
+    pixel, coarsest = span / 800, span / 40
+    if not (xy > low).any():
+        return pixel
+
+    def covered(edge: float) -> float:
+        columns = int(span / edge) + 2
+        column, row = ((xy - low) / edge).astype(int).T
+        has = np.zeros(columns * columns, bool)
+        has[row * columns + column] = True
+        return float(has.sum()) * edge * edge
+
+    # Where points lie apart, a pixel of twice the edge covers more ground.
+    while pixel < coarsest and covered(pixel) < 0.8 * covered(2 * pixel):
+        pixel *= 1.2
+    return pixel
+
+
+def _without_pinholes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Empty pixels with five or more of their eight neighbours full have these neighbours' mean: points that lie
+    a bit apart would leave a pattern of white dots that looks like something."""
+    height, width = image.shape[:2]
+    full = np.pad((image != 255).any(axis=2), 1)
+    grey = np.where(full, np.pad(image[:, :, 0], 1), 0).astype(np.int64)
+    around = [(r, c) for r in range(3) for c in range(3) if (r, c) != (1, 1)]
+    count, total = np.zeros((height, width), np.int64), np.zeros((height, width), np.int64)
+    for r, c in around:
+        count += full[r : r + height, c : c + width]
+        total += grey[r : r + height, c : c + width]
+    hole = ~full[1:-1, 1:-1] & (count >= 5)
+    filled = image.copy()
+    filled[hole] = (total[hole] // count[hole])[:, None]
+    return filled
+
+
+def _grey(brightness: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(N,) 0..255 -> (N, 3)."""
+    grey = np.rint(brightness + PULL * (LIGHT_GREY - brightness)).astype(np.uint8)
+    return np.repeat(grey[:, None], 3, axis=1)
+
+
+def _height_tone(z: NDArray[np.float64], top: float) -> NDArray[np.float64]:
+    """(N,) 0..255 by height up to `top`: without colours, it is what shows the shapes from above."""
+    low = z.min()
+    return 255 * np.clip((z - low) / (top - low), 0, 1) if top > low else np.full(len(z), LIGHT_GREY)
+
+
+def _spread(values: NDArray[np.generic], rows: NDArray[np.integer], count: int, kind: type) -> NDArray[np.generic]:
+    full: NDArray[np.generic] = np.zeros(count, kind)
+    full[rows] = values
+    return full
+
+
+def _pick_colors(guess: NDArray[np.integer] | None, classes: ClassTable, count: int) -> NDArray[np.uint8]:
+    table = np.vstack([classes.colors, [LOUD_COLOR]]).astype(np.uint8)
+    return table[np.full(count, -1) if guess is None else np.where(guess >= 0, guess, -1)]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    text: str
+    color: Color | None
+    note: bool = False
+    """On a line of its own, its ring dashed."""
+
+
+def _legend(guess: NDArray[np.integer], classes: ClassTable) -> list[_Entry]:
+    """The classes that were picked, the most frequent first."""
+    count = np.bincount(np.maximum(guess, -1) + 1, minlength=len(classes) + 1)
+    entries = [
+        _Entry(f"{_short(classes[n].name)} ({count[n + 1]:,})", classes[n].color)
+        for n in np.argsort(-count[1:], kind="stable")
+        if count[n + 1]
+    ]
+    if len(entries) > MAX_ENTRIES:
+        entries[MAX_ENTRIES:] = [_Entry(f"and {len(entries) - MAX_ENTRIES} more classes", None)]
+    return entries + ([_Entry(f"nothing predicted ({count[0]:,})", LOUD_COLOR)] if count[0] else [])
+
+
+def _short(name: str) -> str:
+    """Names that only differ at their end must stay apart."""
+    return name if len(name) <= 28 else f"{name[:14]}...{name[-11:]}"
+
+
+def _facts(nearest: NDArray[np.float64], radius: float | None) -> list[str]:
+    count = len(nearest)
+    if count < 2:
+        return ["1 pick" if count else "no picks"]
+    median = float(np.median(nearest))
+    facts = [f"{count:,} picks; median distance of a pick to its nearest other pick: {_metres(median)}"]
+    if radius is not None:
+        facts.append(
+            f"picks that have another one within the FDS radius of {_metres(radius, 6)}: {(nearest < radius).sum():,}"
+        )
+    return facts
+
+
+def _metres(value: float, digits: int = 2) -> str:
+    """The space keeps number and unit on one line."""
+    return f"{value:,.0f}\u00a0m" if value >= 100 else f"{value:.{digits}g}\u00a0m"
+
+
+def _text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Inches, without a renderer."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    if not text.strip():
+        return 0.0
+    # A dollar would be read as the start of a formula.
+    path = TextPath((0, 0), text.replace("$", "S"), prop=FontProperties(weight=weight, size=size))
+    return float(path.get_extents().width) / 72
+
+
+def _wrapped(text: str, size: float, weight: str, width: float) -> list[str]:
+    # Some letters are wider than the mean.
+    letter = 1.1 * _text_width(text, size, weight) / max(len(text), 1)
+    return textwrap.wrap(text, max(8, int(width / max(letter, 0.01))))
+
+
+def _in_rows(entries: Sequence[_Entry], width: float) -> list[list[tuple[float, _Entry]]]:
+    """Entries in columns of equal width, with the inches from the left of each."""
+    widest = max((_text_width(e.text, TEXT) for e in entries if not e.note), default=0.0) + 0.45
+    columns = max(1, int(width / widest))
+    plain = [e for e in entries if not e.note]
+    rows = [
+        [(n * width / columns, e) for n, e in enumerate(plain[start : start + columns])]
+        for start in range(0, len(plain), columns)
+    ]
+    return rows + [[(0.0, e)] for e in entries if e.note]
+
+
+def _circle(radius: float | None, unit: float, scale: float) -> float:
+    """Inches of the circle that shows the radius, 0 where it would be a dot or larger than the margin allows."""
+    inches = 0.0 if radius is None else radius / unit * scale
+    return inches if DOT <= inches <= LARGE else 0.0
+
+
+def _write_legend(axes: Axes, rows: Sequence[Sequence[tuple[float, _Entry]]], y: float) -> None:
+    """From y downwards."""
+    for row in rows:
+        y -= LINE * 1.25
+        for x, entry in row:
+            x += MARGIN
+            if entry.color is not None:
+                _rings(axes, np.array([[x + 0.09, y + 0.1]]), np.array([entry.color]), np.array([entry.note]))
+                x += 0.24
+            axes.text(x, y + 0.1, entry.text, fontsize=TEXT, va="center", parse_math=False)
+
+
+def _rings(axes: Axes, at: NDArray[np.float64], colors: NDArray[np.integer], dashed: NDArray[np.bool_]) -> None:
+    """Rings on a halo of the opposite lightness, so that each shows on any ground; later ones lie on top."""
+    if not len(at):
+        return
+    dark = (colors @ LUMINANCE < 110)[:, None]
+    edges = np.stack([np.where(dark, [255] * 3, [25] * 3), colors], axis=1).reshape(-1, 3) / 255
+    styles = [s for d in dashed for s in (_dashes(HALO, 0.7) if d else "solid", _dashes(STROKE, 0) if d else "solid")]
+    x, y = np.repeat(at, 2, axis=0).T
+    axes.scatter(
+        x,
+        y,
+        s=RING**2,
+        facecolors="none",
+        edgecolors=[(r, g, b) for r, g, b in edges.tolist()],
+        linewidths=[HALO, STROKE] * len(at),
+        linestyles=styles,
+        clip_on=False,
+        zorder=3,
+    )
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A rank on paper; `line_from`: where a line to it starts, if it stands apart from its ring."""
+
+    text: str
+    box: Box
+    middle: NDArray[np.float64]
+    line_from: NDArray[np.float64] | None
+
+
+def _dashes(width: float, longer: float) -> tuple[float, tuple[float, float]]:
+    """Six dashes around a ring, each longer by so many points at both of its ends; in units of the line's width."""
+    period = np.pi * RING / 6
+    on = 0.55 * period + 2 * longer
+    return longer / width, (on / width, (period - on) / width)
+
+
+def _numbers(at: NDArray[np.float64], rank: NDArray[np.integer], frame: Box) -> list[_Number]:
+    """The best ranks as near to their rings as they cover nothing; none where all around is full."""
+    ring = (RING + HALO) / 144
+    numbers: list[_Number] = []
+    for row, place in enumerate(at[:NUMBERS]):
+        text = str(rank[row])
+        half = np.array([0.035 * len(text) + 0.012, 0.055])
+        others = np.delete(at, row, axis=0)
+        for reach, angle in ((r, a) for r in (0.0, 0.16, 0.32, 0.48) for a in np.arange(16) * np.pi / 8):
+            way = np.array([np.cos(angle), np.sin(angle)])
+            middle = place + way * (ring + reach + half * np.abs(way).round(6))
+            box = (*(middle - half), *(middle + half))
+            gap = np.hypot(*np.maximum(np.abs(others - middle) - half, 0).T)
+            inside = (middle - half >= frame[:2]).all() and (middle + half <= frame[2:]).all()
+            # Without a line to its ring, a number must not be near another one.
+            clear = (gap > ring + (0 if reach else 0.04)).all()
+            if inside and clear and not any(_overlap(box, number.box) for number in numbers):
+                numbers.append(_Number(text, box, middle, place + way * ring if reach else None))
+                break
+    return numbers
+
+
+def _write_numbers(axes: Axes, numbers: Sequence[_Number], corner: NDArray[np.float64]) -> None:
+    from matplotlib.patheffects import withStroke
+
+    stroke = [withStroke(linewidth=2.4, foreground="white")]
+    for number in numbers:
+        x, y = (number.middle + corner).tolist()
+        if number.line_from is not None:
+            start_x, start_y = (number.line_from + corner).tolist()
+            axes.plot([start_x, x], [start_y, y], color="0.1", linewidth=0.9, path_effects=stroke, zorder=3.5)
+        axes.text(
+            x,
+            y,
+            number.text,
+            fontsize=8,
+            fontweight="bold",
+            ha="center",
+            va="center_baseline",
+            path_effects=stroke,
+            zorder=4,
+        )
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _scale_bar(axes: Axes, x: float, y: float, per_metre: float, radius: float | None, circle: float) -> None:
+    """A bar of a round length, and the FDS radius beside it, at `per_metre` inches; y is their middle."""
+    metres = max((m * 10.0**e for e in range(-9, 10) for m in (1, 2, 5) if m * 10.0**e * per_metre <= BAR), default=0)
+    end = x + metres * per_metre
+    ends = ([x, x, x, end, end, end], [y + 0.05, y - 0.05, y, y, y + 0.05, y - 0.05])
+    axes.plot(*ends, color="0.1", linewidth=1.5, solid_capstyle="butt")
+    axes.text((x + end) / 2, y + 0.08, _metres(metres), fontsize=TEXT, ha="center", va="bottom")
+    if radius is None:
+        return
+    x += BAR + MARGIN
+    text = f"FDS radius {_metres(radius, 6)}"
+    if circle:
+        from matplotlib.patches import Circle
+
+        axes.add_patch(Circle((x + circle, y), circle, facecolor="0.9", edgecolor="0.1", linewidth=1.2))
+        axes.plot([x + circle, x + 2 * circle], [y, y], color="0.1", linewidth=1.2)
+    else:
+        text += ": a dot at this scale" if radius * per_metre < DOT else ": too large to draw here"
+    axes.text(x + 2 * circle + 0.1, y, text, fontsize=TEXT, va="center")

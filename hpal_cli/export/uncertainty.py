@@ -1,0 +1,67 @@
+"""A scene coloured by its score: where the model is unsure, and which of the score's parts says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.export.writers import ViewerCloud
+from hpal_cli.scenes.store import Points
+from hpal_cli.scenes.table import SceneInfo
+
+COLOR_MAP = "viridis"
+"""Even steps of the score look like even steps, also in print and to the colour-blind."""
+
+ANSWERED_COLOR = (190, 190, 190)
+
+
+def uncertainty_cloud(
+    points: Points,
+    score: NDArray[np.floating],
+    shares: Mapping[str, NDArray[np.floating]],
+    answered: NDArray[np.bool_] | NDArray[np.integer],
+    scene: SceneInfo,
+) -> ViewerCloud:
+    """The N points of a scene in the colour of their score; grey where there is an answer.
+
+    score: (N,) in [0, 1]; shares: field name -> (N,), the parts that add up to the score; answered: (N,) bool, or
+    the rows (A,) of the points that have an answer.
+    Fields: scene, index, score, and the shares under the names given.
+
+    The colours always run from 0 (dark) to 1 (bright), so they mean the same in every room and every round. A range
+    of each room's own would make a room that is sure all over look as bad as one that fails, and a cut at the 99th
+    percentile would give one colour to just those points that a budget of 0.02 % chooses from. Whoever wants more
+    contrast colours by the field `score`: CloudCompare stretches that to the cloud.
+
+    Raises:
+        ValueError: a column that has not N values, or a share called scene, index or score.
+    """
+    own: dict[str, NDArray[np.generic]] = {
+        "scene": np.full(len(points.xyz), scene.number, np.int32),
+        "index": np.arange(len(points.xyz), dtype=np.int32),
+        "score": np.asarray(score, np.float32),
+    }
+    if clash := sorted(own.keys() & shares.keys()):
+        raise ValueError(f"a share may not be called {clash[0]}")
+    fields = {**own, **{name: np.asarray(values, np.float32) for name, values in shares.items()}}
+    for name, values in fields.items():
+        if values.shape != (len(points.xyz),):
+            raise ValueError(f"{name} has the shape {values.shape}, for {len(points.xyz)} points")
+    rgb = score_colors(score)
+    rgb[answered] = ANSWERED_COLOR
+    grey = ", ".join(map(str, ANSWERED_COLOR))
+    comments = (
+        f"scene {scene.number} {scene.points} {scene.name}",
+        f"colour {COLOR_MAP}, score 0 (dark) to 1 (bright); answered points {grey}",
+    )
+    return ViewerCloud(points.position, rgb, fields, comments=comments)
+
+
+def score_colors(score: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(N,) in [0, 1] -> (N, 3) red, green, blue; one of 256 steps each."""
+    from matplotlib import colormaps
+
+    table = colormaps[COLOR_MAP](np.arange(256), bytes=True)[:, :3]
+    return table[np.rint(255 * np.clip(score, 0, 1)).astype(np.intp)]
