@@ -176,8 +176,9 @@ def test_predictions_round_trip(scenes: Path, tmp_path: Path, features: int | No
         with pytest.raises(HpalError, match="no features"):
             back.features(scene)
     else:
-        assert back.features(scene).dtype == np.float16
-        np.testing.assert_array_equal(back.features(scene), np.clip(feat, -65504, 65504).astype(np.float16))
+        every = np.arange(scene.points)
+        assert back.features(scene)(every).dtype == np.float16
+        np.testing.assert_array_equal(back.features(scene)(every), np.clip(feat, -65504, 65504).astype(np.float16))
     with pytest.raises(HpalError, match="was not predicted"):
         back.points(store.table[0])
 
@@ -388,7 +389,7 @@ def test_damage_is_noticed(predictions: Path, tmp_path: Path, damage: str, array
     read = {
         "xyz": PredictionStore.points,
         "prob": PredictionStore.probabilities,
-        "feat": PredictionStore.features,
+        "feat": lambda store, scene: store.features(scene)(np.arange(scene.points)),
         "pred": PredictionStore.predicted,
     }[array]
     store = PredictionStore(copy)

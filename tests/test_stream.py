@@ -131,7 +131,7 @@ def test_select_passes_the_rest_through() -> None:
     """Extra columns, colours and what the header says arrive with the picks they belong to."""
     rows = made_rows()
     reader = PointReader(io.BytesIO(packed(rows)), "test")
-    chosen = select(reader, budget=Budget.parse("7"), suppression=None, history=[Entry("hpal select", "1", ())])
+    chosen = select([reader], budget=Budget.parse("7"), suppression=None, history=[Entry("hpal select", "1", ())])
     assert len(chosen.rows) == 7
     assert chosen.header.history == (*HEAD.history, Entry("hpal select", "1", ()))
     assert (chosen.header.pool, chosen.header.comments, chosen.header.source) == (POOL, HEAD.comments, HEAD.source)
@@ -410,7 +410,7 @@ def scored(predictions: Path) -> bytes:
 @pytest.fixture(scope="module")
 def selected(scored: bytes, predictions: Path) -> bytes:
     chosen = select(
-        PointReader(io.BytesIO(scored), "test"),
+        [PointReader(io.BytesIO(scored), "test")],
         budget=Budget.parse("20"),
         suppression=None,
         predictions=PredictionStore(predictions),

@@ -306,7 +306,7 @@ def test_the_command_tiles_and_leaves_only_the_store(
     pred = [store.predicted(floor.table[0]) for store in stores]
     assert (pred[0] == pred[1]).mean() >= 0.995
     stores[1].probabilities(floor.table[0])
-    assert stores[1].features(floor.table[0]).shape == (floor.table[0].points, 96)
+    assert stores[1].features(floor.table[0])(np.arange(floor.table[0].points)).shape == (floor.table[0].points, 96)
     whole_ply, tiled_ply = (next((tmp_path / f"{name}-ply").rglob("*.ply")) for name in ("whole", "tiled"))
     assert tiled_ply.stat().st_size == whole_ply.stat().st_size
     assert hpal("info", "--check", tmp_path / "tiled.zarr").rc == 0
