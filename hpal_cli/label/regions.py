@@ -1,0 +1,65 @@
+"""How an oracle answers for regions. Cost is counted in clicks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PURITY = 0.9
+PART_POINTS = 5
+
+
+class Answered(NamedTuple):
+    """mask: (K,) which of the asked points have an answer; label: (K,) int32, -1 for unsure and where there is none;
+    clicks: what it took."""
+
+    mask: NDArray[np.bool_]
+    label: NDArray[np.int32]
+    clicks: int
+
+
+def answer_points(region: NDArray[np.integer], guess: NDArray[np.integer], truth: NDArray[np.integer]) -> Answered:
+    """ReDAL: every asked point gets its own label, at a click each. Arguments as in `answer_superpoints`."""
+    return Answered(np.ones(len(truth), bool), truth.astype(np.int32), len(truth))
+
+
+def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], truth: NDArray[np.integer]) -> Answered:
+    """SSDR-AL: one click for a region; if it is mixed, one more for each of its pure parts.
+
+    Purity is the share of the most frequent true label among the asked points. From 0.9 on, all points of the region
+    get that label. Other regions are split by predicted class: each part of more than 5 points whose purity is 0.9 or
+    more costs a click and gets its most frequent label. The points of the other parts have no answer.
+
+    region: (K,) one number a region over all scenes; guess: (K,) predicted class; truth: (K,) class, -1 for none, which
+    counts as a class of its own ("unsure").
+    """
+    if not len(region):
+        return Answered(np.zeros(0, bool), np.zeros(0, np.int32), 0)
+    home, share, _, label = _most_frequent(region, truth)
+    whole = share[home] >= PURITY
+    mask, found = whole.copy(), np.where(whole, label[home], -1)
+    clicks = len(share)
+    rest = np.flatnonzero(~whole)
+    if len(rest):
+        split = np.unique(np.column_stack([region[rest], guess[rest]]), axis=0, return_inverse=True)[1].reshape(-1)
+        part, share, size, label = _most_frequent(split, truth[rest])
+        pure = (share >= PURITY) & (size > PART_POINTS)
+        clicks += int(pure.sum())
+        mask[rest] = pure[part]
+        found[rest] = np.where(pure, label, -1)[part]
+    return Answered(mask, found.astype(np.int32), clicks)
+
+
+def _most_frequent(
+    group: NDArray[np.integer], truth: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.float64], NDArray[np.int64], NDArray[np.integer]]:
+    """The group of each point (K,), numbered from 0; and for each group the share of its most frequent label, its
+    points, and this label (the lowest on a tie, which no pure group has)."""
+    home = np.unique(group, return_inverse=True)[1]
+    values, code = np.unique(truth, return_inverse=True)
+    count = np.zeros((home.max() + 1, len(values)), np.int64)
+    np.add.at(count, (home, code), 1)
+    size = count.sum(axis=1)
+    return home, count.max(axis=1) / size, size, values[count.argmax(axis=1)]

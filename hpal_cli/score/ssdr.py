@@ -1,0 +1,210 @@
+"""SSDR-AL (Shao et al., MM 2022): superpoints by uncertainty, class balance, and how much they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from hpal_cli.score.regions import BLOCK, Regions, answered_mask, in_order, sums, superpoints
+
+SAMPLE = 64
+"""Points of a superpoint that its shape is compared by."""
+
+_CLOUDS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Superpoints(Regions):
+    """Regions of one scene, and what SSDR-AL compares them by.
+
+    `value` is U, `feature` the mean over the points of the majority class.
+    majority: (R,) int32 c*; answered: (R,) int32 majority class of the points with an answer, -1 without any;
+    centre: (R, 3) of the bounding box in metres; start: (R + 1,) rows of each region's sample in `cloud`,
+    (K, 3) float32 metres, relative to the centre.
+    """
+
+    majority: NDArray[np.int32]
+    answered: NDArray[np.int32]
+    centre: NDArray[np.float64]
+    start: NDArray[np.int64]
+    cloud: NDArray[np.float32]
+
+
+def measure(
+    prob: NDArray[np.floating],
+    xyz: NDArray[np.floating],
+    rgb: NDArray[np.uint8] | None,
+    feat: NDArray[np.floating],
+    labelled: NDArray[np.integer],
+    unit: float = 1.0,
+) -> Superpoints:
+    """The superpoints of one scene, with all their points, answered ones included.
+
+    U sums p2 / p1 over the points whose predicted class is the majority class c* (ties: the lowest id), and takes off
+    the sum over the others. The class of an answer is the predicted one of its point: the predictions hold no truth,
+    and what selects must see none.
+
+    prob: (N, C); xyz: (N, 3) in units of `unit` metres; rgb: (N, 3) or None; feat: (N, F);
+    labelled: rows with an answer.
+    """
+    metres = np.asarray(xyz, np.float64) * unit
+    of = superpoints(metres, rgb)
+    points = np.bincount(of)
+    answered = answered_mask(len(of), labelled)
+    guess = prob.argmax(axis=1) if len(prob) else np.zeros(0, np.int64)
+    majority = _majority(of, guess, len(points), prob.shape[1])
+    typical = guess == majority[of]
+    spoken = _majority(of[answered], guess[answered], len(points), prob.shape[1])
+    unanswered = np.bincount(of[~answered], minlength=len(points))
+    ratio = second_to_best(prob)
+    agreeing = np.bincount(of[typical], minlength=len(points))
+    feature = sums(np.where(typical, of, -1), len(points), feat) / agreeing[:, None]
+    centre, start, cloud = _shapes(metres, of, points)
+    return Superpoints(
+        of=of,
+        points=points,
+        unanswered=unanswered,
+        value=np.bincount(of, weights=np.where(typical, ratio, -ratio)).astype(np.float64),
+        feature=feature.astype(np.float32),
+        majority=majority,
+        answered=np.where(unanswered < points, spoken, -1).astype(np.int32),
+        centre=centre,
+        start=start,
+        cloud=cloud,
+    )
+
+
+def second_to_best(prob: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N,) u = p2 / p1 of each point; 0 with a single class."""
+    found = np.zeros(len(prob))
+    if prob.shape[1] < 2:
+        return found
+    for start in range(0, len(prob), BLOCK):
+        p = np.partition(prob[start : start + BLOCK].astype(np.float64), -2, axis=1)
+        np.divide(p[:, -2], p[:, -1], out=found[start : start + BLOCK], where=p[:, -1] > 0)
+    return found
+
+
+def settle(scenes: Sequence[Superpoints], *, budget_points: int) -> list[NDArray[np.float64]]:
+    """For each scene (R_s,) float64 scores in [0, 1], larger = label first, 0 for regions with nothing left to ask.
+
+    The chosen regions score above 1/2, the other open ones at most 1/2, each part by rank. The chosen are those that
+    make the best of `budget_points` unanswered points:
+
+    1. Open regions are ordered by U exp(-w) (ties: scene, then region). w is the share of a region's c* among the c* of
+       all open regions and, for each region with answers, the majority class of these.
+    2. Whole regions are taken until their unanswered points reach the budget. They give n_s regions for each scene.
+    3. The first 2 n_s open regions of each scene are its candidates, of which `diverse` picks n_s.
+
+    The k-th pick of a scene is placed by k / n_s, so a list that is cut anywhere takes the same share of each
+    scene's; equal places are in the order of step 1, and so are the regions that are not chosen.
+    """
+    if not scenes:
+        return []
+    home = np.repeat(np.arange(len(scenes)), [len(s.points) for s in scenes])
+    first = np.searchsorted(home, np.arange(len(scenes)))
+    score = balanced(scenes)
+    rows = np.flatnonzero(np.concatenate([s.open for s in scenes]))
+    order = rows[np.argsort(-score[rows], kind="stable")]
+    unanswered = np.concatenate([s.unanswered for s in scenes])[order]
+    taken = 0 if budget_points <= 0 else 1 + int(np.searchsorted(np.cumsum(unanswered), budget_points))
+    quota = np.bincount(home[order[:taken]], minlength=len(scenes))
+    place = np.full(len(home), np.inf)
+    for number, (scene, count) in enumerate(zip(scenes, quota)):
+        candidates = order[home[order] == number][: 2 * count]
+        picks = candidates[diverse(scene, candidates - first[number], count)]
+        place[picks] = np.arange(len(picks)) / max(1, count)
+    order = order[np.argsort(place[order], kind="stable")]
+    chosen = np.isfinite(place[order])
+    return [
+        (best + (best > 0) + rest) / 2
+        for best, rest in zip(in_order(scenes, order[chosen]), in_order(scenes, order[~chosen]))
+    ]
+
+
+def balanced(scenes: Sequence[Superpoints]) -> NDArray[np.float64]:
+    """U exp(-w) of all scenes' regions one after the other; w as in `settle`."""
+    majority = np.concatenate([s.majority for s in scenes])
+    answered = np.concatenate([s.answered for s in scenes])
+    open_ = np.concatenate([s.open for s in scenes])
+    known = np.append(majority[open_], answered[answered >= 0])
+    count = np.bincount(known, minlength=int(majority.max(initial=0)) + 1)
+    share = count / max(1, len(known))
+    return np.concatenate([s.value for s in scenes]) * np.exp(-share[majority])
+
+
+def diverse(scene: Superpoints, candidates: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """(count,) places in `candidates`, (K,) regions of one scene: the first, then always the farthest from the picks.
+
+    Distances are Euclidean between rows of F = V + A V with A = (S - I) D^-1 + I. V holds the features, S is
+    `similarity`, D the diagonal of the row sums of S - I. So a region's row is twice its own feature and a sum of its
+    neighbours', each divided by how much that neighbour resembles all. With no neighbour, D^-1 counts as 0. Ties: the
+    earlier candidate.
+    """
+    if not count:
+        return np.zeros(0, np.int64)
+    alike = similarity(scene, candidates)
+    np.fill_diagonal(alike, 0)
+    degree = alike.sum(axis=1)
+    # Not times 1 / degree: that is infinite for regions hundreds of metres apart.
+    alike = np.divide(alike, degree, out=np.zeros_like(alike), where=degree > 0)
+    own = scene.feature[candidates].astype(np.float64)
+    rows = own + (alike @ own + own)
+    picks = [0]
+    away = np.full(len(candidates), np.inf)
+    while len(picks) < min(count, len(candidates)):
+        away = np.minimum(away, ((rows - rows[picks[-1]]) ** 2).sum(axis=1))
+        # Where all the rest coincide with picks, a pick must not come twice.
+        away[picks[-1]] = -1
+        picks.append(int(away.argmax()))
+    return np.array(picks, np.int64)
+
+
+def similarity(scene: Superpoints, regions: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(K, K) S_ij = exp(-(distance of the box centres + Chamfer distance of the clouds about them)), in metres.
+
+    The Chamfer distance is the mean distance of i's points to the nearest of j's, plus the same from j to i.
+    """
+    clouds = [scene.cloud[scene.start[r] : scene.start[r + 1]].astype(np.float64) for r in regions]
+    away = cdist(scene.centre[regions], scene.centre[regions])
+    size = np.array([len(c) for c in clouds], np.int64)
+    # S is symmetric: only those after i. A few at a time, whose distances stay in the cache.
+    for i, cloud in enumerate(clouds):
+        for j in range(i + 1, len(clouds), _CLOUDS):
+            some = slice(j, j + _CLOUDS)
+            first = np.cumsum(size[some]) - size[some]
+            square = cdist(cloud, np.concatenate(clouds[some]), "sqeuclidean")
+            there = np.sqrt(np.minimum.reduceat(square, first, axis=1)).mean(axis=0)
+            back = np.add.reduceat(np.sqrt(square.min(axis=0)), first) / size[some]
+            away[i, some] += there + back
+            away[some, i] = away[i, some]
+    return np.exp(-away)
+
+
+def _majority(of: NDArray[np.integer], guess: NDArray[np.integer], regions: int, classes: int) -> NDArray[np.int32]:
+    """(regions,) the most frequent class of each region's points, the lowest on a tie and where there is no point."""
+    key = of.astype(np.int64) * classes + guess
+    count = np.bincount(key, minlength=regions * classes).reshape(regions, classes)
+    return count.argmax(axis=1).astype(np.int32) if regions else np.zeros(0, np.int32)
+
+
+def _shapes(
+    metres: NDArray[np.float64], of: NDArray[np.int32], points: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
+    """`centre`, `start` and `cloud` of Superpoints: of each region at most SAMPLE points, evenly over its rows."""
+    first = np.cumsum(points) - points
+    order = np.argsort(of, kind="stable")
+    if not len(points):
+        return np.zeros((0, 3)), np.zeros(1, np.int64), np.zeros((0, 3), np.float32)
+    low, high = (f.reduceat(metres[order], first) for f in (np.minimum, np.maximum))
+    centre = (low + high) / 2
+    size = np.minimum(points, SAMPLE)
+    start = np.append(0, np.cumsum(size))
+    region = np.repeat(np.arange(len(points)), size)
+    step = np.arange(len(region)) - start[region]
+    rows = order[first[region] + step * points[region] // size[region]]
+    return centre, start, (metres[rows] - centre[region]).astype(np.float32)
