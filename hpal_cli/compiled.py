@@ -22,6 +22,7 @@ _FLAGS = (
     # Nobody asks for floating-point exceptions; `floor` becomes one instruction.
     *("-fno-trapping-math", "-fno-math-errno"),
 )
+_HEADERS = Path(__file__).parent
 
 
 class NotCompiled(Exception):
@@ -43,7 +44,8 @@ def load(source: Path, *, flags: Sequence[str] = _FLAGS, link: Sequence[str] = (
     compiler = shutil.which(os.environ.get("CC", "gcc"))
     if compiler is None:
         raise NotCompiled("there is no C compiler (gcc)")
-    what = (source.read_bytes(), " ".join(flags), compiler, " ".join(link), version, _processor())
+    headers = [header.read_bytes() for header in sorted(_HEADERS.glob("*.h"))]
+    what = (source.read_bytes(), headers, " ".join(flags), compiler, " ".join(link), version, _processor())
     digest = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:16]
     folder = _cache_folder()
     target = folder / f"{source.stem}-{digest}.so"
@@ -61,7 +63,7 @@ def _compile(compiler: str, source: Path, target: Path, flags: Sequence[str], li
         # In two steps: what a flag like -fopenmp would add in linking is left to `link`.
         compiled = Path(scratch) / "compiled.o"
         steps = [
-            [compiler, *flags, "-c", str(source), "-o", str(compiled)],
+            [compiler, *flags, f"-I{_HEADERS}", "-c", str(source), "-o", str(compiled)],
             [compiler, "-shared", str(compiled), *link, "-o", str(made)],
         ]
         for step in steps:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import softmax
 
-from hpal_cli.label.regions import answer_points, answer_superpoints
+from hpal_cli.label.regions import answer_superpoints
 from hpal_cli.score import redal, ssdr
 from hpal_cli.score.regions import Regions, geometry, neighbours, superpoints, supervoxels
 from hpal_cli.score.ssdr import Superpoints
@@ -702,14 +702,6 @@ def asked(*groups: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray, n
     return tuple(np.array(column, np.int64) for column in zip(*rows))
 
 
-def test_redal_answers_each_point() -> None:
-    region, guess, truth = asked((0, 0, 2, 3), (1, 0, -1, 1))
-    found = answer_points(region, guess, truth)
-    assert found.label.tolist() == [2, 2, 2, -1]
-    assert found.mask.all()
-    assert found.clicks == 4
-
-
 @pytest.mark.parametrize(
     ("groups", "label", "clicks"),
     [
@@ -752,7 +744,6 @@ def test_ssdr_purity(groups: list, label: list, clicks: int) -> None:
 
 def test_nothing_asked_nothing_clicked() -> None:
     none = np.zeros(0, np.int64)
-    for answer in (answer_points, answer_superpoints):
-        found = answer(none, none, none)
-        assert found.clicks == 0
-        assert len(found.mask) == len(found.label) == 0
+    found = answer_superpoints(none, none, none)
+    assert found.clicks == 0
+    assert len(found.mask) == len(found.label) == 0

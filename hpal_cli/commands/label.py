@@ -89,11 +89,12 @@ def _ask_oracle(
     console: Console, selection: Path | None, oracle: Path, output: Path | None, *, to_stream: bool, overwrite: bool
 ) -> None:
     from hpal_cli.label.oracle import answer
+    from hpal_cli.label.regions import by_regions
     from hpal_cli.label.store import LabelStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.stream.header import require_columns, require_scenes
     from hpal_cli.stream.points import PointReader, write_points
-    from hpal_cli.stream.rows import with_column
+    from hpal_cli.stream.rows import picked, with_column
     from hpal_cli.stream.viewer_names import for_viewers
 
     store = SceneStore(oracle)
@@ -102,8 +103,13 @@ def _ask_oracle(
         reader = PointReader(data, subject)
         require_columns(reader.header, ("scene", "index"), subject, "hpal select")
         require_scenes(reader.header, store.table.id, subject, oracle, "give the scenes that were predicted")
-        asked = reader.read()
+        asked = picked(reader.read())
     answers = answer(store, asked, subject)
+    by_click = by_regions(asked, answers["label"], reader.header.strategy)
+    if by_click is not None:
+        answers["label"] = by_click.label
+        asked, answers = asked[by_click.mask], answers[by_click.mask]
+        console.say(f"{by_click.clicks:,} clicks answer {len(answers):,} of {len(by_click.mask):,} points, by region")
     if out is not None:
         header = reader.header.then("labelled", this_call(NAME))
         rows = with_column(asked, "label", answers["label"])
@@ -126,11 +132,12 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
     from hpal_cli.select.selector import find_predictions
     from hpal_cli.stream.header import require_columns, require_scenes
     from hpal_cli.stream.points import PointReader
+    from hpal_cli.stream.rows import picked
 
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
         require_columns(reader.header, ("x", "y", "z", "scene", "index"), subject, "hpal select")
-        rows = reader.read()
+        rows = picked(reader.read())
     if str(table) == "-":
         raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
     predictions = find_predictions(reader.header, source, None if selection is None else selection.parent, needed=False)

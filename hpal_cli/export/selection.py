@@ -42,7 +42,7 @@ def write_context(
             picks = selection.rows[selection.rows["scene"] == scene.number]
             points = store.points(scene)
             index, rank = picks["index"], picks["rank"]
-            guess = store.predicted(scene)[index] if isinstance(store, PredictionStore) else None
+            guess = store.predicted(scene)[index].astype(np.int64) if isinstance(store, PredictionStore) else None
             cloud, picture = paths[scene.number]
             write(
                 context_cloud(points, index, rank, picks["score"], guess, store.classes, scene),

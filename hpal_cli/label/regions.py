@@ -1,4 +1,4 @@
-"""How an oracle answers for regions. Cost is counted in clicks."""
+"""How an oracle answers for SSDR-AL's regions, by the click. (ReDAL's are answered point by point.)"""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.stream.rows import Rows
 
 PURITY = 0.9
 PART_POINTS = 5
@@ -20,9 +23,24 @@ class Answered(NamedTuple):
     clicks: int
 
 
-def answer_points(region: NDArray[np.integer], guess: NDArray[np.integer], truth: NDArray[np.integer]) -> Answered:
-    """ReDAL: every asked point gets its own label, at a click each. Arguments as in `answer_superpoints`."""
-    return Answered(np.ones(len(truth), bool), truth.astype(np.int32), len(truth))
+def by_regions(asked: Rows, truth: NDArray[np.integer], strategy: str | None) -> Answered | None:
+    """The answers to points that `--strategy ssdr` chose, truth (K,) being the label of each; None for the points of
+    another strategy, each of which is asked about by itself.
+
+    asked: (K,) with `scene`, `region` and `guess`.
+
+    Raises:
+        HpalError: points of this strategy without their regions.
+    """
+    if strategy != "ssdr":
+        return None
+    missing = {"region", "guess"} - set(asked.dtype.names or ())
+    if missing:
+        raise HpalError(
+            "selection", f"was scored by ssdr, but has no property {min(missing)}", "give the output of `hpal select`"
+        )
+    number = np.unique(np.column_stack([asked["scene"], asked["region"]]), axis=0, return_inverse=True)[1]
+    return answer_superpoints(number.reshape(-1), asked["guess"], truth)
 
 
 def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], truth: NDArray[np.integer]) -> Answered:

@@ -11,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
+from hpal_cli.predictions.probabilities import bad_rows
 from hpal_cli.scenes.about import about
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo
@@ -72,7 +73,13 @@ class PredictionStore:
                 f"scene {scene.name}: prob is {' x '.join(map(str, prob.shape))}, expected {expected}",
                 "write it again",
             )
-        _require_probabilities(prob, self.path, scene)
+        bad, first = bad_rows(prob)
+        if bad:
+            raise HpalError(
+                self.path,
+                f"scene {scene.name}: {bad} rows of prob are no probabilities (first: row {first})",
+                "each row must be >= 0 and sum to 1: write the softmax",
+            )
         return prob
 
     def features(self, scene: SceneInfo) -> Features:
@@ -167,30 +174,6 @@ class Features:
         """
         for start in range(0, self._scene.points, envelope.CHUNK_ROWS):
             self(np.arange(start, min(start + envelope.CHUNK_ROWS, self._scene.points)))
-
-
-def _require_probabilities(prob: NDArray[np.floating], path: Path, scene: SceneInfo) -> None:
-    """Raises:
-    HpalError: values that are no probabilities (NaN, negative, rows that do not sum to 1).
-    """
-    bad, first = 0, 0
-    ones = np.ones(prob.shape[1], np.float32)
-    for start in range(0, len(prob), envelope.CHUNK_ROWS):
-        block = prob[start : start + envelope.CHUNK_ROWS].astype(np.float32)
-        with np.errstate(invalid="ignore", over="ignore"):
-            # float16 rounds each entry by up to 2^-12: 0.02 leaves room for a thousand classes.
-            good = np.abs(block @ ones - 1) < 0.02
-            if not block.min(initial=0) >= 0:
-                good &= (block >= 0).all(axis=1)
-        if not good.all():
-            first = first if bad else start + int(np.argmin(good))
-            bad += int((~good).sum())
-    if bad:
-        raise HpalError(
-            path,
-            f"scene {scene.name}: {bad} rows of prob are no probabilities (first: row {first})",
-            "each row must be >= 0 and sum to 1: write the softmax",
-        )
 
 
 def write_scene(

@@ -5,38 +5,29 @@
  * coarsest cell in its high bits and, below it, where in the cell above each finer cell lies; one walk through the
  * sorted points then closes a voxel of every level as the key leaves it, and adds its sums to the voxel around it.
  */
+#define _DEFAULT_SOURCE
 #include <math.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { MAX_LEVELS = 16, MAX_THREADS = 64, DIGIT = 11, BLOCK = 256, LANES = 16, AHEAD = 24 };
+#include "float16.h"
+
+enum { MAX_LEVELS = 16, MAX_THREADS = 64, DIGIT = 11, BLOCK = 256, AHEAD = 24 };
 enum { DONE = 0, NOT_NESTED = 1, TOO_WIDE = 2, NO_MEMORY = 3 };
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNIT (1.0 / (1 << 24))
 
-/* One float16 in units of 2^-24. */
-INLINE uint32_t whole(uint16_t half) {
-    uint32_t exponent = (half >> 10) & 31, mantissa = half & 1023;
-    uint32_t normal = exponent > 0;
-    return (mantissa | normal << 10) << (exponent - normal);
-}
-
-/* A row of probabilities as whole numbers, zeros after the last class; out has room for full LANES. */
+/* A row of probabilities in units of 2^-24, zeros after the last class; out has room for full LANES. */
 INLINE void read_row(const uint16_t *prob, int64_t row, int64_t rows, int classes, uint32_t *out) {
     const int wide = (classes + LANES - 1) / LANES * LANES;
-    uint16_t last[LANES];
-    for (int c = 0; c < wide; c += LANES) {
-        const uint16_t *from = prob + row * classes + c;
-        if (row * classes + c + LANES > rows * classes) {
-            memset(last, 0, sizeof last);
-            memcpy(last, from, (size_t)(classes - c < LANES ? classes - c : LANES) * sizeof *last);
-            from = last;
-        }
-        for (int j = 0; j < LANES; j++) out[c + j] = c + j < classes ? whole(from[j]) : 0;
-    }
+    uint16_t copy[wide];
+    const uint16_t *half = full_lanes(prob, row, rows, classes, copy);
+    for (int c = 0; c < wide; c += LANES)
+        for (int j = 0; j < LANES; j++) out[c + j] = c + j < classes ? whole(half[c + j]) : 0;
 }
 
 #define TOP_TWO(type, values, classes, best, second)              \
@@ -71,6 +62,7 @@ struct job {
     uint64_t *key[2];
     uint32_t *row[2];
     int64_t *histogram;
+    /* v of the points in sorted order: in the buffer of keys that the sort has left over. */
     double *sorted;
     int64_t closed[MAX_THREADS][MAX_LEVELS];
 };
@@ -253,14 +245,14 @@ static void add_levels(job *all, int thread, const uint64_t *key, const uint32_t
     const int wide = (all->classes + LANES - 1) / LANES * LANES, levels = all->levels;
     uint32_t value[wide];
     uint64_t sum[levels][wide];
-    int64_t opened[MAX_LEVELS];
+    int64_t opened[MAX_LEVELS], closed[MAX_LEVELS] = {0};
     memset(sum, 0, sizeof sum);
     for (int l = 0; l < levels; l++) opened[l] = begin;
     for (int64_t p = begin; p <= end; p++) {
         const uint64_t left = p == begin ? 0 : p == end ? ~(uint64_t)0 : key[p] ^ key[p - 1];
         for (int l = 0; left && l < levels && (p == end || left >> all->shift[l]); l++) {
             close_voxel(all, row, l, sum[l], opened[l], p);
-            all->closed[thread][l]++;
+            closed[l]++;
             if (l + 1 < levels)
                 for (int c = 0; c < wide; c++) sum[l + 1][c] += sum[l][c];
             else
@@ -280,17 +272,21 @@ static void add_levels(job *all, int thread, const uint64_t *key, const uint32_t
         for (int c = 0; c < wide; c++) sum[0][c] += value[c];
         all->sorted[p] = all->total[row[p]];
     }
+    memcpy(all->closed[thread], closed, sizeof closed);
 }
 
 static void chain(job *all, int thread) {
     const int64_t begin = share(all->points, thread, all->threads), end = share(all->points, thread + 1, all->threads);
-    for (int a = 0; a < 3; a++) all->low[thread][a] = INFINITY, all->high[thread][a] = -INFINITY;
+    /* In variables of its own: a line of memory that two threads write to is passed to and fro. */
+    double low[3] = {INFINITY, INFINITY, INFINITY}, high[3] = {-INFINITY, -INFINITY, -INFINITY};
     for (int64_t i = begin; i < end; i++)
         for (int a = 0; a < 3; a++) {
-            double x = coordinate(all, i, a);
-            all->low[thread][a] = x < all->low[thread][a] ? x : all->low[thread][a];
-            all->high[thread][a] = x > all->high[thread][a] ? x : all->high[thread][a];
+            const double x = coordinate(all, i, a);
+            low[a] = x < low[a] ? x : low[a];
+            high[a] = x > high[a] ? x : high[a];
         }
+    memcpy(all->low[thread], low, sizeof low);
+    memcpy(all->high[thread], high, sizeof high);
     wait_for_all(all);
     if (thread == 0) lay_out(all);
     wait_for_all(all);
@@ -303,11 +299,25 @@ static void chain(job *all, int thread) {
     if (!all->key_bits)
         for (int64_t i = begin; i < end; i++) all->row[0][i] = (uint32_t)i;
     const int in = sort_by_key(all, thread, begin, end);
+    if (thread == 0) all->sorted = (double *)all->key[!in];
     wait_for_all(all);
     const uint64_t *key = all->key[in];
     const int top = all->shift[all->levels - 1];
     const int64_t from = next_voxel(key, all->points, begin, top), to = next_voxel(key, all->points, end, top);
     if (from < to) add_levels(all, thread, key, all->row[in], from, to);
+}
+
+enum { HUGE_PAGE = 1 << 21 };
+
+/* Memory that is read and written all over: in large pages where there is much of it, which costs fewer look-ups. */
+static void *scratch(size_t bytes) {
+    if (bytes < 2 * HUGE_PAGE) return malloc(bytes);
+    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *found = aligned_alloc(HUGE_PAGE, bytes);
+#ifdef MADV_HUGEPAGE
+    if (found) madvise(found, bytes, MADV_HUGEPAGE);
+#endif
+    return found;
 }
 
 /* Adds weights[l] * U^l to total (points,) for the levels of a chain, and their voxels to voxels (levels,);
@@ -324,13 +334,12 @@ int hpal_chain(const uint16_t *prob, const void *xyz, int wide, int64_t points, 
     job all = {.work = chain, .prob = prob, .xyz = xyz, .wide = wide, .classes = classes,
                .levels = levels, .points = points, .edges = edges, .weights = weights, .total = total, .parts = parts};
     for (int k = 0; k < 2; k++) {
-        all.key[k] = malloc((size_t)points * sizeof **all.key);
-        all.row[k] = malloc((size_t)points * sizeof **all.row);
+        all.key[k] = scratch((size_t)points * sizeof **all.key);
+        all.row[k] = scratch((size_t)points * sizeof **all.row);
     }
     all.histogram = malloc((size_t)MAX_THREADS * sizeof *all.histogram << DIGIT);
-    all.sorted = malloc((size_t)points * sizeof *all.sorted);
     int status = NO_MEMORY;
-    if (all.key[0] && all.key[1] && all.row[0] && all.row[1] && all.histogram && all.sorted) {
+    if (all.key[0] && all.key[1] && all.row[0] && all.row[1] && all.histogram) {
         in_threads(&all, threads);
         status = all.status;
         for (int t = 0; t < all.threads; t++)
@@ -338,6 +347,5 @@ int hpal_chain(const uint16_t *prob, const void *xyz, int wide, int64_t points, 
     }
     for (int k = 0; k < 2; k++) free(all.key[k]), free(all.row[k]);
     free(all.histogram);
-    free(all.sorted);
     return status;
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -144,15 +146,21 @@ def score(
     work = [_Work(store, s, plan, header.dtype, taken[s.number], threads, ply, overwrite) for s in chosen]
     warnings: list[str] = []
     writer: PointWriter | None = None
-    with monitor.task("scoring", header.count) as task:
+    # Written by a thread: whoever reads from the pipe is busy with one scene while the next is scored.
+    with monitor.task("scoring", header.count) as task, ThreadPoolExecutor(1) as output:
+        waiting: deque[Future[None]] = deque()
         results = _regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)
         for rows, warning in results:
             warnings += [warning] if warning else []
             if warning and len(warnings) <= _WARNINGS:
                 monitor.warn(warning)
             writer = writer or PointWriter(out(header), header)
-            writer.write(rows)
+            waiting.append(output.submit(writer.write, rows))
+            if len(waiting) > _WAITING:
+                waiting.popleft().result()
             task.advance(len(rows))
+        for written in waiting:
+            written.result()
     if len(warnings) > _WARNINGS:
         monitor.warn(f"the same is true of {len(warnings) - _WARNINGS} more scenes")
     # More parts than scenes: the last ones are empty.
@@ -164,7 +172,8 @@ def score(
 REGION, GUESS = "region", "guess"
 """Columns of a regional strategy: the number of a point's region in its scene, and its predicted class."""
 
-_WARNINGS = 3
+_WARNINGS, _WAITING = 3, 4
+"""Warnings that are shown in full; scenes that may wait to be written."""
 
 
 @dataclass(frozen=True)

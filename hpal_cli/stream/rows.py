@@ -19,3 +19,8 @@ def with_column(rows: Rows, name: str, values: NDArray[np.integer]) -> Rows:
         wider[n] = rows[n]
     wider[name] = values
     return wider
+
+
+def picked(rows: Rows) -> Rows:
+    """Those that were picked: a cloud that shows them among the points around gives these rank 0."""
+    return rows[rows["rank"] > 0] if "rank" in (rows.dtype.names or ()) else rows

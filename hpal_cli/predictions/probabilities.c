@@ -1,0 +1,26 @@
+/* Which rows of float16 are no probabilities (probabilities.py). */
+#include "float16.h"
+
+/* The number of rows of (rows, columns) that hold a negative number or NaN, or whose sum is `slack` or more away from 1
+ * (both in units of 2^-24); the first of them in `first`. */
+int64_t hpal_bad_rows(const uint16_t *values, int64_t rows, int columns, int64_t slack, int64_t *first) {
+    uint16_t copy[(columns + LANES - 1) / LANES * LANES];
+    int64_t bad = 0;
+    for (int64_t row = 0; row < rows; row++) {
+        const uint16_t *half = full_lanes(values, row, rows, columns, copy);
+        uint32_t wrong = 0;
+        uint64_t sum = 0;
+        for (int c = 0; c < columns; c += LANES)
+            for (int j = 0; j < LANES; j++) {
+                /* Above 2 there is no sum near 1, and infinity and NaN are above 2; -0 is 0. */
+                const uint16_t entry = c + j < columns ? half[c + j] : 0;
+                wrong |= (entry > 0x4000) & (entry != 0x8000);
+                sum += entry > 0x4000 ? 0 : whole(entry);
+            }
+        const int64_t off = (int64_t)sum - (1 << 24);
+        if (wrong | (off >= slack) | (off <= -slack)) {
+            if (!bad++) *first = row;
+        }
+    }
+    return bad;
+}

@@ -1,0 +1,50 @@
+"""Whether rows are probabilities: no entry negative or NaN, a sum near 1."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli import compiled
+
+SLACK = 0.02
+"""How far a sum may be from 1: float16 rounds each entry by up to 2^-12, which leaves room for a thousand classes."""
+
+_AT_ONCE = 1 << 16
+
+
+def bad_rows(prob: NDArray[np.floating]) -> tuple[int, int]:
+    """How many rows of (N, C) are no probabilities, and the first of them (0 if there is none)."""
+    library = _library()
+    if library is not None and prob.dtype == np.float16 and prob.dtype.isnative:
+        prob, first = np.ascontiguousarray(prob), ctypes.c_int64(0)
+        slack = int(SLACK * (1 << 24))
+        return library.hpal_bad_rows(prob.ctypes.data, *prob.shape, slack, ctypes.byref(first)), first.value
+    bad, at = 0, 0
+    for start in range(0, len(prob), _AT_ONCE):
+        block = prob[start : start + _AT_ONCE]
+        with np.errstate(invalid="ignore", over="ignore"):
+            good = (np.abs(block.sum(axis=1, dtype=np.float64) - 1) < SLACK) & (block >= 0).all(axis=1)
+        if not good.all():
+            at = at if bad else start + int(np.argmin(good))
+            bad += int((~good).sum())
+    return bad, at
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        library = compiled.load(Path(__file__).with_suffix(".c"))
+        library.hpal_bad_rows.argtypes = [
+            *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int),
+            *(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),
+        ]
+        library.hpal_bad_rows.restype = ctypes.c_int64
+    except (compiled.NotCompiled, AttributeError):
+        # The same answer, a second later for ten million points: nothing to tell a person.
+        return None
+    return library
