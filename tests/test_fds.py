@@ -15,8 +15,10 @@ from conftest import MadeScene, made_predictions
 from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.select.fds import Suppression
+from hpal_cli.select.fds import Suppression, missing, walk
 from hpal_cli.select.selector import Selection, select
+from hpal_cli.store import envelope
+from hpal_cli.store.envelope import RowReader
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointReader, point_dtype, write_points
 
@@ -138,6 +140,16 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cloud], Predic
     return clouds, stored(clouds, tmp_path_factory.mktemp("fds") / "p.zarr")
 
 
+@pytest.fixture(params=["compiled", "numpy"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk of walk.c, and the one for machines without a compiler."""
+    if request.param == "numpy":
+        monkeypatch.setattr("hpal_cli.select.fds._library", lambda: "not here")
+    elif missing() is not None:
+        pytest.skip(f"no compiled walk: {missing()}")
+
+
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("budget", [1, 7, 40, 100_000])
 @pytest.mark.parametrize("radius", ["0.0625", "0.2", "0.25", "0.5", "40"])
 @pytest.mark.parametrize("tau", ["0.8", "0", "0.99", "1", "-0.5", "-1"])
@@ -158,6 +170,7 @@ def test_fds_is_the_greedy_answer(rooms: tuple, budget: int, radius: str, tau: s
         assert max(len(near_only), len(like_only)) < len(expected) < free
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("tau", ["0.8", "0.3"])
 @pytest.mark.parametrize("budget", [15, 100_000])
 def test_suppress_labelled(rooms: tuple, tau: str, budget: int) -> None:
@@ -209,6 +222,121 @@ def test_without_fds_the_top_of_the_list(rooms: tuple, budget: int) -> None:
     assert picks(run(stream(clouds, store), str(budget), None, store), store) == expected
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("tau", [0.8, 0.95, -1.0])
+def test_both_walks_agree_on_real_numbers(seed: int, tau: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float16 features that no exact arithmetic was made for; long enough for several fetches of features."""
+    rng = np.random.default_rng(seed)
+    points = 12_000
+    xyz = rng.uniform(0, 1.5, (points, 3)) + np.array([900_000, 6_700_000, 0])
+    feat = (np.abs(rng.normal(0, 1, (5, 96)))[rng.integers(0, 5, points)] + 0.2 * rng.random((points, 96))).astype("f2")
+    feat[rng.random(points) < 0.05] = 0
+    score = rng.integers(0, 500, points).astype(np.float32)
+    row = rng.permutation(points)
+    results = []
+    for library in (None, lambda: "not here"):
+        with monkeypatch.context() as context:
+            if library is not None:
+                context.setattr("hpal_cli.select.fds._library", library)
+            for limit in (50, points):
+                found = walk(score, row, xyz, limit, Suppression(0.2, tau), lambda rows: feat[rows])
+                results.append((found.order.tolist(), found.chosen.tolist(), found.exhausted))
+    assert results[:2] == results[2:]
+    assert len(results[1][0]) == points
+    assert 100 < sum(results[1][1]) < points
+
+
+def plain_tally(clouds: list[Cloud], picks: list[Pick], budget: int, full: bool) -> dict[str, tuple[int, int, int]]:
+    """visited, suppressed and chosen of each scene, by the walk that looks at all scenes' candidates together."""
+    order = sorted((-a.score[n], a.name, n) for a in clouds for n in range(len(a.place)) if n not in set(a.labelled))
+    names = [(name, n) for _, name, n in order]
+    last = names.index(picks[-1]) + 1 if full else len(names)
+    visited = names[:last]
+    found = {}
+    for a in clouds:
+        mine = [n for name, n in visited if name == a.name]
+        chosen = sum(name == a.name for name, _ in picks)
+        found[a.name] = (len(mine), len(mine) - chosen, chosen)
+    return found
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("budget", [1, 7, 25, 40, 60, 100_000])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_what_the_summary_says(rooms: tuple, budget: int, seed: int) -> None:
+    """The walk of a scene may go further than the merged one: that is not counted, whatever order scenes come in."""
+    clouds, store = rooms
+    picks_expected = plain_select(clouds, radius=Fraction("0.25"), tau=Fraction("0.8"), budget=budget)
+    expected = plain_tally(clouds, picks_expected, budget, len(picks_expected) == budget)
+    found = run(stream(clouds, store, seed=seed), str(budget), Suppression(0.25, 0.8), store)
+    assert picks(found, store) == picks_expected
+    assert {r.name: (r.visited, r.suppressed, r.chosen) for r in found.scenes} == expected
+    assert [r.exhausted for r in found.scenes] == [budget == 100_000] * 4
+    # Every point of these rooms is predicted to be of class 0.
+    totals = tuple(sum(e[n] for e in expected.values()) for n in range(3))
+    assert [(c.name, c.visited, c.suppressed, c.chosen) for c in found.classes] == [("wall", *totals)]
+
+
+def test_classes_in_the_summary(tmp_path: Path) -> None:
+    a = random_cloud("a", 90, 5)
+    a.labelled = []
+    prob = np.eye(3)[np.arange(90) % 3]
+    made = MadeScene("a", a.place / STEP, a.feat.astype(np.float64), prob=prob)
+    store = PredictionStore(made_predictions(tmp_path / "p.zarr", [made]))
+    found = run(stream([a], store), "20", Suppression(0.25, 0.8), store)
+    for number, report in enumerate(found.classes):
+        assert report.chosen == (found.rows["index"] % 3 == number).sum()
+        assert report.visited == report.chosen + report.suppressed
+    assert sum(c.visited for c in found.classes) == found.scenes[0].visited
+    assert [c.name for c in found.classes] == ["wall", "floor", "chair"]
+
+
+def test_features_are_read_where_a_decision_needs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 10 rows; the only two candidates near one another lie in the chunks 2 and 7."""
+    monkeypatch.setattr(envelope, "CHUNK_ROWS", 10)
+    place = np.arange(100)[:, None] * np.array([[32, 0, 0]])
+    place[75] = place[25]
+    a = Cloud("a", place, np.ones((100, 4), np.int64), np.linspace(1, 0, 100))
+    far = Cloud("b", np.arange(50)[:, None] * np.array([[32, 0, 0]]), np.ones((50, 4), np.int64), np.full(50, 0.5))
+    store = stored([a, far], tmp_path / "p.zarr")
+    read: list[tuple[str, int]] = []
+    whole = RowReader._chunk
+
+    def noted(self: RowReader, number: int) -> np.ndarray:
+        read.append((self._name, number))
+        return whole(self, number)
+
+    monkeypatch.setattr(RowReader, "_chunk", noted)
+    found = run(stream([a, far], store), "1000", Suppression(0.2, 0.8), store)
+    assert len(found.rows) == 149
+    if missing() is None:
+        assert sorted(read) == [("scenes/a/feat", 2), ("scenes/a/feat", 7)]
+    read.clear()
+    # Only the first 40 candidates of the first scene are asked for: nothing is near anything.
+    assert len(run(stream([a, far], store), "40", Suppression(0.2, 0.8), store).rows) == 40
+    assert not read
+
+
+def test_features_that_are_no_numbers(tmp_path: Path) -> None:
+    a = random_cloud("a", 60, 5)
+    feat = a.feat.astype(np.float64)
+    feat[7] = np.nan
+    made = MadeScene("a", a.place / STEP, feat)
+    store = PredictionStore(made_predictions(tmp_path / "p.zarr", [made]))
+    with pytest.raises(HpalError, match=r"scene a: 1 of \d+ rows of feat hold NaN.*--no-fds"):
+        run(stream([a], store), "60", Suppression(0.5, 0.8), store)
+
+
+def test_predictions_without_features(tmp_path: Path, rooms: tuple) -> None:
+    a = random_cloud("a", 60, 5)
+    made = MadeScene("a", a.place / STEP, np.zeros((60, 0)))
+    store = PredictionStore(made_predictions(tmp_path / "p.zarr", [made]))
+    data = stream([a], store)
+    with pytest.raises(HpalError, match=r"no features.*--no-fds"):
+        run(data, "5", Suppression(), store)
+    assert len(run(data, "5", None, store).rows) == 5
+
+
 def test_order_of_the_stream_does_not_matter(rooms: tuple) -> None:
     clouds, store = rooms
     every = {run(stream(clouds, store, seed=n), "30", Suppression(0.25, 0.8), store).rows.tobytes() for n in range(5)}
@@ -231,6 +359,7 @@ def test_labelled_points_are_never_picked(rooms: tuple) -> None:
     assert picks(found, store) == expected
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("at", [900_000.0, -4_500_000.0])
 def test_far_from_the_origin(tmp_path: Path, at: float) -> None:
     """Georeferenced coordinates: a float32 sum would round every distance here away."""

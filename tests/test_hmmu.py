@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import MadeScene, made_predictions, softmax
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.score import pointwise
-from hpal_cli.score.hmmu import Hierarchy, default_weights, hmmu
+from hpal_cli.score.hmmu import Hierarchy, Measured, default_weights, hmmu, measure, missing
+from hpal_cli.score.on_device import measure_on
 from hpal_cli.score.scorer import Plan, Strategy, score
 from hpal_cli.stream.points import PointReader
 
@@ -128,6 +130,172 @@ def test_store_in_feet(tmp_path: Path) -> None:
     assert apart == pytest.approx([0.0, 0.0])
 
 
+# ---------------------------------------------------------------- the same bits in every way
+
+
+def clouds() -> list[tuple[np.ndarray, np.ndarray]]:
+    """float16 rows at places of every kind: borders, twins, negative, far away, in a line, one point, none."""
+    rng = np.random.default_rng(11)
+    places = [
+        cloud(3000, 1),
+        cloud(500, 2).astype(np.float32),
+        rng.integers(-40, 40, (2000, 3)) * 0.05,
+        rng.uniform(0, 30, (5000, 3)) + np.array([900_000, 6_700_000, 100]),
+        np.outer(rng.uniform(0, 100, 400), [1, 0, 0]),
+        np.zeros((7, 3)),
+        np.array([[-3.0, 0.0, 9.0]]),
+        np.zeros((0, 3)),
+    ]
+    found = []
+    for n, xyz in enumerate(places):
+        prob = softmax(rng.normal(0, 3, (len(xyz), (2, 13, 16, 17, 40)[n % 5]))).astype(np.float16)
+        prob[::3] = prob[:1]
+        found.append((prob, xyz))
+    return found
+
+
+HIERARCHIES = [
+    Hierarchy(),
+    Hierarchy((1.0, 0.1, 0.5), (0.001, 0.1, 0.01)),
+    Hierarchy((0.1, 0.25, 0.5, 0.07), (0.1, 0.2, 0.3, 0.4)),
+    Hierarchy((0.3, 0.6, 0.9, 0.9), (0.3, 0.7, 0.1, 1.3)),
+    Hierarchy((0.001, 1000.0), (1.0, 1.0)),
+    Hierarchy((), ()),
+]
+
+
+def same(one: Measured, other: Measured) -> None:
+    np.testing.assert_array_equal(one.uncertainty, other.uncertainty)
+    np.testing.assert_array_equal(one.voxels, other.voxels)
+    np.testing.assert_array_equal(one.margins, other.margins)
+
+
+@pytest.mark.skipif(missing() is not None, reason=f"no compiled sums: {missing()}")
+@pytest.mark.parametrize("hierarchy", HIERARCHIES, ids=lambda h: str(h.levels))
+def test_compiled_numpy_and_torch_agree_to_the_bit(hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for prob, xyz in clouds():
+        for unit in (1.0, 0.3048):
+            compiled = measure(prob, xyz, hierarchy, unit, threads=1, margins=True)
+            for threads in (2, 5):
+                same(compiled, measure(prob, xyz, hierarchy, unit, threads=threads, margins=True))
+            with monkeypatch.context() as context:
+                context.setattr("hpal_cli.score.hmmu._library", lambda: "not here")
+                same(compiled, measure(prob, xyz, hierarchy, unit, margins=True))
+            same(compiled, measure_on(torch.device("cpu"), prob, xyz, hierarchy, unit, margins=True))
+
+
+def test_order_of_points_does_not_matter() -> None:
+    for prob, xyz in clouds():
+        order = np.random.default_rng(1).permutation(len(xyz))
+        np.testing.assert_array_equal(hmmu(prob[order], xyz[order]), hmmu(prob, xyz)[order])
+
+
+def test_cells_that_rounding_takes_out_of_one_another() -> None:
+    """A double just below a border of the coarse level may be divided up to one of the fine level."""
+    fine, coarse = 0.7, 2.1
+    border = np.arange(1, 4000) * coarse
+    near = np.concatenate([border, np.nextafter(border, 0), np.nextafter(border, 9e9)])
+    inner, outer = np.floor(near / fine), np.floor(near / coarse)
+    assert ((inner < 3 * outer) | (inner >= 3 * outer + 3)).any(), "the case must bite"
+    xyz = np.column_stack([near, np.zeros_like(near), np.zeros_like(near)])
+    prob = softmax(np.random.default_rng(0).normal(0, 2, (len(near), 5))).astype(np.float16)
+    levels, weights = (fine, coarse), (0.5, 0.25)
+    v = top_gaps(prob)
+    for level, weight in zip(levels, weights, strict=True):
+        home = np.floor(near / level)
+        for cell in np.unique(home):
+            v[home == cell] += weight * top_two(prob[home == cell].astype(np.float64).mean(axis=0))
+    np.testing.assert_allclose(hmmu(prob, xyz, Hierarchy(levels, weights)), 1 - v / 1.75, rtol=0, atol=1e-9)
+
+
+def top_gaps(prob: np.ndarray) -> np.ndarray:
+    return np.array([top_two(row) for row in prob.astype(np.float64)])
+
+
+def test_shares_sum_to_the_score() -> None:
+    prob, xyz = clouds()[0]
+    for hierarchy in HIERARCHIES:
+        measured = measure(prob, xyz, hierarchy, margins=True)
+        parts = measured.shares(hierarchy)
+        assert parts.shape == (1 + len(hierarchy.levels), len(prob))
+        np.testing.assert_allclose(parts.sum(axis=0), measured.score(hierarchy), atol=1e-6)
+        # The point's own share is 1 - U_x, by its weight among all.
+        np.testing.assert_allclose(parts[0] * hierarchy.largest, 1 - top_gaps(prob), atol=1e-6)
+
+
+def test_georeferenced_scene_scores_like_the_same_scene_at_the_origin(tmp_path: Path) -> None:
+    """Lambert-93: positions are kept relative to a float64 offset, so nothing is lost at 900 km."""
+    xyz = np.random.default_rng(3).uniform(0, 4, (300, 3)).astype(np.float32)
+    prob = softmax(np.random.default_rng(4).normal(0, 2, (300, 3)))
+    scores = []
+    for name, offset in (("near", (0.0, 0.0, 0.0)), ("far", (900_000.0, 6_700_000.0, 50.0))):
+        made = MadeScene("s", xyz, np.ones((300, 2)), offset=offset, prob=prob)
+        rows = rows_by_scene(stream_of(made_predictions(tmp_path / f"{name}.zarr", [made])))["s"]
+        scores.append(rows["score"])
+        position = np.column_stack([rows[a] for a in "xyz"])
+        np.testing.assert_array_equal(position, xyz.astype(np.float64) + offset)
+    np.testing.assert_array_equal(*scores)
+    np.testing.assert_allclose(
+        scores[0], plain_hmmu(prob.astype(np.float16), xyz, (0.1, 0.5, 1.0), (0.1, 0.01, 0.001)), atol=1e-6
+    )
+
+
+# ---------------------------------------------------------------- the released reading
+
+
+def plain_nested(prob: np.ndarray, xyz: np.ndarray, levels: tuple, weights: tuple) -> np.ndarray:
+    """method.md section 3, nested: voxels of voxels, one after the other, and each in the nearest barycentre."""
+    mean = [list(map(float, row)) for row in prob]
+    at = [tuple(map(float, row)) for row in xyz]
+    home = list(range(len(prob)))
+    v = np.array([top_two(np.array(row)) for row in mean])
+    for level, weight in zip(levels, weights, strict=True):
+        cells: dict[tuple, list[int]] = {}
+        for n, place in enumerate(at):
+            cells.setdefault(tuple(math.floor(c / level) for c in place), []).append(n)
+        centre = [tuple(sum(at[m][a] for m in cells[c]) / len(cells[c]) for a in range(3)) for c in sorted(cells)]
+        nearest = [min(range(len(centre)), key=lambda c: (math.dist(place, centre[c]), c)) for place in at]
+        found: list[list[float] | None] = []
+        for c in range(len(centre)):
+            members = [mean[n] for n in range(len(at)) if nearest[n] == c and mean[n] is not None]
+            found.append([sum(m[k] for m in members) / len(members) for k in range(prob.shape[1])] if members else None)
+        home = [nearest[h] for h in home]
+        v += weight * np.array([top_two(np.array(found[h])) for h in home])
+        mean, at = found, centre
+    return 1 - v / (1 + sum(weights))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nested_is_voxels_of_voxels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    xyz = rng.uniform(-1, 1, (250, 3)) * [1, 1, 0.3]
+    xyz[:20] = xyz[20:40]
+    prob = softmax(rng.normal(0, 2, (250, 5))).astype(np.float16)
+    levels, weights = ((0.1, 0.5, 1.0), (0.1, 0.01, 0.001)) if seed % 2 else ((0.2, 0.3), (0.7, 0.4))
+    found = hmmu(prob, xyz, Hierarchy(levels, weights, nested=True))
+    np.testing.assert_allclose(found, plain_nested(prob, xyz, levels, weights), rtol=0, atol=1e-9)
+    assert np.abs(found - hmmu(prob, xyz, Hierarchy(levels, weights))).max() > 1e-3, "the two readings differ"
+
+
+def test_nested_ties_go_to_the_first_voxel() -> None:
+    """Points in the middle between two and four barycentres, as on a lattice."""
+    xyz = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0.5, 0, 0], [0.5, 0.5, 0], [0.25, 0.25, 0.0]])
+    prob = softmax(np.random.default_rng(5).normal(0, 2, (7, 4))).astype(np.float16)
+    for levels in ((0.25,), (0.5, 1.0), (0.25, 3.0)):
+        weights = (0.5,) * len(levels)
+        found = hmmu(prob, xyz, Hierarchy(levels, weights, nested=True))
+        np.testing.assert_allclose(found, plain_nested(prob, xyz, levels, weights), rtol=0, atol=1e-12)
+
+
+def test_nested_levels_must_grow() -> None:
+    for levels in ((0.5, 0.1), (0.1, 0.1)):
+        with pytest.raises(UsageError, match="must grow"):
+            Hierarchy(levels, (1.0, 1.0), nested=True)
+    one = hmmu(np.array([[0.7, 0.2, 0.1]]), np.zeros((1, 3)), Hierarchy(nested=True))
+    np.testing.assert_allclose(one, 0.5)
+    assert hmmu(np.zeros((0, 4)), np.zeros((0, 3)), Hierarchy(nested=True)).shape == (0,)
+
+
 # ---------------------------------------------------------------- the other strategies
 
 
@@ -228,14 +396,6 @@ def test_random_depends_on_the_scene_alone(scenes: Path) -> None:
     a, b = list(everything.values())[:2]
     n = min(len(a), len(b))
     assert (a["score"][:n] != b["score"][:n]).mean() > 0.99
-
-
-@pytest.mark.parametrize("strategy", list(Strategy))
-def test_jobs_do_not_change_the_bytes(predictions: Path, strategy: Strategy) -> None:
-    if strategy not in (Strategy.HMMU, Strategy.RANDOM):
-        assert stream_of(predictions, strategy=strategy)
-        return
-    assert stream_of(predictions, strategy=strategy, jobs=2) == stream_of(predictions, strategy=strategy, jobs=1)
 
 
 def test_labelled_points_are_no_candidates(tmp_path: Path) -> None:

@@ -162,8 +162,11 @@ def is_alike(mine: NDArray[np.float64], theirs: NDArray[np.float64], similarity:
 
 # ---------------------------------------------------------------- compiled (walk.c)
 
-_FIRST_BLOCK, _BLOCK = 1 << 10, 1 << 13
-"""Candidates whose features are fetched at once: more as a walk turns out to be long."""
+_BLOCK = 1 << 13
+"""Candidates whose features are fetched at once, at most: one at first, and more as a walk turns out to be long."""
+
+_WANTED, _FETCHED = 2, 3
+"""Of a pick's feature, in walk.c."""
 
 
 class _State(ctypes.Structure):
@@ -185,7 +188,7 @@ class _State(ctypes.Structure):
         ("pick", ctypes.c_void_p),
         ("pick_feature", ctypes.c_void_p),
         ("pick_square", ctypes.c_void_p),
-        ("pick_known", ctypes.c_void_p),
+        ("pick_state", ctypes.c_void_p),
         ("head", ctypes.c_void_p),
         ("next", ctypes.c_void_p),
         ("mask", ctypes.c_int64),
@@ -217,28 +220,28 @@ def _asked(course: _Course, library: ctypes.CDLL) -> NDArray[np.uint8]:
         limit=most,
         pick=pick.ctypes.data,
         pick_square=square.ctypes.data,
-        pick_known=known.ctypes.data,
+        pick_state=known.ctypes.data,
         head=head.ctypes.data,
         next=following.ctypes.data,
         mask=len(head) - 1,
     )
     library.hpal_place_stones(ctypes.byref(state), stones)
     pick_feature: NDArray[np.float64] | None = None
-    block = _FIRST_BLOCK
+    block = 1
     while library.hpal_walk(ctypes.byref(state)):
-        first = state.at
-        places = np.arange(first, min(first + block, count))
-        unknown = np.flatnonzero(known[: state.picks] == 0)
-        fetched = course.features(course.row[np.concatenate([places, pick[unknown]])]).astype(np.float64)
-        feature = np.ascontiguousarray(fetched[: len(places)])
+        here = state.first <= state.at < state.first + state.loaded
+        places = np.arange(state.at, state.at if here else min(state.at + block, count))
+        wanted = np.flatnonzero(known[: state.picks] == _WANTED)
+        fetched = course.features(course.row[np.concatenate([places, pick[wanted]])]).astype(np.float64)
         if pick_feature is None:
             # Left to the system until it is written to: most walks end long before their limit.
-            pick_feature = np.empty((most, feature.shape[1]))
-            state.width, state.pick_feature = feature.shape[1], pick_feature.ctypes.data
-        pick_feature[unknown] = fetched[len(places) :]
-        known[unknown] = 1
-        state.feature, state.first, state.loaded = feature.ctypes.data, first, len(places)
-        block = min(2 * block, _BLOCK)
+            pick_feature = np.empty((most, fetched.shape[1]))
+            state.width, state.pick_feature = fetched.shape[1], pick_feature.ctypes.data
+        pick_feature[wanted], known[wanted] = fetched[len(places) :], _FETCHED
+        if not here:
+            feature = np.ascontiguousarray(fetched[: len(places)])
+            state.feature, state.first, state.loaded = feature.ctypes.data, state.at, len(places)
+            block = min(2 * block, _BLOCK)
     return verdict
 
 

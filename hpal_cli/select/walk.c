@@ -7,6 +7,8 @@
 
 enum { FINISHED = 0, NEEDS_FEATURES = 1 };
 enum { CHOSEN = 1, SUPPRESSED = 2 };
+/* Of a pick's feature: FETCHED is set by who calls, when a WANTED one lies in its place. */
+enum { UNKNOWN = 0, KNOWN = 1, WANTED = 2, FETCHED = 3 };
 enum { LANES = 8 };
 
 typedef struct {
@@ -22,7 +24,7 @@ typedef struct {
     /* Picks so far: their places, features where known, squared lengths; and chains of picks by cell. */
     int64_t *pick;
     double *pick_feature, *pick_square;
-    uint8_t *pick_known;
+    uint8_t *pick_state;
     int32_t *head, *next;
     int64_t mask;
     int64_t at, picks;
@@ -48,12 +50,18 @@ static void cell_of(const walk *w, const double *x, int64_t *cell) {
     for (int a = 0; a < 3; a++) cell[a] = (int64_t)floor((x[a] - w->low[a]) / w->edge);
 }
 
-/* Whether a pick within the radius is alike; -1 if that takes features that are not here. */
-static int is_suppressed(const walk *w) {
-    const double *x = w->xyz + 3 * w->at;
-    const double *mine = w->at >= w->first && w->at < w->first + w->loaded
-                             ? w->feature + (w->at - w->first) * w->width : NULL;
+static int has_feature(const walk *w, int64_t place) { return place >= w->first && place < w->first + w->loaded; }
+
+static const double *feature_of(const walk *w, int64_t place) {
+    return has_feature(w, place) ? w->feature + (place - w->first) * w->width : NULL;
+}
+
+/* Whether a pick within the radius is alike; -1 if that takes features that are not here: those of the candidate, and
+ * of the picks that are marked as wanted then. */
+static int is_suppressed(walk *w) {
+    const double *x = w->xyz + 3 * w->at, *mine = feature_of(w, w->at);
     double square = -1;
+    int open = 0;
     int64_t home[3];
     cell_of(w, x, home);
     for (int n = 0; n < 27; n++) {
@@ -62,26 +70,35 @@ static int is_suppressed(const walk *w) {
             const double *y = w->xyz + 3 * w->pick[p];
             const double d[3] = {y[0] - x[0], y[1] - x[1], y[2] - x[2]};
             if (!(sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]) < w->radius)) continue;
-            if (!mine || !w->pick_known[p]) return -1;
+            if (w->pick_state[p] != KNOWN) w->pick_state[p] = WANTED;
+            if (!mine || w->pick_state[p] != KNOWN) {
+                open = 1;
+                continue;
+            }
             if (square < 0) square = dot(mine, mine, w->width);
             const double both = square * w->pick_square[p];
             /* Without a division, equal features have a cosine of exactly 1, and zero ones are never above. */
             if (both > 0 && dot(mine, w->pick_feature + p * w->width, w->width) > w->similarity * sqrt(both)) return 1;
         }
     }
-    return 0;
+    return open ? -1 : 0;
+}
+
+/* A feature has come for pick p. */
+static void know(walk *w, int64_t p) {
+    w->pick_square[p] = dot(w->pick_feature + p * w->width, w->pick_feature + p * w->width, w->width);
+    w->pick_state[p] = KNOWN;
 }
 
 static void choose(walk *w, int64_t place) {
     const int32_t p = (int32_t)w->picks++;
+    const double *mine = feature_of(w, place);
     int64_t cell[3];
     w->pick[p] = place;
-    w->pick_known[p] = place >= w->first && place < w->first + w->loaded;
-    w->pick_square[p] = -1;
-    if (w->pick_known[p]) {
-        double *mine = w->pick_feature + p * w->width;
-        memcpy(mine, w->feature + (place - w->first) * w->width, (size_t)w->width * sizeof *mine);
-        w->pick_square[p] = dot(mine, mine, w->width);
+    w->pick_state[p] = UNKNOWN;
+    if (mine) {
+        memcpy(w->pick_feature + p * w->width, mine, (size_t)w->width * sizeof *mine);
+        know(w, p);
     }
     cell_of(w, w->xyz + 3 * place, cell);
     const int64_t b = bucket(w, cell);
@@ -96,10 +113,8 @@ void hpal_place_stones(walk *w, int64_t stones) {
 
 /* `limit` counts the stones. */
 int hpal_walk(walk *w) {
-    /* Features that came for picks made without them. */
     for (int64_t p = 0; p < w->picks; p++)
-        if (w->pick_known[p] && w->pick_square[p] < 0)
-            w->pick_square[p] = dot(w->pick_feature + p * w->width, w->pick_feature + p * w->width, w->width);
+        if (w->pick_state[p] == FETCHED) know(w, p);
     for (; w->at < w->count && w->picks < w->limit; w->at++) {
         const int dropped = is_suppressed(w);
         if (dropped < 0) return NEEDS_FEATURES;
