@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MadeScene, made_predictions, softmax
+from plain_readings import compare
 
 from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError, UsageError
@@ -342,3 +343,12 @@ def test_score_writes_each_room_coloured(store: Path, tmp_path: Path) -> None:
         scored(store, Plan(), ply=tmp_path)
     assert scored(store, Plan(), ply=tmp_path, overwrite=True, jobs=2) == data
     scored(store, Plan(Strategy.ENTROPY), ply=tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize(("budget", "radius", "tau"), [(200, 0.6, 0.9), (100_000, 0.6, 0.9)])
+def test_scores_and_picks_of_made_rooms_are_the_equations(
+    predictions: Path, budget: int, radius: float, tau: float
+) -> None:
+    names = sorted(s.name for s in PredictionStore(predictions).table)
+    suppressed = compare(predictions, names, budget, radius, tau)
+    assert suppressed > (1000 if budget == 100_000 else 5)
