@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import plyfile
 import pytest
-from conftest import Done, environment, run_fresh, run_hpal, tree
+from conftest import Done, environment, fake_predictions, run_fresh, run_hpal, tree
 
 import hpal_cli
 from hpal_cli.history import Entry
@@ -27,7 +27,7 @@ from hpal_cli.scenes.store import SceneStore
 
 ROOT = Path(hpal_cli.__file__).parent
 COMMANDS = ("prep", "train", "predict", "score", "select", "label", "eval", "info", "export", "demo")
-HEAVY = {"torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "sklearn"}
+HEAVY = {"torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "scipy", "sklearn"}
 
 
 # ---------------------------------------------------------------- what bad input gets
@@ -61,9 +61,13 @@ def bench(
     other = SceneStore(other_scenes)
     rows = np.zeros(1, ANSWER)
     LabelStore.create(folder / "other.zarr", other.classes, other.table).append(rows, "test", Entry("test", "0", ()))
+    fake_predictions(scenes, folder / "bare.zarr", features=None)
     for name, args in (
         ("scores.ply", ("score", "preds.zarr")),
         ("random.ply", ("score", "scenes.zarr", "--strategy", "random")),
+        ("bare.ply", ("score", "bare.zarr")),
+        ("part.ply", ("score", "preds.zarr", "--shard", "2/2")),
+        ("regions.ply", ("score", "preds.zarr", "--strategy", "redal")),
     ):
         assert run_hpal(*args, "-o", name, cwd=folder).rc == 0
     chosen = run_hpal("select", "scores.ply", "--budget", "3", "-o", "selection.ply", cwd=folder)
@@ -110,6 +114,14 @@ BAD = [
     ("score preds.zarr --seed -1", 2, "--seed"),
     ("score preds.zarr -o scores.ply", 1, r"scores\.ply: exists already.*--overwrite"),
     ("score preds.zarr --frobnicate", 2, "--frobnicate"),
+    ("score preds.zarr --hierarchy deep", 2, "--hierarchy.*deep.*flat, nested"),
+    ("score preds.zarr --hierarchy nested --levels 50,10", 2, "--hierarchy.*must grow"),
+    ("score preds.zarr --shard 5/4", 2, "--shard.*5/4"),
+    ("score preds.zarr --shard 1/2 --strategy redal", 2, "--shard.*redal"),
+    ("score preds.zarr --strategy mmu --levels 10", 2, "--strategy.*mmu has no voxels"),
+    ("score preds.zarr --budget 1%", 2, "--budget.*hpal select"),
+    ("score preds.zarr --device gpu", 2, "--device.*gpu"),
+    ("score bare.zarr --strategy redal", 1, r"bare\.zarr.*no features.*"),
     ("score", 2, "STORE"),
     ("select absent.ply", 1, r"absent\.ply"),
     ("select empty", 1, "empty.*folder"),
@@ -121,6 +133,13 @@ BAD = [
     ("select scores.ply --fds-r 0", 2, "--fds-r"),
     ("select scores.ply --fds-r far", 2, "--fds-r.*far"),
     ("select scores.ply --no-fds --fds-r 0.2", 2, "--no-fds"),
+    ("select scores.ply --fds-r -0.2", 2, "--fds-r.*-0.2.*above zero"),
+    ("select bare.ply", 1, r"bare\.zarr.*no features.*--no-fds"),
+    ("select scores.ply scores.ply", 1, r"scores\.ply: scene .* comes in two streams"),
+    ("select scores.ply part.ply", 1, r"part\.ply: is one of 2 parts"),
+    ("select part.ply", 1, r"part\.ply: is one of 2 parts; here is 2; .*--shard 1/1"),
+    ("select scores.ply random.ply", 1, r"random\.ply: its source differs"),
+    ("select regions.ply --fds-r 0.2", 2, "FDS.*regions"),
     ("select scores.ply --max-per-scene 0", 2, "--max-per-scene"),
     ("select scores.ply --source absent.zarr", 1, r"absent\.zarr"),
     ("select scores.ply --source scenes.zarr", 1, r"scenes\.zarr: is a scenes store"),
