@@ -28,7 +28,7 @@ def command(
     scores: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="SCORES...", help="Scored points (PLY), in one file or several.  [stdin]", show_default=False
+            metavar="SCORES", help="Scored points (PLY), in one file or several.  [stdin]", show_default=False
         ),
     ] = None,
     budget: Annotated[str, typer.Option(help="0.02% of the pool, 2600 points, or 20/scene.")] = "0.02%",
