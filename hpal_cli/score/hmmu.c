@@ -58,7 +58,8 @@ struct job {
     double first_cell[3];
     uint32_t ratio[MAX_LEVELS];
     int sub_bits[MAX_LEVELS], shift[MAX_LEVELS], coarse_bits[3], key_bits;
-    int status;
+    /* Each is written between two waits and read after the second: a thread that is ahead must not be heard early. */
+    int too_wide, torn;
     uint64_t *key[2];
     uint32_t *row[2];
     int64_t *histogram;
@@ -154,11 +155,11 @@ static void lay_out(job *all) {
         }
         all->first_cell[a] = floor(low / all->edges[top]);
         all->coarse_bits[a] = bits_for(floor(high / all->edges[top]) - all->first_cell[a]);
-        if (all->coarse_bits[a] > 31) all->status = TOO_WIDE;
+        if (all->coarse_bits[a] > 31) all->too_wide = 1;
         bits += all->coarse_bits[a];
     }
     all->key_bits = bits;
-    if (bits > 64 || all->shift[top] > 63) all->status = TOO_WIDE;
+    if (bits > 64 || all->shift[top] > 63) all->too_wide = 1;
 }
 
 /* The keys of at most BLOCK points; 1 where a finer cell lies in two coarser ones (rounding), which cannot be shared. */
@@ -290,12 +291,12 @@ static void chain(job *all, int thread) {
     wait_for_all(all);
     if (thread == 0) lay_out(all);
     wait_for_all(all);
-    if (all->status) return;
+    if (all->too_wide) return;
     int bad = 0;
     for (int64_t i = begin; i < end; i += BLOCK) bad |= make_keys(all, i, (int)(end - i < BLOCK ? end - i : BLOCK));
-    if (bad) all->status = NOT_NESTED;
+    if (bad) all->torn = 1;
     wait_for_all(all);
-    if (all->status) return;
+    if (all->torn) return;
     if (!all->key_bits)
         for (int64_t i = begin; i < end; i++) all->row[0][i] = (uint32_t)i;
     const int in = sort_by_key(all, thread, begin, end);
@@ -341,7 +342,7 @@ int hpal_chain(const uint16_t *prob, const void *xyz, int wide, int64_t points, 
     int status = NO_MEMORY;
     if (all.key[0] && all.key[1] && all.row[0] && all.row[1] && all.histogram) {
         in_threads(&all, threads);
-        status = all.status;
+        status = all.too_wide ? TOO_WIDE : all.torn ? NOT_NESTED : DONE;
         for (int t = 0; t < all.threads; t++)
             for (int l = 0; l < levels; l++) voxels[l] += all.closed[t][l];
     }
