@@ -397,7 +397,7 @@ sys.exit(rc)
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A bench whose `hpal` is hpal, started by the tests' own server: importing torch is most of a short command."""
     folder = tmp_path_factory.mktemp("recipes")
-    with Listener(str(folder / "socket"), "AF_UNIX", backlog=8) as listener:
+    with Listener(family="AF_UNIX", backlog=8) as listener:
 
         def serve() -> None:
             while True:
