@@ -130,11 +130,13 @@ class LabelStore:
 
     def without_repeats(self, rows: NDArray[np.void]) -> NDArray[np.void]:
         """The answers that are new, or other than the one that counts."""
-        known = self._known()
-        return rows[[known.get((int(r["scene"]), int(r["index"]))) != int(r["label"]) for r in rows]]
-
-    def _known(self) -> dict[tuple[int, int], int]:
-        return {(int(r["scene"]), int(r["index"])): int(r["label"]) for r in self.latest()}
+        known = self.latest()
+        if not len(known):
+            return rows
+        have, asked = (r["scene"].astype(np.int64) << 40 | r["index"] for r in (known, rows))
+        # `latest` is sorted by both.
+        at = np.minimum(np.searchsorted(have, asked), len(known) - 1)
+        return rows[(have[at] != asked) | (known["label"][at] != rows["label"])]
 
     def append(self, rows: NDArray[np.void], source: str, entry: Entry) -> Batch:
         """Adds answers as the next round; the rows' own `round` is overwritten. Two who add at once lose nothing.
