@@ -57,7 +57,11 @@ def test_it_leaves_pictures_and_clouds_to_open(demo: tuple[Path, str, str]) -> N
     room = make_room(0, points=1200)
     cloud = plyfile.PlyData.read(folder / "result" / "Area_1" / f"{room.name}.ply")["vertex"]
     assert cloud.count == len(room.xyz)
-    assert plyfile.PlyData.read(folder / "round-1.ply")["vertex"].count > 0
+    picks = plyfile.PlyData.read(folder / "round-1.ply")["vertex"]
+    assert picks.count > 0
+    pictures = sorted((folder / "picks-1").rglob("*.png"))
+    assert len(pictures) == len(set(picks["scene"])) == len(list((folder / "picks-1").rglob("*.ply")))
+    assert pictures[0].read_bytes().startswith(b"\x89PNG")
     assert "hpal train scenes.zarr --labels labels.zarr -o model-3.pt --init model-2.pt" in err
 
 

@@ -82,7 +82,7 @@ class Campaign:
         if not last:
             self._call(
                 ["hpal", "score", preds, "--levels", "10,50,100"],
-                ["hpal", "select", "--budget", BUDGET, "--fds-r", "0.2"],
+                ["hpal", "select", "--budget", BUDGET, "--fds-r", "0.2", "--context", f"picks-{n}"],
                 ["tee", f"round-{n}.ply"],
                 ["hpal", "label", "--oracle", SCENES, "-o", LABELS],
             )
@@ -183,7 +183,11 @@ class Campaign:
             (ROOM, "a validation room from above: scan, truth, what each end of the campaign made of it"),
             (f"{FIGURES}/confusion.png", f"which classes are taken for which after round {last}"),
             (f"{RESULT}/*/*.ply", "every original point in the colour of its predicted class"),
-            *([("round-1.ply", "the points that round 1 asked about")] if last > 1 else []),
+            *(
+                [("picks-1/*/*.png", "the points that round 1 asked about, in their rooms; as clouds beside")]
+                if last > 1
+                else []
+            ),
         ]
         self._console.say(f"\nTo look at, in {self._folder}/ (PLY: CloudCompare, MeshLab):")
         for name, what in look:

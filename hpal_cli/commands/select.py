@@ -182,9 +182,11 @@ def _summary(console: Console, selection: Selection) -> None:
         return [f"{getattr(report, column):,}" for column in columns]
 
     if console.verbose or len(scenes) <= _SCENES_SHOWN:
+        console.say("")
         rows = [(s.name, *counts(s), "yes" if s.exhausted else "") for s in scenes]
         console.table(("scene", *columns, "exhausted"), rows)
     else:
         console.say(f"-v says the same for each of {len(scenes)} scenes")
     if selection.classes:
+        console.say("")
         console.table(("predicted class", *columns), [(c.name, *counts(c)) for c in selection.classes])
