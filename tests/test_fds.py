@@ -277,6 +277,17 @@ def test_what_the_summary_says(rooms: tuple, budget: int, seed: int) -> None:
     assert [(c.name, c.visited, c.suppressed, c.chosen) for c in found.classes] == [("wall", *totals)]
 
 
+@pytest.mark.parametrize("budget", [1, 25, 60, 100_000])
+def test_many_picks_are_merged_now_and_then(rooms: tuple, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpal_cli.select.selector._SORTED_EACH_TIME", 0)
+    clouds, store = rooms
+    expected = plain_select(clouds, radius=Fraction("0.25"), tau=Fraction("0.8"), budget=budget)
+    found = run(stream(clouds, store, seed=1), str(budget), Suppression(0.25, 0.8), store)
+    assert picks(found, store) == expected
+    tally = plain_tally(clouds, expected, budget, len(expected) == budget)
+    assert {r.name: (r.visited, r.suppressed, r.chosen) for r in found.scenes} == tally
+
+
 def test_classes_in_the_summary(tmp_path: Path) -> None:
     a = random_cloud("a", 90, 5)
     a.labelled = []

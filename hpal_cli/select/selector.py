@@ -129,7 +129,7 @@ def select(
     if whole and suppression is not None:
         raise HpalError(first, "holds regions, which FDS does not apply to", "add --no-fds")
     tally = Tally(names, () if predictions is None else predictions.classes.names)
-    kept = np.zeros(0, header.dtype)
+    kept, new = np.zeros(0, header.dtype), []
     budgets = 0
     with monitor.task("selecting", header.count) as task:
         for number, rows, subject in scenes_of(readers):
@@ -157,17 +157,30 @@ def select(
             if predictions is not None and scene is not None:
                 guess = predictions.predicted(scene)[able["index"][found.order]].astype(np.uint16)
             tally.add(number, found, able["score"][found.order], guess, all_able=len(able) == len(rows))
-            kept = np.concatenate([kept, able[found.picks]])
-            kept = kept[regions.best_first(kept) if whole else _best_first(kept)]
-            if total is not None:
-                kept = kept[: regions.cut(kept, total) if whole else total]
-                if len(kept) >= total:
+            new.append(able[found.picks])
+            # Many picks are merged now and then: sorting them all for each scene would take longer than the walks.
+            if len(kept) < _SORTED_EACH_TIME or 2 * sum(map(len, new)) > len(kept):
+                kept, new = _merged(kept, new, total, whole=whole), []
+                if total is not None and len(kept) >= total:
                     tally.drop_below(float(kept["score"][-1]))
             task.advance(streamed, names.get(number, str(number)))
+    kept = _merged(kept, new, total, whole=whole)
     ranked = with_column(kept, "rank", np.arange(1, len(kept) + 1))
     by_scene, by_class = tally.reports(ranked, full=total is not None and len(ranked) >= total)
     out = replace(header.then("selection", history), dtype=ranked.dtype, count=len(ranked))
     return Selection(out, ranked, budgets if total is None else total, pool, by_scene, by_class)
+
+
+_SORTED_EACH_TIME = 1 << 16
+
+
+def _merged(kept: Rows, new: list[Rows], total: int | None, *, whole: bool) -> Rows:
+    """The best of all, best first, and no more than a selection of `total` holds."""
+    rows = np.concatenate([kept, *new])
+    rows = rows[regions.best_first(rows) if whole else _best_first(rows)]
+    if total is None:
+        return rows
+    return rows[: regions.cut(rows, total) if whole else total]
 
 
 def _completed(header: Header, predictions: PredictionStore) -> Header:
