@@ -7,13 +7,14 @@
 `np.bincount` for each class, at every level) and beside the algorithm of the released code (a loop over the voxels).
 `fds` selects 1 % of 200,000 points in a scene so crowded that most candidates are suppressed, beside a loop over all
 picks for each candidate. `pipe` makes a predictions store with 96 features a point and runs `hpal score | hpal select`
-on it, beside reading the same arrays with nothing done; it needs 2 GB of disk and the command `hpal`.
+on it, beside reading the same chunks with nothing done; it needs 2 GB of disk and the command `hpal`.
 Without names, all three.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -27,14 +28,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.budget import Budget
 from hpal_cli.parallel import cores
-from hpal_cli.predictions.store import write_scene
+from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo, SceneTable
 from hpal_cli.score.hmmu import Hierarchy, hmmu, missing
+from hpal_cli.score.scorer import score
 from hpal_cli.select.fds import Suppression, walk
+from hpal_cli.select.selector import select
 from hpal_cli.store import envelope
+from hpal_cli.store.envelope import RowReader
+from hpal_cli.stream.points import PointReader
 
 CLASSES, FEATURES, GRID, HEIGHT = 13, 96, 0.04, 3.0
 
@@ -47,10 +53,14 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=13_000_000)
     parser.add_argument("--folder", type=Path, help="where the store is made; a folder that is removed if left out")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--trace", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--device", help="also HMMU on this device, with what it reads there already: cuda")
     args = parser.parse_args()
     if args.make:
         make_store(args.make, args.scenes, args.points)
+        return
+    if args.trace:
+        print(json.dumps(chunks_of_features(args.trace)))
         return
     what = args.what or ["hmmu", "fds", "pipe"]
     print(f"{cores()} cores; compiled: {missing() or 'yes'}")
@@ -245,9 +255,11 @@ def measure_pipe(folder: Path, scenes: int, points: int, rounds: int) -> None:
     hpal = shutil.which("hpal") or str(Path(sys.executable).with_name("hpal"))
     score, select = [hpal, "score", str(store)], [hpal, "select", "--budget", "0.02%", "-o", str(folder / "picks.ply")]
     print(f"\nhpal score | hpal select --budget 0.02 %, {scenes} scenes, {points:,} points, {FEATURES} features")
+    traced = subprocess.run([sys.executable, __file__, "--trace", str(store)], check=True, stdout=subprocess.PIPE)
+    print(f"features: {len(json.loads(traced.stdout))} chunks read")
     print(f"{'':12} {'seconds':>8} {'MiB score':>10} {'MiB select':>11} {'seconds to read the same':>25} {'share':>7}")
     for _ in range(rounds):
-        reading = read_all(store)
+        reading = read_all(store, traced.stdout.decode())
         taken, peaks = run_pipe(score, select)
         print(
             f"{'':12} {taken:8.2f} {peaks[0]:10.0f} {peaks[1]:11.0f} {reading:25.2f} {reading / taken:7.0%}", flush=True
@@ -269,26 +281,48 @@ def run_pipe(score: list[str], select: list[str]) -> tuple[float, list[float]]:
     return time.perf_counter() - start, peaks
 
 
-def read_all(store: Path) -> float:
+def chunks_of_features(store: Path) -> list[tuple[str, int]]:
+    """The chunks of features that `hpal select` reads after `hpal score`."""
+    read: list[tuple[str, int]] = []
+    whole = RowReader.read_chunk
+
+    def noted(self: RowReader, number: int) -> NDArray:
+        read.append((self.name, number))
+        return whole(self, number)
+
+    RowReader.read_chunk = noted  # type: ignore[method-assign]
+    with tempfile.TemporaryFile() as file:
+        score(store, lambda _: file)
+        file.seek(0)
+        reader = PointReader(file, "scores")
+        predictions = PredictionStore(store)
+        select([reader], budget=Budget.parse("0.02%"), suppression=Suppression(), predictions=predictions)
+    return read
+
+
+def read_all(store: Path, chunks: str) -> float:
     """Seconds to read what both commands read, in two processes, with nothing done."""
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import selection; selection.read(sys.argv[2], sys.argv[3:])"
-    here = str(Path(__file__).parent)
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import selection; selection.read(*sys.argv[2:])"
+    call = [sys.executable, "-c", program, str(Path(__file__).parent), str(store)]
     start = time.perf_counter()
     halves = [
-        subprocess.Popen([sys.executable, "-c", program, here, str(store), *columns])
-        for columns in (("xyz", "prob", "labelled"), ("feat", "pred"))
+        subprocess.Popen([*call, "xyz,prob,labelled", "[]"]),
+        subprocess.Popen([*call, "pred", chunks]),
     ]
     assert all(process.wait() == 0 for process in halves)
     return time.perf_counter() - start
 
 
-def read(path: str, columns: list[str]) -> None:
+def read(path: str, columns: str, chunks: str) -> None:
     import zarr
 
     root = zarr.open_group(path, mode="r")
     for scene in root.attrs["hpal"]["scenes"]:  # type: ignore[union-attr, index, call-overload]
-        for column in columns:
+        for column in columns.split(","):
             root[f"scenes/{scene['name']}/{column}"][...]  # type: ignore[index]
+    for name, number in json.loads(chunks):
+        rows = root[name].chunks[0]  # type: ignore[union-attr]
+        root[name][number * rows : (number + 1) * rows]  # type: ignore[index]
 
 
 def make_store(path: Path, scenes: int, points: int) -> None:

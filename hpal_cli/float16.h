@@ -5,7 +5,7 @@
 
 enum { LANES = 16 };
 
-/* The magnitude of a finite float16 in units of 2^-24, of which every one is a multiple; up to 2^16 it fits 32 bits. */
+/* The magnitude of a finite float16 in units of 2^-24, of which every one is a multiple; below 2^8 it fits 32 bits. */
 static inline __attribute__((always_inline)) uint32_t whole(uint16_t half) {
     uint32_t exponent = (half >> 10) & 31, mantissa = half & 1023;
     uint32_t normal = exponent > 0;

@@ -17,6 +17,9 @@ METRES = {
     "ftus": Decimal(1200) / Decimal(3937),
 }
 
+SHORTEST, LONGEST = 1e-6, 1e7
+"""Metres."""
+
 _LENGTH = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*")
 
 
@@ -39,6 +42,8 @@ def parse_length(text: str, option: str, *, bare: str) -> float:
     metres = float(Decimal(match.group(1)) * METRES[unit])
     if not 0 < metres < float("inf"):
         raise UsageError(option, f"{text!r} is not above zero", "give a positive length, like 10cm")
+    if not SHORTEST <= metres <= LONGEST:
+        raise UsageError(option, f"{text!r} is no length in a scan", "give a length like 10cm, and mind its unit")
     return metres
 
 

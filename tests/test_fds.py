@@ -311,13 +311,13 @@ def test_features_are_read_where_a_decision_needs_them(tmp_path: Path, monkeypat
     far = Cloud("b", np.arange(50)[:, None] * np.array([[32, 0, 0]]), np.ones((50, 4), np.int64), np.full(50, 0.5))
     store = stored([a, far], tmp_path / "p.zarr")
     read: list[tuple[str, int]] = []
-    whole = RowReader._chunk
+    whole = RowReader.read_chunk
 
     def noted(self: RowReader, number: int) -> np.ndarray:
-        read.append((self._name, number))
+        read.append((self.name, number))
         return whole(self, number)
 
-    monkeypatch.setattr(RowReader, "_chunk", noted)
+    monkeypatch.setattr(RowReader, "read_chunk", noted)
     found = run(stream([a, far], store), "1000", Suppression(0.2, 0.8), store)
     assert len(found.rows) == 149
     if missing() is None:

@@ -13,7 +13,8 @@
 #
 #   NAME=campaign        of the folder
 #   DATASET=s3dis        or scannet
-#   VAL='Area_5/*'       scenes to validate on, as `hpal prep --val` takes them; ScanNet: @DATA/scannetv2_val.txt
+#   VAL='Area_5/*'       scenes to validate on, as `hpal prep --val` takes them; @DATA/val_rooms.txt if that is there;
+#                        ScanNet: @DATA/scannetv2_val.txt
 #   FIRST=0.02%/scene    points that are drawn at random at the start; ScanNet: 4/scene
 #   BUDGET=0.02%         of each selection; ScanNet: 4/scene
 #   ROUNDS=5             trainings; one selection fewer
@@ -44,7 +45,10 @@ data=$1 results=$2
 
 : "${DATASET:=s3dis}"
 case $DATASET in
-  s3dis) : "${VAL:=Area_5/*}" "${FIRST:=0.02%/scene}" "${BUDGET:=0.02%}" ;;
+  s3dis)
+    # A sample of rooms may name those to validate on.
+    [[ ! -e $data/val_rooms.txt ]] || : "${VAL:=@$data/val_rooms.txt}"
+    : "${VAL:=Area_5/*}" "${FIRST:=0.02%/scene}" "${BUDGET:=0.02%}" ;;
   scannet) : "${VAL:=@$data/scannetv2_val.txt}" "${FIRST:=4/scene}" "${BUDGET:=4/scene}" ;;
   *) fail "DATASET=$DATASET is neither s3dis nor scannet" ;;
 esac

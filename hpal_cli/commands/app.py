@@ -131,8 +131,10 @@ def _program() -> str:
 
 
 def _fail(message: str, status: int) -> int:
+    # At a terminal the bar of another command of the pipe may stand on the line.
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"{_program()}: {_one_line(message)}\n")
+        sys.stderr.write(f"{clear}{_program()}: {_one_line(message)}\n")
     # What is left in the buffer belongs to an output that failed.
     _discard_stdout()
     return status

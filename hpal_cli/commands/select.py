@@ -88,12 +88,12 @@ def command(
     radius = RADIUS if fds_r is None else parse_length(fds_r, "--fds-r", bare="m")
     suppression = None if no_fds else Suppression(radius, SIMILARITY if fds_tau is None else fds_tau)
     limit = Budget.parse(budget)
-    with (
-        contextlib.ExitStack() as files,
-        (out := Output(output, "selection.ply", overwrite=overwrite)).open() as stream,
-    ):
-        paths: Sequence[Path | None] = scores or [None]
-        readers = [PointReader(*files.enter_context(open_input(path))) for path in paths]
+    paths: Sequence[Path | None] = scores or [None]
+    with contextlib.ExitStack() as files:
+        inputs = [files.enter_context(open_input(path)) for path in paths]
+        out = Output(output, "selection.ply", overwrite=overwrite)
+        stream = files.enter_context(out.open())
+        readers = [PointReader(*source) for source in inputs]
         for reader in readers:
             require_columns(reader.header, SCORED, reader.subject, "hpal score")
         header, subject = readers[0].header, readers[0].subject
@@ -129,19 +129,14 @@ def command(
             history=None if no_history else this_call(NAME),
             monitor=console,
         )
+        # The picks first: where they cannot be delivered there is nothing to draw.
+        write_points(stream(), selection.header, selection.rows if out.path is None else for_viewers(selection.rows))
         if context is not None and rooms is not None:
-            write_context(
-                selection, rooms, context, radius=radius if suppression else None, overwrite=overwrite, monitor=console
-            )
-        rows = selection.rows if out.path is None else for_viewers(selection.rows)
-        write_points(stream(), selection.header, rows)
+            seen = radius if suppression else None
+            write_context(selection, rooms, context, radius=seen, overwrite=overwrite, monitor=console)
     _summary(console, selection)
     if selection.exhausted:
-        console.say(
-            f"exhausted: {len(selection.rows):,} of {selection.budget:,}, "
-            + ("every other candidate is like a pick near it" if suppression else "there are no more candidates")
-            + (f" (at most {max_per_scene} a scene)" if max_per_scene else "")
-        )
+        console.say(f"exhausted: {len(selection.rows):,} of {selection.budget:,}, {_why(selection, max_per_scene)}")
     if context is not None:
         console.say(f"{context}/: a PLY and a PNG for each scene with picks")
     if out.path:
@@ -164,6 +159,15 @@ def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | N
     return SceneStore(path if path.exists() or beside is None else beside / path)
 
 
+def _why(selection: Selection, max_per_scene: int | None) -> str:
+    """What ended a selection before its budget."""
+    if any(scene.chosen == max_per_scene for scene in selection.scenes):
+        return f"with at most {max_per_scene} a scene"
+    if any(scene.suppressed for scene in selection.scenes):
+        return "every other candidate is like a pick near it"
+    return "there are no more candidates"
+
+
 _SCENES_SHOWN = 30
 
 
@@ -173,7 +177,7 @@ def _summary(console: Console, selection: Selection) -> None:
     hit = sum(s.chosen > 0 for s in scenes)
     share = f" ({100 * chosen / pool:.3g} % of {pool:,})" if pool else ""
     console.say(
-        f"selected {chosen:,} points{share} in {hit} of {len(scenes)} scenes; "
+        f"selected {chosen:,} points{share} in {hit} of {len(selection.header.pool) or len(scenes)} scenes; "
         f"{sum(s.visited for s in scenes):,} candidates visited, {sum(s.suppressed for s in scenes):,} suppressed"
     )
     columns = ("visited", "suppressed", "chosen")

@@ -12,7 +12,7 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.select.selector import Selection
-from hpal_cli.store.files import replace_when_whole, require_free
+from hpal_cli.store.files import new_files, replace_when_whole
 
 
 def write_context(
@@ -34,10 +34,8 @@ def write_context(
     monitor = monitor or Silent()
     scenes = [store.table[int(n)] for n in np.unique(selection.rows["scene"])]
     paths = {s.number: (scene_path(folder, s.name, "ply"), scene_path(folder, s.name, "png")) for s in scenes}
-    for pair in paths.values():
-        for path in pair:
-            require_free(path, overwrite=overwrite)
-    with monitor.task("drawing", len(scenes)) as task:
+    files = [path for pair in paths.values() for path in pair]
+    with new_files(files, overwrite=overwrite), monitor.task("drawing", len(scenes)) as task:
         for scene in scenes:
             picks = selection.rows[selection.rows["scene"] == scene.number]
             points = store.points(scene)

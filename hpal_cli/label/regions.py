@@ -32,7 +32,7 @@ def by_regions(asked: Rows, truth: NDArray[np.integer], strategy: str | None) ->
     Raises:
         HpalError: points of this strategy without their regions.
     """
-    if strategy != "ssdr":
+    if strategy is None or strategy.split()[0] != "ssdr":
         return None
     missing = {"region", "guess"} - set(asked.dtype.names or ())
     if missing:

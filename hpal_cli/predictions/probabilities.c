@@ -1,7 +1,7 @@
 /* Which rows of float16 are no probabilities (probabilities.py). */
 #include "float16.h"
 
-/* The number of rows of (rows, columns) that hold a negative number or NaN, or whose sum is `slack` or more away from 1
+/* The number of rows of (rows, columns) that hold a negative number or NaN, or whose sum is more than `slack` away from 1
  * (both in units of 2^-24); the first of them in `first`. */
 int64_t hpal_bad_rows(const uint16_t *values, int64_t rows, int columns, int64_t slack, int64_t *first) {
     uint16_t copy[(columns + LANES - 1) / LANES * LANES];
@@ -18,7 +18,7 @@ int64_t hpal_bad_rows(const uint16_t *values, int64_t rows, int columns, int64_t
                 sum += entry > 0x4000 ? 0 : whole(entry);
             }
         const int64_t off = (int64_t)sum - (1 << 24);
-        if (wrong | (off >= slack) | (off <= -slack)) {
+        if (wrong | (off > slack) | (off < -slack)) {
             if (!bad++) *first = row;
         }
     }

@@ -82,6 +82,11 @@ class PredictionStore:
             )
         return prob
 
+    def probability_type(self, scene: SceneInfo) -> np.dtype[Any] | None:
+        """What the probabilities are stored as; None if they are missing."""
+        node = self._find(scene, "prob")
+        return node.dtype if isinstance(node, zarr.Array) else None
+
     def features(self, scene: SceneInfo) -> Features:
         """Outputs of the last decoder block, (N, F); their rows are read when asked for.
 

@@ -294,7 +294,7 @@ static void chain(job *all, int thread) {
     if (all->too_wide) return;
     int bad = 0;
     for (int64_t i = begin; i < end; i += BLOCK) bad |= make_keys(all, i, (int)(end - i < BLOCK ? end - i : BLOCK));
-    if (bad) all->torn = 1;
+    if (bad) __atomic_store_n(&all->torn, 1, __ATOMIC_RELAXED);
     wait_for_all(all);
     if (all->torn) return;
     if (!all->key_bits)

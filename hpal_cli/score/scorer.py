@@ -28,7 +28,7 @@ from hpal_cli.score import hmmu, pointwise
 from hpal_cli.score.hmmu import Hierarchy
 from hpal_cli.score.shard import Shard
 from hpal_cli.store.envelope import kind_of
-from hpal_cli.store.files import require_free
+from hpal_cli.store.files import new_files
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
 from hpal_cli.stream.rows import Rows
@@ -68,6 +68,22 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     budget: Budget = field(default_factory=lambda: Budget.parse(DEFAULT))
+
+    def __str__(self) -> str:
+        """The strategy and what its scores depend on, for streams that are to be selected from together."""
+        settings: list[object] = []
+        if self.strategy is Strategy.HMMU:
+            kind = "nested" if self.hierarchy.nested else "flat"
+            settings = [kind, *map(_listed, (self.hierarchy.levels, self.hierarchy.weights))]
+        elif self.strategy in (Strategy.RANDOM, Strategy.REDAL):
+            settings = ["seed", self.seed]
+        elif self.strategy is Strategy.SSDR:
+            settings = [f"{self.budget.amount}{'%' * self.budget.percent}{'/scene' * self.budget.per_scene}"]
+        return " ".join(map(str, (self.strategy, *settings)))
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers) or "none"
 
 
 def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
@@ -118,14 +134,18 @@ def score(
     monitor, plan, shard = monitor or Silent(), plan or Plan(), shard or Shard()
     regional = plan.strategy in REGIONAL
     if regional and shard.parts > 1:
-        raise UsageError("--shard", f"{plan.strategy} compares the regions of all scenes", "score them in one run")
+        raise UsageError(
+            "--shard", f"{plan.strategy} compares the regions of all scenes", "score them in one run: --shard 1/1"
+        )
     store = open_source(path, plan.strategy)
     pool = store.choose(split, scenes)
     chosen = shard.of(pool)
+    if plan.strategy is Strategy.HMMU and plan.device == "cpu" and isinstance(store, PredictionStore):
+        stored = store.probability_type(pool[0])
+        if stored != np.float16 and not hmmu.missing():
+            monitor.note(f"{path} has {stored} probabilities: scored by NumPy, ten times as slow as float16")
     answered = {} if labels is None else labels.answered(store.table.id, path)
-    if ply is not None:
-        for scene in chosen:
-            require_free(scene_path(ply, scene.name, "ply"), overwrite=overwrite)
+    clouds = [] if ply is None else [scene_path(ply, scene.name, "ply") for scene in chosen]
     taken = {s.number: np.union1d(store.labelled(s), answered.get(s.number, ())).astype(np.int64) for s in chosen}
     extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(plan.strategy, ())
     header = Header(
@@ -134,7 +154,7 @@ def score(
         scenes=store.table.id,
         unit=store.unit,
         features=store.feature_count(pool[0]),
-        strategy=str(plan.strategy),
+        strategy=str(plan),
         shard=(shard.part, shard.parts) if shard.parts > 1 else None,
         pool=tuple(PoolScene.of(s) for s in chosen),
         history=() if history is None else (*store.history, *history),
@@ -147,7 +167,11 @@ def score(
     warnings: list[str] = []
     writer: PointWriter | None = None
     # Written by a thread: whoever reads from the pipe is busy with one scene while the next is scored.
-    with monitor.task("scoring", header.count) as task, ThreadPoolExecutor(1) as output:
+    with (
+        new_files(clouds, overwrite=overwrite),
+        monitor.task("scoring", header.count) as task,
+        ThreadPoolExecutor(1) as output,
+    ):
         waiting: deque[Future[None]] = deque()
         results = _regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)
         for rows, warning in results:
@@ -204,6 +228,8 @@ def _score_scene(work: _Work) -> tuple[Rows, str]:
         warning = _absurd_levels(points, plan.hierarchy, measured.voxels, store.unit, scene)
         if work.ply is not None:
             names = ["point", *map(format_length, plan.hierarchy.levels)]
+            # The same level twice has a share each.
+            names = [n if names.count(n) == 1 else f"{n}_{place}" for place, n in enumerate(names)]
             shares = {f"share_{n}": part for n, part in zip(names, measured.shares(plan.hierarchy), strict=True)}
     else:
         scores = POINTWISE[plan.strategy](store.probabilities(scene))

@@ -162,10 +162,13 @@ def is_alike(mine: NDArray[np.float64], theirs: NDArray[np.float64], similarity:
 
 # ---------------------------------------------------------------- compiled (walk.c)
 
-_BLOCK = 1 << 13
-"""Candidates whose features are fetched at once, at most: one at first, and more as a walk turns out to be long."""
+_GROWTH, _BLOCK = 8, 1 << 16
+"""One candidate's features are fetched at first, then those of 8 times as many, up to so many at once."""
 
-_WANTED, _FETCHED = 2, 3
+_MANY = 512
+"""From so many on a fetch touches most chunks, so that what else is missing costs next to nothing."""
+
+_KNOWN, _WANTED, _FETCHED = 1, 2, 3
 """Of a pick's feature, in walk.c."""
 
 
@@ -231,7 +234,8 @@ def _asked(course: _Course, library: ctypes.CDLL) -> NDArray[np.uint8]:
     while library.hpal_walk(ctypes.byref(state)):
         here = state.first <= state.at < state.first + state.loaded
         places = np.arange(state.at, state.at if here else min(state.at + block, count))
-        wanted = np.flatnonzero(known[: state.picks] == _WANTED)
+        missing = known[: state.picks] != _KNOWN
+        wanted = np.flatnonzero(missing if len(places) >= _MANY else known[: state.picks] == _WANTED)
         fetched = course.features(course.row[np.concatenate([places, pick[wanted]])]).astype(np.float64)
         if pick_feature is None:
             # Left to the system until it is written to: most walks end long before their limit.
@@ -241,7 +245,7 @@ def _asked(course: _Course, library: ctypes.CDLL) -> NDArray[np.uint8]:
         if not here:
             feature = np.ascontiguousarray(fetched[: len(places)])
             state.feature, state.first, state.loaded = feature.ctypes.data, state.at, len(places)
-            block = min(2 * block, _BLOCK)
+            block = min(_GROWTH * block, _BLOCK)
     return verdict
 
 

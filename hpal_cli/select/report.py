@@ -54,12 +54,17 @@ _MANY = 1 << 20
 
 
 class Tally:
-    """Collects the walks of the scenes; what they did beyond the last pick of all is left out in the end."""
+    """Collects the walks of the scenes; what they did beyond the last pick of all is left out in the end.
 
-    def __init__(self, names: Mapping[int, str], classes: Sequence[str]) -> None:
-        self._names, self._classes = names, classes
+    together: whether there is one budget for all scenes; else each walk is counted as it comes, and nothing is kept.
+    """
+
+    def __init__(self, names: Mapping[int, str], classes: Sequence[str], *, together: bool) -> None:
+        self._names, self._classes, self._together = names, classes, together
         self._scenes: dict[int, _Visited] = {}
         self._size = 0
+        self._reports: dict[int, SceneReport] = {}
+        self._by_class = np.zeros((3, len(classes)), np.int64)
 
     def add(
         self,
@@ -71,8 +76,12 @@ class Tally:
         all_able: bool,
     ) -> None:
         """score, guess: (V,) of the visited candidates; all_able: whether the walk was given every candidate."""
-        self._scenes[scene] = _Visited(score, found.chosen, guess, found.exhausted and all_able)
-        self._size += len(score)
+        visited = _Visited(score, found.chosen, guess, found.exhausted and all_able)
+        if self._together:
+            self._scenes[scene] = visited
+            self._size += len(score)
+        else:
+            self._count(scene, visited)
 
     def drop_below(self, least: float) -> None:
         """Forgets what scored less than a full selection asks for, once there is much of it."""
@@ -84,24 +93,29 @@ class Tally:
 
     def reports(self, picks: Rows, *, full: bool) -> tuple[list[SceneReport], list[ClassReport]]:
         """picks: all of them, best first; full: whether the last of them ended the selection."""
-        scenes, by_class = [], np.zeros((3, len(self._classes)), np.int64)
-        for number, visited in sorted(self._scenes.items()):
-            chosen = int((picks["scene"] == number).sum())
-            reached = visited.first(_reached(visited, number, chosen, picks) if full else len(visited.score))
-            dropped = ~reached.chosen
-            name = self._names.get(number, str(number))
-            scenes.append(SceneReport(name, len(dropped), int(dropped.sum()), chosen, reached.exhausted))
-            if reached.guess is not None:
-                for row, these in enumerate((dropped | reached.chosen, dropped, reached.chosen)):
-                    by_class[row] += np.bincount(reached.guess[these], minlength=len(self._classes))
-        classes = [ClassReport(n, *map(int, by_class[:, c])) for c, n in enumerate(self._classes) if by_class[0, c]]
-        return scenes, classes
+        for scene, visited in self._scenes.items():
+            self._count(scene, visited.first(_reached(visited, scene, picks) if full else len(visited.score)))
+        classes = [
+            ClassReport(name, *map(int, counts))
+            for name, counts in zip(self._classes, self._by_class.T, strict=True)
+            if counts[0]
+        ]
+        return [report for _, report in sorted(self._reports.items())], classes
+
+    def _count(self, scene: int, reached: _Visited) -> None:
+        dropped = ~reached.chosen
+        counts = len(dropped), int(dropped.sum()), int(reached.chosen.sum())
+        self._reports[scene] = SceneReport(self._names.get(scene, str(scene)), *counts, reached.exhausted)
+        if reached.guess is not None:
+            for row, these in enumerate((dropped | reached.chosen, dropped, reached.chosen)):
+                self._by_class[row] += np.bincount(reached.guess[these], minlength=len(self._classes))
 
 
-def _reached(visited: _Visited, scene: int, chosen: int, picks: Rows) -> int:
+def _reached(visited: _Visited, scene: int, picks: Rows) -> int:
     """How many of a scene's candidates come before the last pick in the order of score, scene, index."""
     last = picks[-1]
     if scene == last["scene"]:
+        chosen = int((picks["scene"] == scene).sum())
         return int(np.flatnonzero(visited.chosen)[chosen - 1]) + 1
     before = visited.score > last["score"]
     if scene < last["scene"]:

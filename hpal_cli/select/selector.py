@@ -128,9 +128,14 @@ def select(
     whole = regions.REGION in (header.dtype.names or ())
     if whole and suppression is not None:
         raise HpalError(first, "holds regions, which FDS does not apply to", "add --no-fds")
-    tally = Tally(names, () if predictions is None else predictions.classes.names)
+    if whole and max_per_scene is not None:
+        raise HpalError(
+            first, "holds regions, which are taken whole", "leave --max-per-scene out, or give --budget N/scene"
+        )
+    tally = Tally(names, () if predictions is None else predictions.classes.names, together=total is not None)
     kept, new = np.zeros(0, header.dtype), []
-    budgets = 0
+    # Scenes without a candidate left have a budget all the same.
+    budgets = sum(map(budget.of, sizes.values()))
     with monitor.task("selecting", header.count) as task:
         for number, rows, subject in scenes_of(readers):
             streamed = len(rows)
@@ -143,7 +148,7 @@ def select(
             if len(done):
                 rows = rows[~np.isin(rows["index"], done)]
             limit = budget.of(sizes.get(number, len(rows))) if total is None else total
-            budgets += limit
+            budgets += limit if number not in sizes else 0
             limit = min(limit, max_per_scene or limit)
             # What scores less than the last of a full selection cannot win.
             full = total is not None and len(kept) >= total
@@ -221,6 +226,13 @@ def _check_rows(rows: Rows, name: str, points: int | None, subject: object) -> N
         raise HpalError(
             subject,
             f"scene {name}: {int(bad.sum())} scores are no numbers",
+            "repair the command that scored them",
+        )
+    lost = ~(np.isfinite(rows["x"]) & np.isfinite(rows["y"]) & np.isfinite(rows["z"]))
+    if lost.any():
+        raise HpalError(
+            subject,
+            f"scene {name}: {int(lost.sum())} points have no finite position",
             "repair the command that scored them",
         )
     index = rows["index"]

@@ -47,7 +47,11 @@ static int64_t bucket(const walk *w, const int64_t *cell) {
 }
 
 static void cell_of(const walk *w, const double *x, int64_t *cell) {
-    for (int a = 0; a < 3; a++) cell[a] = (int64_t)floor((x[a] - w->low[a]) / w->edge);
+    for (int a = 0; a < 3; a++) {
+        const double c = floor((x[a] - w->low[a]) / w->edge);
+        /* Far beyond any scan, cells are no longer told apart; distances still are. */
+        cell[a] = c < 4e18 ? (int64_t)c : (int64_t)4e18;
+    }
 }
 
 static int has_feature(const walk *w, int64_t place) { return place >= w->first && place < w->first + w->loaded; }

@@ -129,7 +129,7 @@ class RowReader:
         """Raises:
         HpalError: it is missing, or a chunk of it is.
         """
-        self._group, self._name, self._path = group, name, path
+        self._group, self.name, self._path = group, name, path
         with _damage(path, group, name):
             self._array = _whole(group, name, path)
         self.shape = self._array.shape
@@ -151,13 +151,21 @@ class RowReader:
 
     def _chunk(self, number: int) -> NDArray[Any]:
         if number not in self._chunks:
-            start = number * self._rows
-            with _damage(self._path, self._group, self._name):
-                self._chunks[number] = np.asarray(self._array[start : start + self._rows])
+            self._chunks[number] = self.read_chunk(number)
             while len(self._chunks) > 1 and sum(c.nbytes for c in self._chunks.values()) > KEPT:
                 self._chunks.popitem(last=False)
         self._chunks.move_to_end(number)
         return self._chunks[number]
+
+    def read_chunk(self, number: int) -> NDArray[Any]:
+        """The rows of one chunk, from the disk.
+
+        Raises:
+            HpalError: it cannot be decoded.
+        """
+        start = number * self._rows
+        with _damage(self._path, self._group, self.name):
+            return np.asarray(self._array[start : start + self._rows])
 
 
 def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpal_cli.errors import HpalError
@@ -48,6 +48,24 @@ def require_free(path: Path, *, overwrite: bool) -> None:
         raise HpalError(path, "exists already", "give --overwrite to replace it, or another name")
     if not path.parent.is_dir():
         raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
+
+
+@contextlib.contextmanager
+def new_files(paths: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
+    """For files that are written one by one inside the block: if it fails, those that were not there before go again.
+
+    Raises:
+        HpalError: as `require_free`, for any of them.
+    """
+    for path in paths:
+        require_free(path, overwrite=overwrite)
+    new = [path for path in paths if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def is_special(path: Path) -> bool:

@@ -183,6 +183,8 @@ def parse(raw: RawHeader, subject: object) -> Header:
                     scenes = value
                 elif what == "unit":
                     unit = float(value)
+                    if not 0 < unit < float("inf"):
+                        raise ValueError("a unit is above zero")
                 elif what == "features":
                     features = int(value)
                 elif what == "strategy":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -28,8 +29,9 @@ def merged_header(readers: Sequence[PointReader]) -> Header:
                 )
     _require_all_parts(readers)
     pool = [scene for reader in readers for scene in reader.header.pool]
-    twice = {s.name for s in pool if sum(other.number == s.number for other in pool) > 1} if others else set()
-    if twice:
+    numbers = Counter(scene.number for scene in pool)
+    twice = {scene.name for scene in pool if numbers[scene.number] > 1}
+    if others and twice:
         raise HpalError(readers[-1].subject, f"scene {min(twice)} comes in two streams", "give each once")
     history = list(first.header.history)
     for reader in others:
@@ -65,6 +67,12 @@ def _require_all_parts(readers: Sequence[PointReader]) -> None:
     total = next(part[1] for part in parts if part is not None)
     have = sorted(part[0] for part in parts if part is not None and part[1] == total)
     if len(have) == len(parts) and have == list(range(1, total + 1)):
+        sizes = [len(r.header.pool) for r in sorted(readers, key=lambda r: r.header.shard or (0, 0))]
+        # Dealt out one after the other: the first ones may have one scene more.
+        if sizes != sorted(sizes, reverse=True) or sizes[0] - sizes[-1] > 1:
+            raise HpalError(
+                readers[0].subject, f"these are parts of {sizes} scenes, not of one pool", "score all with one --split"
+            )
         return
     subject = next(r.subject for r, part in zip(readers, parts, strict=True) if part is not None)
     raise HpalError(
