@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -452,6 +452,21 @@ HEAD = Header("scores", pool=(PoolScene(0, "a", 9), PoolScene(1, "b", 9)))
 def test_scores_must_be_numbers(bad: float) -> None:
     with pytest.raises(HpalError, match="scene a: 1 scores are no numbers"):
         run(packed(HEAD, rows_of([0.5, bad, 0.2], [0, 1, 2])), "1", None, None)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_points_have_a_place(bad: float) -> None:
+    rows = rows_of([0.5, 0.4, 0.2], [0, 1, 2])
+    rows["y"][1] = bad
+    with pytest.raises(HpalError, match="scene a: 1 points have no finite position"):
+        run(packed(HEAD, rows), "1", None, None)
+
+
+@pytest.mark.parametrize("unit", ["0", "-1", "nan", "inf", "metre"])
+def test_a_unit_is_above_zero(unit: str) -> None:
+    data = packed(replace(HEAD, unit=1.0), rows_of([0.5], [0]))
+    with pytest.raises(HpalError, match="unit"):
+        run(data.replace(b"comment unit 1.0", f"comment unit {unit}".encode()), "1", None, None)
 
 
 def test_a_point_must_not_come_twice() -> None:

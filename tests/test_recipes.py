@@ -182,6 +182,17 @@ def test_bash_can_read_it(script: Path) -> None:
     assert os.access(script, os.X_OK)
 
 
+def test_a_sample_of_rooms_names_its_own_to_validate_on(bench: Bench) -> None:
+    (bench.folder / "sample").mkdir()
+    (bench.folder / "sample" / "val_rooms.txt").write_text("Area_6/office_1\n")
+    bench.run("table5-mmu", "sample", "results")
+    (words,) = bench.of("prep")
+    assert options(words[1:])["--val"] == "@sample/val_rooms.txt"
+    bench.run("table5-mmu", "sample", "others", VAL="Area_6/*")
+    (words,) = bench.of("prep")
+    assert options(words[1:])["--val"] == "Area_6/*"
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_a_script_runs_its_row(bench: Bench, name: str) -> None:
     row = ROWS[name]
@@ -443,9 +454,9 @@ def picks(path: Path) -> np.ndarray:
         return PointReader(file, path).read()
 
 
-def strategy_of(path: Path) -> str | None:
+def strategy_of(path: Path) -> str:
     with path.open("rb") as file:
-        return PointReader(file, path).header.strategy
+        return (PointReader(file, path).header.strategy or "").split()[0]
 
 
 @pytest.mark.parametrize(

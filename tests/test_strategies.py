@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from conftest import MadeScene, made_predictions, softmax
 from plain_readings import compare
 
@@ -15,7 +16,8 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export.selection import write_context
 from hpal_cli.label.regions import by_regions
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.score.hmmu import Hierarchy
+from hpal_cli.progress import Silent
+from hpal_cli.score.hmmu import Hierarchy, hmmu, missing
 from hpal_cli.score.scorer import REGIONAL, Plan, Strategy, score
 from hpal_cli.score.shard import Shard
 from hpal_cli.select.fds import Suppression
@@ -199,6 +201,11 @@ def test_fds_does_not_go_with_regions(store: Path) -> None:
         )
 
 
+def test_regions_are_not_cut_at_a_number_a_scene(store: Path) -> None:
+    with pytest.raises(HpalError, match=r"taken whole.*--max-per-scene"):
+        selected(scored(store, Plan(Strategy.REDAL)), "20", store, max_per_scene=3)
+
+
 def test_regions_of_ssdr_are_answered_by_the_click(store: Path) -> None:
     """Two scenes have a region 0 each: they are two regions."""
     rows = selected(scored(store, Plan(Strategy.SSDR)), "100000", store).rows
@@ -209,6 +216,7 @@ def test_regions_of_ssdr_are_answered_by_the_click(store: Path) -> None:
     np.testing.assert_array_equal(found.label, truth)
     assert found.clicks == len(np.unique(rows[["scene", "region"]]))
     assert by_regions(rows, truth, "redal") is None
+    assert by_regions(rows, truth, str(Plan(Strategy.SSDR))) is not None
     with pytest.raises(HpalError, match="no property"):
         by_regions(rows[["scene", "index"]], truth, "ssdr")
 
@@ -254,6 +262,29 @@ def test_a_missing_part_is_noticed(store: Path, parts: list, message: str) -> No
     pieces = [scored(store, Plan(), shard=None if part is None else Shard(*part)) for part in parts]
     readers = [PointReader(io.BytesIO(piece), f"part {n}") for n, piece in enumerate(pieces)]
     with pytest.raises(HpalError, match=message):
+        select(readers, budget=Budget.parse("10"), suppression=None)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (Plan(), Plan(hierarchy=Hierarchy((0.1, 0.5, 1.0), (0.1, 0.01, 0.002))), "strategy differs"),
+        (Plan(), Plan(hierarchy=Hierarchy((0.1, 0.5), (0.1, 0.01))), "strategy differs"),
+        (Plan(), Plan(hierarchy=Hierarchy(nested=True)), "strategy differs"),
+        (Plan(Strategy.RANDOM), Plan(Strategy.RANDOM, seed=1), "strategy differs"),
+    ],
+)
+def test_parts_of_other_settings(store: Path, first: Plan, second: Plan, message: str) -> None:
+    pieces = [scored(store, first, shard=Shard(1, 2)), scored(store, second, shard=Shard(2, 2))]
+    readers = [PointReader(io.BytesIO(piece), "test") for piece in pieces]
+    with pytest.raises(HpalError, match=message):
+        select(readers, budget=Budget.parse("10"), suppression=None)
+
+
+def test_parts_of_other_pools(store: Path) -> None:
+    pieces = [scored(store, Plan(), shard=Shard(1, 2)), scored(store, Plan(), shard=Shard(2, 2), scenes=["a", "b/1"])]
+    readers = [PointReader(io.BytesIO(piece), "test") for piece in pieces]
+    with pytest.raises(HpalError, match=r"parts of \[3, 1\] scenes"):
         select(readers, budget=Budget.parse("10"), suppression=None)
 
 
@@ -343,6 +374,58 @@ def test_score_writes_each_room_coloured(store: Path, tmp_path: Path) -> None:
         scored(store, Plan(), ply=tmp_path)
     assert scored(store, Plan(), ply=tmp_path, overwrite=True, jobs=2) == data
     scored(store, Plan(Strategy.ENTROPY), ply=tmp_path, overwrite=True)
+
+
+def test_a_level_given_twice_has_two_shares(store: Path, tmp_path: Path) -> None:
+    import plyfile
+
+    scored(store, Plan(hierarchy=Hierarchy((0.1, 0.1), (0.3, 0.2))), ply=tmp_path)
+    room = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"].data
+    shares = [room[name] for name in room.dtype.names if name.startswith("scalar_share_")]
+    assert len(shares) == 3
+    np.testing.assert_allclose(sum(shares), room["scalar_score"], atol=1e-6)
+
+
+def test_rooms_of_a_run_that_failed_are_not_left(tmp_path: Path) -> None:
+    rooms = made_rooms()
+    assert rooms[4].prob is not None
+    rooms[4].prob[5] = np.nan
+    path = made_predictions(tmp_path / "p.zarr", rooms)
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u" / "a.ply").write_text("mine")
+    with pytest.raises(HpalError, match="exists already"):
+        scored(path, Plan(), ply=tmp_path / "u")
+    with pytest.raises(HpalError, match="scene d: 1 rows"):
+        scored(path, Plan(), ply=tmp_path / "u", overwrite=True)
+    assert [p.name for p in (tmp_path / "u").rglob("*") if p.is_file()] == ["a.ply"]
+
+
+def test_other_number_types_are_scored_alike(tmp_path: Path) -> None:
+    """float32 probabilities are taken too, and it is said that this is the slow way."""
+    rooms = made_rooms()[:2]
+    path = made_predictions(tmp_path / "p.zarr", rooms)
+    root = zarr.open_group(str(path), mode="r+")
+    exact = {}
+    for room in rooms:
+        half = root[f"scenes/{room.name}/prob"][...]  # type: ignore[index]
+        exact[room.name] = half
+        del root[f"scenes/{room.name}/prob"]
+        root.create_array(f"scenes/{room.name}/prob", data=half.astype(np.float32))
+    said: list[str] = []
+
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    rows = rows_of(scored(path, Plan(), monitor=Noted()))
+    for number, room in enumerate(rooms):
+        here = rows[rows["scene"] == number]
+        np.testing.assert_allclose(
+            here["score"], hmmu(exact[room.name], room.xyz.astype("f4"))[here["index"]], atol=1e-6
+        )
+    if missing() is None:
+        assert len(said) == 1
+        assert "float32 probabilities" in said[0]
 
 
 @pytest.mark.parametrize(("budget", "radius", "tau"), [(200, 0.6, 0.9), (100_000, 0.6, 0.9)])
