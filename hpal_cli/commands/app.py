@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from hpal_cli import __version__
 from hpal_cli.commands import demo, evaluate, export, info, label, predict, prep, score, select, train
+from hpal_cli.commands.console import is_pipe
 from hpal_cli.errors import HpalError
 
 INTERRUPTED = 130
@@ -132,7 +133,8 @@ def _program() -> str:
 
 def _fail(message: str, status: int) -> int:
     # At a terminal the bar of another command of the pipe may stand on the line.
-    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
+    clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
     with contextlib.suppress(BrokenPipeError):
         sys.stderr.write(f"{clear}{_program()}: {_one_line(message)}\n")
     # What is left in the buffer belongs to an output that failed.

@@ -46,7 +46,7 @@ class Console:
 
     @contextlib.contextmanager
     def task(self, what: str, total: int) -> Iterator[Task]:
-        if self.quiet or not sys.stderr.isatty() or _is_pipe(sys.stdout):
+        if self.quiet or not sys.stderr.isatty() or is_pipe(sys.stdout):
             # Downstream commands of a pipe show the bar; two at once would write over each other.
             yield _Lines(self, what, total)
             return
@@ -122,7 +122,7 @@ class _Lines:
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._console, self._what, self._total, self._done = console, what, total, 0
         self._said = time.monotonic()
-        self._alone = not _is_pipe(sys.stdout)
+        self._alone = not is_pipe(sys.stdout)
 
     def advance(self, amount: int = 1, status: str = "") -> None:
         self._done += amount
@@ -196,7 +196,8 @@ class Output:
             yield lambda: files.enter_context(partial.open("wb"))
 
 
-def _is_pipe(stream: IO[str]) -> bool:
+def is_pipe(stream: IO[str]) -> bool:
+    """Whether another command reads from it or writes to it."""
     try:
         return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError):

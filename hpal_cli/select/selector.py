@@ -102,36 +102,14 @@ def select(
     """
     monitor = monitor or Silent()
     first = readers[0].subject
-    for reader in readers:
-        if reader.header.kind in ("selection", "labelled"):
-            raise HpalError(reader.subject, "is a selection already", "give the output of `hpal score`")
-        require_columns(reader.header, SCORED, reader.subject, "hpal score")
-    header = merged_header(readers)
-    if predictions is not None:
-        require_scenes(header, predictions.table.id, first, predictions.path, "give the store that was scored")
-        header = _completed(header, predictions)
-    if suppression is not None and header.features == 0:
-        raise HpalError(
-            first if predictions is None else predictions.path, "has no features", "add --no-fds, or predict with them"
-        )
+    header = _header(readers, predictions)
+    whole = regions.REGION in (header.dtype.names or ())
+    _require_possible(header, first, budget, suppression, max_per_scene, whole=whole)
     answered = {} if labels is None else labels.answered(header.scenes or labels.table.id, first)
     names = {s.number: s.name for s in header.pool}
     sizes = {s.number: s.points for s in header.pool}
-    if not header.pool and budget.percent:
-        raise HpalError(
-            first,
-            "has no table of scenes, so a share of them is unknown",
-            "give --budget as a number of points",
-        )
     pool = sum(sizes.values())
     total = None if budget.per_scene else budget.of(pool)
-    whole = regions.REGION in (header.dtype.names or ())
-    if whole and suppression is not None:
-        raise HpalError(first, "holds regions, which FDS does not apply to", "add --no-fds")
-    if whole and max_per_scene is not None:
-        raise HpalError(
-            first, "holds regions, which are taken whole", "leave --max-per-scene out, or give --budget N/scene"
-        )
     tally = Tally(names, () if predictions is None else predictions.classes.names, together=total is not None)
     kept, new = np.zeros(0, header.dtype), []
     # Scenes without a candidate left have a budget all the same.
@@ -188,8 +166,21 @@ def _merged(kept: Rows, new: list[Rows], total: int | None, *, whole: bool) -> R
     return rows[: regions.cut(rows, total) if whole else total]
 
 
-def _completed(header: Header, predictions: PredictionStore) -> Header:
-    """What the stream does not say of its origin, from the store itself; the pool is its train split then."""
+def _header(readers: Sequence[PointReader], predictions: PredictionStore | None) -> Header:
+    """What the streams say together; what they do not say of their origin is the store's, with its train split as pool.
+
+    Raises:
+        HpalError: streams that are no scores, do not belong together, or are of other scenes than the predictions.
+    """
+    for reader in readers:
+        if reader.header.kind in ("selection", "labelled"):
+            raise HpalError(reader.subject, "is a selection already", "give the output of `hpal score`")
+        require_columns(reader.header, SCORED, reader.subject, "hpal score")
+    header = merged_header(readers)
+    if predictions is None:
+        return header
+    first = readers[0].subject
+    require_scenes(header, predictions.table.id, first, predictions.path, "give the store that was scored")
     train = [s for s in predictions.table if s.split == "train" and predictions.has(s)]
     return replace(
         header,
@@ -198,6 +189,32 @@ def _completed(header: Header, predictions: PredictionStore) -> Header:
         unit=header.unit or predictions.unit,
         pool=header.pool or tuple(PoolScene.of(s) for s in train),
     )
+
+
+def _require_possible(
+    header: Header,
+    subject: object,
+    budget: Budget,
+    suppression: Suppression | None,
+    max_per_scene: int | None,
+    *,
+    whole: bool,
+) -> None:
+    """Raises:
+    HpalError: a selection that these streams cannot give.
+    """
+    if suppression is not None and header.features == 0:
+        raise HpalError(header.source or subject, "has no features", "add --no-fds, or predict with them")
+    if not header.pool and budget.percent:
+        raise HpalError(
+            subject, "has no table of scenes, so a share of them is unknown", "give --budget as a number of points"
+        )
+    if whole and suppression is not None:
+        raise HpalError(subject, "holds regions, which FDS does not apply to", "add --no-fds")
+    if whole and max_per_scene is not None:
+        raise HpalError(
+            subject, "holds regions, which are taken whole", "leave --max-per-scene out, or give --budget N/scene"
+        )
 
 
 def _walk_scene(
