@@ -200,5 +200,5 @@ def is_pipe(stream: IO[str]) -> bool:
     """Whether another command reads from it or writes to it."""
     try:
         return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return False
