@@ -165,6 +165,10 @@ def _points(path: Path) -> Description:
         "source": header.source or "unknown",
         "pool": f"{len(header.pool)} scenes, {sum(s.points for s in header.pool):,} points",
     }
+    if header.strategy is not None:
+        facts["scored by"] = header.strategy
+    if header.shard is not None:
+        facts["part"] = "{} of {}".format(*header.shard)
     table = []
     if "scene" in (header.dtype.names or ()):
         numbers, counts = np.unique(rows["scene"], return_counts=True)

@@ -38,6 +38,9 @@ def test_a_slurm_array_scores_its_part_and_select_merges_them(predictions: Path,
     parts = ok("select", "12.ply", "10.ply", "--budget", "2%", "--no-history", cwd=tmp_path)
     whole = ok("select", "whole.ply", "--budget", "2%", "--no-history", cwd=tmp_path)
     assert parts.out == whole.out
+    said = ok("info", "10.ply", cwd=tmp_path).out.decode()
+    assert re.search(r"part +1 of 2", said)
+    assert re.search(r"scored by +hmmu flat 0\.1,0\.5,1 0\.1,0\.01,0\.001", said)
     lost = run_hpal("select", "10.ply", cwd=tmp_path)
     assert lost.rc == 1
     assert "one of 2 parts" in lost.err
