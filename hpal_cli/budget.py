@@ -31,7 +31,11 @@ class Budget:
         if not match:
             raise UsageError("--budget", f"{text!r} is no budget", remedy)
         amount, percent = Decimal(match.group(1)), bool(match.group(2))
-        if amount <= 0 or (percent and amount > 100) or (not percent and amount != amount.to_integral_value()):
+        if percent and amount > 100:
+            raise UsageError("--budget", f"{text!r} is more than all points", remedy)
+        if not percent and 0 < amount < 1:
+            remedy = f"a share has its sign: {text.strip()}%"
+        if amount <= 0 or (not percent and amount != amount.to_integral_value()):
             raise UsageError("--budget", f"{text!r} is no number of points", remedy)
         return cls(amount, percent, bool(match.group(3)))
 

@@ -85,8 +85,8 @@ def test_guesses_of_other_predictions_are_refused(
     predictions: Path, other_scenes: Path, tmp_path: Path, hpal: Hpal
 ) -> None:
     other = fake_predictions(other_scenes, tmp_path / "other.zarr")
-    scores = hpal("score", predictions, "-q").out
-    done = hpal("label", "--table", tmp_path / "q.csv", "--source", other, stdin=scores)
+    picks = hpal("select", "-q", stdin=hpal("score", predictions, "-q").out).out
+    done = hpal("label", "--table", tmp_path / "q.csv", "--source", other, stdin=picks)
     assert done.rc == 1
     assert "other scenes" in done.err
     assert not (tmp_path / "q.csv").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import plyfile
 import pytest
-from conftest import Done, run_fresh, run_hpal
+from conftest import Done, environment, run_fresh, run_hpal
 
 from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
@@ -51,6 +53,37 @@ def test_a_slurm_array_scores_its_part_and_select_merges_them(predictions: Path,
     )
     assert done.rc == 0, done.err
     assert (tmp_path / "all.ply").read_bytes() == (tmp_path / "whole.ply").read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="there is no `script` to make a terminal with")
+def test_parts_at_a_terminal_have_names_of_their_own(predictions: Path, tmp_path: Path) -> None:
+    """And what to type next is said for all of them."""
+    import shlex
+    import sys
+
+    for n in (1, 2):
+        call = shlex.join([sys.executable, "-m", "hpal_cli", "score", str(predictions), "--shard", f"{n}/2"])
+        done = subprocess.run(
+            ["script", "-qec", call, "/dev/null"], cwd=tmp_path, env=environment(), capture_output=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout
+        assert b"next: hpal select scores-*-of-2.ply" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scores-1-of-2.ply", "scores-2-of-2.ply"]
+    ok("select", "scores-1-of-2.ply", "scores-2-of-2.ply", "-o", "p.ply", cwd=tmp_path)
+
+
+def test_ssdr_is_told_another_budget_than_it_was_scored_for(predictions: Path) -> None:
+    scores = ok("score", predictions, "--strategy", "ssdr", "--budget", "3%").out
+    assert "scored for --budget 3%" in ok("select", "--budget", "9%", stdin=scores).err
+    same = ok("select", "--budget", "3%", stdin=scores).err
+    assert "scored for" not in same
+    assert re.search(r"selected \d+ points of \d+ regions", same)
+
+
+def test_a_radius_of_another_unit_is_warned_about(predictions: Path) -> None:
+    scores = ok("score", predictions).out
+    assert "--fds-r 20m is wide" in ok("select", "--fds-r", "20", "--budget", "5", stdin=scores).err
+    assert "wide" not in ok("select", "--fds-r", "20cm", "--budget", "5", stdin=scores).err
 
 
 def test_the_summary_counts_candidates_by_scene_and_class(predictions: Path) -> None:

@@ -162,6 +162,16 @@ def open_input(path: Path | None) -> Iterator[tuple[IO[bytes], str]]:
         yield file, str(path)
 
 
+def require_other(output: Path | None, inputs: Sequence[Path | None], option: str) -> None:
+    """Raises:
+    UsageError: an output that is one of the inputs.
+    """
+    if output is None or not output.exists():
+        return
+    if any(path is not None and path.exists() and path.samefile(output) for path in inputs):
+        raise UsageError(option, f"{output} is the input", "give another name")
+
+
 class Output:
     """Where a point stream goes: `-o FILE`, a pipe, or at a terminal a file of a usual name."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console, Output, open_input
+from hpal_cli.commands.console import Console, Output, open_input, require_other
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 
@@ -92,7 +92,7 @@ def _ask_oracle(
     from hpal_cli.label.regions import by_regions
     from hpal_cli.label.store import LabelStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.stream.header import require_columns, require_scenes
+    from hpal_cli.stream.header import require_columns, require_scenes, require_selected
     from hpal_cli.stream.points import PointReader, write_points
     from hpal_cli.stream.rows import picked, with_column
     from hpal_cli.stream.viewer_names import for_viewers
@@ -101,6 +101,7 @@ def _ask_oracle(
     out = Output(output, "labelled.ply", overwrite=overwrite) if to_stream else None
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
+        require_selected(reader.header, subject)
         require_columns(reader.header, ("scene", "index"), subject, "hpal select")
         require_scenes(reader.header, store.table.id, subject, oracle, "give the scenes that were predicted")
         asked = picked(reader.read())
@@ -125,21 +126,27 @@ def _ask_oracle(
         console.warn(f"{again}; score --labels {output} leaves them out")
     if len(fresh):
         _add(console, labels, fresh, f"oracle {oracle}")
+    else:
+        console.say(f"{labels.path}: nothing new")
 
 
 def _write_table(console: Console, selection: Path | None, table: Path, source: Path | None, overwrite: bool) -> None:
     from hpal_cli.label.spreadsheet import write_queries
     from hpal_cli.select.selector import find_predictions
-    from hpal_cli.stream.header import require_columns, require_scenes
+    from hpal_cli.stream.header import require_columns, require_scenes, require_selected
     from hpal_cli.stream.points import PointReader
     from hpal_cli.stream.rows import picked
 
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
+        require_selected(reader.header, subject)
         require_columns(reader.header, ("x", "y", "z", "scene", "index"), subject, "hpal select")
         rows = picked(reader.read())
+    require_other(table, [selection], "--table")
     if str(table) == "-":
         raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
+    if "region" in (rows.dtype.names or ()):
+        console.warn("these are all points of whole regions, a row each: an oracle answers them by the region")
     predictions = find_predictions(reader.header, source, None if selection is None else selection.parent, needed=False)
     if predictions is not None:
         require_scenes(reader.header, predictions.table.id, subject, predictions.path, "give the store that was scored")

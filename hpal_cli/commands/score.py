@@ -101,7 +101,8 @@ def command(
         Budget.parse(budget or DEFAULT),
     )
     part = Shard.of_array_task() if shard is None else Shard.parse(shard)
-    out = Output(output, "scores.ply", overwrite=overwrite)
+    alone = part.parts == 1
+    out = Output(output, "scores.ply" if alone else f"scores-{part.part}-of-{part.parts}.ply", overwrite=overwrite)
     nested = "nested hmmu" if hierarchy == "nested" else "hmmu"
     how = f"{nested} at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
     if strategy == "hmmu" and plan.device == "cpu" and missing():
@@ -132,7 +133,7 @@ def command(
     if ply is not None:
         console.say(f"{ply}/: {len(header.pool)} PLY files, coloured by score")
     if out.path and out.guessed:
-        console.say(f"next: hpal select {out.path}")
+        console.say(f"next: hpal select {out.path if alone else f'scores-*-of-{part.parts}.ply  (when all are there)'}")
 
 
 def _device(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console, Output, open_input
+from hpal_cli.commands.console import Console, Output, open_input, require_other
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import HpalError, UsageError
 
@@ -92,6 +92,7 @@ def command(
     with contextlib.ExitStack() as files:
         inputs = [files.enter_context(open_input(path)) for path in paths]
         out = Output(output, "selection.ply", overwrite=overwrite)
+        require_other(out.path, paths, "-o")
         stream = files.enter_context(out.open())
         readers = [PointReader(*source) for source in inputs]
         for reader in readers:
@@ -117,6 +118,11 @@ def command(
             suppression = None
         if suppression is not None and missing():
             console.say(f"{missing()}: FDS by NumPy alone, which takes several times as long")
+        if suppression is not None and radius > _WIDE:
+            console.warn(f"--fds-r {radius:g}m is wide: a bare number is in metres, and 20cm is the paper's")
+        name, _, settings = (header.strategy or "").partition(" ")
+        if name == "ssdr" and Budget.parse(settings) != limit:
+            console.warn(f"scored for --budget {settings}, which is what ssdr spread its regions for")
         rooms = _rooms(header, predictions, beside) if context is not None else None
         selection = select(
             readers,
@@ -134,9 +140,7 @@ def command(
         if context is not None and rooms is not None:
             seen = radius if suppression else None
             write_context(selection, rooms, context, radius=seen, overwrite=overwrite, monitor=console)
-    _summary(console, selection)
-    if selection.exhausted:
-        console.say(f"exhausted: {len(selection.rows):,} of {selection.budget:,}, {_why(selection, max_per_scene)}")
+    _summary(console, selection, max_per_scene)
     if context is not None:
         console.say(f"{context}/: a PLY and a PNG for each scene with picks")
     if out.path:
@@ -156,7 +160,10 @@ def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | N
     if header.source is None:
         raise UsageError("--context", "needs the points around the picks", "name their store with --source")
     path = Path(header.source)
-    return SceneStore(path if path.exists() or beside is None else beside / path)
+    path = path if path.exists() or beside is None else beside / path
+    if not path.exists():
+        raise HpalError(path, "the scored store is not there", "say where with --source")
+    return SceneStore(path)
 
 
 def _why(selection: Selection, max_per_scene: int | None) -> str:
@@ -164,22 +171,33 @@ def _why(selection: Selection, max_per_scene: int | None) -> str:
     if any(scene.chosen == max_per_scene for scene in selection.scenes):
         return f"with at most {max_per_scene} a scene"
     if any(scene.suppressed for scene in selection.scenes):
-        return "every other candidate is like a pick near it"
+        return "every other candidate is like a pick near it (a smaller --fds-r or larger --fds-tau lets more in)"
     return "there are no more candidates"
 
 
 _SCENES_SHOWN = 30
 
+_WIDE = 10.0
+"""Metres."""
 
-def _summary(console: Console, selection: Selection) -> None:
+
+def _summary(console: Console, selection: Selection, max_per_scene: int | None) -> None:
     """How many candidates were visited, suppressed and chosen: in all, by scene and by predicted class."""
+    import numpy as np
+
+    from hpal_cli.select.regions import REGION
+
     scenes, chosen, pool = selection.scenes, len(selection.rows), selection.pool
     hit = sum(s.chosen > 0 for s in scenes)
     share = f" ({100 * chosen / pool:.3g} % of {pool:,})" if pool else ""
+    rows = selection.rows
+    of = f" of {len(np.unique(rows[['scene', REGION]])):,} regions" if REGION in (rows.dtype.names or ()) else ""
     console.say(
-        f"selected {chosen:,} points{share} in {hit} of {len(selection.header.pool) or len(scenes)} scenes; "
+        f"selected {chosen:,} points{of}{share} in {hit} of {len(selection.header.pool) or len(scenes)} scenes; "
         f"{sum(s.visited for s in scenes):,} candidates visited, {sum(s.suppressed for s in scenes):,} suppressed"
     )
+    if selection.exhausted:
+        console.say(f"exhausted: {chosen:,} of {selection.budget:,}, {_why(selection, max_per_scene)}")
     columns = ("visited", "suppressed", "chosen")
 
     def counts(report: SceneReport | ClassReport) -> list[str]:
@@ -187,8 +205,9 @@ def _summary(console: Console, selection: Selection) -> None:
 
     if console.verbose or len(scenes) <= _SCENES_SHOWN:
         console.say("")
-        rows = [(s.name, *counts(s), "yes" if s.exhausted else "") for s in scenes]
-        console.table(("scene", *columns, "exhausted"), rows)
+        shown = [s for s in scenes if s.visited or console.verbose]
+        table = [(s.name, *counts(s), "yes" if s.exhausted else "") for s in shown]
+        console.table(("scene", *columns, "exhausted"), table)
     else:
         console.say(f"-v says the same for each of {len(scenes)} scenes")
     if selection.classes:

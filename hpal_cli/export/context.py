@@ -142,6 +142,8 @@ def overview(
         legend.append(_Entry(text, (90, 90, 90), True))
     if numbers:
         legend.append(_Entry("numbers: ranks of the best picks", None, True))
+    if guess is not None:
+        legend.append(_Entry("colours: the predicted class", None, True))
     rows = _in_rows(legend, inner)
     head = _wrapped(title, TITLE, "bold", inner)
     facts = [

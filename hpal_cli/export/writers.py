@@ -32,7 +32,13 @@ class ViewerCloud:
 
 
 def scene_path(folder: Path, scene: str, suffix: str) -> Path:
-    """`folder/Area_1/office_1.ply`, its folder made."""
+    """`folder/Area_1/office_1.ply`, its folder made.
+
+    Raises:
+        HpalError: `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise HpalError(folder, "is a file, and a folder is wanted", "give another name")
     path = folder / f"{scene}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -186,7 +186,7 @@ def score(
         for written in waiting:
             written.result()
     if len(warnings) > _WARNINGS:
-        monitor.warn(f"the same is true of {len(warnings) - _WARNINGS} more scenes")
+        monitor.warn(f"so it is in {len(warnings) - _WARNINGS} more scenes")
     # More parts than scenes: the last ones are empty.
     writer = writer or PointWriter(out(header), header)
     writer.close()
@@ -196,7 +196,7 @@ def score(
 REGION, GUESS = "region", "guess"
 """Columns of a regional strategy: the number of a point's region in its scene, and its predicted class."""
 
-_WARNINGS, _WAITING = 3, 4
+_WARNINGS, _WAITING = 1, 4
 """Warnings that are shown in full; scenes that may wait to be written."""
 
 
@@ -303,6 +303,9 @@ def _rows(
     return rows
 
 
+_UNIT = "is its unit right? (a bare level is in centimetres)"
+
+
 def _absurd_levels(
     points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float, scene: SceneInfo
 ) -> str:
@@ -312,12 +315,12 @@ def _absurd_levels(
     extent = float(np.ptp(points.xyz, axis=0).max()) * unit
     coarse = max(hierarchy.levels)
     if coarse > extent > 0:
-        size = format_length(extent)
-        return f"{scene.name}: level {format_length(coarse)} is larger than the scene ({size}): is its unit right?"
+        size = format_length(round(extent, 2) or extent)
+        return f"{scene.name}: level {format_length(coarse)} is larger than the scene ({size}): {_UNIT}"
     fine = int(np.argmin(hierarchy.levels))
     if len(points.xyz) < 2 * voxels[fine]:
         return (
             f"{scene.name}: level {format_length(hierarchy.levels[fine])} holds "
-            f"{len(points.xyz) / voxels[fine]:.1f} points a voxel, fewer than two: is its unit right?"
+            f"{len(points.xyz) / voxels[fine]:.1f} points a voxel, fewer than two: {_UNIT}"
         )
     return ""

@@ -242,6 +242,14 @@ def require_columns(header: Header, names: Sequence[str], subject: object, maker
         raise HpalError(subject, f"has no property {', '.join(missing)}", f"give the output of `{maker}`")
 
 
+def require_selected(header: Header, subject: object) -> None:
+    """Raises:
+    HpalError: the stream holds every candidate with its score, and not those that were chosen.
+    """
+    if header.kind == "scores":
+        raise HpalError(subject, "holds scores, not a selection", "give the output of `hpal select`")
+
+
 def require_scenes(header: Header, scenes: str, subject: object, other: object, remedy: str) -> None:
     """Raises:
     HpalError: the stream says that it is of other scenes than those with the id `scenes`, which `other` is about.

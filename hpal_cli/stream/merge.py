@@ -23,10 +23,9 @@ def merged_header(readers: Sequence[PointReader]) -> Header:
         for what in ("kind", "scenes", "source", "strategy", "features", "unit", "dtype"):
             mine, theirs = getattr(first.header, what), getattr(reader.header, what)
             if mine != theirs:
-                what = "columns" if what == "dtype" else what
-                raise HpalError(
-                    reader.subject, f"its {what} differs from that of {first.subject}", "give scores of one store"
-                )
+                what = {"dtype": "columns"}.get(what, what)
+                remedy = "score both alike" if what == "strategy" else "give scores of one store"
+                raise HpalError(reader.subject, f"its {what} differs from that of {first.subject}", remedy)
     _require_all_parts(readers)
     pool = [scene for reader in readers for scene in reader.header.pool]
     numbers = Counter(scene.number for scene in pool)
@@ -70,8 +69,9 @@ def _require_all_parts(readers: Sequence[PointReader]) -> None:
         sizes = [len(r.header.pool) for r in sorted(readers, key=lambda r: r.header.shard or (0, 0))]
         # Dealt out one after the other: the first ones may have one scene more.
         if sizes != sorted(sizes, reverse=True) or sizes[0] - sizes[-1] > 1:
+            counts = " and ".join(map(str, sizes))
             raise HpalError(
-                readers[0].subject, f"these are parts of {sizes} scenes, not of one pool", "score all with one --split"
+                readers[0].subject, f"these parts of {counts} scenes are not of one pool", "score all with one --split"
             )
         return
     subject = next(r.subject for r, part in zip(readers, parts, strict=True) if part is not None)
