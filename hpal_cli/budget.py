@@ -39,6 +39,10 @@ class Budget:
             raise UsageError("--budget", f"{text!r} is no number of points", remedy)
         return cls(amount, percent, bool(match.group(3)))
 
+    def __str__(self) -> str:
+        """As `parse` reads it, in one spelling."""
+        return f"{self.amount.normalize():f}{'%' * self.percent}{'/scene' * self.per_scene}"
+
     def of(self, points: int) -> int:
         """How many of `points` points that is: rounded, at least one."""
         if not self.percent:

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +28,20 @@ _HEADERS = Path(__file__).parent
 
 class NotCompiled(Exception):
     """Why there is no compiled library here."""
+
+
+def library_or_reason(make: Callable[[], ctypes.CDLL]) -> Callable[[], ctypes.CDLL | str]:
+    """For a function that loads a library and declares what it holds: the library, or in words why there is none. It
+    is called once."""
+
+    @cache
+    def found() -> ctypes.CDLL | str:
+        try:
+            return make()
+        except (NotCompiled, AttributeError) as error:
+            return str(error)
+
+    return found
 
 
 def load(source: Path, *, flags: Sequence[str] = _FLAGS, link: Sequence[str] = (), version: str = "") -> ctypes.CDLL:

@@ -523,6 +523,7 @@ def test_budgets(text: str, points: int, count: int) -> None:
     assert budget.per_scene == ("scene" in text)
     assert budget.percent == ("%" in text)
     assert isinstance(budget.amount, Decimal)
+    assert Budget.parse(str(budget)) == budget
 
 
 @pytest.mark.parametrize(

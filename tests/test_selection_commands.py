@@ -78,6 +78,9 @@ def test_ssdr_is_told_another_budget_than_it_was_scored_for(predictions: Path) -
     same = ok("select", "--budget", "3%", stdin=scores).err
     assert "scored for" not in same
     assert re.search(r"selected \d+ points of \d+ regions", same)
+    assert "scored for" not in ok("select", "--budget", "3.00 %", stdin=scores).err
+    for words in (b"strategy ssdr", b"strategy"):
+        assert "scored for" not in ok("select", "--budget", "3%", stdin=scores.replace(b"strategy ssdr 3%", words)).err
 
 
 def test_a_radius_of_another_unit_is_warned_about(predictions: Path) -> None:

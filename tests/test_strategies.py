@@ -15,6 +15,7 @@ from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export.selection import write_context
 from hpal_cli.label.regions import by_regions
+from hpal_cli.predictions.probabilities import bad_rows
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Silent
 from hpal_cli.score.hmmu import Hierarchy, hmmu, missing
@@ -435,3 +436,26 @@ def test_scores_and_picks_of_made_rooms_are_the_equations(
     names = sorted(s.name for s in PredictionStore(predictions).table)
     suppressed = compare(predictions, names, budget, radius, tau)
     assert suppressed > (1000 if budget == 100_000 else 5)
+
+
+def test_bad_rows_are_the_same_with_and_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at the borders: sums a step of float16 within and beyond 0.02, -0, a single class, the very last row."""
+    for classes in (1, 2, 13, 16, 17):
+        prob = np.zeros((60, classes), np.float16)
+        prob[:, 0] = 1
+        steps = np.arange(-24, 25)
+        prob[5:54, 0] = 1 + steps * np.where(steps < 0, 2.0**-11, 2.0**-10)
+        prob[0, -1] = np.nan
+        prob[1, -1] = -np.inf
+        prob[2, 0] = -1
+        prob[3, :] *= -0.0
+        prob[59, -1] = 3
+        if classes > 1:
+            prob[4, 1:] = -0.0
+        found = [bad_rows(prob), bad_rows(prob[4:5]), bad_rows(prob[::2]), bad_rows(prob[:0])]
+        with monkeypatch.context() as context:
+            context.setattr("hpal_cli.predictions.probabilities._library", lambda: "not here")
+            assert found == [bad_rows(prob), bad_rows(prob[4:5]), bad_rows(prob[::2]), bad_rows(prob[:0])]
+        plain = [not ((row >= 0).all() and abs(float(row.astype(np.float64).sum()) - 1) < 0.02) for row in prob]
+        assert found[0] == (sum(plain), plain.index(True))
+        assert 6 < sum(plain) < 40

@@ -135,7 +135,7 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
     from hpal_cli.select.selector import find_predictions
     from hpal_cli.stream.header import require_columns, require_scenes, require_selected
     from hpal_cli.stream.points import PointReader
-    from hpal_cli.stream.rows import picked
+    from hpal_cli.stream.rows import REGION, picked
 
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
@@ -145,7 +145,7 @@ def _write_table(console: Console, selection: Path | None, table: Path, source: 
     require_other(table, [selection], "--table")
     if str(table) == "-":
         raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
-    if "region" in (rows.dtype.names or ()):
+    if REGION in (rows.dtype.names or ()):
         console.warn("these are all points of whole regions, a row each: an oracle answers them by the region")
     predictions = find_predictions(reader.header, source, None if selection is None else selection.parent, needed=False)
     if predictions is not None:

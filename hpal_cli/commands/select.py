@@ -75,10 +75,10 @@ def command(
     from hpal_cli.label.store import LabelStore
     from hpal_cli.lengths import parse_length
     from hpal_cli.select.fds import RADIUS, SIMILARITY, Suppression, missing
-    from hpal_cli.select.regions import REGION
     from hpal_cli.select.selector import SCORED, find_predictions, select
     from hpal_cli.stream.header import require_columns
     from hpal_cli.stream.points import PointReader, write_points
+    from hpal_cli.stream.rows import REGION
     from hpal_cli.stream.viewer_names import for_viewers
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
@@ -121,7 +121,7 @@ def command(
         if suppression is not None and radius > _WIDE:
             console.warn(f"--fds-r {radius:g}m is wide: a bare number is in metres, and 20cm is the paper's")
         name, _, settings = (header.strategy or "").partition(" ")
-        if name == "ssdr" and Budget.parse(settings) != limit:
+        if name == "ssdr" and settings and settings != str(limit):
             console.warn(f"scored for --budget {settings}, which is what ssdr spread its regions for")
         rooms = _rooms(header, predictions, beside) if context is not None else None
         selection = select(
@@ -154,13 +154,13 @@ def command(
 def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | None) -> PredictionStore | SceneStore:
     """Where the points around the picks are."""
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.select.selector import scored_store
 
     if predictions is not None:
         return predictions
-    if header.source is None:
+    path = scored_store(header, beside)
+    if path is None:
         raise UsageError("--context", "needs the points around the picks", "name their store with --source")
-    path = Path(header.source)
-    path = path if path.exists() or beside is None else beside / path
     if not path.exists():
         raise HpalError(path, "the scored store is not there", "say where with --source")
     return SceneStore(path)
@@ -185,7 +185,7 @@ def _summary(console: Console, selection: Selection, max_per_scene: int | None) 
     """How many candidates were visited, suppressed and chosen: in all, by scene and by predicted class."""
     import numpy as np
 
-    from hpal_cli.select.regions import REGION
+    from hpal_cli.stream.rows import REGION
 
     scenes, chosen, pool = selection.scenes, len(selection.rows), selection.pool
     hit = sum(s.chosen > 0 for s in scenes)

@@ -21,9 +21,11 @@ from hpal_cli.store.envelope import kind_of
 UNLABELLED_COLOR = (128, 128, 128)
 
 
-def class_colors(classes: ClassTable, label: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """(N,) ids -> (N, 3); grey for no class."""
-    table = np.vstack([classes.colors, [UNLABELLED_COLOR]]).astype(np.uint8)
+def class_colors(
+    classes: ClassTable, label: NDArray[np.integer], none: tuple[int, int, int] = UNLABELLED_COLOR
+) -> NDArray[np.uint8]:
+    """(N,) ids -> (N, 3); `none` for no class."""
+    table = np.vstack([classes.colors, [none]]).astype(np.uint8)
     return table[np.where(label >= 0, label, len(classes))]
 
 
@@ -43,7 +45,7 @@ def original_prediction(
     }
     fields.update({name: values for name, values in points.attributes.items() if name not in fields})
     rgb = class_colors(store.classes, pred[inverse])
-    return ViewerCloud(points.position, rgb, fields, "class", _legend(store.classes))
+    return ViewerCloud(points.position, rgb, fields, "class", class_comments(store.classes))
 
 
 def clouds(
@@ -71,7 +73,7 @@ def clouds(
 def _scenes(store: SceneStore, split: str, globs: tuple[str, ...], color: str) -> Iterator[tuple[str, ViewerCloud]]:
     for scene in store.table.choose(split, globs):
         points = store.points(scene, label=True)
-        fields = _identity(scene, np.arange(scene.points))
+        fields = identity(scene, np.arange(scene.points))
         rgb = points.rgb
         if points.label is not None:
             fields["class"] = points.label
@@ -80,7 +82,9 @@ def _scenes(store: SceneStore, split: str, globs: tuple[str, ...], color: str) -
         fields.update({n: v for n, v in points.attributes.items() if n not in fields})
         yield (
             scene.name,
-            ViewerCloud(points.position, rgb, fields, "class" if "class" in fields else None, _legend(store.classes)),
+            ViewerCloud(
+                points.position, rgb, fields, "class" if "class" in fields else None, class_comments(store.classes)
+            ),
         )
 
 
@@ -93,14 +97,14 @@ def _predictions(
         answered = np.zeros(scene.points, np.uint8)
         answered[store.labelled(scene)] = 1
         fields = {
-            **_identity(scene, np.arange(scene.points)),
+            **identity(scene, np.arange(scene.points)),
             "class": pred,
             "confidence": prob.max(axis=1).astype(np.float32),
             "uncertainty": (1 - margin(prob)).astype(np.float32),
             "answered": answered,
         }
         rgb = points.rgb if color == "rgb" and points.rgb is not None else class_colors(store.classes, pred)
-        yield scene.name, ViewerCloud(points.position, rgb, fields, "class", _legend(store.classes))
+        yield scene.name, ViewerCloud(points.position, rgb, fields, "class", class_comments(store.classes))
 
 
 def _labels(store: LabelStore) -> Iterator[tuple[str, ViewerCloud]]:
@@ -111,7 +115,7 @@ def _labels(store: LabelStore) -> Iterator[tuple[str, ViewerCloud]]:
         mine = answers[answers["scene"] == scene.number]
         if len(mine):
             fields = {
-                **_identity(scene, mine["index"]),
+                **identity(scene, mine["index"]),
                 "class": mine["label"].astype(np.int32),
                 "round": mine["round"].astype(np.int32),
             }
@@ -123,15 +127,16 @@ def _labels(store: LabelStore) -> Iterator[tuple[str, ViewerCloud]]:
                     class_colors(store.classes, mine["label"]),
                     fields,
                     "class",
-                    _legend(store.classes),
+                    class_comments(store.classes),
                 ),
             )
 
 
-def _identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
+def identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
     """What a point comes back by, however a viewer merges and reorders."""
     return {"scene": np.full(len(rows), scene.number, np.int32), "index": rows.astype(np.int32)}
 
 
-def _legend(classes: ClassTable) -> tuple[str, ...]:
+def class_comments(classes: ClassTable) -> tuple[str, ...]:
+    """The class table as comments of a file."""
     return tuple(f"class {c.id} {c.name}" for c in classes)

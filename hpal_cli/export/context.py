@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.export.clouds import class_colors, class_comments, identity
 from hpal_cli.export.top_view import BELOW, cut_height, roofed, top_view
 from hpal_cli.export.writers import ViewerCloud
 from hpal_cli.scenes.classes import ClassTable
@@ -66,16 +67,15 @@ def context_cloud(
     Fields: scene, index, rank (0 = not picked), score (0 where not picked: it is not known here).
     """
     fields: dict[str, NDArray[np.generic]] = {
-        "scene": np.full(len(points.xyz), scene.number, np.int32),
-        "index": np.arange(len(points.xyz), dtype=np.int32),
+        **identity(scene, np.arange(len(points.xyz))),
         "rank": _spread(rank, picks, len(points.xyz), np.int32),
         "score": _spread(score, picks, len(points.xyz), np.float32),
     }
     rgb = greyed(points)
-    rgb[picks] = _pick_colors(guess, classes, len(picks))
+    rgb[picks] = class_colors(classes, np.full(len(picks), -1) if guess is None else guess, LOUD_COLOR)
     comments = (
         f"scene {scene.number} {scene.points} {scene.name}",
-        *(f"class {c.id} {c.name}" for c in classes),
+        *class_comments(classes),
         "rank 0: not picked, score not known",
     )
     return ViewerCloud(points.position, rgb, fields, comments=comments)
@@ -142,7 +142,7 @@ def overview(
         legend.append(_Entry(text, (90, 90, 90), True))
     if numbers:
         legend.append(_Entry("numbers: ranks of the best picks", None, True))
-    if guess is not None:
+    if (guess >= 0).any():
         legend.append(_Entry("colours: the predicted class", None, True))
     rows = _in_rows(legend, inner)
     head = _wrapped(title, TITLE, "bold", inner)
@@ -168,7 +168,7 @@ def overview(
             axes.text(MARGIN, y, line, fontsize=size, fontweight=weight, va="bottom", parse_math=False)
     axes.imshow(plan.image, extent=(left, left + plan.width, bottom, bottom + plan.height), interpolation="nearest")
     corner = np.array([left, bottom])
-    _rings(axes, (at + corner)[::-1], _pick_colors(guess, classes, len(picks))[::-1], hidden[::-1])
+    _rings(axes, (at + corner)[::-1], class_colors(classes, guess, LOUD_COLOR)[::-1], hidden[::-1])
     _write_numbers(axes, numbers, corner)
     _scale_bar(axes, MARGIN, keys + strip / 2, plan.scale / unit, radius, circle)
     _write_legend(axes, rows, keys)
@@ -261,11 +261,6 @@ def _spread(values: NDArray[np.generic], rows: NDArray[np.integer], count: int, 
     full: NDArray[np.generic] = np.zeros(count, kind)
     full[rows] = values
     return full
-
-
-def _pick_colors(guess: NDArray[np.integer] | None, classes: ClassTable, count: int) -> NDArray[np.uint8]:
-    table = np.vstack([classes.colors, [LOUD_COLOR]]).astype(np.uint8)
-    return table[np.full(count, -1) if guess is None else np.where(guess >= 0, guess, -1)]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.export.clouds import identity
 from hpal_cli.export.writers import ViewerCloud
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo
@@ -38,11 +39,7 @@ def uncertainty_cloud(
     Raises:
         ValueError: a column that has not N values, or a share called scene, index or score.
     """
-    own: dict[str, NDArray[np.generic]] = {
-        "scene": np.full(len(points.xyz), scene.number, np.int32),
-        "index": np.arange(len(points.xyz), dtype=np.int32),
-        "score": np.asarray(score, np.float32),
-    }
+    own = {**identity(scene, np.arange(len(points.xyz))), "score": np.asarray(score, np.float32)}
     if clash := sorted(own.keys() & shares.keys()):
         raise ValueError(f"a share may not be called {clash[0]}")
     fields = {**own, **{name: np.asarray(values, np.float32) for name, values in shares.items()}}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.stream.rows import Rows
+from hpal_cli.stream.rows import GUESS, REGION, Rows
 
 PURITY = 0.9
 PART_POINTS = 5
@@ -34,13 +34,13 @@ def by_regions(asked: Rows, truth: NDArray[np.integer], strategy: str | None) ->
     """
     if strategy is None or strategy.split()[0] != "ssdr":
         return None
-    missing = {"region", "guess"} - set(asked.dtype.names or ())
+    missing = {REGION, GUESS} - set(asked.dtype.names or ())
     if missing:
         raise HpalError(
             "selection", f"was scored by ssdr, but has no property {min(missing)}", "give the output of `hpal select`"
         )
-    number = np.unique(np.column_stack([asked["scene"], asked["region"]]), axis=0, return_inverse=True)[1]
-    return answer_superpoints(number.reshape(-1), asked["guess"], truth)
+    number = np.unique(np.column_stack([asked["scene"], asked[REGION]]), axis=0, return_inverse=True)[1]
+    return answer_superpoints(number.reshape(-1), asked[GUESS], truth)
 
 
 def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], truth: NDArray[np.integer]) -> Answered:

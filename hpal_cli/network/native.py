@@ -7,13 +7,12 @@ slower; `missing()` says why.
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hpal_cli.compiled import NotCompiled, load
+from hpal_cli.compiled import NotCompiled, library_or_reason, load
 
 _SOURCE = Path(__file__).with_name("sparse.c")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11")
@@ -79,22 +78,19 @@ def _call() -> ctypes.CDLL:
     return library
 
 
-@cache
-def _library() -> ctypes.CDLL | str:
-    try:
-        # The thread pool must be torch's own: two pools would spin against each other on the same cores.
-        openmp = sorted(path for folder in _torch_folders() for path in folder.glob("libgomp*.so*"))
-        if not openmp:
-            raise NotCompiled("torch has no libgomp to share")
-        library = load(_SOURCE, flags=_FLAGS, link=[str(openmp[0])], version=torch.__version__)
-        library.hpal_lanes.argtypes, library.hpal_lanes.restype = [], _int
-        library.hpal_has_half.argtypes, library.hpal_has_half.restype = [], _int
-        library.hpal_multiply.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
-        library.hpal_multiply.restype = None
-        library.hpal_outer.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
-        library.hpal_outer.restype = None
-    except (NotCompiled, AttributeError) as error:
-        return str(error)
+@library_or_reason
+def _library() -> ctypes.CDLL:
+    # The thread pool must be torch's own: two pools would spin against each other on the same cores.
+    openmp = sorted(path for folder in _torch_folders() for path in folder.glob("libgomp*.so*"))
+    if not openmp:
+        raise NotCompiled("torch has no libgomp to share")
+    library = load(_SOURCE, flags=_FLAGS, link=[str(openmp[0])], version=torch.__version__)
+    library.hpal_lanes.argtypes, library.hpal_lanes.restype = [], _int
+    library.hpal_has_half.argtypes, library.hpal_has_half.restype = [], _int
+    library.hpal_multiply.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
+    library.hpal_multiply.restype = None
+    library.hpal_outer.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
+    library.hpal_outer.restype = None
     return library
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ _AT_ONCE = 1 << 16
 def bad_rows(prob: NDArray[np.floating]) -> tuple[int, int]:
     """How many rows of (N, C) are no probabilities, and the first of them (0 if there is none)."""
     library = _library()
-    if library is not None and prob.dtype == np.float16 and prob.dtype.isnative:
+    # Without it the same answer comes a second later for ten million points: nothing to tell a person.
+    if not isinstance(library, str) and prob.dtype == np.float16 and prob.dtype.isnative:
         prob, first = np.ascontiguousarray(prob), ctypes.c_int64(0)
         slack = int(SLACK * (1 << 24))
         return library.hpal_bad_rows(prob.ctypes.data, *prob.shape, slack, ctypes.byref(first)), first.value
@@ -35,16 +35,12 @@ def bad_rows(prob: NDArray[np.floating]) -> tuple[int, int]:
     return bad, at
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        library = compiled.load(Path(__file__).with_suffix(".c"))
-        library.hpal_bad_rows.argtypes = [
-            *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int),
-            *(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),
-        ]
-        library.hpal_bad_rows.restype = ctypes.c_int64
-    except (compiled.NotCompiled, AttributeError):
-        # The same answer, a second later for ten million points: nothing to tell a person.
-        return None
+@compiled.library_or_reason
+def _library() -> ctypes.CDLL:
+    library = compiled.load(Path(__file__).with_suffix(".c"))
+    library.hpal_bad_rows.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int),
+        *(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)),
+    ]
+    library.hpal_bad_rows.restype = ctypes.c_int64
     return library

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -226,18 +225,15 @@ def _add_chain(
             found.margins[n] = margin_of
 
 
-@cache
-def _library() -> ctypes.CDLL | str:
+@compiled.library_or_reason
+def _library() -> ctypes.CDLL:
     pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-    try:
-        library = compiled.load(Path(__file__).with_name("hmmu.c"), link=["-pthread", "-lm"])
-        library.hpal_margins.argtypes = [pointer, long, whole, pointer, whole]
-        library.hpal_margins.restype = None
-        library.hpal_chain.argtypes = [
-            *(pointer, pointer, whole, long, whole, pointer, pointer, whole),
-            *(pointer, pointer, pointer, whole),
-        ]
-        library.hpal_chain.restype = whole
-    except (compiled.NotCompiled, AttributeError) as error:
-        return str(error)
+    library = compiled.load(Path(__file__).with_name("hmmu.c"), link=["-pthread", "-lm"])
+    library.hpal_margins.argtypes = [pointer, long, whole, pointer, whole]
+    library.hpal_margins.restype = None
+    library.hpal_chain.argtypes = [
+        *(pointer, pointer, whole, long, whole, pointer, pointer, whole),
+        *(pointer, pointer, pointer, whole),
+    ]
+    library.hpal_chain.restype = whole
     return library

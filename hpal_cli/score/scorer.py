@@ -31,7 +31,7 @@ from hpal_cli.store.envelope import kind_of
 from hpal_cli.store.files import new_files
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
-from hpal_cli.stream.rows import Rows
+from hpal_cli.stream.rows import GUESS, REGION, Rows
 
 
 class Strategy(StrEnum):
@@ -78,7 +78,7 @@ class Plan:
         elif self.strategy in (Strategy.RANDOM, Strategy.REDAL):
             settings = ["seed", self.seed]
         elif self.strategy is Strategy.SSDR:
-            settings = [f"{self.budget.amount}{'%' * self.budget.percent}{'/scene' * self.budget.per_scene}"]
+            settings = [self.budget]
         return " ".join(map(str, (self.strategy, *settings)))
 
 
@@ -192,9 +192,6 @@ def score(
     writer.close()
     return header
 
-
-REGION, GUESS = "region", "guess"
-"""Columns of a regional strategy: the number of a point's region in its scene, and its predicted class."""
 
 _WARNINGS, _WAITING = 1, 4
 """Warnings that are shown in full; scenes that may wait to be written."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -249,14 +248,11 @@ def _asked(course: _Course, library: ctypes.CDLL) -> NDArray[np.uint8]:
     return verdict
 
 
-@cache
-def _library() -> ctypes.CDLL | str:
-    try:
-        library = compiled.load(Path(__file__).with_name("walk.c"), link=["-lm"])
-        library.hpal_place_stones.argtypes, library.hpal_place_stones.restype = [ctypes.c_void_p, ctypes.c_int64], None
-        library.hpal_walk.argtypes, library.hpal_walk.restype = [ctypes.c_void_p], ctypes.c_int
-    except (compiled.NotCompiled, AttributeError) as error:
-        return str(error)
+@compiled.library_or_reason
+def _library() -> ctypes.CDLL:
+    library = compiled.load(Path(__file__).with_name("walk.c"), link=["-lm"])
+    library.hpal_place_stones.argtypes, library.hpal_place_stones.restype = [ctypes.c_void_p, ctypes.c_int64], None
+    library.hpal_walk.argtypes, library.hpal_walk.restype = [ctypes.c_void_p], ctypes.c_int
     return library
 
 

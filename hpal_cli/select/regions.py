@@ -7,10 +7,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.select.fds import Walk
-from hpal_cli.stream.rows import Rows
-
-REGION = "region"
-"""The column that holds the number of a point's region in its scene."""
+from hpal_cli.stream.rows import REGION, Rows
 
 
 def walk(rows: Rows, limit: int, subject: object) -> Walk:

@@ -23,7 +23,7 @@ from hpal_cli.store.envelope import kind_of
 from hpal_cli.stream.header import Header, PoolScene, require_columns, require_scenes
 from hpal_cli.stream.merge import merged_header, scenes_of
 from hpal_cli.stream.points import PointReader
-from hpal_cli.stream.rows import Rows, with_column
+from hpal_cli.stream.rows import REGION, Rows, with_column
 
 
 def find_predictions(
@@ -38,16 +38,21 @@ def find_predictions(
     """
     if source is not None:
         return PredictionStore(source)
-    if header.source is None:
-        return None
-    path = Path(header.source)
-    if not path.exists() and beside is not None and (beside / path).exists():
-        path = beside / path
-    if not path.exists():
-        if needed and header.features != 0:
+    path = scored_store(header, beside)
+    if path is None or not path.exists():
+        if path is not None and needed and header.features != 0:
             raise HpalError(path, "the scored predictions are not there", "say where with --source, or add --no-fds")
         return None
     return PredictionStore(path) if kind_of(path) != "scenes" else None
+
+
+def scored_store(header: Header, beside: Path | None) -> Path | None:
+    """The store that a stream says it was scored from, seen from here or else from the folder `beside` (of the stream's
+    file); None if it says nothing."""
+    if header.source is None:
+        return None
+    path = Path(header.source)
+    return path if path.exists() or beside is None or not (beside / path).exists() else beside / path
 
 
 SCORED = ("x", "y", "z", "scene", "index", "score")
@@ -103,7 +108,7 @@ def select(
     monitor = monitor or Silent()
     first = readers[0].subject
     header = _header(readers, predictions)
-    whole = regions.REGION in (header.dtype.names or ())
+    whole = REGION in (header.dtype.names or ())
     _require_possible(header, first, budget, suppression, max_per_scene, whole=whole)
     answered = {} if labels is None else labels.answered(header.scenes or labels.table.id, first)
     names = {s.number: s.name for s in header.pool}

@@ -188,7 +188,7 @@ def parse(raw: RawHeader, subject: object) -> Header:
                 elif what == "features":
                     features = int(value)
                 elif what == "strategy":
-                    strategy = value
+                    strategy = value or None
                 elif what == "shard":
                     part, parts = map(int, value.split("/"))
                     shard = part, parts

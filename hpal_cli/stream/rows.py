@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Rows = NDArray[Any]
 """A structured array: one record a point, one field a PLY property."""
 
+REGION, GUESS = "region", "guess"
+"""Columns of a regional strategy: the number of a point's region in its scene, and its predicted class."""
+
 
 def with_column(rows: Rows, name: str, values: NDArray[np.integer]) -> Rows:
     """`rows` with an int32 column at the end, in place of one of that name."""
