@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import laspy
@@ -17,7 +18,8 @@ import pytest
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import columns, las, numpy_files, ply, s3dis, scannet, text
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.readers.colours import ColourRange
 
 DATA = Path(os.environ.get("HPAL_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 
@@ -112,25 +114,64 @@ def test_import_is_light() -> None:
 # ---------------------------------------------------------------- common checks
 
 
-def checked(cloud: Cloud) -> None:
-    readers.check(cloud, Source("a", Path("a.ply")))
+class Given:
+    """A reader of clouds that are there already."""
+
+    NAME = "given"
+    CLASSES = None
+
+    def __init__(self, *clouds: Cloud) -> None:
+        self.clouds = clouds
+
+    def find(self, root: Path, options: Options) -> list[Source]:
+        return [Source("a", root)]
+
+    def count(self, source: Source) -> int | None:
+        return None
+
+    def read(self, source: Source, options: Options) -> Iterator[Cloud]:
+        yield from self.clouds
+
+
+def checked(*clouds: Cloud, strict: bool = False) -> Cloud:
+    return readers.read(Given(*clouds), Source("a", Path("a.ply")), strict=strict)
 
 
 def test_checks() -> None:
     xyz = np.zeros((3, 3))
     checked(Cloud(xyz, np.zeros((3, 3), np.uint8), np.zeros(3, np.int64), {"i": np.zeros(3)}))
-    with pytest.raises(HpalError, match=r"a\.ply: has no points"):
-        checked(Cloud(np.empty((0, 3))))
+    for nothing in ((), (Cloud(np.empty((0, 3))),)):
+        with pytest.raises(HpalError, match=r"a\.ply: has no points"):
+            checked(*nothing)
     for wrong in (
         Cloud(xyz, np.zeros((2, 3), np.uint8)),
         Cloud(xyz, label=np.zeros(2, np.int64)),
         Cloud(xyz, attributes={"i": np.zeros(2)}),
+        Cloud(xyz, carried={"t": np.zeros(2)}),
     ):
         with pytest.raises(HpalError, match="3 points, but 2 values"):
             checked(wrong)
-    xyz[1, 2], xyz[2, 0] = np.nan, np.inf
-    with pytest.raises(HpalError, match="2 of 3 points have NaN or infinite coordinates, first point 1"):
-        checked(Cloud(xyz))
+
+
+def test_points_without_a_finite_position_are_left_out_and_counted() -> None:
+    whole, holed = np.arange(6.0).reshape(2, 3), np.arange(9.0).reshape(3, 3)
+    holed[1, 2], holed[2, 0] = np.nan, np.inf
+    blocks = (
+        Cloud(whole, np.full((2, 3), 9, np.uint8), np.array([1, 2]), {"i": np.array([1.0, 2.0])}),
+        Cloud(holed, np.full((3, 3), 9, np.uint8), np.array([3, 4, 5]), {"i": np.array([3.0, 4.0, 5.0])}),
+    )
+    cloud = checked(*blocks)
+    assert cloud.xyz.tolist() == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
+    assert cloud.label is not None
+    assert cloud.label.tolist() == [1, 2, 3]
+    assert cloud.attributes["i"].tolist() == [1, 2, 3]
+    assert cloud.rows is not None
+    assert cloud.rows.tolist() == [0, 1, 2]
+    assert cloud.notes == ["left out 2 of 5 points, whose coordinates are NaN or infinite"]
+    with pytest.raises(HpalError, match="point 3 has NaN or infinite coordinates"):
+        checked(*blocks, strict=True)
+    with pytest.raises(HpalError, match="no point with finite coordinates"):
+        checked(Cloud(holed[1:]))
 
 
 def test_attributes_cannot_take_a_stores_own_names(tmp_path: Path) -> None:
@@ -152,7 +193,10 @@ def test_a_vanished_file_is_named(tmp_path: Path) -> None:
 
 def test_colours_of_every_type() -> None:
     def one(values: np.ndarray) -> list[int]:
-        return columns.colours([values] * 3, Path("f"))[:, 0].tolist()
+        seen = ColourRange()
+        seen.see(np.column_stack([values] * 3))
+        seen.check("f")
+        return seen.to_bytes(np.column_stack([values] * 3))[:, 0].tolist()
 
     assert one(np.array([0, 1, 255], np.uint8)) == [0, 1, 255]
     assert one(np.array([0, 1], np.uint8)) == [0, 1]
@@ -163,8 +207,11 @@ def test_colours_of_every_type() -> None:
     for bad in (np.array([-1.0]), np.array([np.nan]), np.array([70000])):
         with pytest.raises(HpalError, match="f: colours from"):
             one(bad)
+    hole = ColourRange()
+    for green in (0, np.nan, 0):
+        hole.see(np.array([[0, green, 0]]))
     with pytest.raises(HpalError, match="colours from"):
-        columns.colours([np.zeros(1), np.array([np.nan]), np.zeros(1)], Path("f"))
+        hole.check("f")
 
 
 def test_labels_must_be_whole() -> None:
@@ -277,7 +324,7 @@ def test_s3dis_shared_room_is_what_loadtxt_reads_and_no_slower() -> None:
     read_time = loadtxt_time = np.inf
     for _ in range(3):
         begin = time.perf_counter()
-        cloud = s3dis.read(Source("r", room))
+        cloud = readers.read(s3dis, Source("r", room))
         middle = time.perf_counter()
         expected = np.concatenate([np.loadtxt(path) for path in paths])
         read_time = min(read_time, middle - begin)
@@ -396,7 +443,7 @@ HEAD = b"ply\nformat %s 1.0\nelement vertex %d\nproperty float x\nproperty float
         (HEAD % (b"binary_little_endian", 3) + b"\0" * 35, "promises 3 vertex rows"),
         (HEAD % (b"ascii", 3) + b"1.000000 2.000000 3.000000\n4.00 5.00 6.00\n", "holds 2 of its 3 points"),
         (HEAD % (b"ascii", 2) + b"1 2 3\n1 2 3 4\n", "line 9 has 4 columns, expected 3"),
-        (HEAD % (b"ascii", 1) + b"1 2 nan\n", "1 of 1 points have NaN"),
+        (HEAD % (b"ascii", 1) + b"1 2 nan\n", "has no point with finite coordinates"),
         (HEAD % (b"ascii", 0), "has no points"),
     ],
 )
@@ -672,9 +719,9 @@ def assert_exact(path: Path, cloud: Cloud) -> None:
         ("a.txt", "1,2,3,4,5,6\n", [[1, 2, 3]], [[4, 5, 6]], None, {}),
         ("a.asc", "1 2 3 4 5 6 7\r\n", [[1, 2, 3]], [[4, 5, 6]], [7], {}),
         ("a.csv", "1,5;2,5;3,5\n", [[1.5, 2.5, 3.5]], None, None, {}),
-        ("a.csv", '"Z","X","y",Label,w\n3, 1,2,-1,.5\n', [[1, 2, 3]], None, [-1], {"w": [0.5]}),
+        ("a.csv", '"Z","X","y",Label,w\n3, 1,2,-1,.5\n', [[1, 2, 3]], None, None, {"w": [0.5]}),
         ("a.csv", "\ufeffx;y;z\n1.0;2.0;3.0\n", [[1, 2, 3]], None, None, {}),
-        ("a.csv", "x y z r g b class\n1 2 3 0 .5 1 nan\n", [[1, 2, 3]], [[0, 128, 255]], [-1], {}),
+        ("a.csv", "x y z r g b class\n1 2 3 0 .5 1 nan\n", [[1, 2, 3]], [[0, 128, 255]], None, {}),
         ("a.asc", "//X Y Z Classification\n2\n1 2 3 4\n5 6 7 8\n", [[1, 2, 3], [5, 6, 7]], None, [4, 8], {}),
         ("a.xyz", "# made up\n// hand\n1 2 3\n", [[1, 2, 3]], None, None, {}),
         ("a.pts", "1\n1 2 3 -9 4 5 6\n", [[1, 2, 3]], [[4, 5, 6]], None, {"intensity": [-9]}),
@@ -708,7 +755,6 @@ def test_text(
         ("x y z w w\n1 2 3 4 5\n", "names a column twice"),
         ("1 2 3 0.1 -0.9 0.4\n", r"colours from -0\.9 to 0\.4"),
         ("1 2 3 4 5 6 0.5\n", r"label 0\.5"),
-        ("1 2 3\n1 2 inf\n", "1 of 2 points have NaN or infinite coordinates, first point 1"),
     ],
 )
 def test_text_refuses(tmp_path: Path, content: str, message: str) -> None:

@@ -1,8 +1,9 @@
-"""Readers: raw clouds in, one module a format, all with the same two functions."""
+"""Readers: raw clouds in, one module a format, all with the same three functions."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,8 @@ import numpy as np
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import las, numpy_files, ply, s3dis, scannet, text
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.readers.colours import ColourRange
 from hpal_cli.scenes.classes import ClassTable
 
 
@@ -24,11 +26,14 @@ class Reader(Protocol):
     CLASSES: ClassTable | None
     """The classes that come with the format."""
 
-    def find(self, root: Path) -> list[Source]:
+    def find(self, root: Path, options: Options) -> list[Source]:
         """Scenes under a folder, or in one file, without reading clouds; [] where there are none."""
 
-    def read(self, source: Source) -> Cloud:
-        """One scene; HpalError where the file is at fault."""
+    def count(self, source: Source) -> int | None:
+        """About how many points that is, from a header or a size: for progress, never for memory; None if unknown."""
+
+    def read(self, source: Source, options: Options) -> Iterator[Cloud]:
+        """One scene, block by block; HpalError where the file is at fault."""
 
 
 READERS: tuple[Reader, ...] = (s3dis, scannet, las, ply, text, numpy_files)
@@ -37,10 +42,13 @@ READERS: tuple[Reader, ...] = (s3dis, scannet, las, ply, text, numpy_files)
 _LOOKED_FOR = (
     "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .las/.laz, .ply, .xyz/.txt/.csv/.pts/.asc with points, .npy/.npz"
 )
-_OWN_ARRAYS = {"xyz", "rgb", "label", "original"}
+_OWN_ARRAYS = {"xyz", "rgb", "label", "original", "inverse", "source_file", "source_row"}
+_EVERYTHING = Options()
+
+BLACK = "the colours are all zero: read as a cloud without colour"
 
 
-def find(root: Path, format: str | None = None) -> tuple[Reader, list[Source]]:
+def find(root: Path, format: str | None = None, options: Options = _EVERYTHING) -> tuple[Reader, list[Source]]:
     """The first reader that finds scenes under `root` (or the named one), and its scenes by safe name.
 
     Raises:
@@ -53,7 +61,7 @@ def find(root: Path, format: str | None = None) -> tuple[Reader, list[Source]]:
     if not root.exists():
         raise HpalError(root, "does not exist", "check the path")
     for reader in READERS:
-        if format in (None, reader.NAME) and (sources := reader.find(root)):
+        if format in (None, reader.NAME) and (sources := reader.find(root, options)):
             return reader, _named_once(root, sources)
     if root.is_dir() and not any(root.iterdir()):
         raise HpalError(root, f"is an empty folder; looked for {_LOOKED_FOR}", "give the folder of the scans")
@@ -61,48 +69,119 @@ def find(root: Path, format: str | None = None) -> tuple[Reader, list[Source]]:
     raise HpalError(root, f"holds no {what}; looked for {_LOOKED_FOR}", "check the path and --format")
 
 
-def read(reader: Reader, source: Source) -> Cloud:
-    """One scene, checked: at least one point, finite positions, columns of one length.
+def blocks(reader: Reader, source: Source, options: Options = _EVERYTHING, *, strict: bool = False) -> Iterator[Cloud]:
+    """One scene, block by block, checked: columns of one length, finite positions, at least one point in all.
 
-    Attributes get safe names, apart from those of a store's own arrays.
+    Attributes get safe names, apart from those of a store's own arrays. Points whose position is NaN or infinite are
+    left out, and the last block has a note of how many.
 
     Raises:
-        HpalError: the file cannot be read, or a check failed.
+        HpalError: the file cannot be read, or a check failed; with `strict`, a position that is not finite.
     """
+    given = dropped = 0
+    last: Cloud | None = None
     try:
-        cloud = reader.read(source)
+        for cloud in reader.read(source, options):
+            if last is not None:
+                yield last
+            _check_lengths(cloud, source)
+            for columns in (cloud.attributes, cloud.carried):
+                _rename_safely(columns, cloud.columns)
+            bad = np.logical_not(np.isfinite(cloud.xyz).all(axis=1))
+            count = len(cloud.xyz)
+            if bad.any() and strict:
+                problem = f"point {given + int(bad.argmax())} has NaN or infinite coordinates"
+                raise HpalError(source.path, problem, "remove such points, or leave --strict out")
+            dropped += int(bad.sum())
+            last = _kept(cloud, np.flatnonzero(~bad), given) if dropped else cloud
+            given += count
     except OSError as error:
         raise HpalError(source.path, f"cannot be read ({error.strerror or error})", "check the file") from error
-    check(cloud, source)
-    attributes: dict[str, np.ndarray] = {}
-    for name, values in cloud.attributes.items():
-        name = safe_name(name.replace("/", "_"))
-        while name in _OWN_ARRAYS or name in attributes:
-            name += "_"
-        attributes[name] = values
-    cloud.attributes = attributes
-    return cloud
+    if last is None or given == 0:
+        raise HpalError(source.path, "has no points", "remove it from the folder, or fetch it again")
+    if dropped == given:
+        raise HpalError(source.path, "has no point with finite coordinates", "fetch it again")
+    if dropped:
+        last.notes.append(f"left out {dropped:,} of {given:,} points, whose coordinates are NaN or infinite")
+    yield last
 
 
-def check(cloud: Cloud, source: Source) -> None:
+def read(reader: Reader, source: Source, options: Options = _EVERYTHING, *, strict: bool = False) -> Cloud:
+    """As `blocks`, in one piece, with colours as bytes.
+
+    Raises:
+        HpalError: as `blocks`.
+    """
+    parts = list(blocks(reader, source, options, strict=strict))
+    colours = ColourRange()
+    for part in parts:
+        if part.rgb is not None:
+            colours.see(part.rgb)
+    colours.check(source.path)
+    if colours.black:
+        parts[-1].notes.append(BLACK)
+
+    def joined(columns: list[np.ndarray | None]) -> np.ndarray | None:
+        arrays = [column for column in columns if column is not None]
+        return np.concatenate(arrays) if len(arrays) == len(parts) else None
+
+    rgb, label = joined([part.rgb for part in parts]), joined([part.label for part in parts])
+    rows = [part.rows for part in parts]
+    if any(given is not None for given in rows):
+        # Only those before the first point that was left out have none.
+        starts = np.cumsum([0, *(len(part.xyz) for part in parts)])
+        rows = [
+            np.arange(start, start + len(part.xyz)) if given is None else given
+            for start, part, given in zip(starts, parts, rows, strict=False)
+        ]
+    first = parts[0]
+    return replace(
+        first,
+        xyz=np.concatenate([part.xyz for part in parts]),
+        # Colours that are all zero were never taken, labels that are all -1 never given.
+        rgb=None if rgb is None or colours.black else colours.to_bytes(rgb),
+        label=None if label is None or (label < 0).all() else label,
+        attributes={name: np.concatenate([part.attributes[name] for part in parts]) for name in first.attributes},
+        carried={name: np.concatenate([part.carried[name] for part in parts]) for name in first.carried},
+        notes=[note for part in parts for note in part.notes],
+        rows=joined(rows),
+    )
+
+
+def _check_lengths(cloud: Cloud, source: Source) -> None:
     """Raises:
-    HpalError: no points, positions that are not finite, or columns of different lengths.
+    HpalError: columns of different lengths.
     """
     count = len(cloud.xyz)
-    if count == 0:
-        raise HpalError(source.path, "has no points", "remove it from the folder, or fetch it again")
-    columns = {"rgb": cloud.rgb, "label": cloud.label, **cloud.attributes}
-    for name, values in columns.items():
-        if values is not None and len(values) != count:
+    for name, values in cloud.columns.items():
+        if len(values) != count:
             raise HpalError(
                 source.path,
                 f"has {count} points, but {len(values)} values of {name}",
                 "give one value a point",
             )
-    bad = ~np.isfinite(cloud.xyz).all(axis=1)
-    if bad.any():
-        problem = f"{int(bad.sum())} of {count} points have NaN or infinite coordinates"
-        raise HpalError(source.path, f"{problem}, first point {int(bad.argmax())}", "remove those points")
+
+
+def _rename_safely(columns: dict[str, np.ndarray], taken: dict[str, np.ndarray]) -> None:
+    """Names that can be arrays of a store beside its own ones; in place, in the same order."""
+    for name in list(columns):
+        safe = safe_name(name.replace("/", "_"))
+        while safe in _OWN_ARRAYS or (safe != name and (safe in columns or safe in taken)):
+            safe += "_"
+        columns[safe] = columns.pop(name)
+
+
+def _kept(cloud: Cloud, keep: np.ndarray, first: int) -> Cloud:
+    """The rows `keep` of a block whose first point is the file's point `first`."""
+    return replace(
+        cloud,
+        xyz=cloud.xyz[keep],
+        rgb=None if cloud.rgb is None else cloud.rgb[keep],
+        label=None if cloud.label is None else cloud.label[keep],
+        attributes={name: values[keep] for name, values in cloud.attributes.items()},
+        carried={name: values[keep] for name, values in cloud.carried.items()},
+        rows=first + keep,
+    )
 
 
 def safe_name(name: str) -> str:

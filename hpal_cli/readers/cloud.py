@@ -1,4 +1,4 @@
-"""What every reader hands on: where a raw scene lies, and the cloud in it."""
+"""What every reader hands on: where a raw scene lies, and the cloud in it, block by block."""
 
 from __future__ import annotations
 
@@ -21,21 +21,47 @@ class Source:
     path: Path
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a person says of the files, for the readers that need it.
+
+    columns: what the columns of text mean, in order; `-` for one to leave out. None: look at the file.
+    """
+
+    columns: tuple[str, ...] | None = None
+
+
 @dataclass
 class Cloud:
-    """A raw cloud of N points, in file order.
+    """A block of N raw points, in file order: a whole cloud, or the next part of one.
+
+    All blocks of a cloud have the same columns of the same types.
 
     xyz: (N, 3) float64, in the file's own coordinates and unit.
-    rgb: (N, 3) uint8, or None.
+    rgb: (N, 3) as the file has them (bytes, 16 bits, fractions of 1), or None.
     label: (N,) int64 as the file numbers its classes, -1 for unlabelled; or None.
     attributes: further columns by name, each (N,), any numeric type.
+    carried: columns that go with the original points alone, since their mean over a cell says nothing.
     notes: what a person should be told about the file (repairs, points dropped).
     unit: metres in one unit of xyz, where the file knows it.
+    resolution: the smallest step of the coordinates, in their unit, where the file has one.
+    las_header: an empty LAS file with the header and the records of the one that was read (first block only).
+    rows: (N,) which of the file's points these are, where some were left out; None for all of them.
     """
 
     xyz: NDArray[np.float64]
-    rgb: NDArray[np.uint8] | None = None
+    rgb: NDArray[np.generic] | None = None
     label: NDArray[np.int64] | None = None
     attributes: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    carried: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unit: float | None = None
+    resolution: float | None = None
+    las_header: bytes | None = None
+    rows: NDArray[np.int64] | None = None
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.generic]]:
+        """All that there is besides xyz, by name."""
+        own = {"rgb": self.rgb, "label": self.label}
+        return {**{n: v for n, v in own.items() if v is not None}, **self.attributes, **self.carried}

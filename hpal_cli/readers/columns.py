@@ -1,8 +1,8 @@
-"""What a column is, from its name or its place, and colours and labels from any numeric type."""
+"""What a column is, from its name or its place, and labels from any numeric type."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path) -> Cloud:
     for triple in COLOURS:
         if all(part in name_of for part in triple):
             channels = [name_of[part] for part in triple]
-            made.rgb = colours([columns[name] for name in channels], path)
+            made.rgb = np.column_stack([columns[name] for name in channels])
             used += channels
             break
     for wanted in LABELS:
@@ -77,26 +77,6 @@ def matrix(values: NDArray[np.generic], path: Path) -> Cloud:
             "name the columns (x y z red green blue label ...)",
         )
     return cloud({name: values[:, n] for n, name in enumerate(BY_COUNT[count])}, path)
-
-
-def colours(channels: Sequence[NDArray[np.generic]], path: Path) -> NDArray[np.uint8]:
-    """Red, green, blue, each (N,), as (N, 3) uint8: bytes, 16 bits, or fractions of 1.
-
-    Raises:
-        HpalError: negative, not finite, or larger than the type's convention allows.
-    """
-    remedy = "give colours as 0..255, 0..65535 or 0..1, or rename the columns if they are something else"
-    values = np.column_stack(channels)
-    low, top = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    if not (low >= 0 and top <= 65535):  # false for NaN too
-        raise HpalError(path, f"colours from {low:g} to {top:g}", remedy)
-    floating = np.issubdtype(values.dtype, np.floating)
-    if floating and top <= 1:
-        return np.rint(values * 255).astype(np.uint8)
-    if top <= 255:
-        return np.rint(values).astype(np.uint8)
-    # Exact for both habits of widening a byte, v * 256 and v * 257.
-    return (values.astype(np.int64) >> 8).astype(np.uint8)
 
 
 def labels(values: NDArray[np.generic], path: Path) -> NDArray[np.int64]:

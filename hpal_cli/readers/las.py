@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -10,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import columns, files
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers import files
+from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.readers.columns import native
 from hpal_cli.scenes.classes import IGNORE, ClassTable
 
 NAME = "las"
@@ -32,20 +34,34 @@ _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
 """The decompressor sets a whole chunk aside, and a failure to get it ends the process."""
 
-_KEPT = ("intensity", "return_number", "number_of_returns")
+_SHOWN = ("intensity", "return_number", "number_of_returns")
+"""Dimensions whose mean over a cell says something; the others go with the original points alone."""
+
 _REMEDY = "fetch the file again, or repair it with a LAS tool"
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.las` or `.laz` file."""
     return files.loose(root, {".las", ".laz"})
 
 
-def read(source: Source) -> Cloud:
-    """All points; xyz are scaled and offset in float64, so nothing of the file's precision is lost.
+def count(source: Source) -> int | None:
+    """As the header says."""
+    try:
+        with source.path.open("rb") as file:
+            head = file.read(255)
+    except OSError:
+        return None
+    if head[:4] != b"LASF" or len(head) < 255:
+        return None
+    return _integer(head[247:255], "<Q") if head[24:26] >= b"\x01\x04" else _integer(head[107:111], "<I")
 
-    Classes 0 and 1 are -1, and a file that has no others is taken as unlabelled. Colours that are all
-    zero (a format with colours, never coloured) are left out.
+
+def read(source: Source, options: Options) -> Iterator[Cloud]:
+    """A million points at a time; xyz are scaled and offset in float64, so nothing of the file's precision is lost.
+
+    Classes 0 and 1 are -1. Every dimension of the format is kept, with the raw colours and classes among those that
+    go with the original points, and so are the header and its records.
 
     Raises:
         HpalError: whatever is wrong with the file, including a panic of the decompressor.
@@ -58,13 +74,26 @@ def read(source: Source) -> Cloud:
         with laspy.open(path) as reader:
             header = reader.header
             _check_size(path, header)
-            chunks = list(reader.chunk_iterator(CHUNK))
-            count = sum(len(chunk) for chunk in chunks)
-            if count != header.point_count:
-                raise HpalError(path, f"holds {count} of the {header.point_count} points it promises", _REMEDY)
-            if not count:
-                return Cloud(np.empty((0, 3)))
-            return _cloud(path, header, chunks)
+            seen, prelude = 0, _empty_file(reader)
+            for chunk in reader.chunk_iterator(CHUNK):
+                seen += len(chunk)
+                cloud = _cloud(header, chunk)
+                cloud.las_header, prelude = prelude, None
+                yield cloud
+            if seen != header.point_count:
+                raise HpalError(path, f"holds {seen} of the {header.point_count} points it promises", _REMEDY)
+
+
+def _empty_file(reader: Any) -> bytes | None:
+    """The file's header and records, with no points, as LAS."""
+    import laspy
+
+    header = copy.deepcopy(reader.header)
+    buffer = io.BytesIO()
+    with laspy.open(buffer, mode="w", header=header, do_compress=False, closefd=False) as writer:
+        if reader.evlrs:
+            writer.write_evlrs(reader.evlrs)
+    return buffer.getvalue()
 
 
 @contextmanager
@@ -137,28 +166,25 @@ def _laszip(vlrs: Iterable[Any]) -> tuple[int, int]:
     return 0, 0
 
 
-def _cloud(path: Path, header: Any, chunks: list[Any]) -> Cloud:
-    def joined(name: str) -> NDArray[Any]:
-        return np.concatenate([np.asarray(chunk[name]) for chunk in chunks])
-
-    names = set(header.point_format.dimension_names)
-    made = Cloud(np.column_stack([joined(axis).astype(np.float64) for axis in "xyz"]), unit=_unit(header))
-    if {"red", "green", "blue"} <= names:
-        channels = [joined(name) for name in ("red", "green", "blue")]
-        if any(channel.any() for channel in channels):
-            made.rgb = columns.colours(channels, path)
-        else:
-            made.notes.append("the colours are all zero: read as a cloud without colour")
-    codes = joined("classification").astype(np.int64)
-    unclassified = np.isin(codes, UNCLASSIFIED)
-    if not unclassified.all():
-        made.label = np.where(unclassified, IGNORE, codes)
-    for name in (*(n for n in _KEPT if n in names), *header.point_format.extra_dimension_names):
-        values = joined(name)
-        if values.ndim == 1:
-            made.attributes[name] = columns.native(values)
-        else:
-            made.attributes |= {f"{name}_{n}": columns.native(values[:, n]) for n in range(values.shape[1])}
+def _cloud(header: Any, chunk: Any) -> Cloud:
+    names = list(header.point_format.dimension_names)
+    made = Cloud(
+        np.column_stack([np.asarray(chunk[axis], np.float64) for axis in "xyz"]),
+        unit=_unit(header),
+        resolution=float(min(header.scales)),
+    )
+    if {"red", "green", "blue"} <= set(names):
+        made.rgb = np.column_stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")])
+    codes = np.asarray(chunk["classification"]).astype(np.int64)
+    made.label = np.where(np.isin(codes, UNCLASSIFIED), IGNORE, codes)
+    shown = {*_SHOWN, *header.point_format.extra_dimension_names}
+    for name in names:
+        if name in ("X", "Y", "Z"):
+            continue
+        values = np.asarray(chunk[name])
+        several = {f"{name}_{n}": values[:, n] for n in range(values.shape[1])} if values.ndim > 1 else {name: values}
+        columns = made.attributes if name in shown else made.carried
+        columns |= {name: native(column) for name, column in several.items()}
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import ClassTable
 
 NAME = "numpy"
@@ -24,7 +24,7 @@ _LABELS = ("segment", "segment20", "label", "labels", "semantic", "semantics", "
 _COORD = "coord.npy"
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.npy` or `.npz` file, or a folder with a `coord.npy`."""
     loose = files.loose(root, {".npy", ".npz"})
     if root.is_file():
@@ -37,7 +37,18 @@ def find(root: Path) -> list[Source]:
     return files.in_order(scenes)
 
 
-def read(source: Source) -> Cloud:
+def count(source: Source) -> int | None:
+    """As the header of the first array says."""
+    path = source.path / _COORD if source.path.is_dir() else source.path
+    if path.suffix.lower() != ".npy":
+        return None
+    try:
+        return int(np.load(path, mmap_mode="r", allow_pickle=False).shape[0])
+    except (OSError, ValueError, EOFError, IndexError):
+        return None
+
+
+def read(source: Source, options: Options) -> Iterator[Cloud]:
     """A matrix of 3, 4, 6 or 7 columns, named columns, or arrays named by key or by file.
 
     Raises:
@@ -45,13 +56,15 @@ def read(source: Source) -> Cloud:
     """
     path = source.path
     if path.is_dir():
-        return _arrays({file.stem: _load(file) for file in sorted(path.glob("*.npy"))}, path)
-    if path.suffix.lower() == ".npz":
-        return _arrays(_load_all(path), path)
-    array: Any = _load(path)
-    if array.dtype.names:
-        return columns.cloud({name: array[name] for name in array.dtype.names}, path)
-    return columns.matrix(array, path)
+        yield _arrays({file.stem: _load(file) for file in sorted(path.glob("*.npy"))}, path)
+    elif path.suffix.lower() == ".npz":
+        yield _arrays(_load_all(path), path)
+    else:
+        array: Any = _load(path)
+        if array.dtype.names:
+            yield columns.cloud({name: array[name] for name in array.dtype.names}, path)
+        else:
+            yield columns.matrix(array, path)
 
 
 def _load(path: Path) -> NDArray[np.generic]:
@@ -98,7 +111,7 @@ def _arrays(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Cloud:
         values = arrays[colour]
         if values.ndim != 2 or values.shape[1] != 3:
             raise HpalError(path, f"{colour} has the shape {values.shape}, expected (N, 3)", "save red, green, blue")
-        cloud.rgb = columns.colours([values[:, n] for n in range(3)], path)
+        cloud.rgb = columns.native(values)
         used.add(colour)
     label = _first(_LABELS, arrays)
     if label is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files, number_table
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import ClassTable
 
 NAME = "ply"
@@ -48,18 +49,27 @@ class _Header:
         return next((element for element in self.elements if element.name == "vertex"), None)
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.ply` file."""
     return files.loose(root, {".ply"})
 
 
-def read(source: Source) -> Cloud:
+def count(source: Source) -> int | None:
+    """As the header says."""
+    try:
+        element = _header(source.path).vertices
+    except (OSError, HpalError):
+        return None
+    return None if element is None else element.count
+
+
+def read(source: Source, options: Options) -> Iterator[Cloud]:
     """The vertices; positions, colours and labels by property name, all else as attributes.
 
     Raises:
         HpalError: not a PLY, no x, y or z, or fewer bytes than the header promises.
     """
-    return columns.cloud(vertices(source.path), source.path)
+    yield columns.cloud(vertices(source.path), source.path)
 
 
 def vertices(path: Path) -> dict[str, NDArray[np.generic]]:

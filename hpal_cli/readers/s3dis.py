@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import number_table
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.files import in_order
 from hpal_cli.scenes.classes import ClassTable, SemanticClass
 
 NAME = "s3dis"
+LINE = 35
 _COLOURS = {
     "ceiling": (0, 255, 0),
     "floor": (0, 0, 255),
@@ -40,7 +42,7 @@ _IDS["stairs"] = _IDS["clutter"]
 _CONTROL = bytes(b for b in (*range(32), 127) if b not in b"\t\n\r")
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, options: Options) -> list[Source]:
     """Rooms: folders with an `Annotations` folder, at most three levels down.
 
     A name begins with the area's own folder, wherever the search began.
@@ -57,8 +59,13 @@ def _name(room: Path, root: Path) -> str:
     return room.name if room == root else room.relative_to(root).as_posix()
 
 
-def read(source: Source) -> Cloud:
-    """All objects of a room, in the order of their file names.
+def count(source: Source) -> int:
+    """From the size of the files: a line has some 35 bytes."""
+    return sum(path.stat().st_size for path in (source.path / "Annotations").glob("*.txt")) // LINE
+
+
+def read(source: Source, options: Options) -> Iterator[Cloud]:
+    """All objects of a room, in the order of their file names, in one block.
 
     Raises:
         HpalError: no objects, an unknown class, or a line that is not `x y z r g b`.
@@ -87,4 +94,4 @@ def read(source: Source) -> Cloud:
         labels.append(np.full(len(values), _IDS[name], np.int64))
     room = np.concatenate(parts)
     rgb = np.rint(room[:, 3:]).astype(np.uint8)
-    return Cloud(np.ascontiguousarray(room[:, :3]), rgb, np.concatenate(labels), notes=notes, unit=1.0)
+    yield Cloud(np.ascontiguousarray(room[:, :3]), rgb, np.concatenate(labels), notes=notes, unit=1.0)

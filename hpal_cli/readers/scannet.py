@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, ply
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.files import in_order, walk
 from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass
 
@@ -42,13 +43,18 @@ CLASSES: ClassTable | None = ClassTable(
 )
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, options: Options) -> list[Source]:
     """Scenes by their cleaned mesh, at any depth; named without the folders above."""
     paths = [root] if root.is_file() else walk(root)
     return in_order(Source(p.name.removesuffix(_SUFFIX), p) for p in paths if p.name.endswith(_SUFFIX))
 
 
-def read(source: Source) -> Cloud:
+def count(source: Source) -> int | None:
+    """As the header of the mesh says."""
+    return ply.count(source)
+
+
+def read(source: Source, options: Options) -> Iterator[Cloud]:
     """The mesh's vertices, with NYU numbers as labels: -1 outside the 20 classes, None without a labels file.
 
     Raises:
@@ -59,7 +65,8 @@ def read(source: Source) -> Cloud:
     cloud.unit = 1.0
     path = source.path.with_name(source.path.name.removesuffix(".ply") + ".labels.ply")
     if not path.is_file():
-        return cloud
+        yield cloud
+        return
     numbers = ply.vertices(path).get("label")
     if numbers is None:
         raise HpalError(path, "the vertices have no label", "fetch the scene again")
@@ -71,4 +78,4 @@ def read(source: Source) -> Cloud:
         )
     codes = columns.labels(numbers, path)
     cloud.label = np.where(np.isin(codes, list(_NYU)), codes, IGNORE)
-    return cloud
+    yield cloud

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files, number_table
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import ClassTable
 
 NAME = "text"
@@ -32,13 +33,18 @@ class _Layout:
     promised: int | None
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, options: Options) -> list[Source]:
     """One scene a file; a file found in a folder must begin like a table of points (not like a readme)."""
     sources = files.loose(root, SUFFIXES)
     return sources if root.is_file() else [source for source in sources if _looks_like_points(source.path)]
 
 
-def read(source: Source) -> Cloud:
+def count(source: Source) -> int | None:
+    """None: a line has 20 bytes, or 80."""
+    return None
+
+
+def read(source: Source, options: Options) -> Iterator[Cloud]:
     """Columns between blanks, commas or semicolons (then a comma is a decimal point).
 
     Names come from a header line, which may be a `#` or `//` comment. Without one, by count: 3 x y z;
@@ -70,7 +76,7 @@ def read(source: Source) -> Cloud:
         cloud = columns.matrix(values, path)
     if layout.promised is not None and layout.promised != len(values):
         cloud.notes.append(f"the first line promises {layout.promised} points, the file holds {len(values)}")
-    return cloud
+    yield cloud
 
 
 def _looks_like_points(path: Path) -> bool:

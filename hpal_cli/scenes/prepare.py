@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import itertools
 from collections.abc import Sequence
@@ -119,10 +120,11 @@ def to_grid(
     exact = relative.astype(np.float32)
     # Large georeferenced tiles outgrow float32; a hundredth of a millimetre is what the originals may lose.
     keep = exact if np.abs(exact - relative).max() <= 1e-5 else relative
-    original = Points(keep, offset, cloud.rgb, label, cloud.attributes)
+    rgb = None if cloud.rgb is None else cloud.rgb.astype(np.uint8)
+    original = Points(keep, offset, rgb, label, {**cloud.attributes, **cloud.carried})
     if edge is None:
-        return Points(exact, offset, cloud.rgb, label, cloud.attributes), original, np.arange(len(exact))
-    cells = subsample(relative, cloud.rgb, label, cloud.attributes, edge)
+        return Points(exact, offset, rgb, label, cloud.attributes), original, np.arange(len(exact))
+    cells = subsample(relative, rgb, label, cloud.attributes, edge)
     points = Points(cells.xyz.astype(np.float32), offset, cells.rgb, cells.label, cells.attributes)
     return points, original, cells.inverse
 
@@ -140,6 +142,8 @@ def _prepare_scene(
     group.attrs["offset"] = points.offset.tolist()
     write_points(group, points)
     below = group.create_group("original")
+    if cloud.las_header is not None:
+        below.attrs["las_header"] = base64.b64encode(cloud.las_header).decode("ascii")
     write_points(below, original)
     envelope.write_array(below, "inverse", inverse.astype(np.int64))
     xyz = np.asarray(points.xyz, np.float32)
