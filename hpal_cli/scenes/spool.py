@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 BLOCK = 1 << 20
 """Rows that are read at once: whole chunks of a store."""
 
-KEPT = 1 << 28
+KEPT = 1 << 27
 """Bytes of one spool that stay in memory."""
 
 Columns = dict[str, NDArray[Any]]

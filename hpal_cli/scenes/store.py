@@ -71,6 +71,12 @@ class SceneStore:
         group = f"scenes/{scene.name}/original"
         return self._read(group, scene, label), self._array(f"{group}/inverse")
 
+    def files(self, scene: SceneInfo) -> list[dict[str, Any]]:
+        """The files that a scene was read from: `name`, and `points` in it, those that were left out too."""
+        group = self._find(f"scenes/{scene.name}/original")
+        files: Any = group.attrs.get("files", []) if isinstance(group, zarr.Group) else []
+        return [dict(file) for file in files]
+
     def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
         """(N,) class ids of the grid points, -1 for none; None if the scene came without labels."""
         name = f"scenes/{scene.name}/label"

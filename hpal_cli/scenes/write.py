@@ -19,8 +19,8 @@ from hpal_cli.scenes.spool import BLOCK, KEPT, Columns, Spool
 from hpal_cli.store import envelope
 from hpal_cli.voxels import voxel_coordinates
 
-SLAB = 1 << 22
-"""Points whose cells are made in one go: some 700 MB."""
+SLAB = 1 << 21
+"""Points whose cells are made in one go: some 400 MB."""
 
 SAMPLE = 16
 """One point in so many says where the slabs are cut."""
@@ -167,10 +167,10 @@ class _Grid:
     def finish(self) -> int:
         """Makes `cells` (xyz float32) and `inverse`; returns the number of grid points."""
         for slab in self._slabs:
+            if not len(slab):
+                continue
             columns: dict[str, Any] = slab.read(0, len(slab))
             slab.close()
-            if not len(columns["row"]):
-                continue
             attributes = {name: columns[name] for name in self._attributes}
             made = subsample(columns["xyz"], columns.get("rgb"), columns.get("label"), attributes, self._edge)
             self.inverse[columns["row"]] = len(self.cells) + made.inverse
@@ -184,6 +184,7 @@ def _cuts(spool: Spool, origin: float, edge: float, slab: int) -> NDArray[np.int
     slabs = -(-len(spool) // slab)
     if slabs < 2:
         return np.zeros(0, np.int64)
-    sample = np.sort(np.concatenate([columns["xyz"][::SAMPLE, 0] for columns in spool.blocks(["xyz"])])) - origin
+    # Copied: a view would keep its block.
+    sample = np.sort(np.concatenate([columns["xyz"][::SAMPLE, 0].copy() for columns in spool.blocks(["xyz"])])) - origin
     places = np.arange(1, slabs) * len(sample) // slabs
     return np.unique(voxel_coordinates(sample[places][:, None], edge)[:, 0])
