@@ -113,7 +113,7 @@ def prepare(
     attributes: dict[str, object] = {}
     place = go_on(out, overwrite=overwrite, resume=resume, worth_keeping=begun)
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
-        table = classes or reader.CLASSES or _classes_found(reader, sources, options, keep_going, monitor)
+        table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
         job = _Job(reader.NAME, options, strict, partial, edge, unit, table)
         settings = {
             "format": reader.NAME,
@@ -335,7 +335,7 @@ def _refuse_nested(root: Path, names: Sequence[str]) -> None:
 
 
 def _classes_found(
-    reader: Reader, sources: Sequence[Source], options: Options, keep_going: bool, monitor: Monitor
+    reader: Reader, sources: Sequence[Source], options: Options, strict: bool, keep_going: bool, monitor: Monitor
 ) -> ClassTable:
     """A table of the class numbers that occur, for formats that have none of their own."""
     codes: set[int] = set()
@@ -343,7 +343,8 @@ def _classes_found(
         for source in sources:
             # One that cannot be read is told of when it is to be written.
             with contextlib.suppress(HpalError) if keep_going else contextlib.nullcontext():
-                for cloud in _counted(readers.blocks(reader, source, options), _expected(reader, source), task):
+                blocks = readers.blocks(reader, source, options, strict=strict)
+                for cloud in _counted(blocks, _expected(reader, source), task):
                     if cloud.label is not None:
                         codes.update(np.unique(cloud.label).tolist())
     codes.discard(IGNORE)
