@@ -34,7 +34,7 @@ _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
 """The decompressor sets a whole chunk aside, and a failure to get it ends the process."""
 
-_SHOWN = ("intensity", "return_number", "number_of_returns")
+SHOWN = ("intensity", "return_number", "number_of_returns")
 """Dimensions whose mean over a cell says something; the others go with the original points alone."""
 
 _REMEDY = "fetch the file again, or repair it with a LAS tool"
@@ -177,7 +177,7 @@ def _cloud(header: Any, chunk: Any) -> Cloud:
         made.rgb = np.column_stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")])
     codes = np.asarray(chunk["classification"]).astype(np.int64)
     made.label = np.where(np.isin(codes, UNCLASSIFIED), IGNORE, codes)
-    shown = {*_SHOWN, *header.point_format.extra_dimension_names}
+    shown = {*SHOWN, *header.point_format.extra_dimension_names}
     for name in names:
         if name in ("X", "Y", "Z"):
             continue
