@@ -101,6 +101,7 @@ def write_new(
         if not fits[name]:
             extra[name] = _free_name(name, taken)
             header.add_extra_dim(laspy.ExtraBytesParams(name=extra[name], type=_extra_type(kind)))
+    _describe_extra(header, [], None)
     with laspy.open(file, mode="w", header=header, do_compress=compress, closefd=False) as writer:
         for cloud in blocks():
             rows = laspy.ScaleAwarePointRecord.zeros(len(cloud.position), header=header)
@@ -203,8 +204,8 @@ def _add(header: Any, columns: dict[str, list[str]], added: Mapping[str, NDArray
 
     dimensions = header.point_format.dimensions
     taken = {d.name for d in dimensions}
-    at = [n for n, record in enumerate(header.vlrs) if isinstance(record, laspy.vlrs.known.ExtraBytesVlr)]
-    described = header.vlrs[at[0]].extra_bytes_structs if at else []
+    at = _extra_record(header)
+    described = [] if at is None else header.vlrs[at].extra_bytes_structs
     for n, dimension in enumerate(dimensions):
         if not dimension.is_standard and dimension.name in added:
             new = _free_name(f"original_{dimension.name}", taken)
@@ -219,11 +220,36 @@ def _add(header: Any, columns: dict[str, list[str]], added: Mapping[str, NDArray
         header.add_extra_dims(
             [laspy.ExtraBytesParams(name=names[n], type=_extra_type(v.dtype)) for n, v in added.items()]
         )
-        # laspy describes all of them anew, at the end of the records, and forgets what it does not use itself.
-        record = header.vlrs.pop(-1)
-        record.extra_bytes_structs[: len(described)] = described
-        header.vlrs.insert(at[0] if at else len(header.vlrs), record)
+    _describe_extra(header, described, at)
     return names
+
+
+def _extra_record(header: Any) -> int | None:
+    """The place of the record that describes the extra bytes."""
+    kinds = [type(record).__name__ for record in header.vlrs]
+    return kinds.index("ExtraBytesVlr") if "ExtraBytesVlr" in kinds else None
+
+
+def _describe_extra(header: Any, described: list[Any], place: int | None) -> None:
+    """The record of the extra bytes as it is to be in the file: first what was `described` already, at its `place`.
+
+    laspy describes all of them anew, forgets what it does not use itself, and takes the first point's value of a
+    block for its least and greatest: of these the record tells nothing.
+    """
+    import laspy
+
+    at = _extra_record(header)
+    if at is None:
+        return
+    record = header.vlrs.pop(at)
+    rows = [*described, *record.extra_bytes_structs[len(described) :]]
+    for row in rows:
+        if row.data_type:
+            row.options &= ~(row.MIN_BIT_MASK | row.MAX_BIT_MASK)
+            row._min, row._max = type(row._min)(), type(row._max)()
+    # As plain bytes: laspy leaves those alone.
+    plain = laspy.VLR("LASF_Spec", 4, "Extra Bytes Record", b"".join(bytes(row) for row in rows))
+    header.vlrs.insert(at if place is None else place, plain)
 
 
 def _widen(header: Any) -> None:
