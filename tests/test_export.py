@@ -166,6 +166,7 @@ def test_one_file_that_is_there_already_stops_all_of_them(predictions: Path, tmp
     with pytest.raises(HpalError, match="exists already"):
         export(predictions, tmp_path / "out")
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [taken]
+    assert not (tmp_path / "out" / "Area_1").exists()
     assert taken.read_text() == "mine"
     assert len(export(predictions, tmp_path / "out", overwrite=True).paths) == 3
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import laspy
 import numpy as np
+import plyfile
 import pytest
 from conftest import fake_predictions
 from laspy.vlrs.known import WktCoordinateSystemVlr
@@ -29,7 +30,7 @@ HIGH = ClassTable.from_json([{"id": n, "name": f"c{n}", "code": code} for n, cod
 N = 400
 
 
-def some_las(path: Path, point_format: int) -> Path:
+def some_las(path: Path, point_format: int, *, most: int = 2**64 - 1) -> Path:
     """Every dimension of the format full of numbers, and everything in the header that a person may have put there."""
     rng = np.random.default_rng(point_format)
     header = laspy.LasHeader(version="1.4", point_format=point_format)
@@ -61,7 +62,11 @@ def some_las(path: Path, point_format: int) -> Path:
         else:
             of = np.iinfo(dimension.dtype.base)
             las.points.array[dimension.name] = rng.integers(
-                of.min, of.max, las.points.array[dimension.name].shape, dtype=dimension.dtype.base, endpoint=True
+                of.min,
+                min(of.max, most),
+                las.points.array[dimension.name].shape,
+                dtype=dimension.dtype.base,
+                endpoint=True,
             )
     las.classification = rng.choice([0, 1, 2, 5, 6], N)
     las.evlrs = VLRList([laspy.VLR("somebody", 13, "a long one", bytes(range(256)) * 300)])
@@ -225,6 +230,25 @@ def test_class_colours_replace_the_scanned_ones_only_if_asked(tmp_path: Path) ->
     with pytest.raises(HpalError, match="no colours"):
         export(other / "p.zarr", other / "c", "las", original=other / "s.zarr", color="class")
     assert [p for p in (other / "c").rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize("color", ["class", "rgb"])
+def test_ply_of_a_las_file_has_its_positions_and_all_its_numbers(color: str, tmp_path: Path) -> None:
+    there_and_back(some_las(tmp_path / "a.las", 8, most=2**53), tmp_path, LOW)
+    (path,) = export(tmp_path / "p.zarr", tmp_path / "ply", original=tmp_path / "s.zarr", color=color).paths
+    las, rows = laspy.read(tmp_path / "a.las"), plyfile.PlyData.read(str(path))["vertex"].data
+    for axis in "xyz":
+        np.testing.assert_array_equal(rows[axis], np.asarray(las[axis]))
+    for name, wanted in (
+        ("red", "scan_r"), ("green", "scan_g"), ("blue", "scan_b"), ("nir", "nir"), ("gps_time", "gps_time"),
+        ("classification", "original_classification"), ("class", "original_class"), ("amplitude", "amplitude"),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(rows[f"scalar_{wanted}"], np.asarray(las[name]), name)
+        assert rows[f"scalar_{wanted}"].dtype == np.asarray(las[name]).dtype
+    np.testing.assert_array_equal(rows["scalar_my_range"], np.asarray(las["my range"]))
+    np.testing.assert_array_equal(rows["scalar_label_1"], las["label"][:, 1])
+    expected = LOW.colors[rows["scalar_class"]][:, 0] if color == "class" else np.asarray(las.red) >> 8
+    np.testing.assert_array_equal(rows["red"], expected)
 
 
 def test_positions_that_are_not_the_headers_are_refused(tmp_path: Path) -> None:

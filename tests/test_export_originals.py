@@ -287,6 +287,15 @@ def test_scenes_that_a_benchmark_has_not_are_refused(
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
+def test_a_scene_that_fails_leaves_no_files_of_the_others(tmp_path: Path) -> None:
+    scenes, predictions = store_of(tmp_path, ["11/000000", "11/000001"])
+    metadata = scenes / "scenes" / "11" / "000001" / "original" / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"attributes": {', '"attributes": {"files": 3'))
+    with pytest.raises(HpalError, match="scene 11/000001: files cannot be read"):
+        export(predictions, tmp_path / "out", "semantickitti", original=scenes)
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
 def test_what_does_not_go_together_is_wrong_usage(scenes: Path, predictions: Path, tmp_path: Path) -> None:
     store = SceneStore(scenes)
     labels = LabelStore.create(tmp_path / "labels.zarr", store.classes, store.table).path
