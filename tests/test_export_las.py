@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import uuid
 from pathlib import Path
@@ -10,6 +11,7 @@ import laspy
 import numpy as np
 import plyfile
 import pytest
+import zarr
 from conftest import fake_predictions
 from laspy.vlrs.known import WktCoordinateSystemVlr
 from laspy.vlrs.vlrlist import VLRList
@@ -22,6 +24,7 @@ from hpal_cli.scenes import store as store_module
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store import envelope
 
 ADDED = {"class", "confidence", "uncertainty"}
 WIDER = {0: 6, 1: 6, 2: 7, 3: 7, 4: 9, 5: 10}
@@ -214,6 +217,29 @@ def test_a_file_without_labels_or_header_fields_of_its_own(tmp_path: Path) -> No
     assert_same_points(laspy.read(tmp_path / "a.las"), after, but=("classification",))
 
 
+def test_what_the_header_knows_nothing_of_is_kept_too(tmp_path: Path) -> None:
+    """Rows of the files that points came from; a day that was never filled in, a name in another alphabet."""
+    raw_path = some_las(tmp_path / "a.las", 1)
+    data = bytearray(raw_path.read_bytes())
+    data[26:58], data[90:94] = "Сканер".encode("cp1251").ljust(32, b"\0"), bytes(4)
+    raw_path.write_bytes(data)
+    prepare(raw_path, tmp_path / "s.zarr", grid=5.0, classes=LOW)
+    group = zarr.open_group(str(tmp_path / "s.zarr" / "scenes" / "a" / "original"), mode="a")
+    envelope.write_array(group, "source_row", np.arange(N) * 2)
+    (path,) = export(tmp_path / "s.zarr", tmp_path / "out", "las", original=tmp_path / "s.zarr").paths
+    assert path.read_bytes()[26:94] == bytes(data[26:94])
+    assert laspy.read(path)["source_row"].tolist() == list(range(0, 2 * N, 2))
+    assert_same_points(laspy.read(raw_path), laspy.read(path), but=("class",))
+
+
+def change_header(folder: Path, at: slice, to: bytes) -> None:
+    """Bytes of the header that the scenes store kept."""
+    group = zarr.open_group(str(folder / "s.zarr" / "scenes" / "a" / "original"), mode="a")
+    header = bytearray(base64.b64decode(str(group.attrs["las_header"])))
+    header[at] = to
+    group.attrs["las_header"] = base64.b64encode(header).decode()
+
+
 def test_class_colours_replace_the_scanned_ones_only_if_asked(tmp_path: Path) -> None:
     there_and_back(some_las(tmp_path / "a.las", 7), tmp_path, LOW)
     (path,) = export(tmp_path / "p.zarr", tmp_path / "c", "las", original=tmp_path / "s.zarr", color="class").paths
@@ -252,18 +278,23 @@ def test_ply_of_a_las_file_has_its_positions_and_all_its_numbers(color: str, tmp
 
 
 def test_positions_that_are_not_the_headers_are_refused(tmp_path: Path) -> None:
-    import base64
-    import json
-
     there_and_back(some_las(tmp_path / "a.las", 6), tmp_path, LOW)
-    metadata = tmp_path / "s.zarr" / "scenes" / "a" / "original" / "zarr.json"
-    data = json.loads(metadata.read_text())
-    header = bytearray(base64.b64decode(data["attributes"]["las_header"]))
-    header[131:139] = np.float64(0.0017).tobytes()
-    data["attributes"]["las_header"] = base64.b64encode(header).decode()
-    metadata.write_text(json.dumps(data))
+    change_header(tmp_path, slice(131, 139), np.float64(0.0017).tobytes())
     with pytest.raises(HpalError, match=r"steps of 0\.0017 x 0\.01 x 0\.0025"):
         export(tmp_path / "p.zarr", tmp_path / "again", "las", original=tmp_path / "s.zarr")
+    change_header(tmp_path, slice(0, 4), b"LOST")
+    for format in ("las", "ply"):
+        with pytest.raises(HpalError, match=r"LAS header cannot be read"):
+            export(tmp_path / "p.zarr", tmp_path / "again", format, original=tmp_path / "s.zarr")
+
+
+def test_a_column_that_the_header_promises_is_missed(tmp_path: Path) -> None:
+    there_and_back(some_las(tmp_path / "a.las", 6), tmp_path, LOW)
+    group = zarr.open_group(str(tmp_path / "s.zarr" / "scenes" / "a" / "original"), mode="a")
+    for name in ("gps_time", "classification"):
+        del group[name]
+        with pytest.raises(HpalError, match=f"no {name}, which its LAS header promises"):
+            export(tmp_path / "p.zarr", tmp_path / "again", "las", original=tmp_path / "s.zarr")
 
 
 @pytest.mark.parametrize("name", ["autzen_trim.laz", "sample_c.las", "warsaw_small.las"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError
-from hpal_cli.readers.las import SHOWN
+from hpal_cli.readers.las import IDENTIFIERS, SHOWN
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points
 
@@ -56,12 +56,14 @@ def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
     )
 
 
-def snapped(header: bytes, position: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positions (N, 3) on the steps of the LAS file that they came from, just as any reader computes them."""
-    import laspy
+def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> NDArray[np.float64]:
+    """Positions (N, 3) on the steps of the LAS file that they came from, just as any reader computes them.
 
-    with laspy.open(io.BytesIO(header)) as reader:
-        scales, offsets = np.array(reader.header.scales), np.array(reader.header.offsets)
+    Raises:
+        HpalError: the template is no LAS header.
+    """
+    header, _ = _opened(template, subject)
+    scales, offsets = np.array(header.scales), np.array(header.offsets)
     return np.rint((position - offsets) / scales) * scales + offsets
 
 
@@ -151,22 +153,23 @@ def write_like(
     """
     import laspy
 
-    with laspy.open(io.BytesIO(template)) as reader:
-        header, evlrs = reader.header, reader.evlrs
+    header, evlrs = _opened(template, subject)
     columns = _stored_names(header.point_format)
     if colors is not None and "red" not in columns:
         raise HpalError(subject, "its point format has no colours", "leave --color class out")
     if table is not None and int(table.max()) > 31 and header.point_format.id in _WIDER:
-        _widen(header)
+        _widen(header, evlrs)
     names: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         writer = None
         for points, fields in blocks:
             ids = np.asarray(fields["class"], np.int64) if "class" in fields else np.full(len(points.xyz), -1)
-            added = _added(points, fields, columns, colors is not None, table is not None)
+            added = _added(points, fields, columns, colors is not None, table is not None, subject)
             if writer is None:
                 names = _add(header, columns, added)
-                made = laspy.open(file, mode="w", header=header, do_compress=False, closefd=False)
+                made = laspy.open(
+                    file, mode="w", header=header, do_compress=False, closefd=False, encoding_errors="ignore"
+                )
                 writer = stack.enter_context(made)
             rows = laspy.ScaleAwarePointRecord.zeros(len(ids), header=header)
             _place(rows, header, points.position, subject, tolerance=_OFF)
@@ -182,18 +185,42 @@ def write_like(
             written(len(rows))
         if writer is not None and evlrs:
             writer.write_evlrs(evlrs)
+    # laspy has no date of zero.
+    file.seek(IDENTIFIERS.start)
+    file.write(template[IDENTIFIERS])
+
+
+def _opened(template: bytes, subject: object) -> tuple[Any, Any]:
+    """Its header, and the records after the points.
+
+    Raises:
+        HpalError: it is no LAS header.
+    """
+    import laspy
+
+    try:
+        with laspy.open(io.BytesIO(template)) as reader:
+            return reader.header, reader.evlrs
+    # laspy raises whatever its parts do.
+    except Exception as error:
+        raise HpalError(subject, f"its LAS header cannot be read ({error})", "run `hpal prep` again") from error
 
 
 def _added(
-    points: Points, fields: Mapping[str, NDArray[Any]], columns: Mapping[str, list[str]], colored: bool, classed: bool
+    points: Points,
+    fields: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, list[str]],
+    colored: bool,
+    classed: bool,
+    subject: Path,
 ) -> dict[str, NDArray[Any]]:
     """What the file gets besides its own dimensions."""
     # Ids are below 1024: four bytes a point for each would be a fifth of a small point format.
     added = {name: v.astype(np.int16) if name in ("class", "truth") else v for name, v in fields.items()}
     if classed and points.label is not None:
-        added["original_classification"] = points.attributes["classification"]
+        added["original_classification"] = _column(points, "classification", subject)
     if colored:
-        added |= {f"scan_{channel[0]}": points.attributes[channel] for channel in ("red", "green", "blue")}
+        added |= {f"scan_{channel[0]}": _column(points, channel, subject) for channel in ("red", "green", "blue")}
     own = {column for stored in columns.values() for column in stored}
     return added | {name: values for name, values in points.attributes.items() if name not in own}
 
@@ -252,7 +279,7 @@ def _describe_extra(header: Any, described: list[Any], place: int | None) -> Non
     header.vlrs.insert(at if place is None else place, plain)
 
 
-def _widen(header: Any) -> None:
+def _widen(header: Any, evlrs: Any) -> None:
     """The header of the same file in the point format whose classes have 8 bits: LAS 1.4."""
     import laspy
 
@@ -263,7 +290,7 @@ def _widen(header: Any) -> None:
     header._version = max(header.version, laspy.header.Version(1, 4))
     header._point_format = wider
     # These formats are to have their coordinate system as WKT; without the bit, readers go by the GeoTIFF records.
-    if header.vlrs.get("WktCoordinateSystemVlr"):
+    if any(type(record).__name__ == "WktCoordinateSystemVlr" for record in (*header.vlrs, *(evlrs or ()))):
         header.global_encoding.wkt = True
 
 

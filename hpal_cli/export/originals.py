@@ -64,7 +64,11 @@ class Originals:
             if rgb is None and "class" in fields:
                 rgb = class_colors(classes, fields["class"])
             fields |= _named(points.attributes, fields)
-            position = points.position if self.las_header is None else las.snapped(self.las_header, points.position)
+            position = (
+                points.position
+                if self.las_header is None
+                else las.snapped(self.las_header, points.position, f"{self.store.path}: scene {self.scene.name}")
+            )
             yield ViewerCloud(
                 position,
                 rgb,
@@ -108,7 +112,8 @@ def _named(attributes: dict[str, NDArray[Any]], taken: dict[str, NDArray[Any]]) 
     """The columns that were read, under names that say whose they are and that no field has."""
     own = {name.casefold() for name in taken}
     named: dict[str, NDArray[Any]] = {}
-    for name, values in attributes.items():
+    for name in sorted(attributes, key=lambda name: [*_SCANNED, name].index(name)):
+        values = attributes[name]
         bare = name.removeprefix(PREFIX).casefold()
         if name in _SCANNED:
             name = _SCANNED[name]
