@@ -25,6 +25,7 @@ Precision = Annotated[
     str, typer.Option("--precision", metavar="NAME", help="fp32, or bf16: factors rounded, sums in fp32.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Color = Annotated[str, typer.Option("--color", metavar="HOW", help="rgb as scanned, class, or auto.")]
 Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
 Answered = Annotated[
     Path | None, typer.Option("--labels", metavar="STORE", help="Leave out what this store has an answer for.")

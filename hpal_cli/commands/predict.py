@@ -10,6 +10,7 @@ import typer
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
+from hpal_cli.errors import UsageError
 
 NAME = "predict"
 
@@ -20,9 +21,12 @@ def command(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The predictions store to write.")],
     ply: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write each scene's original points, coloured by class, as PLY."),
+        typer.Option(metavar="DIR", help="Also write each scene's original points with their classes, as PLY."),
     ] = None,
-    las: Annotated[Path | None, typer.Option(metavar="DIR", help="The same as LAS 1.4.")] = None,
+    las: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The same as LAS; a LAS file stays as it was.")
+    ] = None,
+    color: opt.Color = "auto",
     no_features: Annotated[
         bool, typer.Option("--no-features", help="Leave out the features (then select needs --no-fds).")
     ] = False,
@@ -45,29 +49,32 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Predict every point: class, probabilities, features."""
-    from hpal_cli.export.clouds import original_prediction
-    from hpal_cli.export.writers import scene_path, write
+    from hpal_cli.export.files import COLORS, export_originals
+    from hpal_cli.export.writers import free_paths
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.predictions.predict import predict
+    from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.predictions.tiles import MAX_VOXELS
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.store.files import require_free
     from hpal_cli.training.checkpoint import load
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
+    if color not in COLORS:
+        raise UsageError("--color", f"{color!r} is unknown", f"choose from {', '.join(COLORS)}")
+    folders = [(folder, suffix) for folder, suffix in ((ply, "ply"), (las, "las")) if folder is not None]
+    if color != "auto" and not folders:
+        raise UsageError("--color", "is for --ply and --las", "give one of them too, or leave it out")
     chosen_device = choose(device)
     chosen_backend = choose_backend(backend, chosen_device, precision)
     model = load(checkpoint)
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
-    folders = [(folder, suffix) for folder, suffix in ((ply, "ply"), (las, "las")) if folder is not None]
     for folder, suffix in folders:
-        for scene in chosen:
-            require_free(scene_path(folder, scene.name, suffix), overwrite=overwrite)
+        free_paths(folder, [f"{scene.name}.{suffix}" for scene in chosen], overwrite=overwrite)
     console.debug(f"on {chosen_device}, {chosen_backend}")
     points = 0
-    for scene, pred, done in predict(
+    for scene, _, _ in predict(
         model,
         store,
         output,
@@ -81,9 +88,16 @@ def command(
         monitor=console,
     ):
         points += scene.points
-        for folder, suffix in folders:
-            cloud = original_prediction(store, scene, pred, done.prob)
-            write(cloud, scene_path(folder, scene.name, suffix), overwrite=overwrite)
     console.say(f"{output}: {len(chosen)} scenes, {points:,} points")
     for folder, suffix in folders:
-        console.say(f"{folder}/: {len(chosen)} {suffix.upper()} files of the original points, coloured by class")
+        written = export_originals(
+            store,
+            PredictionStore(output),
+            chosen,
+            folder,
+            suffix,
+            color=color,
+            overwrite=overwrite,
+            monitor=console,
+        )
+        console.say(f"{folder}/: {len(written.paths)} {suffix.upper()} files, {written.points:,} original points")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.errors import HpalError
+from hpal_cli.export import las
 from hpal_cli.export.writers import ViewerCloud
+from hpal_cli.label.spreadsheet import UNSURE
 from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.pointwise import margin
-from hpal_cli.store.envelope import kind_of
 
 UNLABELLED_COLOR = (128, 128, 128)
 
@@ -29,107 +28,84 @@ def class_colors(
     return table[np.where(label >= 0, label, len(classes))]
 
 
-def original_prediction(
-    store: SceneStore, scene: SceneInfo, pred: NDArray[np.integer], prob: NDArray[np.floating]
-) -> ViewerCloud:
-    """The original points of a scene in their original order, coloured by predicted class.
-
-    pred: (N,) and prob: (N, C) of the grid points; every original point has those of its grid point.
-    Fields: class (id), confidence (p1), uncertainty (1 - margin), and the attributes the cloud came with.
-    """
-    points, inverse = store.original(scene)
-    fields: dict[str, NDArray[np.generic]] = {
-        "class": pred[inverse].astype(np.int32),
-        "confidence": prob.max(axis=1)[inverse].astype(np.float32),
-        "uncertainty": (1 - margin(prob))[inverse].astype(np.float32),
-    }
-    fields.update({name: values for name, values in points.attributes.items() if name not in fields})
-    rgb = class_colors(store.classes, pred[inverse])
-    return ViewerCloud(points.position, rgb, fields, "class", class_comments(store.classes))
-
-
-def clouds(
-    path: Path, split: str = "all", globs: tuple[str, ...] = (), *, color: str = "auto"
-) -> Iterator[tuple[str, ViewerCloud]]:
-    """(scene name, cloud) for every scene of a scenes, predictions or labels store.
-
-    color: `rgb` as scanned, `class`, or `auto` (class for predictions and labels, rgb for scenes that have it).
+def predicted(store: PredictionStore, scene: SceneInfo) -> dict[str, NDArray[Any]]:
+    """What a network said of the N grid points: `class` (ids), `confidence` (p1), `uncertainty` (1 - margin).
 
     Raises:
-        HpalError: no store of these kinds.
+        HpalError: the scene was not predicted, or the numbers are no probabilities.
     """
-    kind = kind_of(path)
-    if kind == "predictions":
-        yield from _predictions(PredictionStore(path), split, globs, color)
-    elif kind == "labels":
-        yield from _labels(LabelStore(path))
-    elif path.exists() and kind != "scenes":
-        raise HpalError(path, "is not an hpal store", "give a scenes, predictions or labels store")
-    else:
-        # Also says what is wrong with it.
-        yield from _scenes(SceneStore(path), split, globs, color)
+    prob = store.probabilities(scene)
+    return {
+        "class": store.predicted(scene).astype(np.int32),
+        "confidence": prob.max(axis=1).astype(np.float32),
+        "uncertainty": (1 - margin(prob)).astype(np.float32),
+    }
 
 
-def _scenes(store: SceneStore, split: str, globs: tuple[str, ...], color: str) -> Iterator[tuple[str, ViewerCloud]]:
-    for scene in store.table.choose(split, globs):
-        points = store.points(scene, label=True)
-        fields = identity(scene, np.arange(scene.points))
-        rgb = points.rgb
-        if points.label is not None:
-            fields["class"] = points.label
-            if color == "class" or (color == "auto" and rgb is None):
-                rgb = class_colors(store.classes, points.label)
-        fields.update({n: v for n, v in points.attributes.items() if n not in fields})
-        yield (
-            scene.name,
-            ViewerCloud(
-                points.position, rgb, fields, "class" if "class" in fields else None, class_comments(store.classes)
-            ),
-        )
+def scene_cloud(store: SceneStore, scene: SceneInfo, color: str = "auto") -> ViewerCloud:
+    """The grid points of a scene: scene, index, class (its label, where it has labels), and its attributes.
+
+    color: `rgb` as scanned, `class`, or `auto`: rgb where there is any.
+    """
+    points = store.points(scene, label=True)
+    fields = identity(scene, np.arange(scene.points))
+    rgb = points.rgb
+    if points.label is not None:
+        fields["class"] = points.label
+        if color == "class" or (color == "auto" and rgb is None):
+            rgb = class_colors(store.classes, points.label)
+    fields.update({n: v for n, v in points.attributes.items() if n not in fields})
+    return ViewerCloud(
+        points.position,
+        rgb,
+        fields,
+        "class" if "class" in fields else None,
+        class_comments(store.classes),
+        las.codes(store.classes, own=store.format == "las"),
+        unit=store.unit,
+    )
 
 
-def _predictions(
-    store: PredictionStore, split: str, globs: tuple[str, ...], color: str
-) -> Iterator[tuple[str, ViewerCloud]]:
-    for scene in store.choose(split, globs):
-        points = store.points(scene)
-        prob, pred = store.probabilities(scene), store.predicted(scene).astype(np.int32)
-        answered = np.zeros(scene.points, np.uint8)
-        answered[store.labelled(scene)] = 1
-        fields = {
-            **identity(scene, np.arange(scene.points)),
-            "class": pred,
-            "confidence": prob.max(axis=1).astype(np.float32),
-            "uncertainty": (1 - margin(prob)).astype(np.float32),
-            "answered": answered,
-        }
-        rgb = points.rgb if color == "rgb" and points.rgb is not None else class_colors(store.classes, pred)
-        yield scene.name, ViewerCloud(points.position, rgb, fields, "class", class_comments(store.classes))
+def prediction_cloud(store: PredictionStore, scene: SceneInfo, color: str = "auto") -> ViewerCloud:
+    """The grid points of a predicted scene: scene, index, class, confidence, uncertainty, answered (0 or 1).
+
+    color: `rgb` as scanned where it was, else, as with `auto`, by class.
+    """
+    points = store.points(scene)
+    answered = np.zeros(scene.points, np.uint8)
+    answered[store.labelled(scene)] = 1
+    fields = {**identity(scene, np.arange(scene.points)), **predicted(store, scene), "answered": answered}
+    rgb = points.rgb if color == "rgb" and points.rgb is not None else class_colors(store.classes, fields["class"])
+    return ViewerCloud(
+        points.position,
+        rgb,
+        fields,
+        "class",
+        class_comments(store.classes),
+        las.codes(store.classes, own=False),
+        unit=store.unit,
+    )
 
 
-def _labels(store: LabelStore) -> Iterator[tuple[str, ViewerCloud]]:
-    answers = store.latest()
-    if not len(answers):
-        raise HpalError(store.path, "holds no answers yet", "give some with `hpal label`")
-    for scene in store.table:
-        mine = answers[answers["scene"] == scene.number]
-        if len(mine):
-            fields = {
-                **identity(scene, mine["index"]),
-                "class": mine["label"].astype(np.int32),
-                "round": mine["round"].astype(np.int32),
-            }
-            position = np.column_stack([mine["x"], mine["y"], mine["z"]])
-            yield (
-                scene.name,
-                ViewerCloud(
-                    position,
-                    class_colors(store.classes, mine["label"]),
-                    fields,
-                    "class",
-                    class_comments(store.classes),
-                ),
-            )
+def answers_cloud(store: LabelStore, scene: SceneInfo, answers: NDArray[np.void]) -> ViewerCloud:
+    """The answers (rows of `LabelStore.latest`) of one scene: scene, index, class, round, and the class's name."""
+    label = answers["label"].astype(np.int32)
+    fields: dict[str, NDArray[np.generic]] = {
+        **identity(scene, answers["index"]),
+        "class": label,
+        "round": answers["round"].astype(np.int32),
+    }
+    names = [*store.classes.names, UNSURE]
+    return ViewerCloud(
+        np.column_stack([answers["x"], answers["y"], answers["z"]]),
+        class_colors(store.classes, label),
+        fields,
+        "class",
+        class_comments(store.classes),
+        las.codes(store.classes, own=False),
+        {"name": [names[n] for n in label]},
+        unit=store.unit,
+    )
 
 
 def identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:

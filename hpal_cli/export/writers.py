@@ -1,34 +1,60 @@
-"""Points as PLY, LAS or CSV, with fields named so that viewers load and keep them (docs/viewers.md)."""
+"""Points as PLY, LAS or CSV, block by block, with fields named so that viewers load and keep them (docs/viewers.md)."""
 
 from __future__ import annotations
 
 import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.export import las
+from hpal_cli.store.envelope import kind_of
+from hpal_cli.store.files import replace_when_whole, require_free
 from hpal_cli.stream.viewer_names import PREFIX, QUALITY
 
 FORMATS = ("ply", "las", "csv")
 
-FIRST_USER_CLASS = 64
-"""ASPRS gives 0 and 1 the meaning "not classified", and 2 .. 63 meanings of its own."""
+NORMALS = ("nx", "ny", "nz")
+"""Viewers take them as normals under just these names."""
+
+_EXACT = 1 << 53
+"""A double holds whole numbers up to here."""
+
+_PLY_TYPES = {
+    "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint",
+    "f4": "float", "f8": "double",
+}  # fmt: skip
 
 
 @dataclass
 class ViewerCloud:
     """N points to look at: position (N, 3) float64, rgb (N, 3) uint8, named scalar fields (N,), and which field,
-    if any, holds class ids."""
+    if any, holds class ids. A block of a larger cloud has the same columns as every other block of it.
+
+    las_codes: (C,) what LAS files call each class; None for id + 64.
+    texts: further columns of words, each (N,), for the formats that can hold them (CSV).
+    unit: metres in one unit of the positions.
+    """
 
     position: NDArray[np.float64]
     rgb: NDArray[np.uint8] | None
     fields: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     class_field: str | None = None
     comments: tuple[str, ...] = ()
+    las_codes: NDArray[np.int64] | None = None
+    texts: dict[str, Sequence[str]] = field(default_factory=dict)
+    unit: float = 1.0
+
+
+Blocks = Callable[[], Iterator[ViewerCloud]]
+"""Gives the blocks of a cloud, at least one, each time anew: LAS has to look at all of them before it writes."""
 
 
 def scene_path(folder: Path, scene: str, suffix: str) -> Path:
@@ -37,101 +63,143 @@ def scene_path(folder: Path, scene: str, suffix: str) -> Path:
     Raises:
         HpalError: `folder` is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise HpalError(folder, "is a file, and a folder is wanted", "give another name")
+    _require_folder(folder)
     path = folder / f"{scene}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def write(cloud: ViewerCloud, path: Path, *, overwrite: bool) -> None:
-    """Writes by the suffix of `path`: .ply, .las, .laz or .csv.
+def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> list[Path]:
+    """`folder/<name>` for every name, their folders made; if one may not be written, nothing is.
 
     Raises:
-        HpalError: another suffix, or a file that exists and is not to be overwritten.
+        HpalError: a file that exists and is not to be overwritten, or `folder` is a file or a store.
     """
-    writers = {".ply": write_ply, ".las": write_las, ".laz": write_las, ".csv": write_csv}
-    if path.suffix not in writers:
-        raise HpalError(path, "is no format that can be written", "choose .ply, .las, .laz or .csv")
-    with replace_when_whole(path, overwrite=overwrite) as partial:
-        # laspy compresses by the name it is given.
-        named = partial.with_name(partial.name + path.suffix)
+    _require_folder(folder)
+    if kind_of(folder) is not None:
+        raise HpalError(folder, "is an hpal store, and a folder for files is wanted", "give another name")
+    paths = [folder / name for name in names]
+    for path in paths:
+        if os.path.lexists(path):
+            require_free(path, overwrite=overwrite)
+    for parent in {path.parent for path in paths}:
         try:
-            writers[path.suffix](cloud, named)
-            named.rename(partial)
-        finally:
-            named.unlink(missing_ok=True)
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HpalError(parent, f"cannot be made ({error.strerror})", "give another name") from error
+    return paths
 
 
-def write_ply(cloud: ViewerCloud, path: Path) -> None:
-    """Binary little-endian PLY: x y z double, red green blue, then `scalar_<name>` fields."""
-    import plyfile
-
-    columns = [("x", "<f8"), ("y", "<f8"), ("z", "<f8")]
-    if cloud.rgb is not None:
-        columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
-    columns += [(PREFIX + n, _ply_type(v)) for n, v in cloud.fields.items()]
-    quality = cloud.fields.get("uncertainty", cloud.fields.get("score"))
-    if quality is not None:
-        # The one number that MeshLab shows.
-        columns.append((QUALITY, "<f4"))
-    rows = np.zeros(len(cloud.position), columns)
-    if quality is not None:
-        rows[QUALITY] = quality
-    rows["x"], rows["y"], rows["z"] = cloud.position.T
-    if cloud.rgb is not None:
-        rows["red"], rows["green"], rows["blue"] = cloud.rgb.T
-    for name, values in cloud.fields.items():
-        rows[PREFIX + name] = values
-    element = plyfile.PlyElement.describe(rows, "vertex")
-    plyfile.PlyData([element], byte_order="<", comments=list(cloud.comments)).write(str(path))
+def write(cloud: ViewerCloud, path: Path, *, overwrite: bool) -> None:
+    """As `write_blocks`, of a cloud in one piece."""
+    write_blocks(lambda: iter([cloud]), len(cloud.position), path, overwrite=overwrite)
 
 
-def write_las(cloud: ViewerCloud, path: Path) -> None:
-    """LAS 1.4, point format 7: classification from the class field (ids + 64), the other fields as extra bytes."""
-    import laspy
+def write_blocks(
+    blocks: Blocks,
+    count: int,
+    path: Path,
+    *,
+    overwrite: bool,
+    written: Callable[[int], None] = lambda points: None,
+) -> None:
+    """Writes `count` points by the suffix of `path`: .ply, .las, .laz or .csv.
 
-    header = laspy.LasHeader(version="1.4", point_format=7)
-    low = cloud.position.min(axis=0) if len(cloud.position) else np.zeros(3)
-    header.offsets = np.floor(low)
-    header.scales = np.full(3, 0.0001)
-    standard = set(header.point_format.standard_dimension_names)
-    for name, values in cloud.fields.items():
-        if name != cloud.class_field and name not in standard:
-            header.add_extra_dim(laspy.ExtraBytesParams(name=name, type=values.dtype))
-    las = laspy.LasData(header)
-    las.x, las.y, las.z = cloud.position.T
-    if cloud.rgb is not None:
-        las.red, las.green, las.blue = cloud.rgb.T.astype(np.uint16) * 257
-    for name, values in cloud.fields.items():
-        if name == cloud.class_field:
-            ids = np.asarray(values, np.int64)
-            if ids.max(initial=0) + FIRST_USER_CLASS > 255:
-                raise HpalError(path, "has more than 192 classes, which LAS cannot number", "export to PLY")
-            las.classification = np.where(ids >= 0, ids + FIRST_USER_CLASS, 1).astype(np.uint8)
-        elif name in standard:
-            # The grid averages what came as whole numbers.
-            las[name] = np.rint(values).astype(las[name].dtype)
+    written: is told the points of each block when they are written.
+
+    Raises:
+        HpalError: another suffix, a file that exists and is not to be overwritten, or numbers that the format cannot
+            hold.
+    """
+    if path.suffix not in (".ply", ".las", ".laz", ".csv"):
+        raise HpalError(path, "is no format that can be written", "choose .ply, .las, .laz or .csv")
+    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+        if path.suffix == ".ply":
+            _write_ply(blocks(), count, file, path, written)
+        elif path.suffix == ".csv":
+            _write_csv(blocks(), file, written)
         else:
-            las[name] = values
-    las.write(str(path))
+            las.write_new(blocks, file, path, compress=path.suffix == ".laz", written=written)
 
 
-def write_csv(cloud: ViewerCloud, path: Path) -> None:
-    """Comma separated, one header line: x, y, z, red, green, blue, then the fields by name."""
-    names = ["x", "y", "z", *(["red", "green", "blue"] if cloud.rgb is not None else []), *cloud.fields]
-    columns = [*cloud.position.T, *(cloud.rgb.T if cloud.rgb is not None else []), *cloud.fields.values()]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+def _write_ply(
+    blocks: Iterator[ViewerCloud], count: int, file: IO[bytes], path: Path, written: Callable[[int], None]
+) -> None:
+    """Binary little-endian PLY: x y z double, red green blue, normals, then `scalar_<name>` fields."""
+    begun = False
+    for cloud in blocks:
+        columns: dict[str, NDArray[Any]] = {axis: cloud.position[:, n] for n, axis in enumerate("xyz")}
+        if cloud.rgb is not None:
+            columns |= {channel: cloud.rgb[:, n] for n, channel in enumerate(("red", "green", "blue"))}
+        normals = NORMALS if all(name in cloud.fields for name in NORMALS) else ()
+        for name, values in cloud.fields.items():
+            wanted = name if name in normals or name.startswith(PREFIX) else PREFIX + name
+            while wanted in columns:
+                wanted += "_"
+            columns[wanted] = _ply_values(values, name, path)
+        quality = cloud.fields.get("uncertainty", cloud.fields.get("score"))
+        if quality is not None:
+            # The one number that MeshLab shows.
+            columns[QUALITY] = quality.astype(np.float32)
+        rows = np.empty(len(cloud.position), [(n, v.dtype.newbyteorder("<")) for n, v in columns.items()])
+        if not begun:
+            lines = [
+                "ply",
+                "format binary_little_endian 1.0",
+                *(f"comment {' '.join(text.split())}" for text in cloud.comments),
+                f"element vertex {count}",
+                *(f"property {_PLY_TYPES[v.dtype.str[1:]]} {n}" for n, v in columns.items()),
+                "end_header",
+            ]
+            file.write(("\n".join(lines) + "\n").encode())
+            begun = True
+        for name, values in columns.items():
+            rows[name] = values
+        file.write(rows.data)
+        written(len(rows))
 
 
-def _ply_type(values: NDArray[np.generic]) -> str:
+def _ply_values(values: NDArray[np.generic], name: str, path: Path) -> NDArray[np.generic]:
+    """The same numbers in a type that PLY has.
+
+    Raises:
+        HpalError: 64-bit integers that no double holds.
+    """
     kind = values.dtype
     if kind.kind == "b":
-        return "u1"
-    if kind.kind in "iu":
-        # PLY has no 64-bit integers: a double keeps them to 2^53.
-        return "<f8" if kind.itemsize == 8 else kind.newbyteorder("<").str
-    return "<f8" if kind == np.float64 else "<f4"
+        return values.astype(np.uint8)
+    if kind.kind in "iu" and kind.itemsize == 8:
+        if values.size and (int(values.max()) > _EXACT or int(values.min()) < -_EXACT):
+            raise HpalError(path, f"the field {name} has whole numbers beyond 2^53, which PLY cannot hold", "write CSV")
+        return values.astype(np.float64)
+    if kind.kind in "iu" or kind in (np.float32, np.float64):
+        return values
+    return values.astype(np.float32)
+
+
+def _write_csv(blocks: Iterator[ViewerCloud], file: IO[bytes], written: Callable[[int], None]) -> None:
+    """Comma separated, one header line: x, y, z, red, green, blue, then the fields by name; lines end in LF."""
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    begun = False
+    for cloud in blocks:
+        if not begun:
+            colours = ["red", "green", "blue"] if cloud.rgb is not None else []
+            writer.writerow(["x", "y", "z", *colours, *cloud.fields, *cloud.texts])
+            begun = True
+        columns = [*cloud.position.T, *(cloud.rgb.T if cloud.rgb is not None else []), *cloud.fields.values()]
+        words = [_csv_values(column) for column in columns]
+        writer.writerows(zip(*words, *cloud.texts.values(), strict=True))
+        written(len(cloud.position))
+    text.flush()
+    text.detach()
+
+
+def _csv_values(column: NDArray[Any]) -> list[Any]:
+    # The shortest digits that a float of 4 bytes comes back from; Python would print it with those of a double.
+    return (column.astype(str) if column.dtype in (np.float32, np.float16) else column).tolist()
+
+
+def _require_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise HpalError(folder, "is a file, and a folder is wanted", "give another name")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from hpal_cli.readers import las, numpy_files, ply, s3dis, scannet, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.colours import ColourRange
 from hpal_cli.scenes.classes import ClassTable
+
+Value = TypeVar("Value")
 
 
 class Reader(Protocol):
@@ -86,7 +88,7 @@ def blocks(reader: Reader, source: Source, options: Options = _EVERYTHING, *, st
                 yield last
             _check_lengths(cloud, source)
             for columns in (cloud.attributes, cloud.carried):
-                _rename_safely(columns, cloud.columns)
+                rename_safely(columns, cloud.columns)
             bad = np.logical_not(np.isfinite(cloud.xyz).all(axis=1))
             count = len(cloud.xyz)
             if bad.any() and strict:
@@ -166,7 +168,7 @@ def _check_lengths(cloud: Cloud, source: Source) -> None:
             )
 
 
-def _rename_safely(columns: dict[str, np.ndarray], taken: dict[str, np.ndarray]) -> None:
+def rename_safely(columns: dict[str, Value], taken: Container[str]) -> None:
     """Names that can be arrays of a store beside its own ones; in place, in the same order."""
     for name in list(columns):
         safe = safe_name(name.replace("/", "_"))

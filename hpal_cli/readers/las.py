@@ -34,7 +34,10 @@ _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
 """The decompressor sets a whole chunk aside, and a failure to get it ends the process."""
 
-_SHOWN = ("intensity", "return_number", "number_of_returns")
+IDENTIFIERS = slice(26, 94)
+"""Bytes of a header: system, software, day and year."""
+
+SHOWN = ("intensity", "return_number", "number_of_returns")
 """Dimensions whose mean over a cell says something; the others go with the original points alone."""
 
 _REMEDY = "fetch the file again, or repair it with a LAS tool"
@@ -74,7 +77,8 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         with laspy.open(path) as reader:
             header = reader.header
             _check_size(path, header)
-            seen, prelude = 0, _empty_file(reader)
+            seen = 0
+            prelude: bytes | None = _empty_file(reader, path)
             for chunk in reader.chunk_iterator(CHUNK):
                 seen += len(chunk)
                 cloud = _cloud(header, chunk)
@@ -84,16 +88,23 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
                 raise HpalError(path, f"holds {seen} of the {header.point_count} points it promises", _REMEDY)
 
 
-def _empty_file(reader: Any) -> bytes | None:
+def _empty_file(reader: Any, path: Path) -> bytes:
     """The file's header and records, with no points, as LAS."""
     import laspy
 
     header = copy.deepcopy(reader.header)
     buffer = io.BytesIO()
-    with laspy.open(buffer, mode="w", header=header, do_compress=False, closefd=False) as writer:
+    # Bytes that are no text stay the bytes they are.
+    with laspy.open(
+        buffer, mode="w", header=header, do_compress=False, closefd=False, encoding_errors="ignore"
+    ) as writer:
         if reader.evlrs:
             writer.write_evlrs(reader.evlrs)
-    return buffer.getvalue()
+    made = bytearray(buffer.getvalue())
+    with path.open("rb") as file:
+        # laspy takes a date of zero for today.
+        made[IDENTIFIERS] = file.read(IDENTIFIERS.stop)[IDENTIFIERS]
+    return bytes(made)
 
 
 @contextmanager
@@ -177,7 +188,7 @@ def _cloud(header: Any, chunk: Any) -> Cloud:
         made.rgb = np.column_stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")])
     codes = np.asarray(chunk["classification"]).astype(np.int64)
     made.label = np.where(np.isin(codes, UNCLASSIFIED), IGNORE, codes)
-    shown = {*_SHOWN, *header.point_format.extra_dimension_names}
+    shown = {*SHOWN, *header.point_format.extra_dimension_names}
     for name in names:
         if name in ("X", "Y", "Z"):
             continue

@@ -23,12 +23,14 @@ MAX_CLASSES = 1024
 @dataclass(frozen=True)
 class SemanticClass:
     """One class. `id` is its row in the table and its column in the probabilities; `code` is the
-    number that source files use for it (NYU id, ASPRS code), where that differs from `id`."""
+    number that source files use for it (NYU id, ASPRS code), where that differs from `id`; `las` is the
+    number that it gets in LAS files, 0 to 255, where it was given one."""
 
     id: int
     name: str
     color: tuple[int, int, int]
     code: int
+    las: int | None = None
 
 
 class ClassTable:
@@ -42,7 +44,8 @@ class ClassTable:
         for row, semantic in enumerate(self._rows):
             if semantic.id != row:
                 raise HpalError(subject, f"class {semantic.name!r} has id {semantic.id}, expected {row}", remedy)
-        for what, values in (("name", self.names), ("code", [c.code for c in self._rows])):
+        las = [c.las for c in self._rows if c.las is not None]
+        for what, values in (("name", self.names), ("code", [c.code for c in self._rows]), ("LAS code", las)):
             double = {v for v in values if list(values).count(v) > 1}
             if double:
                 raise HpalError(subject, f"two classes share the {what} {sorted(double, key=str)[0]!r}", remedy)
@@ -102,14 +105,18 @@ class ClassTable:
         return ids[order][at]
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [{"id": c.id, "name": c.name, "color": list(c.color), "code": c.code} for c in self._rows]
+        return [
+            {"id": c.id, "name": c.name, "color": list(c.color), "code": c.code}
+            | ({} if c.las is None else {"las": c.las})
+            for c in self._rows
+        ]
 
     @classmethod
     def from_json(cls, rows: Iterable[Mapping[str, Any]], subject: object = "class table") -> ClassTable:
-        """Rows of {id, name, color?, code?}; a missing colour is taken from a palette.
+        """Rows of {id, name, color?, code?, las?}; a missing colour is taken from a palette.
 
         Raises:
-            HpalError: a row without id or name, or values of another type.
+            HpalError: a row without id or name, or values of another type or out of range.
         """
         classes = []
         for n, row in enumerate(rows):
@@ -117,6 +124,7 @@ class ClassTable:
                 number, name = int(row["id"]), str(row["name"])
                 red, green, blue = (int(v) for v in row.get("color", row.get("colour", palette(n))))
                 code = int(row.get("code", number))
+                las = None if row.get("las") is None else int(row["las"])
             except (KeyError, TypeError, ValueError) as error:
                 raise HpalError(
                     subject,
@@ -125,7 +133,9 @@ class ClassTable:
                 ) from error
             if not all(0 <= v <= 255 for v in (red, green, blue)):
                 raise HpalError(subject, f"the colour of {name!r} is not 0..255", "give red, green, blue as bytes")
-            classes.append(SemanticClass(number, name, (red, green, blue), code))
+            if las is not None and not 0 <= las <= 255:
+                raise HpalError(subject, f"the LAS code of {name!r} is {las}", "give a number from 0 to 255")
+            classes.append(SemanticClass(number, name, (red, green, blue), code, las))
         return cls(sorted(classes, key=lambda c: c.id), subject)
 
     @classmethod

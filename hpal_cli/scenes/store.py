@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from hpal_cli.errors import HpalError
 from hpal_cli.scenes.about import about
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
+from hpal_cli.store.envelope import RowReader
+
+BLOCK = 1 << 18
+"""Original points that are read at once."""
 
 
 @dataclass
@@ -71,11 +77,52 @@ class SceneStore:
         group = f"scenes/{scene.name}/original"
         return self._read(group, scene, label), self._array(f"{group}/inverse")
 
-    def files(self, scene: SceneInfo) -> list[dict[str, Any]]:
-        """The files that a scene was read from: `name`, and `points` in it, those that were left out too."""
-        group = self._find(f"scenes/{scene.name}/original")
-        files: Any = group.attrs.get("files", []) if isinstance(group, zarr.Group) else []
-        return [dict(file) for file in files]
+    def original_blocks(self, scene: SceneInfo, *, label: bool = False) -> Iterator[tuple[Points, NDArray[np.int64]]]:
+        """`original`, `BLOCK` points at a time, in their order: a scan need not fit into memory.
+
+        Raises:
+            HpalError: columns of another length than the scene, or a grid point that is not there.
+        """
+        name = f"scenes/{scene.name}/original"
+        _, offset, names = self._columns(name, scene)
+        names = [n for n in names if label or n != "label"]
+        columns = {n: RowReader(self._root, f"{name}/{n}", self.path) for n in [*names, "inverse"]}
+        for column, reader in columns.items():
+            if reader.shape[0] != scene.original:
+                problem = f"scene {scene.name}: {column} has {reader.shape[0]} rows, expected {scene.original}"
+                raise HpalError(self.path, problem, "run `hpal prep` again")
+        for start in range(0, scene.original, BLOCK):
+            read = {column: reader.block(start, start + BLOCK) for column, reader in columns.items()}
+            inverse = read.pop("inverse")
+            if inverse.min() < 0 or inverse.max() >= scene.points:
+                raise HpalError(
+                    self.path, f"scene {scene.name}: inverse names a row that is not there", "run `hpal prep` again"
+                )
+            yield Points(read.pop("xyz"), offset, read.pop("rgb", None), read.pop("label", None), read), inverse
+
+    def las_header(self, scene: SceneInfo) -> bytes | None:
+        """An empty LAS file with the header and the records of the scene's own; None if it came from no LAS file.
+
+        Raises:
+            HpalError: it is damaged.
+        """
+        text = self._columns(f"scenes/{scene.name}/original", scene)[0].attrs.get("las_header")
+        try:
+            return None if text is None else base64.b64decode(str(text), validate=True)
+        except binascii.Error as error:
+            raise HpalError(
+                self.path, f"scene {scene.name}: las_header is damaged ({error})", "run `hpal prep` again"
+            ) from error
+
+    def files(self, scene: SceneInfo) -> list[tuple[str, int]]:
+        """(name, points) of the files that the original points were read from; [] where that was not kept."""
+        rows: Any = self._columns(f"scenes/{scene.name}/original", scene)[0].attrs.get("files", [])
+        try:
+            return [(str(row["name"]), int(row["points"])) for row in rows]
+        except (TypeError, KeyError, ValueError) as error:
+            raise HpalError(
+                self.path, f"scene {scene.name}: files cannot be read ({error!r})", "run `hpal prep` again"
+            ) from error
 
     def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
         """(N,) class ids of the grid points, -1 for none; None if the scene came without labels."""
@@ -91,16 +138,18 @@ class SceneStore:
     def _array(self, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, name, self.path)
 
-    def _read(self, name: str, scene: SceneInfo, label: bool) -> Points:
+    def _columns(self, name: str, scene: SceneInfo) -> tuple[zarr.Group, NDArray[np.float64], list[str]]:
+        """The group `name` of a scene, the scene's offset, and the group's columns in order of name, xyz first."""
         group = self._find(name)
         home = self._find(f"scenes/{scene.name}")
         if not isinstance(group, zarr.Group) or not isinstance(home, zarr.Group):
             raise HpalError(self.path, f"scene {scene.name} is missing", "run `hpal prep` again")
-        columns = [key for key in group.array_keys() if key not in ("xyz", "rgb", "label", "inverse")]
+        names = sorted(set(group.array_keys()) - {"xyz", "inverse"})
+        return group, np.array(home.attrs["offset"], np.float64), ["xyz", *names]
+
+    def _read(self, name: str, scene: SceneInfo, label: bool) -> Points:
+        _, offset, names = self._columns(name, scene)
+        columns = {key: self._array(f"{name}/{key}") for key in names if label or key != "label"}
         return Points(
-            xyz=self._array(f"{name}/xyz"),
-            offset=np.array(home.attrs["offset"], np.float64),
-            rgb=self._array(f"{name}/rgb") if "rgb" in group else None,
-            label=self._array(f"{name}/label") if label and "label" in group else None,
-            attributes={key: self._array(f"{name}/{key}") for key in sorted(columns)},
+            columns.pop("xyz"), offset, columns.pop("rgb", None), columns.pop("label", None), attributes=columns
         )

@@ -171,9 +171,16 @@ class RowReader:
         Raises:
             HpalError: it cannot be decoded.
         """
-        start = number * self._rows
+        return self.block(number * self._rows, (number + 1) * self._rows)
+
+    def block(self, start: int, stop: int) -> NDArray[Any]:
+        """The rows from `start` up to `stop`, from the disk; they are not kept.
+
+        Raises:
+            HpalError: a chunk cannot be decoded.
+        """
         with _damage(self._path, self._group, self.name):
-            return np.asarray(self._array[start : start + self._rows])
+            return np.asarray(self._array[start:stop])
 
 
 def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:

@@ -1,0 +1,92 @@
+"""What the servers of ScanNet and SemanticKITTI take: a class for every point of the raw file, in its order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.export.originals import Originals
+from hpal_cli.scenes.store import BLOCK
+from hpal_cli.store.files import replace_when_whole
+
+FORMATS = ("scannet", "semantickitti")
+
+_SCANNET = re.compile(r"scene\d{4}_\d{2}")
+_KITTI = re.compile(r"(\d{2})/(\d{6})")
+
+UNLABELLED = 0
+"""In both benchmarks, of points that were left out when the scene was read."""
+
+
+def file_name(scene: str, format: str, subject: object) -> str:
+    """Where the server looks for a scene: `scene0707_00.txt`, `sequences/08/predictions/000123.label`.
+
+    Raises:
+        HpalError: a scene that the benchmark has not, by its name.
+    """
+    if format == "scannet" and _SCANNET.fullmatch(scene):
+        return f"{scene}.txt"
+    if format == "semantickitti" and (found := _KITTI.fullmatch(scene)):
+        return f"sequences/{found[1]}/predictions/{found[2]}.label"
+    shape = "scene0707_00" if format == "scannet" else "08/000123"
+    raise HpalError(
+        subject, f"scene {scene} is none of {format}, whose names are like {shape}", "leave it out with --scenes"
+    )
+
+
+def write(
+    originals: Originals, path: Path, format: str, *, overwrite: bool = False, written: Callable[[int], None]
+) -> None:
+    """One scene: ScanNet's one number a line, or SemanticKITTI's uint32 a point, both the classes' `code`.
+
+    Raises:
+        HpalError: the file exists, or the scene's points are not those of one file, whose size must be known if some
+            were left out.
+    """
+    table = np.array([c.code for c in originals.store.classes], np.int64)
+    if table.min() < 0 or table.max() > np.iinfo(np.uint16).max:
+        raise HpalError(
+            path, f"{format} has no class {table.min() if table.min() < 0 else table.max()}", "check --classes"
+        )
+    codes = _in_file_order(originals, table, path, written)
+    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+        for start in range(0, len(codes), BLOCK):
+            block = codes[start : start + BLOCK]
+            if format == "scannet":
+                file.write(("\n".join(map(str, block.tolist())) + "\n").encode())
+            else:
+                file.write(block.astype("<u4").data)
+
+
+def _in_file_order(
+    originals: Originals, table: NDArray[np.int64], path: Path, written: Callable[[int], None]
+) -> NDArray[np.uint16]:
+    """The code of every point of the raw file (N0,), 0 for those that were left out."""
+    scene, files = originals.scene, originals.store.files(originals.scene)
+    if len(files) > 1:
+        raise HpalError(path, f"scene {scene.name} is made of {len(files)} files", "prepare a scene a file")
+    codes: NDArray[np.uint16] | None = None
+    given = 0
+    for points, fields in originals.blocks():
+        rows = points.attributes.get("source_row")
+        if codes is None:
+            if rows is not None and not files:
+                raise HpalError(
+                    path, f"how many points the file of {scene.name} has is not known", "run `hpal prep` again"
+                )
+            size = files[0][1] if rows is not None else scene.original
+            codes = np.full(size, UNLABELLED, np.uint16)
+        if rows is None:
+            rows = np.arange(given, given + len(points.xyz))
+        if rows.min() < 0 or rows.max() >= len(codes):
+            raise HpalError(path, f"scene {scene.name} has points beyond the end of its file", "run `hpal prep` again")
+        codes[rows] = table[fields["class"]]
+        given += len(rows)
+        written(len(rows))
+    assert codes is not None
+    return codes

@@ -1,0 +1,178 @@
+"""export: any store as files, one a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.export import benchmarks, writers
+from hpal_cli.export.clouds import answers_cloud, predicted, prediction_cloud, scene_cloud
+from hpal_cli.export.originals import Originals
+from hpal_cli.label.store import LabelStore
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.store.envelope import kind_of
+from hpal_cli.store.files import new_files
+
+FORMATS = (*writers.FORMATS, *benchmarks.FORMATS)
+
+COLORS = ("auto", "class", "rgb")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files that were written, and how many points they have in all."""
+
+    paths: list[Path]
+    points: int
+
+
+@dataclass(frozen=True)
+class _File:
+    """One to be written: `write` is given its path and whom to tell how many points are done."""
+
+    name: str
+    points: int
+    write: Callable[[Path, Callable[[int], None]], None]
+
+
+def export(
+    path: Path,
+    folder: Path,
+    format: str = "ply",
+    *,
+    original: Path | None = None,
+    color: str = "auto",
+    split: str = "all",
+    scenes: Sequence[str] = (),
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> Exported:
+    """Writes every scene of a scenes, predictions or labels store to `folder/<scene>.<format>`.
+
+    Args:
+        format: ply, las or csv; of predictions at their original points also scannet or semantickitti.
+        original: the scenes store that the store belongs to: writes its points as they were read instead of those of
+            the grid, each with the answer of its grid point.
+        color: `class`, `rgb` as scanned, or `auto`: class for predictions and answers, rgb for scenes; at original
+            points, class for a PLY of predictions, else rgb.
+        split, scenes: which scenes, by split and patterns of names.
+
+    Raises:
+        UsageError: an unknown format or colour, or one that the store or `original` does not go with.
+        HpalError: no such store, a file that exists, or points that the format cannot hold; no file is left then.
+    """
+    for option, value, known in (("--format", format, FORMATS), ("--color", color, COLORS)):
+        if value not in known:
+            raise UsageError(option, f"{value!r} is unknown", f"choose from {', '.join(known)}")
+    kind = kind_of(path)
+    if path.exists() and kind not in ("scenes", "predictions", "labels"):
+        raise HpalError(path, "is not an hpal store", "give a scenes, predictions or labels store")
+    if kind == "labels":
+        for option, given in (("--scenes", scenes), ("--original", original), ("--split", split != "all")):
+            if given:
+                raise UsageError(option, "has no meaning for a labels store", "leave it out")
+    if format in benchmarks.FORMATS:
+        if kind != "predictions" or original is None:
+            raise UsageError("--format", f"{format} is for predictions at original points", "add --original SCENES")
+        if color != "auto":
+            raise UsageError("--color", f"has no meaning for {format}", "leave it out")
+    if original is not None:
+        store = SceneStore(original)
+        of: PredictionStore | SceneStore = PredictionStore(path) if kind == "predictions" else SceneStore(path)
+        return export_originals(
+            store, of, of.choose(split, scenes), folder, format, color=color, overwrite=overwrite, monitor=monitor
+        )
+    if kind == "predictions":
+        predictions = PredictionStore(path)
+        files = [
+            _grid(scene.name, scene.points, format, partial(prediction_cloud, predictions, scene, color), overwrite)
+            for scene in predictions.choose(split, scenes)
+        ]
+    elif kind == "labels":
+        labels = LabelStore(path)
+        latest = labels.latest()
+        if not len(latest):
+            raise HpalError(path, "holds no answers yet", "give some with `hpal label`")
+        answers = [(scene, latest[latest["scene"] == scene.number]) for scene in labels.table]
+        files = [
+            _grid(scene.name, len(rows), format, partial(answers_cloud, labels, scene, rows), overwrite)
+            for scene, rows in answers
+            if len(rows)
+        ]
+    else:
+        # Also says what is wrong with it.
+        made = SceneStore(path)
+        files = [
+            _grid(scene.name, scene.points, format, partial(scene_cloud, made, scene, color), overwrite)
+            for scene in made.choose(split, scenes)
+        ]
+    return _write(files, folder, overwrite, monitor or Silent())
+
+
+def export_originals(
+    store: SceneStore,
+    of: PredictionStore | SceneStore,
+    scenes: Sequence[SceneInfo],
+    folder: Path,
+    format: str,
+    *,
+    color: str = "auto",
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> Exported:
+    """The original points of these scenes of `store`, with what `of` predicted, or, if it is a scenes store, as they
+    were read; a file a scene.
+
+    Raises:
+        HpalError: `of` is about other scenes, a file that exists, or points that the format cannot hold.
+    """
+    if store.table.id != of.table.id:
+        raise HpalError(of.path, f"belongs to other scenes than {store.path}", "give the scenes that it was made from")
+    files = []
+    for scene in scenes:
+        if format in benchmarks.FORMATS:
+            name = benchmarks.file_name(scene.name, format, store.path)
+        else:
+            name = f"{scene.name}.{format}"
+        files.append(_File(name, scene.original, partial(_write_original, store, of, scene, format, color, overwrite)))
+    return _write(files, folder, overwrite, monitor or Silent())
+
+
+def _write_original(
+    store: SceneStore,
+    of: PredictionStore | SceneStore,
+    scene: SceneInfo,
+    format: str,
+    color: str,
+    overwrite: bool,
+    path: Path,
+    written: Callable[[int], None],
+) -> None:
+    originals = Originals(store, scene, predicted(of, scene) if isinstance(of, PredictionStore) else {})
+    if format in benchmarks.FORMATS:
+        benchmarks.write(originals, path, format, overwrite=overwrite, written=written)
+    else:
+        originals.write(path, color, overwrite=overwrite, written=written)
+
+
+def _grid(name: str, points: int, format: str, make: Callable[[], writers.ViewerCloud], overwrite: bool) -> _File:
+    def write(path: Path, written: Callable[[int], None]) -> None:
+        cloud = make()
+        writers.write_blocks(lambda: iter([cloud]), points, path, overwrite=overwrite, written=written)
+
+    return _File(f"{name}.{format}", points, write)
+
+
+def _write(files: Sequence[_File], folder: Path, overwrite: bool, monitor: Monitor) -> Exported:
+    paths = writers.free_paths(folder, [file.name for file in files], overwrite=overwrite)
+    points = sum(file.points for file in files)
+    with new_files(paths, overwrite=overwrite), monitor.task("writing", points) as task:
+        for file, path in zip(files, paths, strict=True):
+            file.write(path, partial(task.advance, status=file.name))
+    return Exported(paths, points)
