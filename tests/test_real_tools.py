@@ -218,6 +218,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Survey:
         "train scenes.zarr --labels labels.zarr --preset small --steps 1 --device cpu -o model.pt",
         "predict model.pt scenes.zarr --device cpu -o preds.zarr --ply result --las result",
         "export scenes.zarr -o scenes",
+        "export scenes.zarr -o scenes --format las",
         "export preds.zarr -o preds",
         "export preds.zarr -o preds --format las",
         "score preds.zarr --levels 50,100 -o scores.ply",
@@ -264,7 +265,7 @@ PLYS = pytest.mark.parametrize(
 )
 LASES = pytest.mark.parametrize(
     "place",
-    [(where, f"{name}.las") for where, name in PLACES if name not in ("selection", "scenes/north")],
+    [(where, f"{name}.las") for where, name in PLACES if name != "selection"],
     ids=lambda p: "-".join(p),
     indirect=True,
 )
@@ -348,6 +349,18 @@ def test_cloudcompare_takes_some_names_for_colours_and_normals(tmp_path: Path) -
     assert fields_after(rgb, "answered", "evergreen", "bluetooth") == {"answered", "evergreen", "bluetooth"}
     assert fields_after(rgb, "nx", "class") == {"class"}
     assert fields_after((), "intensity", "gray") == {"intensity", "gray"}
+
+
+@needs("cloudcompare")
+def test_cloudcompare_writes_six_digits_as_ascii(tmp_path: Path) -> None:
+    # Why docs/viewers.md says to save as binary.
+    rows = np.zeros(2, [("x", "<f8"), ("y", "<f8"), ("z", "<f8"), ("scalar_index", "<i4")])
+    rows["scalar_index"] = 1_234_567, 16_777_216
+    plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")], byte_order="<").write(str(tmp_path / "far.ply"))
+    assert columns(resaved(tmp_path / "far.ply", tmp_path))["index"].tolist() == [1_234_567, 16_777_216]
+    (tmp_path / "resaved.ply").unlink()
+    ascii_index = columns(resaved(tmp_path / "far.ply", tmp_path, encoding="ASCII"))["index"]
+    assert ascii_index.tolist() == [1_234_570, 16_777_200]
 
 
 # ---------------------------------------------------------------- there and back: CloudCompare and `hpal label`
@@ -478,11 +491,18 @@ def test_pdal_reads_all_of_a_las(place: Path, tmp_path: Path) -> None:
     )
     seen = pdal_columns(place, tmp_path)
     assert np.abs(seen["position"] - wrote["position"]).max() < MILLIMETRE
-    same_colours(seen, wrote, factor=257)
+    if place.parent.name != "result":  # There the LAS keeps its own colours: the test of its header below.
+        same_colours(seen, wrote, factor=257)
     np.testing.assert_array_equal(seen["classification"], np.where(wrote["class"] >= 0, wrote["class"] + 64, 1))
-    for name in set(names) - {"class"}:
-        place_of = {"return_number": "returnnumber", "number_of_returns": "numberofreturns"}.get(name, name)
-        np.testing.assert_array_equal(seen[place_of], wrote[name], err_msg=name)
+    result = place.parent.name == "result"
+    for name in FIELDS["result"] - {"class"} if result else {*names} - {"class"}:
+        field = name.replace("_", "") if name in ("return_number", "number_of_returns") else name
+        # LAS has whole numbers for what is a mean over a grid point here: rounded, or beside it as it is.
+        beside = f"{name}_2" in seen
+        rounded = seen[field].dtype.kind == "u" and not beside
+        np.testing.assert_array_equal(
+            seen[f"{name}_2" if beside else field], np.rint(wrote[name]) if rounded else wrote[name], err_msg=name
+        )
 
 
 @needs("pdal")
@@ -512,6 +532,8 @@ def test_pdal_finds_the_header_and_crs_of_the_original_in_the_result(survey: Sur
         np.testing.assert_array_equal(
             np.rint((seen["position"] - ORIGIN) / MILLIMETRE), np.column_stack([las.X, las.Y, las.Z])
         )
+        for color in ("red", "green", "blue"):
+            np.testing.assert_array_equal(seen[color], las[color])
         np.testing.assert_array_equal(seen["gpstime"], las.gps_time)
         np.testing.assert_array_equal(seen["intensity"], las.intensity)
         np.testing.assert_array_equal(seen["deviation"], las.deviation)
