@@ -128,7 +128,8 @@ class _Lines:
         self._done += amount
         line = f"{self._what} {self._done:,} of {self._total:,}  {status}"
         if self._console.verbose:
-            self._console.debug(line)
+            if status:
+                self._console.debug(line)
         elif self._alone and time.monotonic() - self._said > EVERY:
             # A log wants a sign of life, not a line a step.
             self._said = time.monotonic()

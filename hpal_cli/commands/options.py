@@ -38,27 +38,6 @@ def as_list(values: Sequence[str] | None) -> list[str]:
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
-def as_patterns(values: Sequence[str] | None, option: str) -> list[str]:
-    """As `as_list`; `@file` stands for the lines of a file.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    patterns = []
-    for value in as_list(values):
-        if value.startswith("@"):
-            try:
-                lines = Path(value[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(
-                    option, f"{value[1:]} cannot be read ({error})", "give a text file of scene names"
-                ) from error
-            patterns += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        else:
-            patterns.append(value)
-    return patterns
-
-
 def as_numbers(values: Sequence[str] | None, option: str) -> list[float]:
     """A list of numbers.
 

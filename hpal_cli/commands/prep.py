@@ -10,6 +10,7 @@ import typer
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
+from hpal_cli.errors import UsageError
 
 NAME = "prep"
 
@@ -39,6 +40,22 @@ def command(
     format: Annotated[
         str | None, typer.Option(metavar="NAME", help="Reader, where looking at the data is not enough.")
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="What the columns of text are: x,y,z,r,g,b,label; `-` leaves one out."),
+    ] = None,
+    scene_per: Annotated[
+        str, typer.Option(metavar="WHAT", help="file, folder (all files of one), or square tiles: tile:50m.")
+    ] = "file",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse points with NaN or infinite coordinates, instead of dropping them.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what an interrupted call left: only what is missing is read.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out scenes that cannot be read, and exit with 1 at the end.")
+    ] = False,
     overwrite: opt.Overwrite = False,
     jobs: opt.Jobs = 1,
     quiet: opt.Quiet = False,
@@ -60,11 +77,16 @@ def command(
         output,
         format=format,
         grid=edge,
-        val=opt.as_patterns(val, "--val"),
-        test=opt.as_patterns(test, "--test"),
+        columns=None if columns is None else opt.as_list(columns),
+        scene_per=_scene_per(scene_per),
+        val=opt.as_list(val),
+        test=opt.as_list(test),
         classes=None if classes is None else ClassTable.from_file(classes),
         unit=None if unit is None else parse_unit(unit),
+        strict=strict,
         overwrite=overwrite,
+        resume=resume,
+        keep_going=keep_going,
         jobs=jobs,
         history=this_call(NAME),
         monitor=console,
@@ -81,3 +103,19 @@ def command(
         f"{output}: {len(table)} scenes ({splits}), {original:,} points -> {points:,} ({on}), "
         f"{len(store.classes)} classes, read as {store.format}"
     )
+
+
+def _scene_per(text: str) -> str | float:
+    """`file`, `folder`, or a tile's edge in metres.
+
+    Raises:
+        UsageError: something else.
+    """
+    from hpal_cli.lengths import parse_length
+
+    if text in ("file", "folder"):
+        return text
+    what, _, edge = text.partition(":")
+    if what != "tile":
+        raise UsageError("--scene-per", f"{text!r} is unknown", "choose file, folder, or tile:50m")
+    return parse_length(edge, "--scene-per", bare="m")

@@ -95,8 +95,12 @@ def blocks(reader: Reader, source: Source, options: Options = _EVERYTHING, *, st
                 problem = f"point {given + int(bad.argmax())} has NaN or infinite coordinates"
                 raise HpalError(source.path, problem, "remove such points, or leave --strict out")
             dropped += int(bad.sum())
-            last = _kept(cloud, np.flatnonzero(~bad), given) if dropped else cloud
+            last = cloud
+            if dropped:
+                keep = np.flatnonzero(~bad)
+                last = replace(cloud.take(keep), rows=given + keep)
             given += count
+            last.given = given
     except OSError as error:
         raise HpalError(source.path, f"cannot be read ({error.strerror or error})", "check the file") from error
     if last is None or given == 0:
@@ -171,19 +175,6 @@ def rename_safely(columns: dict[str, Value], taken: Container[str]) -> None:
         while safe in _OWN_ARRAYS or (safe != name and (safe in columns or safe in taken)):
             safe += "_"
         columns[safe] = columns.pop(name)
-
-
-def _kept(cloud: Cloud, keep: np.ndarray, first: int) -> Cloud:
-    """The rows `keep` of a block whose first point is the file's point `first`."""
-    return replace(
-        cloud,
-        xyz=cloud.xyz[keep],
-        rgb=None if cloud.rgb is None else cloud.rgb[keep],
-        label=None if cloud.label is None else cloud.label[keep],
-        attributes={name: values[keep] for name, values in cloud.attributes.items()},
-        carried={name: values[keep] for name, values in cloud.carried.items()},
-        rows=first + keep,
-    )
 
 
 def safe_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ class Cloud:
     resolution: the smallest step of the coordinates, in their unit, where the file has one.
     las_header: an empty LAS file with the header and the records of the one that was read (first block only).
     rows: (N,) which of the file's points these are, where some were left out; None for all of them.
+    given: the file's points up to the end of this block, those left out too; `readers.blocks` counts them.
     """
 
     xyz: NDArray[np.float64]
@@ -59,9 +60,22 @@ class Cloud:
     resolution: float | None = None
     las_header: bytes | None = None
     rows: NDArray[np.int64] | None = None
+    given: int = 0
 
     @property
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """All that there is besides xyz, by name."""
         own = {"rgb": self.rgb, "label": self.label}
         return {**{n: v for n, v in own.items() if v is not None}, **self.attributes, **self.carried}
+
+    def take(self, keep: NDArray[np.integer]) -> Cloud:
+        """Some of the points, by their places in this block (K,); `rows` stays None where it is."""
+        return replace(
+            self,
+            xyz=self.xyz[keep],
+            rgb=None if self.rgb is None else self.rgb[keep],
+            label=None if self.label is None else self.label[keep],
+            attributes={name: values[keep] for name, values in self.attributes.items()},
+            carried={name: values[keep] for name, values in self.carried.items()},
+            rows=None if self.rows is None else self.rows[keep],
+        )

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import base64
-import fnmatch
+import contextlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
 from hpal_cli import readers
-from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.lengths import format_length
 from hpal_cli.parallel import map_in_order
-from hpal_cli.progress import Monitor, Silent
+from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.readers import Reader
-from hpal_cli.readers.cloud import Cloud, Source
+from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import IGNORE, ClassTable
-from hpal_cli.scenes.grid import subsample
-from hpal_cli.scenes.store import Points, write_points
-from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
+from hpal_cli.scenes.raw import RawFile, RawScene
+from hpal_cli.scenes.splits import splits
+from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.scenes.tiles import Tiles
+from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, signature
+from hpal_cli.scenes.write import write_scene
 from hpal_cli.store import envelope
+from hpal_cli.store.files import go_on
 
 DEFAULT_GRID = 0.04
 """Metres; ScanNet comes at about 2 cm and stays as it is (docs/method.md)."""
@@ -33,18 +36,53 @@ DEFAULT_GRID = 0.04
 MANY = 500
 """Points in a cell, on average, from which a grid's unit is more likely a slip."""
 
+BYTES = 40
+"""Of a point, where a reader cannot say how many there are: for progress only."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all scenes of one call have in common."""
+
+    reader: str
+    options: Options
+    strict: bool
+    store: Path
+    grid: float | None
+    unit: float | None
+    classes: ClassTable
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One scene to write, whole: a process of its own may do it. `raw` is there already for a tile."""
+
+    job: _Job
+    name: str
+    sources: tuple[Source, ...]
+    raw: RawScene | None = None
+
+    @property
+    def signature(self) -> str:
+        return signature(source.path for source in self.sources)
+
 
 def prepare(
     root: Path,
     out: Path,
     *,
     format: str | None = None,
+    columns: Sequence[str] | None = None,
+    scene_per: str | float = "file",
     grid: float | str | None = "default",
     val: Sequence[str] = (),
     test: Sequence[str] = (),
     classes: ClassTable | None = None,
     unit: float | None = None,
+    strict: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
+    keep_going: bool = False,
     jobs: int = 1,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
@@ -52,138 +90,263 @@ def prepare(
     """Reads every scene under `root` and writes them to the scenes store `out`.
 
     Args:
+        columns: what the columns of text mean (`readers.cloud.Options`).
+        scene_per: `file`; `folder`, all files of one being a scene; or the edge of square tiles in metres.
         grid: cell edge in metres, None for no subsampling, `default` for what suits the format.
-        val, test: patterns of scene names that go to these splits; the others are `train`.
+        val, test: patterns of scene names, or `@file`, that go to these splits; the others are `train`.
         classes: the class table; without it the format's own, or one made of the numbers found.
         unit: metres in one unit of the coordinates; without it what the files say, else 1.
+        strict: refuse points whose coordinates are not finite, instead of leaving them out.
+        resume: go on with what an interrupted call left, with the same settings.
+        keep_going: leave out scenes that cannot be read; when the store is written, raise.
 
     Raises:
         HpalError: nothing to read, a scene that cannot be read, units that differ, a class outside the table.
         UsageError: a pattern that matches no scene.
     """
     monitor = monitor or Silent()
-    reader, sources = readers.find(root, format)
-    _refuse_nested(root, sources)
-    split = _splits([s.name for s in sources], val, test)
-    sources = sorted(sources, key=lambda s: s.name)
-    table = classes or reader.CLASSES
+    options = Options(None if columns is None else tuple(columns))
+    reader, sources = readers.find(root, format, options)
     edge = (None if reader.NAME == "scannet" else DEFAULT_GRID) if grid == "default" else grid
     assert not isinstance(edge, str)
-    if table is None:
-        table = _classes_found(reader, sources, monitor)
+    names = _grouped(root, sources, scene_per)
     attributes: dict[str, object] = {}
-    infos: list[SceneInfo] = []
-    units: dict[float, str] = {}
-    with envelope.create(out, "scenes", attributes, overwrite=overwrite) as (_, partial):
-        work = [(reader.NAME, source, str(partial), edge, unit, table) for source in sources]
-        with monitor.task("reading", len(sources)) as task:
-            for number, (info, scene_unit, notes) in enumerate(map_in_order(_prepare_scene, work, jobs)):
-                infos.append(replace(info, number=number, split=split[info.name]))
-                units.setdefault(scene_unit, info.name)
-                for text in notes:
-                    monitor.warn(f"{info.name}: {text}")
-                if edge is not None and info.original > MANY * info.points:
-                    size = format_length(edge)
-                    monitor.warn(f"{info.name}: {info.original:,} points became {info.points:,} on a grid of {size}")
-                task.advance(1, f"{info.name}  {info.points:,} of {info.original:,} points")
-        if len(units) > 1:
-            (a, scene_a), (b, scene_b) = list(units.items())[:2]
-            problem = f"{scene_a} has units of {a:g} m and {scene_b} of {b:g} m"
-            raise HpalError(root, problem, "prepare them apart, or say what is right with --unit")
+    place = go_on(out, overwrite=overwrite, resume=resume, worth_keeping=begun)
+    with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
+        table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
+        job = _Job(reader.NAME, options, strict, partial, edge, unit, table)
+        settings = {
+            "format": reader.NAME,
+            "columns": None if columns is None else list(columns),
+            "scene-per": scene_per,
+            "grid": edge,
+            "unit": unit,
+            "class table": table.to_json(),
+            "strict": strict,
+        }
+        record = Unfinished(partial, settings, resume=resume)
+        done: dict[str, DoneScene] = {}
+        failed: dict[str, HpalError] = {}
+
+        def fail(name: str, error: HpalError) -> None:
+            if not keep_going:
+                raise error
+            failed[name] = error
+            monitor.warn(f"{name} is left out: {error}")
+
+        try:
+            if isinstance(scene_per, float):
+                work = _tiled(job, sources, scene_per, fail, monitor)
+            else:
+                work = [_Work(job, name, group) for name, group in names.items()]
+            # What is wrong with names and patterns should show before hours of reading.
+            every = [one.name for one in work]
+            _refuse_nested(root, every)
+            split = splits(every, val, test, monitor)
+            for one in work:
+                known = record.find(one.name, one.signature)
+                if known is not None:
+                    done[one.name] = known
+            if done:
+                monitor.note(f"{len(done):,} of {len(work):,} scenes are done already")
+            todo = [one for one in work if one.name not in done]
+            for one, result in _each(todo, jobs, monitor):
+                if isinstance(result, HpalError):
+                    fail(one.name, result)
+                else:
+                    record.add(one.name, one.signature, result)
+                    done[one.name] = result
+                    _tell(one.name, result, edge, monitor)
+            if not done:
+                raise HpalError(root, "none of its scenes can be read", "see the warnings above")
+            units = _one_unit(root, done)
+        except BaseException:
+            if begun(partial):
+                monitor.note("the scenes that are done are kept; the same command with --resume goes on")
+            raise
+        infos = [replace(done[name].info, number=n, split=split[name]) for n, name in enumerate(sorted(done))]
         scene_table = SceneTable(infos)
         attributes.update(
             id=scene_table.id,
             classes=table.to_json(),
             grid=edge,
-            unit=next(iter(units)),
+            unit=units,
             format=reader.NAME,
             scenes=scene_table.to_json(),
             history=to_json(history),
         )
+        record.end()
+    if failed:
+        problem = f"{len(failed)} of {len(failed) + len(done)} scenes could not be read, and are not in it"
+        raise HpalError(out, f"{problem}: {', '.join(failed)}", "mend those files and prepare again")
     return scene_table
 
 
-def to_grid(
-    cloud: Cloud, table: ClassTable, edge: float | None, subject: object
-) -> tuple[Points, Points, NDArray[np.int64]]:
-    """A raw cloud as (grid points, original points, row of each original point's grid point (N,)).
+def _grouped(root: Path, sources: Sequence[Source], scene_per: str | float) -> dict[str, tuple[Source, ...]]:
+    """The files of each scene, by its name, in order; tiles are known only once the files are read."""
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        name = source.name
+        if scene_per == "folder":
+            # The folder that was given is a scene, too.
+            name = source.name.rpartition("/")[0] or readers.safe_name(root.absolute().name)
+        groups.setdefault(name, []).append(source)
+    return {name: tuple(groups[name]) for name in sorted(groups)}
 
-    `edge` is in the cloud's unit; None keeps every point. The offset is the lowest corner, rounded down to whole
-    units, so that cells of a scene and cells of the world coincide wherever the edge divides one unit.
+
+def _tiled(
+    job: _Job,
+    sources: Sequence[Source],
+    metres: float,
+    fail: Callable[[str, HpalError], None],
+    monitor: Monitor,
+) -> list[_Work]:
+    """Reads all files, and deals their points out to tiles."""
+    tiles = Tiles(metres, job.unit, job.store / SPOOLS)
+    reader = _reader(job.reader)
+    with monitor.task("reading points", sum(_expected(reader, source) for source in sources)) as task:
+        for source in sources:
+            blocks = readers.blocks(reader, source, job.options, strict=job.strict)
+            try:
+                file = tiles.add_file(source.path, _counted(blocks, _expected(reader, source), task))
+            except HpalError as error:
+                fail(source.name, error)
+                continue
+            for note in file.notes:
+                monitor.warn(f"{source.name}: {note}")
+            file.notes.clear()
+    return [_Work(job, name, tuple(sources), tiles.scenes[name]) for name in sorted(tiles.scenes)]
+
+
+def _each(todo: Sequence[_Work], jobs: int, monitor: Monitor) -> Iterator[tuple[_Work, DoneScene | HpalError]]:
+    """Writes the scenes, in order; what cannot be read comes back as its error."""
+    tiles = any(one.raw is not None for one in todo)
+    expected = [1 if tiles else sum(_expected(_reader(one.job.reader), s) for s in one.sources) for one in todo]
+    with monitor.task("writing tiles" if tiles else "reading points", sum(expected)) as task:
+        if jobs > 1 and len(todo) > 1:
+            results = map_in_order(_attempt, todo, jobs)
+            for one, points, result in zip(todo, expected, results, strict=True):
+                task.advance(points, _status(one, result))
+                yield one, result
+            return
+        for one in todo:
+            result = _attempt(one, None if tiles else task)
+            task.advance(1 if tiles else 0, _status(one, result))
+            yield one, result
+
+
+def _status(work: _Work, result: DoneScene | HpalError) -> str:
+    if isinstance(result, HpalError):
+        return f"{work.name}  failed"
+    return f"{work.name}  {result.info.points:,} of {result.info.original:,} points"
+
+
+def _attempt(work: _Work, task: Task | None = None) -> DoneScene | HpalError:
+    try:
+        return _prepare_scene(work, task)
+    except HpalError as error:
+        return error
+
+
+def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
+    """Reads one scene, unless that is done, and writes its group.
 
     Raises:
-        HpalError: a label outside the table.
+        HpalError: it cannot be read.
     """
-    offset = np.floor(cloud.xyz.min(axis=0))
-    relative = cloud.xyz - offset
-    label = None if cloud.label is None else table.from_codes(cloud.label, subject)
-    exact = relative.astype(np.float32)
-    # Large georeferenced tiles outgrow float32; a hundredth of a millimetre is what the originals may lose.
-    keep = exact if np.abs(exact - relative).max() <= 1e-5 else relative
-    rgb = None if cloud.rgb is None else cloud.rgb.astype(np.uint8)
-    original = Points(keep, offset, rgb, label, {**cloud.attributes, **cloud.carried})
-    if edge is None:
-        return Points(exact, offset, rgb, label, cloud.attributes), original, np.arange(len(exact))
-    cells = subsample(relative, rgb, label, cloud.attributes, edge)
-    points = Points(cells.xyz.astype(np.float32), offset, cells.rgb, cells.label, cells.attributes)
-    return points, original, cells.inverse
+    job = work.job
+    folder = job.store / SPOOLS / f"{work.name}.spool"
+    try:
+        raw = work.raw or _gather(work, folder / "raw", task)
+        metres = job.unit or raw.unit()
+        # What a process that was killed left of it.
+        shutil.rmtree(job.store / "scenes" / work.name, ignore_errors=True)
+        group = zarr.open_group(str(job.store), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
+        edge = None if job.grid is None else job.grid / metres
+        points, original, fingerprint = write_scene(group, raw, job.classes, edge, folder)
+        raw.spool.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return DoneScene(SceneInfo(0, work.name, points, original, "train", fingerprint), metres, tuple(raw.notes))
 
 
-def _prepare_scene(
-    work: tuple[str, Source, str, float | None, float | None, ClassTable],
-) -> tuple[SceneInfo, float, list[str]]:
-    """Reads one scene and writes its group: a process of its own may do it."""
-    reader_name, source, store, grid, unit, table = work
-    (reader,) = (r for r in readers.READERS if reader_name == r.NAME)
-    cloud = readers.read(reader, source)
-    metres = unit or cloud.unit or 1.0
-    points, original, inverse = to_grid(cloud, table, None if grid is None else grid / metres, source.path)
-    group = zarr.open_group(store, mode="a", zarr_format=3).require_group(f"scenes/{source.name}")
-    group.attrs["offset"] = points.offset.tolist()
-    write_points(group, points)
-    below = group.create_group("original")
-    if cloud.las_header is not None:
-        below.attrs["las_header"] = base64.b64encode(cloud.las_header).decode("ascii")
-    write_points(below, original)
-    envelope.write_array(below, "inverse", inverse.astype(np.int64))
-    xyz = np.asarray(points.xyz, np.float32)
-    info = SceneInfo(0, source.name, len(xyz), len(original.xyz), "train", fingerprint(points.offset, xyz))
-    return info, metres, cloud.notes
+def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:
+    reader, raw = _reader(work.job.reader), RawScene(folder)
+    for source in work.sources:
+        file = RawFile(source.path)
+        blocks = readers.blocks(reader, source, work.job.options, strict=work.job.strict)
+        for cloud in blocks if task is None else _counted(blocks, _expected(reader, source), task):
+            raw.add(cloud, file.see(cloud), file)
+        file.check()
+    return raw
 
 
-def _refuse_nested(root: Path, sources: Sequence[Source]) -> None:
+def _counted(blocks: Iterator[Cloud], expected: int, task: Task) -> Iterator[Cloud]:
+    """The same blocks; the bar goes on with each, and to what was expected at the end."""
+    for cloud in blocks:
+        step = min(len(cloud.xyz), expected)
+        expected -= step
+        task.advance(step)
+        yield cloud
+    task.advance(expected)
+
+
+def _expected(reader: Reader, source: Source) -> int:
+    count = reader.count(source)
+    if count is None:
+        files = source.path.rglob("*") if source.path.is_dir() else [source.path]
+        count = sum(file.stat().st_size for file in files) // BYTES
+    return count
+
+
+def _reader(name: str) -> Reader:
+    # Modules cannot be sent to a process.
+    (reader,) = (reader for reader in readers.READERS if name == reader.NAME)
+    return reader
+
+
+def _tell(name: str, done: DoneScene, grid: float | None, monitor: Monitor) -> None:
+    for text in done.notes:
+        monitor.warn(f"{name}: {text}")
+    if grid is not None and done.info.original > MANY * done.info.points:
+        size = format_length(grid)
+        monitor.warn(f"{name}: {done.info.original:,} points became {done.info.points:,} on a grid of {size}")
+
+
+def _one_unit(root: Path, done: Mapping[str, DoneScene]) -> float:
+    """Raises:
+    HpalError: scenes of different units.
+    """
+    units = {done[name].unit: name for name in sorted(done, reverse=True)}
+    if len(units) > 1:
+        (a, scene_a), (b, scene_b) = sorted(units.items(), key=lambda item: item[1])[:2]
+        problem = f"{scene_a} has units of {a:g} m and {scene_b} of {b:g} m"
+        raise HpalError(root, problem, "prepare them apart, or say what is right with --unit")
+    return next(iter(units))
+
+
+def _refuse_nested(root: Path, names: Sequence[str]) -> None:
     """A scene is a group of the store, and cannot hold another: the other's name could be one of its arrays'."""
-    names = {source.name for source in sources}
-    for name in sorted(names):
+    every = set(names)
+    for name in sorted(every):
         for outer in itertools.accumulate(name.split("/")[:-1], "{}/{}".format):
-            if outer in names:
+            if outer in every:
                 raise HpalError(root, f"scene {name} lies inside scene {outer}", "rename one of them")
 
 
-def _splits(names: Sequence[str], val: Sequence[str], test: Sequence[str]) -> dict[str, str]:
-    split = dict.fromkeys(names, "train")
-    for option, patterns in (("val", val), ("test", test)):
-        for pattern in patterns:
-            matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-            if not matching:
-                some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-                raise UsageError(f"--{option}", f"{pattern!r} matches no scene", f"the scenes are {some}")
-            for name in matching:
-                if split[name] not in ("train", option):
-                    raise UsageError(f"--{option}", f"{name} is in --val and in --test", "let the patterns not overlap")
-                split[name] = option
-    return split
-
-
-def _classes_found(reader: Reader, sources: Sequence[Source], monitor: Monitor) -> ClassTable:
+def _classes_found(
+    reader: Reader, sources: Sequence[Source], options: Options, strict: bool, keep_going: bool, monitor: Monitor
+) -> ClassTable:
     """A table of the class numbers that occur, for formats that have none of their own."""
     codes: set[int] = set()
-    with monitor.task("looking for classes", len(sources)) as task:
+    with monitor.task("looking for classes", sum(_expected(reader, source) for source in sources)) as task:
         for source in sources:
-            cloud = readers.read(reader, source)
-            if cloud.label is not None:
-                codes.update(np.unique(cloud.label).tolist())
-            task.advance(1, source.name)
+            # One that cannot be read is told of when it is to be written.
+            with contextlib.suppress(HpalError) if keep_going else contextlib.nullcontext():
+                blocks = readers.blocks(reader, source, options, strict=strict)
+                for cloud in _counted(blocks, _expected(reader, source), task):
+                    if cloud.label is not None:
+                        codes.update(np.unique(cloud.label).tolist())
     codes.discard(IGNORE)
     if not codes:
         raise HpalError(

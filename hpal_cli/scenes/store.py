@@ -153,14 +153,3 @@ class SceneStore:
         return Points(
             columns.pop("xyz"), offset, columns.pop("rgb", None), columns.pop("label", None), attributes=columns
         )
-
-
-def write_points(group: zarr.Group, points: Points) -> None:
-    """One scene's columns as arrays of `group`; the offset is the scene group's attribute."""
-    envelope.write_array(group, "xyz", points.xyz)
-    if points.rgb is not None:
-        envelope.write_array(group, "rgb", points.rgb)
-    if points.label is not None:
-        envelope.write_array(group, "label", points.label)
-    for name, values in sorted(points.attributes.items()):
-        envelope.write_array(group, name, values)

@@ -29,15 +29,23 @@ MADE_BY = {"scenes": "hpal prep", "predictions": "hpal predict", "labels": "hpal
 
 
 @contextlib.contextmanager
-def create(path: Path, kind: str, attributes: dict[str, Any], *, overwrite: bool) -> Iterator[tuple[zarr.Group, Path]]:
+def create(
+    path: Path,
+    kind: str,
+    attributes: dict[str, Any],
+    *,
+    overwrite: bool,
+    place: contextlib.AbstractContextManager[Path] | None = None,
+) -> Iterator[tuple[zarr.Group, Path]]:
     """Yields the root group of a new store and where it is written; it appears at `path` when the block ends well.
 
     `attributes` may still be filled inside the block: it is written at the end.
+    place: where it is written, if not in a folder that goes away when the block fails.
     """
     if path.exists() and overwrite and kind_of(path) != kind:
         raise HpalError(path, f"is not a {kind} store, and is not replaced by one", "give another name with -o")
-    with replace_when_whole(path, overwrite=overwrite) as partial:
-        root = zarr.open_group(str(partial), mode="w-", zarr_format=3)
+    with place or replace_when_whole(path, overwrite=overwrite) as partial:
+        root = zarr.open_group(str(partial), mode="a", zarr_format=3)
         yield root, partial
         root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpal_cli.errors import HpalError
@@ -38,6 +39,44 @@ def replace_when_whole(path: Path, *, overwrite: bool) -> Iterator[Path]:
         ) from error
     finally:
         _remove(partial)
+
+
+@contextlib.contextmanager
+def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[[Path], bool]) -> Iterator[Path]:
+    """As `replace_when_whole`, for a folder that takes long: if the block fails and the work is `worth_keeping`, it
+    stays beside `path`, and with `resume` the next call yields it again.
+
+    Raises:
+        HpalError: as `replace_when_whole`; another process is writing it.
+    """
+    require_free(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.name}.partial")
+    whole = False
+    try:
+        partial.mkdir(exist_ok=True)
+        held = os.open(partial, os.O_RDONLY)
+        try:
+            # Given back by the system however the process ends.
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(held)
+            raise HpalError(path, "is being written by another process", "wait for it, or name another") from None
+        try:
+            if not resume:
+                for left in partial.iterdir():
+                    _remove(left)
+            yield partial
+            require_free(path, overwrite=overwrite)
+            _swap(partial, path, overwrite=overwrite)
+            whole = True
+        finally:
+            if not whole and not worth_keeping(partial):
+                _remove(partial)
+            os.close(held)
+    except OSError as error:
+        raise HpalError(
+            path, f"cannot be written ({error.strerror or error})", "check the disk and try again"
+        ) from error
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:

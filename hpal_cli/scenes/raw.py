@@ -1,0 +1,133 @@
+"""A scene as its files give it, gathered block by block before anything is known of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli import readers
+from hpal_cli.errors import HpalError
+from hpal_cli.readers.cloud import Cloud
+from hpal_cli.readers.colours import ColourRange
+from hpal_cli.scenes.spool import Columns, Spool
+
+
+@dataclass
+class RawFile:
+    """What is known of one file once all of it was read: `points` counts those that were left out too."""
+
+    path: Path
+    points: int = 0
+    unit: float | None = None
+    resolution: float | None = None
+    las_header: bytes | None = None
+    colours: ColourRange = field(default_factory=ColourRange)
+    notes: list[str] = field(default_factory=list)
+
+    def see(self, cloud: Cloud) -> NDArray[np.int64]:
+        """Takes note of the next block; returns which of the file's points it holds (N,)."""
+        first = self.points
+        self.points = cloud.given
+        self.unit = cloud.unit if self.unit is None else self.unit
+        self.resolution = cloud.resolution if self.resolution is None else self.resolution
+        self.las_header = cloud.las_header if self.las_header is None else self.las_header
+        if cloud.rgb is not None:
+            self.colours.see(cloud.rgb)
+        self.notes += cloud.notes
+        return np.arange(first, cloud.given) if cloud.rows is None else cloud.rows
+
+    def check(self) -> None:
+        """Raises:
+        HpalError: its colours make no sense.
+        """
+        self.colours.check(self.path)
+        if self.colours.black:
+            self.notes.append(readers.BLACK)
+
+
+class RawScene:
+    """The points of one scene, from one file or several, with the columns that all of them have.
+
+    The spool holds xyz (N, 3) float64, rgb (N, 3) float32, label (N,) int64 as the files number classes, source_file
+    (N,) int32, source_row (N,) int64, and the further columns under their own names.
+    """
+
+    def __init__(self, folder: Path, *, kept: int | None = None) -> None:
+        """folder: for the spool."""
+        self.spool = Spool(folder) if kept is None else Spool(folder, kept)
+        self.files: list[RawFile] = []
+        self.attributes: list[str] = []
+        self.low = np.full(3, np.inf)
+        self.high = np.full(3, -np.inf)
+        self.labelled = False
+        self._left_out: set[str] = set()
+        self._numbers: dict[Path, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.spool)
+
+    def add(self, cloud: Cloud, rows: NDArray[np.int64], file: RawFile) -> None:
+        """Adds points of `file`, whose rows there are `rows` (N,).
+
+        Raises:
+            HpalError: a column of another type than in the files before.
+        """
+        if not len(rows):
+            return
+        number = self._numbers.setdefault(file.path, len(self.files))
+        if number == len(self.files):
+            self.files.append(file)
+        columns: Columns = {"xyz": cloud.xyz, **cloud.columns}
+        if cloud.rgb is not None:
+            columns["rgb"] = cloud.rgb.astype(np.float32)
+        columns["source_file"] = np.full(len(rows), number, np.int32)
+        columns["source_row"] = rows
+        if len(self.spool):
+            self._agree(columns, file)
+        else:
+            self.attributes = list(cloud.attributes)
+        self.spool.append(columns)
+        self.low = np.minimum(self.low, cloud.xyz.min(axis=0))
+        self.high = np.maximum(self.high, cloud.xyz.max(axis=0))
+        self.labelled |= cloud.label is not None and bool((cloud.label >= 0).any())
+
+    def _agree(self, columns: Columns, file: RawFile) -> None:
+        """What only some of the files have is left out."""
+        for name in set(self.spool.names) ^ set(columns):
+            if name in self.spool.names:
+                self.spool.drop(name)
+                self.attributes = [n for n in self.attributes if n != name]
+            columns.pop(name, None)
+            self._left_out.add(name)
+        for name, like in self.spool.read(0, 0).items():
+            if like.dtype != columns[name].dtype:
+                first = self.files[0].path
+                problem = f"has {name} as {columns[name].dtype}, and {first.name} as {like.dtype}"
+                raise HpalError(file.path, problem, "prepare the two as scenes of their own")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should be told: of the files, by their name if there are several, and of their differences."""
+        several = len(self.files) > 1
+        notes = [f"{file.path.name}: {note}" if several else note for file in self.files for note in file.notes]
+        if self._left_out:
+            notes.append(f"left out {', '.join(sorted(self._left_out))}: not in all of its files")
+        if len({file.resolution for file in self.files}) > 1:
+            notes.append("its files have coordinates of different resolution; LAS results get that of the first")
+        return notes
+
+    def unit(self) -> float:
+        """Metres in one unit: what the files say, else 1.
+
+        Raises:
+            HpalError: they differ.
+        """
+        known = {file.unit or 1.0: file.path for file in self.files}
+        if len(known) > 1:
+            (a, path_a), (b, path_b) = list(known.items())[:2]
+            problem = f"has units of {b:g} m, and {path_a.name} of {a:g} m"
+            raise HpalError(path_b, problem, "say what is right with --unit")
+        return next(iter(known))

@@ -1,0 +1,47 @@
+"""Which scenes are to validate and to test on, by name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpal_cli.errors import UsageError
+from hpal_cli.progress import Monitor
+
+
+def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monitor: Monitor) -> dict[str, str]:
+    """The split of each name: `train` unless a pattern of `val` or `test` matches it.
+
+    A pattern `@file` stands for the lines of a file, of which only some need to match: official lists name scenes
+    that one may not have.
+
+    Raises:
+        UsageError: a pattern, or a whole file, that matches no name; a name in both.
+    """
+    split = dict.fromkeys(names, "train")
+    for which, patterns in (("val", val), ("test", test)):
+        option = f"--{which}"
+        for pattern in patterns:
+            listed = _listed(pattern[1:], option) if pattern.startswith("@") else [pattern]
+            matching = {one: [name for name in names if fnmatch.fnmatchcase(name, one)] for one in listed}
+            found = [name for some in matching.values() for name in some]
+            absent = [one for one, some in matching.items() if not some]
+            if not found:
+                some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+                raise UsageError(option, f"{pattern!r} matches no scene", f"the scenes are {some}")
+            if absent:
+                monitor.note(f"{option} {pattern}: {len(absent):,} of its {len(listed):,} scenes are not here")
+            for name in found:
+                if split[name] not in ("train", which):
+                    raise UsageError(option, f"{name} is in --val and in --test", "let the patterns not overlap")
+                split[name] = which
+    return split
+
+
+def _listed(path: str, option: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(option, f"{path} cannot be read ({error})", "give a text file of scene names") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

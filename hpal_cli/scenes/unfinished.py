@@ -1,0 +1,94 @@
+"""What an interrupted `prep` left: which scenes are done, with what settings, from which files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpal_cli.errors import HpalError
+from hpal_cli.scenes.table import SceneInfo
+
+FILE = "prep.jsonl"
+SPOOLS = "spools"
+
+
+@dataclass(frozen=True)
+class DoneScene:
+    """A scene that was read: its row of the table (number and split are not settled yet), metres in one unit, and
+    what a person was told of it."""
+
+    info: SceneInfo
+    unit: float
+    notes: tuple[str, ...] = ()
+
+
+class Unfinished:
+    """The record of a store that is being written, a line a scene, in the store's own folder until it is whole."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+        """Goes on with what is there, or begins.
+
+        Raises:
+            HpalError: what is there was begun with other settings.
+        """
+        self._path = folder / FILE
+        self._done: dict[str, tuple[str, DoneScene]] = {}
+        shutil.rmtree(folder / SPOOLS, ignore_errors=True)
+        if resume and self._path.exists():
+            self._read(settings)
+        else:
+            self._write({"settings": settings})
+
+    def find(self, name: str, signature: str) -> DoneScene | None:
+        """The scene, if it was done from files with this signature."""
+        known, done = self._done.get(name, ("", None))
+        return done if known == signature else None
+
+    def add(self, name: str, signature: str, done: DoneScene) -> None:
+        self._write({"scene": name, "signature": signature, **asdict(done)})
+
+    def end(self) -> None:
+        """Removes the record: what is left is the store."""
+        self._path.unlink()
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        lines = self._path.read_text(encoding="utf-8").split("\n")
+        # A line that a power cut left half is a scene that is not done.
+        rows = [json.loads(line) for line in lines[:-1]]
+        begun = rows[0]["settings"] if rows else {}
+        wrong = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
+        if wrong:
+            raise HpalError(
+                "--resume", f"the unfinished store was begun with another {wrong[0]}", "leave it out to begin anew"
+            )
+        for row in rows[1:]:
+            done = DoneScene(SceneInfo(**row["info"]), row["unit"], tuple(row["notes"]))
+            self._done[row["scene"]] = row["signature"], done
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def _write(self, row: dict[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder holds at least one scene to go on with."""
+    try:
+        return (folder / FILE).read_bytes().count(b"\n") > 1
+    except OSError:
+        return False
+
+
+def signature(paths: Iterable[Path]) -> str:
+    """Changes when one of the files (or a file in one of the folders) does: names, sizes, times of change."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            about = file.stat()
+            digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,190 @@
+"""A raw scene to its group of the store: original points block by block, the grid slab by slab."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.grid import subsample
+from hpal_cli.scenes.raw import RawScene
+from hpal_cli.scenes.spool import BLOCK, KEPT, Columns, Spool
+from hpal_cli.store import envelope
+from hpal_cli.voxels import voxel_coordinates
+
+SLAB = 1 << 21
+"""Points whose cells are made in one go: some 400 MB."""
+
+SAMPLE = 16
+"""One point in so many says where the slabs are cut."""
+
+MAX_ERROR = 1e-5
+"""What the original positions may lose, in their unit, by being stored in four bytes."""
+
+
+def write_scene(
+    group: zarr.Group, raw: RawScene, table: ClassTable, edge: float | None, folder: Path, *, slab: int = SLAB
+) -> tuple[int, int, str]:
+    """Writes the arrays of docs/formats.md section 2.2; returns the grid points, the original points, the fingerprint.
+
+    `edge` is in the cloud's unit; None keeps every point. The offset is the lowest corner, rounded down to whole
+    units, so that cells of a scene and cells of the world coincide wherever the edge divides one unit.
+    folder: for what does not fit memory. Scenes of more than `slab` points are put on the grid in slabs along x, cut
+    between cells: the same bits as in one go.
+
+    Raises:
+        HpalError: a label outside the table.
+    """
+    offset = np.floor(raw.low)
+    group.attrs["offset"] = offset.tolist()
+    below = group.create_group("original")
+    _note_files(below, raw)
+    grid = None if edge is None else _Grid(raw, offset, edge, folder, slab)
+    originals = _Arrays(below, len(raw))
+    exact = _position_type(raw, offset)
+    for columns in _converted(raw, table, offset):
+        if grid is not None:
+            grid.add(columns)
+        originals.append({**columns, "xyz": columns["xyz"].astype(exact)})
+    digest = hashlib.sha256(np.ascontiguousarray(offset, "<f8").tobytes())
+    count = len(raw) if grid is None else grid.finish()
+    arrays = _Arrays(group, count)
+    for columns in _ungridded(raw, table, offset) if grid is None else grid.cells.blocks():
+        digest.update(np.ascontiguousarray(columns["xyz"], "<f4").tobytes())
+        arrays.append(columns)
+    for start in range(0, len(raw), BLOCK):
+        stop = min(start + BLOCK, len(raw))
+        rows = np.arange(start, stop) if grid is None else grid.inverse[start:stop].astype(np.int64)
+        originals.append({"inverse": rows}, start)
+    return count, len(raw), digest.hexdigest()[:16]
+
+
+def _note_files(group: zarr.Group, raw: RawScene) -> None:
+    group.attrs["files"] = [
+        {"name": file.path.name.encode("utf-8", "replace").decode(), "points": file.points} for file in raw.files
+    ]
+    header = raw.files[0].las_header
+    if header is not None and all(file.las_header is not None for file in raw.files):
+        group.attrs["las_header"] = base64.b64encode(header).decode("ascii")
+
+
+def _position_type(raw: RawScene, offset: NDArray[np.float64]) -> type[np.floating]:
+    """float32 where that loses no more than `MAX_ERROR` and no step of the coordinates; large tiles outgrow it."""
+    error = float(np.spacing(np.float32((raw.high - offset).max()))) / 2
+    steps = [file.resolution for file in raw.files if file.resolution is not None]
+    return np.float32 if error <= min([MAX_ERROR, *(step / 4 for step in steps)]) else np.float64
+
+
+def _converted(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) -> Iterator[Columns]:
+    """The blocks of a raw scene as the store wants them; xyz stay float64, relative to the offset."""
+    whole = len(raw.files) == 1 and len(raw) == raw.files[0].points
+    coloured = not all(file.colours.black for file in raw.files)
+    for columns in raw.spool.blocks():
+        file, row = columns.pop("source_file"), columns.pop("source_row")
+        columns["xyz"] = columns["xyz"] - offset
+        if "rgb" in columns:
+            rgb = columns.pop("rgb")
+            if coloured:
+                columns["rgb"] = np.empty(rgb.shape, np.uint8)
+                for number in np.unique(file):
+                    here = file == number
+                    columns["rgb"][here] = raw.files[number].colours.to_bytes(rgb[here])
+        if "label" in columns:
+            codes = columns.pop("label")
+            if raw.labelled:
+                columns["label"] = table.from_codes(codes, raw.files[int(file[0])].path)
+        if not whole:
+            columns["source_file"], columns["source_row"] = file, row
+        yield columns
+
+
+def _ungridded(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) -> Iterator[Columns]:
+    names = {"xyz", "rgb", "label", *raw.attributes}
+    for columns in _converted(raw, table, offset):
+        kept = {name: values for name, values in columns.items() if name in names}
+        yield {**kept, "xyz": columns["xyz"].astype(np.float32)}
+
+
+class _Arrays:
+    """Arrays of a group, made at the first block and filled block by block."""
+
+    def __init__(self, group: zarr.Group, rows: int) -> None:
+        self._group, self._rows = group, rows
+        self._arrays: dict[str, zarr.Array] = {}
+        self._next = 0
+
+    def append(self, columns: Columns, start: int | None = None) -> None:
+        begin = self._next if start is None else start
+        for name in sorted(columns):
+            values = columns[name]
+            if name not in self._arrays:
+                shape = (self._rows, *values.shape[1:])
+                self._arrays[name] = envelope.create_array(self._group, name, shape, values.dtype)
+            self._arrays[name][begin : begin + len(values)] = values
+        self._next = begin + len(values)
+
+
+class _Grid:
+    """The grid points of a scene: points are dealt out to slabs of cells, and each slab is subsampled by itself.
+
+    Cells are in order of x first, so the slabs' cells, one slab after the other, are those of the whole.
+    """
+
+    def __init__(self, raw: RawScene, offset: NDArray[np.float64], edge: float, folder: Path, slab: int) -> None:
+        self._edge, self._attributes = edge, raw.attributes
+        self._cuts = _cuts(raw.spool, offset[0], edge, slab)
+        # All slabs fill at once: they share the memory that one spool may take.
+        kept = KEPT // (len(self._cuts) + 1)
+        self._slabs = [Spool(folder / f"slab-{n}", kept) for n in range(len(self._cuts) + 1)]
+        self._seen = 0
+        self.cells = Spool(folder / "cells")
+        # Rows of grid points fit four bytes: 2^31 of them would be 100 GB.
+        self.inverse = np.empty(len(raw), np.int32)
+
+    def add(self, columns: Columns) -> None:
+        """Deals out the next block; xyz relative to the offset."""
+        count = len(columns["xyz"])
+        names = ("xyz", "rgb", "label", *self._attributes)
+        block: Columns = {name: columns[name] for name in names if name in columns}
+        block["row"] = np.arange(self._seen, self._seen + count)
+        self._seen += count
+        if not len(self._cuts):
+            self._slabs[0].append(block)
+            return
+        cell = voxel_coordinates(columns["xyz"][:, :1], self._edge)[:, 0]
+        home = np.searchsorted(self._cuts, cell, side="right")
+        for number in np.unique(home):
+            here = home == number
+            self._slabs[number].append({name: values[here] for name, values in block.items()})
+
+    def finish(self) -> int:
+        """Makes `cells` (xyz float32) and `inverse`; returns the number of grid points."""
+        for slab in self._slabs:
+            if not len(slab):
+                continue
+            columns: dict[str, Any] = slab.read(0, len(slab))
+            slab.close()
+            attributes = {name: columns[name] for name in self._attributes}
+            made = subsample(columns["xyz"], columns.get("rgb"), columns.get("label"), attributes, self._edge)
+            self.inverse[columns["row"]] = len(self.cells) + made.inverse
+            cells = {"xyz": made.xyz.astype(np.float32), "rgb": made.rgb, "label": made.label, **made.attributes}
+            self.cells.append({name: values for name, values in cells.items() if values is not None})
+        return len(self.cells)
+
+
+def _cuts(spool: Spool, origin: float, edge: float, slab: int) -> NDArray[np.int64]:
+    """Cells along x at which slabs of about `slab` points begin, ascending; the first slab's is left out."""
+    slabs = -(-len(spool) // slab)
+    if slabs < 2:
+        return np.zeros(0, np.int64)
+    # Copied: a view would keep its block.
+    sample = np.sort(np.concatenate([columns["xyz"][::SAMPLE, 0].copy() for columns in spool.blocks(["xyz"])])) - origin
+    places = np.arange(1, slabs) * len(sample) // slabs
+    return np.unique(voxel_coordinates(sample[places][:, None], edge)[:, 0])
