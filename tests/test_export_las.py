@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import laspy
@@ -20,6 +22,7 @@ from test_readers import shared
 from hpal_cli.errors import HpalError
 from hpal_cli.export.files import export
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Silent
 from hpal_cli.scenes import store as store_module
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
@@ -77,9 +80,11 @@ def some_las(path: Path, point_format: int, *, most: int = 2**64 - 1) -> Path:
     return path
 
 
-def there_and_back(raw: Path, folder: Path, classes: ClassTable | None, *, predict: bool = True) -> Path:
+def there_and_back(
+    raw: Path, folder: Path, classes: ClassTable | None, *, grid: float = 100.0, predict: bool = True
+) -> Path:
     """The path of the LAS that comes out; `folder/p.zarr` and `folder/s.zarr` are on the way."""
-    prepare(raw, folder / "s.zarr", grid=5.0, classes=classes)
+    prepare(raw, folder / "s.zarr", grid=grid, classes=classes)
     of = fake_predictions(folder / "s.zarr", folder / "p.zarr", features=None) if predict else folder / "s.zarr"
     (path,) = export(of, folder / "out", "las", original=folder / "s.zarr").paths
     return path
@@ -141,6 +146,7 @@ def assert_answers(folder: Path, las: laspy.LasData, classes: ClassTable) -> Non
     points, inverse = scenes.original(scene, label=True)
     pred = predictions.predicted(scene)[inverse]
     assert len(np.unique(pred)) > 1
+    assert scene.points < N / 2
     np.testing.assert_array_equal(las["class"], pred)
     np.testing.assert_array_equal(np.asarray(las.classification), np.array([c.code for c in classes])[pred])
     np.testing.assert_array_equal(las["confidence"], predictions.probabilities(scene).max(1).astype("f4")[inverse])
@@ -209,12 +215,38 @@ def test_a_file_without_labels_or_header_fields_of_its_own(tmp_path: Path) -> No
     las.x, las.y, las.z = np.random.default_rng(0).uniform(0, 30, (3, 200))
     las.write(tmp_path / "a.las")
     classes = ClassTable.from_json([{"id": 0, "name": "a", "las": 3}, {"id": 1, "name": "b", "code": 17}])
-    path = there_and_back(tmp_path / "a.las", tmp_path, classes)
+    path = there_and_back(tmp_path / "a.las", tmp_path, classes, grid=5.0)
     after = laspy.read(path)
     assert set(after.point_format.extra_dimension_names) == ADDED
     assert str(after.header.version) == "1.2"
     assert set(np.asarray(after.classification).tolist()) == {3, 17}
     assert_same_points(laspy.read(tmp_path / "a.las"), after, but=("classification",))
+
+
+class Counting(Silent):
+    """Adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+
+    @contextlib.contextmanager
+    def task(self, what: str, total: int) -> Iterator[Counting]:
+        self.total += total
+        yield self
+
+    def advance(self, amount: int = 1, status: str = "") -> None:
+        self.done += amount
+
+
+@pytest.mark.parametrize("format", ["ply", "las", "csv"])
+def test_progress_counts_points(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "BLOCK", 150)
+    there_and_back(some_las(tmp_path / "a.las", 6, most=2**53), tmp_path, LOW)
+    for original, points in ((tmp_path / "s.zarr", N), (None, SceneStore(tmp_path / "s.zarr").table[0].points)):
+        monitor = Counting()
+        folder = tmp_path / ("grid" if original is None else "original")
+        done = export(tmp_path / "p.zarr", folder, format, original=original, monitor=monitor)
+        assert (done.points, monitor.total, monitor.done) == (points, points, points)
 
 
 def test_what_the_header_knows_nothing_of_is_kept_too(tmp_path: Path) -> None:
@@ -252,7 +284,7 @@ def test_class_colours_replace_the_scanned_ones_only_if_asked(tmp_path: Path) ->
     las.write(tmp_path / "b.las")
     other = tmp_path / "other"
     other.mkdir()
-    there_and_back(tmp_path / "b.las", other, LOW)
+    there_and_back(tmp_path / "b.las", other, LOW, grid=5.0)
     with pytest.raises(HpalError, match="no colours"):
         export(other / "p.zarr", other / "c", "las", original=other / "s.zarr", color="class")
     assert [p for p in (other / "c").rglob("*") if p.is_file()] == []
@@ -300,7 +332,7 @@ def test_a_column_that_the_header_promises_is_missed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["autzen_trim.laz", "sample_c.las", "warsaw_small.las"])
 def test_shared_files(name: str, tmp_path: Path) -> None:
     raw_path = shared("las") / name
-    path = there_and_back(raw_path, tmp_path, None)
+    path = there_and_back(raw_path, tmp_path, None, grid=5.0)
     assert_same_file(raw_path, path)
 
 
