@@ -290,6 +290,10 @@ def test_class_colours_replace_the_scanned_ones_only_if_asked(tmp_path: Path) ->
     assert [p for p in (other / "c").rglob("*") if p.is_file()] == []
 
 
+VIEWERS_TYPES = (np.uint8, np.int32, np.float32, np.float64)
+"""Open3D leaves columns of other types out."""
+
+
 @pytest.mark.parametrize("color", ["class", "rgb"])
 def test_ply_of_a_las_file_has_its_positions_and_all_its_numbers(color: str, tmp_path: Path) -> None:
     there_and_back(some_las(tmp_path / "a.las", 8, most=2**53), tmp_path, LOW)
@@ -302,7 +306,7 @@ def test_ply_of_a_las_file_has_its_positions_and_all_its_numbers(color: str, tmp
         ("classification", "original_classification"), ("class", "original_class"), ("amplitude", "amplitude"),
     ):  # fmt: skip
         np.testing.assert_array_equal(rows[f"scalar_{wanted}"], np.asarray(las[name]), name)
-        assert rows[f"scalar_{wanted}"].dtype == np.asarray(las[name]).dtype
+        assert rows[f"scalar_{wanted}"].dtype in VIEWERS_TYPES
     np.testing.assert_array_equal(rows["scalar_my_range"], np.asarray(las["my range"]))
     np.testing.assert_array_equal(rows["scalar_label_1"], las["label"][:, 1])
     expected = LOW.colors[rows["scalar_class"]][:, 0] if color == "class" else np.asarray(las.red) >> 8

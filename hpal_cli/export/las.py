@@ -80,6 +80,8 @@ def write_new(
     import laspy
 
     header = laspy.LasHeader(version="1.4", point_format=7)
+    # These formats are to say that their coordinate system is WKT, even where there is none: PDAL complains else.
+    header.global_encoding.wkt = True
     standard = {d.name: d for d in header.point_format.dimensions if d.name not in _NO_FIELDS}
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     kinds: dict[str, np.dtype[Any]] = {}
@@ -117,8 +119,11 @@ def write_new(
                     if table is None:
                         table = np.arange(ids.max(initial=0) + 1) + FIRST_USER_CLASS
                     rows["classification"] = _classification(ids, table, subject)
+                elif name in extra:
+                    rows[extra[name]] = values
                 else:
-                    rows[extra.get(name, name)] = values
+                    # The grid averages what came as whole numbers, and bit fields take no floats.
+                    rows[name] = values.astype(rows[name].dtype)
             writer.write_points(rows)
             written(len(rows))
 

@@ -172,6 +172,11 @@ def _ply_values(values: NDArray[np.generic], name: str, path: Path) -> NDArray[n
         if values.size and (int(values.max()) > _EXACT or int(values.min()) < -_EXACT):
             raise HpalError(path, f"the field {name} has whole numbers beyond 2^53, which PLY cannot hold", "write CSV")
         return values.astype(np.float64)
+    # Open3D reads uchar, int, float and double, and leaves the other types out.
+    if kind in (np.int8, np.int16, np.uint16):
+        return values.astype(np.int32)
+    if kind == np.uint32:
+        return values.astype(np.float64)
     if kind.kind in "iu" or kind in (np.float32, np.float64):
         return values
     return values.astype(np.float32)
