@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import plyfile
 import pytest
+import zarr
 from conftest import Done, fake_predictions, tree
 
 from hpal_cli.errors import HpalError, UsageError
@@ -215,6 +215,11 @@ def test_predict_writes_the_very_files(tmp_path: Path, hpal: Callable[..., Done]
         assert hpal("predict", "m.pt", "s.zarr", "-o", "x.zarr", *words, cwd=tmp_path).rc == 2
 
 
+def original(scenes: Path, name: str) -> zarr.Group:
+    """To be written to."""
+    return zarr.open_group(str(scenes / "scenes" / name / "original"), mode="a")
+
+
 def store_of(folder: Path, names: list[str], dropped: int = 0, files: object = None) -> tuple[Path, Path]:
     """Scenes of these names; of each, the first `dropped` points of the file were left out."""
     for name in names:
@@ -223,16 +228,12 @@ def store_of(folder: Path, names: list[str], dropped: int = 0, files: object = N
         write_raw(folder / "raw" / f"{name}.ply", raw)
     prepare(folder / "raw", folder / "s.zarr", grid=GRID, classes=CLASSES)
     for name in names:
-        group = folder / "s.zarr" / "scenes" / name / "original"
+        group = original(folder / "s.zarr", name)
         if dropped:
-            import zarr
-
-            node = zarr.open_group(str(group), mode="a")
-            envelope.write_array(node, "source_row", np.arange(1500) + dropped)
+            envelope.write_array(group, "source_row", np.arange(1500) + dropped)
+        group.attrs.pop("files", None)
         if files is not None:
-            about = json.loads((group / "zarr.json").read_text())
-            about["attributes"]["files"] = files
-            (group / "zarr.json").write_text(json.dumps(about))
+            group.attrs["files"] = files
     return folder / "s.zarr", fake_predictions(folder / "s.zarr", folder / "p.zarr", features=None)
 
 
@@ -291,10 +292,7 @@ def test_scenes_that_a_benchmark_has_not_are_refused(
 
 def test_a_scene_that_fails_leaves_no_files_of_the_others(tmp_path: Path) -> None:
     scenes, predictions = store_of(tmp_path, ["11/000000", "11/000001"])
-    metadata = scenes / "scenes" / "11" / "000001" / "original" / "zarr.json"
-    about = json.loads(metadata.read_text())
-    about["attributes"]["files"] = 3
-    metadata.write_text(json.dumps(about))
+    original(scenes, "11/000001").attrs["files"] = 3
     with pytest.raises(HpalError, match="scene 11/000001: files cannot be read"):
         export(predictions, tmp_path / "out", "semantickitti", original=scenes)
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
@@ -324,10 +322,8 @@ def test_predictions_of_other_scenes_are_refused(predictions: Path, other_scenes
 
 
 def test_a_damaged_store_is_named(tmp_path: Path) -> None:
-    import zarr
-
     scenes, predictions = prepared(tmp_path, some_columns(500))
-    group = zarr.open_group(str(scenes / "scenes" / "a" / "original"), mode="a")
+    group = original(scenes, "a")
     kept = group["inverse"][:]
     for inverse, words in ((kept[:-1], "inverse has 499 rows, expected 500"), (kept + 10**6, "inverse names a row")):
         del group["inverse"]

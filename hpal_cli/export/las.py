@@ -44,8 +44,8 @@ _NO_FIELDS = ("X", "Y", "Z", "red", "green", "blue", "classification", "scan_ang
 _RANK = 0.006
 """Degrees in a step of `scan_angle`, which the wider formats have for the whole degrees of `scan_angle_rank`."""
 
-_OFF = 0.25
-"""Of a step: a position further from one is not the file's."""
+_OFF = 0.26
+"""Of a step: prep keeps positions to a quarter of one, so what lies further off is not the file's."""
 
 
 def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
