@@ -37,6 +37,9 @@ _LARGE_CHUNK = 1 << 20
 _SHOWN = ("intensity", "return_number", "number_of_returns")
 """Dimensions whose mean over a cell says something; the others go with the original points alone."""
 
+_ERRORS = "surrogateescape"
+"""Texts of a header that are not in the encoding that they should be come back as the bytes that they were."""
+
 _REMEDY = "fetch the file again, or repair it with a LAS tool"
 
 
@@ -90,7 +93,8 @@ def _empty_file(reader: Any) -> bytes | None:
 
     header = copy.deepcopy(reader.header)
     buffer = io.BytesIO()
-    with laspy.open(buffer, mode="w", header=header, do_compress=False, closefd=False) as writer:
+    how = {"do_compress": False, "closefd": False, "encoding_errors": _ERRORS}
+    with laspy.open(buffer, mode="w", header=header, **how) as writer:
         if reader.evlrs:
             writer.write_evlrs(reader.evlrs)
     return buffer.getvalue()

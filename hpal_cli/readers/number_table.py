@@ -64,8 +64,10 @@ class Lines:
         self._buffer = buffer
         self._at = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + _MARGIN
 
-    def of(self, file: FileIO, path: Path, number: int = 1) -> Iterator[None]:
+    def of(self, file: FileIO, path: Path, number: int = 1, most: int | None = None) -> Iterator[None]:
         """Go through the rest of a file, which is opened without a buffer and begins here with line `number`.
+
+        most: how many lines belong to the table; None for all that come.
 
         Raises:
             HpalError: a line without an end.
@@ -88,14 +90,24 @@ class Lines:
                 self._use(bytearray(2 * space + 2 * _MARGIN))
                 continue
             rest = bytes(self._buffer[cut:end])
-            if self._table:
-                self._buffer[_MARGIN:cut] = self._buffer[_MARGIN:cut].translate(self._table)
-            self._buffer[cut : cut + _MARGIN] = _END
-            self._size = cut - _MARGIN
+            self._use_first(cut - _MARGIN)
+            lines = self.count()
+            if most is not None and lines >= most:
+                last = True
+                newlines = np.flatnonzero(np.frombuffer(self._buffer, np.uint8, self._size, _MARGIN) == ord("\n"))
+                self._use_first(int(newlines[most - 1]) + 1 if most else 0)
             yield
             if last:
                 return
-            self.number += self.count()
+            self.number += lines
+            most = None if most is None else most - lines
+
+    def _use_first(self, size: int) -> None:
+        cut = _MARGIN + size
+        if self._table:
+            self._buffer[_MARGIN:cut] = self._buffer[_MARGIN:cut].translate(self._table)
+        self._buffer[cut : cut + _MARGIN] = _END
+        self._size = size
 
     def __bytes__(self) -> bytes:
         """The piece, with blanks between the numbers."""
@@ -127,18 +139,19 @@ class Lines:
 
 
 def blocks(
-    file: FileIO, columns: int, path: Path, first_line: int = 1, separator: str = " "
+    file: FileIO, columns: int, path: Path, first_line: int = 1, separator: str = " ", most: int | None = None
 ) -> Iterator[NDArray[np.float64]]:
     """The rest of a file, lines of `columns` numbers, as blocks (N, columns) float64, with N no more than `ROWS`.
 
-    Empty lines are passed over. `file` is opened without a buffer; `first_line` is the number of its next line.
+    Empty lines are passed over. `file` is opened without a buffer; `first_line` is the number of its next line,
+    `most` the number of lines that belong to the table, if not all do.
 
     Raises:
         HpalError: a line with another number of columns, or with something that is no such number.
     """
     lines = Lines(separator)
     block, filled = np.empty((ROWS, columns)), 0
-    for _ in lines.of(file, path, first_line):
+    for _ in lines.of(file, path, first_line, most):
         if filled + lines.count() + 1 > ROWS:
             yield block[:filled]
             block, filled = np.empty((ROWS, columns)), 0
@@ -148,7 +161,8 @@ def blocks(
             rows = len(values)
             block[filled : filled + rows] = values
         filled += rows
-    yield block[:filled]
+    if filled:
+        yield block[:filled]
 
 
 def parse(data: bytes, columns: int, path: Path, first_line: int = 1, finite: bool = False) -> NDArray[np.float64]:

@@ -118,7 +118,9 @@ def _objects(folder: Path, files: Sequence[tuple[str, int]]) -> Cloud:
     most = sum(size // _SHORTEST_LINE + 1 for _, size in files)
     xyz, rgb = np.empty((most, 3)), np.empty((most, 3), np.uint8)
     columns = [*xyz.T, *rgb.T]
-    lines, counts, notes, filled = number_table.Lines(), [], [], 0
+    lines, filled = number_table.Lines(), 0
+    counts: list[int] = []
+    notes: list[str] = []
     for name, _ in files:
         begin = filled
         with open(folder / name, "rb", buffering=0) as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ MAX_CLASSES = 1024
 @dataclass(frozen=True)
 class SemanticClass:
     """One class. `id` is its row in the table and its column in the probabilities; `code` is the
-    number that source files use for it (NYU id, ASPRS code), where that differs from `id`."""
+    number that source files use for it (NYU id, ASPRS code), where that differs from `id`; `las` is the
+    number that LAS files use, where that is another one."""
 
     id: int
     name: str
     color: tuple[int, int, int]
     code: int
+    las: int | None = None
 
 
 class ClassTable:
@@ -42,7 +44,11 @@ class ClassTable:
         for row, semantic in enumerate(self._rows):
             if semantic.id != row:
                 raise HpalError(subject, f"class {semantic.name!r} has id {semantic.id}, expected {row}", remedy)
-        for what, values in (("name", self.names), ("code", [c.code for c in self._rows])):
+        las = [c.las for c in self._rows if c.las is not None]
+        if not all(0 <= number <= 255 for number in las):
+            raise HpalError(subject, "a LAS code is not 0..255", "give the ASPRS number, such as 6 for buildings")
+        columns = (("name", self.names), ("code", [c.code for c in self._rows]), ("LAS code", las))
+        for what, values in columns:
             double = {v for v in values if list(values).count(v) > 1}
             if double:
                 raise HpalError(subject, f"two classes share the {what} {sorted(double, key=str)[0]!r}", remedy)
@@ -81,6 +87,16 @@ class ClassTable:
             return int(text)
         return None
 
+    def for_las(self) -> ClassTable:
+        """The same table with each class's LAS code as its `code`, for labels that come from LAS files.
+
+        Raises:
+            HpalError: some classes have a LAS code, and the code of another class is one of these.
+        """
+        if all(c.las is None for c in self._rows):
+            return self
+        return ClassTable(replace(c, code=c.code if c.las is None else c.las) for c in self._rows)
+
     def from_codes(self, codes: NDArray[np.integer], subject: object) -> NDArray[np.int32]:
         """Source numbers (N,) as ids (N,) int32; -1 stays -1.
 
@@ -102,11 +118,15 @@ class ClassTable:
         return ids[order][at]
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [{"id": c.id, "name": c.name, "color": list(c.color), "code": c.code} for c in self._rows]
+        return [
+            {"id": c.id, "name": c.name, "color": list(c.color), "code": c.code}
+            | ({} if c.las is None else {"las": c.las})
+            for c in self._rows
+        ]
 
     @classmethod
     def from_json(cls, rows: Iterable[Mapping[str, Any]], subject: object = "class table") -> ClassTable:
-        """Rows of {id, name, color?, code?}; a missing colour is taken from a palette.
+        """Rows of {id, name, color?, code?, las?}; a missing colour is taken from a palette.
 
         Raises:
             HpalError: a row without id or name, or values of another type.
@@ -117,6 +137,7 @@ class ClassTable:
                 number, name = int(row["id"]), str(row["name"])
                 red, green, blue = (int(v) for v in row.get("color", row.get("colour", palette(n))))
                 code = int(row.get("code", number))
+                las = None if row.get("las") is None else int(row["las"])
             except (KeyError, TypeError, ValueError) as error:
                 raise HpalError(
                     subject,
@@ -125,7 +146,7 @@ class ClassTable:
                 ) from error
             if not all(0 <= v <= 255 for v in (red, green, blue)):
                 raise HpalError(subject, f"the colour of {name!r} is not 0..255", "give red, green, blue as bytes")
-            classes.append(SemanticClass(number, name, (red, green, blue), code))
+            classes.append(SemanticClass(number, name, (red, green, blue), code, las))
         return cls(sorted(classes, key=lambda c: c.id), subject)
 
     @classmethod
