@@ -4,11 +4,14 @@
 // ten; both are exact, so that the division rounds once. All others go through strtod.
 
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <locale.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -20,6 +23,9 @@ enum { LANES = 8 };
 #define WIDE 0
 enum { LANES = 4 };
 #endif
+
+// Files from here on are read in pieces (number_table.py).
+#define LARGEST (1 << 26)
 
 // A batch is filled by blocks of 64 bytes, with at most 32 tokens each.
 enum { BLOCK = 64, TOKENS = 1024, SPACE = TOKENS + BLOCK };
@@ -258,15 +264,28 @@ static int hand_out(const tokens *batch, int rows, const column *columns, int wi
     return fits;
 }
 
-// The lines of text[0, size), `width` numbers each, to at most `capacity` rows; blank lines are passed over. Returns the
-// number of rows, or -1 where a token is no number (no finite one, where `finite` is set), a line has another number of
-// them, a byte does not fit or rows do not. There must be 16 readable bytes before the text, and 64 newlines after it.
-int64_t parse_numbers(const char *text, int64_t size, char separator, int finite, int64_t width, const column *columns,
-                      int64_t capacity) {
+typedef struct {
+    tokens *batch;
+    locale_t locale; // for strtod, whatever the program's is
+} workspace;
+
+static int open_workspace(workspace *work) {
+    work->batch = aligned_alloc(64, (sizeof *work->batch + 63) / 64 * 64);
+    work->locale = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
+    return work->batch && work->locale;
+}
+
+static void close_workspace(workspace *work) {
+    if (work->locale) freelocale(work->locale);
+    free(work->batch);
+}
+
+// As parse_numbers, to rows [first, capacity).
+static int64_t parse(const workspace *work, const char *text, int64_t size, char separator, int finite, int width,
+                     const column *columns, int64_t first, int64_t capacity) {
     if (width < 1 || width > TOKENS / 2 || size >= UINT32_MAX - 2 * BLOCK) return -1;
-    tokens *batch = aligned_alloc(64, (sizeof *batch + 63) / 64 * 64);
-    locale_t locale = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
-    int64_t rows = 0, failed = !batch || !locale;
+    tokens *batch = work->batch;
+    int64_t row = first, failed = 0;
     uint64_t outside = 1;               // whether the byte before the block is a blank
     int starts = 0, ends = 0, line = 0; // tokens begun, ended, and ended by the last newline
     for (int64_t at = 0; !failed && (at < size || ends > 0);) {
@@ -287,22 +306,78 @@ int64_t parse_numbers(const char *text, int64_t size, char separator, int finite
         }
         if (at >= size && line < starts) { // the text ends in a line without its newline
             if (ends < starts) batch->end[ends++] = (uint32_t)at;
-            line += (int)width;
+            line += width;
             failed |= line != ends;
         }
-        int full = line / (int)width;
-        failed |= (full == 0 && ends > 0) || line % width || rows + full > capacity;
-        failed = failed || !convert(text, batch, line, finite, locale) || !hand_out(batch, full, columns, (int)width, rows);
-        rows += full;
+        int rows = line / width;
+        failed |= (rows == 0 && ends > 0) || line % width || row + rows > capacity;
+        failed = failed || !convert(text, batch, line, finite, work->locale);
+        failed = failed || !hand_out(batch, rows, columns, width, row);
+        row += rows;
         starts -= line;
         ends -= line;
         memmove(batch->start, batch->start + line, (size_t)starts * sizeof *batch->start);
         memmove(batch->end, batch->end + line, (size_t)ends * sizeof *batch->end);
         line = 0;
     }
-    if (locale) freelocale(locale);
-    free(batch);
-    return failed ? -1 : rows;
+    return failed ? -1 : row - first;
+}
+
+// The lines of text[0, size), `width` numbers each, to at most `capacity` rows; blank lines are passed over. Returns the
+// number of rows, or -1 where a token is no number (no finite one, where `finite` is set), a line has another number of
+// them, a byte does not fit or rows do not. There must be 16 readable bytes before the text, and 64 newlines after it.
+int64_t parse_numbers(const char *text, int64_t size, char separator, int finite, int64_t width, const column *columns,
+                      int64_t capacity) {
+    workspace work;
+    int64_t rows = -1;
+    if (open_workspace(&work)) rows = parse(&work, text, size, separator, finite, (int)width, columns, 0, capacity);
+    close_workspace(&work);
+    return rows;
+}
+
+// A file, blanks before it and newlines after it; its size, or -1.
+static int64_t read_file(const char *path, char **buffer, int64_t *space) {
+    struct stat status;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return -1;
+    int64_t size = -1, got = 1;
+    if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size < LARGEST) {
+        int64_t needed = status.st_size + 2 * BLOCK;
+        if (needed > *space) {
+            free(*buffer);
+            *buffer = malloc((size_t)needed);
+            *space = *buffer ? needed : 0;
+        }
+        for (size = *buffer ? 0 : -1; size >= 0 && size < status.st_size && got; size += got) {
+            got = read(file, *buffer + BLOCK + size, (size_t)(status.st_size - size));
+            if (got < 0) {
+                size = -1;
+                break;
+            }
+        }
+        if (size >= 0) memset(*buffer + BLOCK + size, '\n', BLOCK);
+    }
+    close(file);
+    return size;
+}
+
+// As parse_numbers, of several files one after the other, whose names end in a zero byte. Returns how many files were
+// read: the next one is odd in any way. `rows` has the rows of each.
+int64_t parse_files(const char *names, int64_t count, int finite, int64_t width, const column *columns, int64_t capacity,
+                    int64_t *rows) {
+    workspace work;
+    char *buffer = NULL;
+    int64_t space = 0, first = 0, done = 0;
+    for (int ready = open_workspace(&work); ready && done < count; done++, names += strlen(names) + 1) {
+        int64_t size = read_file(names, &buffer, &space);
+        if (size < 0) break;
+        rows[done] = parse(&work, buffer + BLOCK, size, ' ', finite, (int)width, columns, first, capacity);
+        if (rows[done] < 0) break;
+        first += rows[done];
+    }
+    free(buffer);
+    close_workspace(&work);
+    return done;
 }
 
 // The newlines in text[0, size), after which there must be 64 of them.

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ NAME = "s3dis"
 LINE = 29
 _SHORTEST_LINE = 12
 _THREADS = 2
-"""More would only wait for one another: opening the many small files takes a third of the time."""
+"""A room has too few points for more."""
 
 _COLOURS = {
     "ceiling": (0, 255, 0),
@@ -90,8 +90,16 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
                 f"{_class_of(name)!r} is no S3DIS class",
                 f"name the file <class>_<number>.txt, with one of {', '.join(_IDS)}",
             )
-    with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(partial(_objects, folder), _shares(files, min(_THREADS, cores())))
+    first, *others = _shares(files, min(_THREADS, cores()))
+    waiting = [_pool().submit(_objects, folder, share) for share in others]
+    yield _objects(folder, first)
+    for share in waiting:
+        yield share.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS - 1)
 
 
 def _is_object(name: str) -> bool:
@@ -118,34 +126,34 @@ def _objects(folder: Path, files: Sequence[tuple[str, int]]) -> Cloud:
     most = sum(size // _SHORTEST_LINE + 1 for _, size in files)
     xyz, rgb = np.empty((most, 3)), np.empty((most, 3), np.uint8)
     columns = [*xyz.T, *rgb.T]
-    lines, filled = number_table.Lines(), 0
+    paths = [f"{folder}{os.sep}{name}" for name, _ in files]
     counts: list[int] = []
     notes: list[str] = []
-    for name, _ in files:
-        begin = filled
-        with open(folder / name, "rb", buffering=0) as file:
-            for _ in lines.of(file, folder / name):
-                rows = lines.into([column[filled:] for column in columns], finite=True)
-                if rows is None:
-                    rows = len(values := _closely(lines, folder / name, notes))
-                    xyz[filled : filled + rows], rgb[filled : filled + rows] = values[:, :3], np.rint(values[:, 3:])
-                filled += rows
-        counts.append(filled - begin)
+    filled = 0
+    while len(counts) < len(files):
+        counts += number_table.files_into(paths[len(counts) :], [column[filled:] for column in columns], finite=True)
+        filled = sum(counts)
+        if len(counts) < len(files):
+            values = _closely(Path(paths[len(counts)]), notes)
+            rows = slice(filled, filled + len(values))
+            xyz[rows], rgb[rows] = values[:, :3], np.rint(values[:, 3:])
+            counts.append(len(values))
+            filled += len(values)
     label = np.repeat(np.array([_IDS[_class_of(name)] for name, _ in files], np.int64), counts)
     return Cloud(xyz[:filled], rgb[:filled], label, notes=notes, unit=1.0)
 
 
-def _closely(lines: number_table.Lines, path: Path, notes: list[str]) -> NDArray[np.float64]:
-    """A piece that is not quite as it should be, as (N, 6).
+def _closely(path: Path, notes: list[str]) -> NDArray[np.float64]:
+    """A file that is not quite as it should be, as (N, 6).
 
     Raises:
         HpalError: it is still not so without its control bytes.
     """
-    data = bytes(lines)
+    data = path.read_bytes()
     clean = data.translate(None, _CONTROL)
     if len(clean) < len(data):
         notes.append(f"{path.name}: read past {len(data) - len(clean)} control byte(s)")
-    values = number_table.parse(clean, 6, path, lines.number, finite=True)
+    values = number_table.parse(clean, 6, path, finite=True)
     if len(values) and not (values[:, 3:].min() >= 0 and values[:, 3:].max() <= 255):
         raise HpalError(path, "has colours outside 0..255", "fetch the file again")
     return values
