@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,6 +30,9 @@ _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _LINEAR_UNITS_KEY = 3076
 _RECORD, _EXTENDED_RECORD = 54, 60  # bytes, at least
 _CHUNKED = (2, 3)
+_LAYERED = 3
+_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # by kind of item: point, colours, colours and infrared, waveform
+_EXTRA_BYTES = 14  # a layer for each byte
 _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
 """The decompressor sets a whole chunk aside, and a failure to get it ends the process."""
@@ -136,11 +139,13 @@ def _check_size(path: Path, header: Any) -> None:
             held = max(0, size - start) // row
             raise HpalError(path, f"holds {held} of the {header.point_count} points it promises", _REMEDY)
         return
-    compressor, chunk_size = _laszip(header.vlrs)
+    record = next((vlr.record_data_bytes() for vlr in header.vlrs if vlr.user_id == "laszip encoded"), b"")
+    compressor, chunk_size = _integer(record[:2], "<H"), _integer(record[12:16], "<I")
     if compressor not in _CHUNKED:
         raise HpalError(path, f"is compressed in a way that cannot be read (LAZ compressor {compressor})", _REMEDY)
     if chunk_size != _ANY_CHUNK_SIZE and chunk_size > max(header.point_count, _LARGE_CHUNK):
         raise HpalError(path, f"the LAZ header asks for chunks of {chunk_size} points", _REMEDY)
+    end = size
     with path.open("rb") as file:
         file.seek(start)
         table = _integer(file.read(8), "<q")
@@ -148,26 +153,47 @@ def _check_size(path: Path, header: Any) -> None:
             file.seek(max(start, size - 8))
             table = _integer(file.read(8), "<q")
         if start + 8 <= table <= size - 8:
+            end = table
             file.seek(table + 4)
             chunks = _integer(file.read(4), "<I")
             # Each chunk begins with a whole point.
             if chunks * row > table - start:
                 raise HpalError(path, f"the LAZ chunk table promises {chunks} chunks, more than fit", _REMEDY)
+            _check_table(path, file, start, table, record)
         elif chunk_size == _ANY_CHUNK_SIZE:
             raise HpalError(path, "the LAZ chunk table is missing, and the chunks differ in size", _REMEDY)
+        if compressor == _LAYERED:
+            _check_layers(path, file, start + 8, end, header, record)
+
+
+def _check_table(path: Path, file: BinaryIO, start: int, table: int, record: bytes) -> None:
+    import lazrs
+
+    file.seek(start)
+    sizes = [size for _, size in lazrs.read_chunk_table(file, lazrs.LazVlr(record)) or ()]
+    if any(not 0 <= size <= table for size in sizes) or sum(sizes) > table - start - 8:
+        raise HpalError(path, "the LAZ chunk table promises more bytes than there are", _REMEDY)
+
+
+def _check_layers(path: Path, file: BinaryIO, at: int, end: int, header: Any, record: bytes) -> None:
+    """Walk through the heads of the chunks: the decompressor would set aside what each says that its layers have."""
+    items = struct.iter_unpack("<HHH", record[34 : 34 + 6 * _integer(record[32:34], "<H")])
+    layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size, _ in items)
+    row, points = header.point_format.size, 0
+    while points < header.point_count:
+        file.seek(at + row)
+        head = file.read(4 * (1 + layers))
+        if len(head) < 4 * (1 + layers):
+            raise HpalError(path, f"holds {points} of the {header.point_count} points it promises", _REMEDY)
+        count, *sizes = struct.unpack(f"<{1 + layers}I", head)
+        at += row + len(head) + sum(sizes)
+        if at > end or count == 0:
+            raise HpalError(path, f"the LAZ chunk from point {points} promises more bytes than there are", _REMEDY)
+        points += count
 
 
 def _integer(data: bytes, kind: str) -> int:
     return int(struct.unpack(kind, data)[0]) if len(data) == struct.calcsize(kind) else 0
-
-
-def _laszip(vlrs: Iterable[Any]) -> tuple[int, int]:
-    """The compressor's number and the points a chunk, or zeros."""
-    for vlr in vlrs:
-        if vlr.user_id == "laszip encoded":
-            data = vlr.record_data_bytes()
-            return _integer(data[:2], "<H"), _integer(data[12:16], "<I")
-    return 0, 0
 
 
 def _cloud(header: Any, chunk: Any) -> Cloud:
