@@ -27,8 +27,8 @@ enum { LANES = 4 };
 // Files from here on are read in pieces (number_table.py).
 #define LARGEST (1 << 26)
 
-// A batch is filled by blocks of 64 bytes, with at most 32 tokens each.
-enum { BLOCK = 64, TOKENS = 1024, SPACE = TOKENS + BLOCK };
+// A batch is filled by blocks of 64 bytes, with at most 32 tokens each; its columns take up whole vectors.
+enum { BLOCK = 64, TOKENS = 1024, WIDTH = 128, FOUND = TOKENS + BLOCK, SPACE = FOUND + WIDTH * LANES };
 
 typedef uint64_t word __attribute__((aligned(1), may_alias));
 typedef uint64_t words __attribute__((vector_size(8 * LANES), may_alias));
@@ -36,10 +36,11 @@ typedef uint32_t halves __attribute__((vector_size(8 * LANES), may_alias));
 typedef uint32_t places __attribute__((vector_size(4 * LANES), may_alias));
 typedef double doubles __attribute__((vector_size(8 * LANES), may_alias));
 
+// Tokens in the order of the text, then column by column: their last sixteen characters, lengths and values.
 typedef struct {
-    uint32_t start[SPACE], end[SPACE];
+    uint32_t start[FOUND], end[FOUND];
     uint64_t low[SPACE] __attribute__((aligned(64))), high[SPACE] __attribute__((aligned(64)));
-    uint64_t wrong[SPACE] __attribute__((aligned(64)));
+    uint32_t length[SPACE] __attribute__((aligned(64)));
     double value[SPACE] __attribute__((aligned(64)));
 } tokens;
 
@@ -161,58 +162,59 @@ static inline doubles to_doubles(words whole) { return (doubles)(whole | 0x43300
 static inline words select_words(words mask, words yes, words no) { return (mask & yes) | (~mask & no); }
 
 static inline words lengths(const tokens *batch, int n) {
-    places first, last;
-    memcpy(&first, batch->start + n, sizeof first);
-    memcpy(&last, batch->end + n, sizeof last);
-    return __builtin_convertvector(last - first, words);
+    return __builtin_convertvector(*(places *)(batch->length + n), words);
 }
 
-// Tokens [0, count) of up to 8 characters.
-static void convert_short(const char *text, tokens *batch, int count) {
-    for (int n = 0; n < count; n++) batch->low[n] = *(const word *)(text + batch->end[n] - 8);
-    for (int n = 0; n < count; n += LANES) {
-        words length = lengths(batch, n), shift = (64 - 8 * length) & 63;
-        words lane = (*(words *)(batch->low + n) ^ EACH('0')) & (~(words){} << shift);
-        words minus = (words)((lane >> shift & 0xff) == ('-' ^ '0'));
-        lane &= ~((minus & 0xff) << shift);
-        words mark = marks(lane), front = before(mark), point = (mark << 8) - mark;
-        words digits = (lane & ~(front | point)) | (lane & front) << 8;
-        words none = (words)(length + minus <= 1 + (words)(mark == 0));
-        *(words *)(batch->wrong + n) = no_point(lane, mark) | (mark & front) | none | no_digits(digits);
-        doubles value = divided(to_doubles(eight_digits(digits)), mark);
-        *(doubles *)(batch->value + n) = (doubles)((words)value | (minus & 1ull << 63));
-    }
+static inline int any(words lanes) {
+#if WIDE
+    return _mm512_test_epi64_mask((__m512i)lanes, (__m512i)lanes) != 0;
+#else
+    return (lanes[0] | lanes[1] | lanes[2] | lanes[3]) != 0;
+#endif
 }
 
-// Tokens of up to 16 characters, in two lanes; longer ones are marked as wrong.
-static void convert_long(const char *text, tokens *batch, int count) {
-    for (int n = 0; n < count; n++) {
-        batch->low[n] = *(const word *)(text + batch->end[n] - 8);
-        batch->high[n] = *(const word *)(text + batch->end[n] - 16);
+// LANES tokens of up to 8 characters, from place n on; what is not zero is wrong.
+static inline words convert_short(tokens *batch, int n) {
+    words length = lengths(batch, n), shift = (64 - 8 * length) & 63;
+    words lane = (*(words *)(batch->low + n) ^ EACH('0')) & (~(words){} << shift);
+    words mark = marks(lane);
+    if (!any(mark)) { // neither sign nor point
+        *(doubles *)(batch->value + n) = to_doubles(eight_digits(lane));
+        return no_digits(lane);
     }
-    for (int n = 0; n < count; n += LANES) {
-        words length = lengths(batch, n), shift = (64 - 8 * length) & 63, far = (words)(length > 8);
-        words cut = ~(words){} << shift;
-        words low = (*(words *)(batch->low + n) ^ EACH('0')) & (far | cut);
-        words high = (*(words *)(batch->high + n) ^ EACH('0')) & (far & cut);
-        words minus = (words)((select_words(far, high, low) >> shift & 0xff) == ('-' ^ '0')), sign = (minus & 0xff) << shift;
-        low &= ~(sign & ~far);
-        high &= ~(sign & far);
-        words mark = marks(low), front = before(mark), point = (mark << 8) - mark;
-        words mark2 = marks(high), front2 = before(mark2), point2 = (mark2 << 8) - mark2;
-        words in_low = (words)(mark != 0), in_high = (words)(mark2 != 0);
-        words wrong = no_point(low, mark) | no_point(high, mark2) | (mark & front) | (mark2 & front2);
-        wrong |= (in_low & in_high) | (words)(length > 16) | (words)(length + minus <= 1 + ~(in_low | in_high));
-        // All before the point moves up a byte, from one lane into the other.
-        low = (low & ~(front | point)) | (low & front) << 8 | (in_low & high >> 56);
-        high = select_words(in_low, high << 8, (high & ~(front2 | point2)) | (high & front2) << 8);
-        words whole = eight_digits(high) * 100000000 + eight_digits(low);
-        wrong |= no_digits(low) | no_digits(high) | (words)(whole >= 1ull << 52);
-        *(words *)(batch->wrong + n) = wrong;
-        doubles power = (doubles)select_words(in_high, (words)(scale(mark2) * 1e8), (words)scale(mark));
-        doubles value = to_doubles(whole) / power;
-        *(doubles *)(batch->value + n) = (doubles)((words)value | (minus & 1ull << 63));
-    }
+    words minus = (words)((lane >> shift & 0xff) == ('-' ^ '0'));
+    lane &= ~((minus & 0xff) << shift);
+    mark = marks(lane);
+    words front = before(mark), point = (mark << 8) - mark;
+    words digits = (lane & ~(front | point)) | (lane & front) << 8;
+    words none = (words)(length + minus <= 1 + (words)(mark == 0));
+    doubles value = divided(to_doubles(eight_digits(digits)), mark);
+    *(doubles *)(batch->value + n) = (doubles)((words)value | (minus & 1ull << 63));
+    return no_point(lane, mark) | (mark & front) | none | no_digits(digits);
+}
+
+// The same with up to 16 characters, in two lanes; longer tokens are wrong.
+static inline words convert_long(tokens *batch, int n) {
+    words length = lengths(batch, n), shift = (64 - 8 * length) & 63, far = (words)(length > 8);
+    words cut = ~(words){} << shift;
+    words low = (*(words *)(batch->low + n) ^ EACH('0')) & (far | cut);
+    words high = (*(words *)(batch->high + n) ^ EACH('0')) & (far & cut);
+    words minus = (words)((select_words(far, high, low) >> shift & 0xff) == ('-' ^ '0')), sign = (minus & 0xff) << shift;
+    low &= ~(sign & ~far);
+    high &= ~(sign & far);
+    words mark = marks(low), front = before(mark), point = (mark << 8) - mark;
+    words mark2 = marks(high), front2 = before(mark2), point2 = (mark2 << 8) - mark2;
+    words in_low = (words)(mark != 0), in_high = (words)(mark2 != 0);
+    words wrong = no_point(low, mark) | no_point(high, mark2) | (mark & front) | (mark2 & front2);
+    wrong |= (in_low & in_high) | (words)(length > 16) | (words)(length + minus <= 1 + ~(in_low | in_high));
+    // All before the point moves up a byte, from one lane into the other.
+    low = (low & ~(front | point)) | (low & front) << 8 | (in_low & high >> 56);
+    high = select_words(in_low, high << 8, (high & ~(front2 | point2)) | (high & front2) << 8);
+    words whole = eight_digits(high) * 100000000 + eight_digits(low);
+    wrong |= no_digits(low) | no_digits(high) | (words)(whole >= 1ull << 52);
+    doubles power = (doubles)select_words(in_high, (words)(scale(mark2) * 1e8), (words)scale(mark));
+    *(doubles *)(batch->value + n) = (doubles)((words)(to_doubles(whole) / power) | (minus & 1ull << 63));
+    return wrong;
 }
 
 // Any other number that Python's float() takes, save those with `_`; 0 where it is none, or not finite and has to be.
@@ -227,41 +229,51 @@ static int convert_one(const char *text, uint32_t start, uint32_t end, int finit
     return stop == last && !(finite && !(*value - *value == 0));
 }
 
-static int convert(const char *text, tokens *batch, int count, int finite, locale_t locale) {
+// Where column k of a batch begins.
+static inline int place(int k, int rows) { return k * ((rows + LANES - 1) / LANES * LANES); }
+
+// The tokens of column k, side by side; 0 where one is no number.
+static int convert(const char *text, tokens *batch, int k, int width, int rows, int finite, locale_t locale) {
+    int first = place(k, rows);
     uint32_t longest = 0;
-    for (int n = 0; n < count; n++) {
-        uint32_t length = batch->end[n] - batch->start[n];
+    for (int n = 0; n < rows; n++) {
+        uint32_t end = batch->end[n * width + k], length = end - batch->start[n * width + k];
+        batch->low[first + n] = *(const word *)(text + end - 8);
+        batch->length[first + n] = length;
         longest = length > longest ? length : longest;
     }
-    (longest <= 8 ? convert_short : convert_long)(text, batch, count);
-    uint64_t wrong = 0;
-    for (int n = 0; n < count; n++) wrong |= batch->wrong[n];
-    for (int n = 0; n < count && wrong; n++)
-        if (batch->wrong[n] && !convert_one(text, batch->start[n], batch->end[n], finite, locale, batch->value + n))
-            return 0;
+    for (int n = first + rows; n < place(k + 1, rows); n++) batch->low[n] = batch->high[n] = EACH('0'), batch->length[n] = 1;
+    if (longest > 8)
+        for (int n = 0; n < rows; n++) batch->high[first + n] = *(const word *)(text + batch->end[n * width + k] - 16);
+    for (int at = 0; at < rows; at += LANES) {
+        words wrong = longest > 8 ? convert_long(batch, first + at) : convert_short(batch, first + at);
+        if (!any(wrong)) continue;
+        for (int n = at; n < rows && n < at + LANES; n++) {
+            int token = n * width + k;
+            if (wrong[n - at] &&
+                !convert_one(text, batch->start[token], batch->end[token], finite, locale, batch->value + first + n))
+                return 0;
+        }
+    }
     return 1;
 }
 
-// Whether all that go to bytes fit there.
-static int hand_out(const tokens *batch, int rows, const column *columns, int width, int64_t first) {
-    int fits = 1;
-    for (int k = 0; k < width; k++) {
-        const double *value = batch->value + k;
-        const int64_t step = columns[k].step;
-        if (columns[k].bytes) {
-            uint8_t *to = (uint8_t *)columns[k].to + first * step;
-            for (int n = 0; n < rows; n++) {
-                double given = value[n * width];
-                int whole = given >= 0 && given <= 255 ? (int)given : -1;
-                fits &= whole == given;
-                to[n * step] = (uint8_t)whole;
-            }
-        } else {
-            double *to = (double *)columns[k].to + first * step;
-            for (int n = 0; n < rows; n++) to[n * step] = value[n * width];
-        }
+// A column of the batch to where it goes; whether all fit that go to bytes.
+static int hand_out(const double *value, int rows, const column *to, int64_t row) {
+    const int64_t step = to->step;
+    if (!to->bytes) {
+        double *at = (double *)to->to + row * step;
+        for (int n = 0; n < rows; n++, at += step) *at = value[n];
+        return 1;
     }
-    return fits;
+    int whole[FOUND], wrong = 0;
+    for (int n = 0; n < rows; n++) {
+        whole[n] = (int)value[n]; // the lowest of all where it fits no int
+        wrong |= (whole[n] != value[n]) | ((unsigned)whole[n] > 255);
+    }
+    uint8_t *at = (uint8_t *)to->to + row * step;
+    for (int n = 0; n < rows; n++, at += step) *at = (uint8_t)whole[n];
+    return !wrong;
 }
 
 typedef struct {
@@ -283,8 +295,15 @@ static void close_workspace(workspace *work) {
 // As parse_numbers, to rows [first, capacity).
 static int64_t parse(const workspace *work, const char *text, int64_t size, char separator, int finite, int width,
                      const column *columns, int64_t first, int64_t capacity) {
-    if (width < 1 || width > TOKENS / 2 || size >= UINT32_MAX - 2 * BLOCK) return -1;
+    if (width < 1 || width > WIDTH || size >= UINT32_MAX - 2 * BLOCK) return -1;
     tokens *batch = work->batch;
+#if defined(__BMI2__)
+    uint64_t closing[WIDTH]; // which of the next tokens end a line, by how many this one has
+    for (int has = 0; has < width; has++) {
+        closing[has] = 0;
+        for (int n = width - 1 - has; n < BLOCK; n += width) closing[has] |= 1ull << n;
+    }
+#endif
     int64_t row = first, failed = 0;
     uint64_t outside = 1;               // whether the byte before the block is a blank
     int starts = 0, ends = 0, line = 0; // tokens begun, ended, and ended by the last newline
@@ -296,13 +315,21 @@ static int64_t parse(const workspace *work, const char *text, int64_t size, char
             outside = blank >> 63;
             positions(begin, (uint32_t)at, batch->start + starts);
             positions(end, (uint32_t)at, batch->end + ends);
-            for (; newline; newline &= newline - 1) {
-                int now = ends + __builtin_popcountll(end & (newline ^ (newline - 1)));
-                failed |= now != line && now != line + width;
-                line = now;
-            }
+            int more = __builtin_popcountll(end);
+#if defined(__BMI2__)
+            // Mostly each newline follows a token at once, and those are the right ones.
+            if (!(newline & ~end) && ends - line < width &&
+                _pext_u64(newline, end) == (closing[ends - line] & ((1ull << more) - 1)))
+                line = ends + more - (ends - line + more) % width;
+            else
+#endif
+                for (; newline; newline &= newline - 1) {
+                    int now = ends + __builtin_popcountll(end & (newline ^ (newline - 1)));
+                    failed |= now != line && now != line + width;
+                    line = now;
+                }
             starts += __builtin_popcountll(begin);
-            ends += __builtin_popcountll(end);
+            ends += more;
         }
         if (at >= size && line < starts) { // the text ends in a line without its newline
             if (ends < starts) batch->end[ends++] = (uint32_t)at;
@@ -311,8 +338,9 @@ static int64_t parse(const workspace *work, const char *text, int64_t size, char
         }
         int rows = line / width;
         failed |= (rows == 0 && ends > 0) || line % width || row + rows > capacity;
-        failed = failed || !convert(text, batch, line, finite, work->locale);
-        failed = failed || !hand_out(batch, rows, columns, width, row);
+        for (int k = 0; k < width && !failed; k++)
+            failed = !convert(text, batch, k, width, rows, finite, work->locale) ||
+                     !hand_out(batch->value + place(k, rows), rows, columns + k, row);
         row += rows;
         starts -= line;
         ends -= line;
