@@ -90,10 +90,9 @@ def passed_over(root: Path, reader: Reader, sources: list[Source], options: Opti
         paths = [source.path for source in other.find(root, options)]
         paths = [path for path in paths if own.isdisjoint(map(os.path.abspath, (path, *path.parents)))]
         if paths:
-            kinds = Counter(path.suffix.lower() or "folder" for path in paths)
-            names = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-            files = "file" if len(paths) == 1 else "files"
-            others.append(f"{names} {files} (--format {other.NAME} reads {'it' if len(paths) == 1 else 'those'})")
+            kinds = Counter("folder" if path.is_dir() else f"{path.suffix.lower()} file" for path in paths)
+            names = " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(kinds.items()))
+            others.append(f"{names} (--format {other.NAME} reads {'it' if len(paths) == 1 else 'those'})")
     return f"read as {reader.NAME}; passed over {', '.join(others)}" if others else None
 
 

@@ -145,6 +145,9 @@ def _check_size(path: Path, header: Any) -> None:
         raise HpalError(path, f"is compressed in a way that cannot be read (LAZ compressor {compressor})", _REMEDY)
     if chunk_size != _ANY_CHUNK_SIZE and chunk_size > max(header.point_count, _LARGE_CHUNK):
         raise HpalError(path, f"the LAZ header asks for chunks of {chunk_size} points", _REMEDY)
+    items = list(struct.iter_unpack("<HHH", record[34 : 34 + 6 * _integer(record[32:34], "<H")]))
+    if sum(size for _, size, _ in items) != row:
+        raise HpalError(path, f"the LAZ header describes no points of {row} bytes", _REMEDY)
     end = size
     with path.open("rb") as file:
         file.seek(start)
@@ -163,7 +166,8 @@ def _check_size(path: Path, header: Any) -> None:
         elif chunk_size == _ANY_CHUNK_SIZE:
             raise HpalError(path, "the LAZ chunk table is missing, and the chunks differ in size", _REMEDY)
         if compressor == _LAYERED:
-            _check_layers(path, file, start + 8, end, header, record)
+            layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size, _ in items)
+            _check_layers(path, file, start + 8, end, header, layers)
 
 
 def _check_table(path: Path, file: BinaryIO, start: int, table: int, record: bytes) -> None:
@@ -175,10 +179,8 @@ def _check_table(path: Path, file: BinaryIO, start: int, table: int, record: byt
         raise HpalError(path, "the LAZ chunk table promises more bytes than there are", _REMEDY)
 
 
-def _check_layers(path: Path, file: BinaryIO, at: int, end: int, header: Any, record: bytes) -> None:
+def _check_layers(path: Path, file: BinaryIO, at: int, end: int, header: Any, layers: int) -> None:
     """Walk through the heads of the chunks: the decompressor would set aside what each says that its layers have."""
-    items = struct.iter_unpack("<HHH", record[34 : 34 + 6 * _integer(record[32:34], "<H")])
-    layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size, _ in items)
     row, points = header.point_format.size, 0
     while points < header.point_count:
         file.seek(at + row)
