@@ -101,8 +101,6 @@ def test_no_length_of_a_line_or_a_file_is_special(tmp_path: Path) -> None:
         "1 2\n3 --4\n",
         "1 2\n3 .\n",
         "1 -\n",
-    ]
-    + [
         "1 1.2.3\n",
         "1 1.2345.6789\n",
         "1 0x10\n",
@@ -112,8 +110,15 @@ def test_no_length_of_a_line_or_a_file_is_special(tmp_path: Path) -> None:
         "1 2\x0b\n",
         "1 1e\n",
         "1 12345-6\n",
-    ]
-    + ["1 nano\n", "1 " + "1" * 20 + "x\n", "1 \xff\n", "1 1-2\n", "1 123456789:\n", "1 /\n", "1 5-\n", "1 2\x10.5\n"],
+        "1 nano\n",
+        "1 " + "1" * 20 + "x\n",
+        "1 \xff\n",
+        "1 1-2\n",
+        "1 123456789:\n",
+        "1 /\n",
+        "1 5-\n",
+        "1 2\x10.5\n",
+    ],
 )
 @pytest.mark.parametrize("before", [0, 1, 341, 600])
 def test_what_is_no_table_is_odd(tmp_path: Path, text: str, before: int) -> None:

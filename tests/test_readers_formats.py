@@ -151,7 +151,8 @@ def make(kind: str, folder: Path, count: int) -> Path:
     fields = {
         **{axis: steps + n / 4 for n, axis in enumerate("xyz")},
         **dict.fromkeys(("red", "green", "blue"), (steps % 7).astype("u1")),
-        **{"label": (steps % 3).astype("i4"), "w": steps * 0.5},
+        "label": (steps % 3).astype("i4"),
+        "w": steps * 0.5,
     }
     if kind in ("ascii", "<", ">"):
         return write_ply(folder / "a.ply", fields, **({"text": True} if kind == "ascii" else {"byte_order": kind}))

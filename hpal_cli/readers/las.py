@@ -148,7 +148,7 @@ def _check_size(path: Path, header: Any) -> None:
     items = list(struct.iter_unpack("<HHH", record[34 : 34 + 6 * _integer(record[32:34], "<H")]))
     if sum(size for _, size, _ in items) != row:
         raise HpalError(path, f"the LAZ header describes no points of {row} bytes", _REMEDY)
-    end = size
+    end, lengths = size, None
     with path.open("rb") as file:
         file.seek(start)
         table = _integer(file.read(8), "<q")
@@ -162,35 +162,41 @@ def _check_size(path: Path, header: Any) -> None:
             # Each chunk begins with a whole point.
             if chunks * row > table - start:
                 raise HpalError(path, f"the LAZ chunk table promises {chunks} chunks, more than fit", _REMEDY)
-            _check_table(path, file, start, table, record)
+            lengths = _chunk_lengths(path, file, start, table, record)
         elif chunk_size == _ANY_CHUNK_SIZE:
             raise HpalError(path, "the LAZ chunk table is missing, and the chunks differ in size", _REMEDY)
         if compressor == _LAYERED:
             layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size, _ in items)
-            _check_layers(path, file, start + 8, end, header, layers)
+            _check_layers(path, file, (start + 8, end), header, layers, lengths)
 
 
-def _check_table(path: Path, file: BinaryIO, start: int, table: int, record: bytes) -> None:
+def _chunk_lengths(path: Path, file: BinaryIO, start: int, table: int, record: bytes) -> list[int]:
+    """In bytes, as the table says."""
     import lazrs
 
     file.seek(start)
-    sizes = [size for _, size in lazrs.read_chunk_table(file, lazrs.LazVlr(record)) or ()]
-    if any(not 0 <= size <= table for size in sizes) or sum(sizes) > table - start - 8:
+    lengths = [length for _, length in lazrs.read_chunk_table(file, lazrs.LazVlr(record)) or ()]
+    if any(not 0 <= length <= table for length in lengths) or sum(lengths) > table - start - 8:
         raise HpalError(path, "the LAZ chunk table promises more bytes than there are", _REMEDY)
+    return lengths
 
 
-def _check_layers(path: Path, file: BinaryIO, at: int, end: int, header: Any, layers: int) -> None:
+def _check_layers(
+    path: Path, file: BinaryIO, span: tuple[int, int], header: Any, layers: int, lengths: list[int] | None
+) -> None:
     """Walk through the heads of the chunks: the decompressor would set aside what each says that its layers have."""
-    row, points = header.point_format.size, 0
+    row, points, (at, end) = header.point_format.size, 0, span
+    expected = iter(lengths or ())
     while points < header.point_count:
         file.seek(at + row)
         head = file.read(4 * (1 + layers))
         if len(head) < 4 * (1 + layers):
             raise HpalError(path, f"holds {points} of the {header.point_count} points it promises", _REMEDY)
         count, *sizes = struct.unpack(f"<{1 + layers}I", head)
-        at += row + len(head) + sum(sizes)
-        if at > end or count == 0:
-            raise HpalError(path, f"the LAZ chunk from point {points} promises more bytes than there are", _REMEDY)
+        length = row + len(head) + sum(sizes)
+        at += length
+        if at > end or count == 0 or next(expected, length) != length:
+            raise HpalError(path, f"the LAZ chunk from point {points} promises other bytes than there are", _REMEDY)
         points += count
 
 
