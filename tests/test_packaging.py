@@ -28,7 +28,14 @@ def test_the_wheel_carries_completions_and_the_command(tmp_path: Path) -> None:
         (metadata,) = [n for n in names if n.endswith("METADATA")]
         assert b"License-Expression: Apache-2.0" in archive.read(metadata)
     assert "hpal_cli/demo/office.py" in names
-    for source in ("network/sparse.c", "score/hmmu.c", "select/walk.c", "predictions/probabilities.c", "float16.h"):
+    for source in (
+        "network/sparse.c",
+        "score/hmmu.c",
+        "select/walk.c",
+        "predictions/probabilities.c",
+        "readers/numbers.c",
+        "float16.h",
+    ):
         assert f"hpal_cli/{source}" in names
     # Tests, tools and data stay at home.
     assert not [

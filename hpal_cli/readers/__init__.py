@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.readers import las, numpy_files, ply, s3dis, scannet, text
+from hpal_cli.readers import e57, las, numpy_files, ply, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.colours import ColourRange
 from hpal_cli.scenes.classes import ClassTable
@@ -38,11 +42,12 @@ class Reader(Protocol):
         """One scene, block by block; HpalError where the file is at fault."""
 
 
-READERS: tuple[Reader, ...] = (s3dis, scannet, las, ply, text, numpy_files)
+READERS: tuple[Reader, ...] = (s3dis, scannet, las, ply, e57, semantickitti, text, numpy_files)
 """In the order of looking: layouts that name themselves come before loose files."""
 
 _LOOKED_FOR = (
-    "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .las/.laz, .ply, .xyz/.txt/.csv/.pts/.asc with points, .npy/.npz"
+    "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .las/.laz, .ply, .e57, velodyne/*.bin, "
+    ".xyz/.txt/.csv/.pts/.asc with points, .npy/.npz"
 )
 _OWN_ARRAYS = {"xyz", "rgb", "label", "original", "inverse", "source_file", "source_row"}
 _EVERYTHING = Options()
@@ -69,6 +74,28 @@ def find(root: Path, format: str | None = None, options: Options = _EVERYTHING) 
         raise HpalError(root, f"is an empty folder; looked for {_LOOKED_FOR}", "give the folder of the scans")
     what = "scans" if format is None else f"{format} scans"
     raise HpalError(root, f"holds no {what}; looked for {_LOOKED_FOR}", "check the path and --format")
+
+
+def passed_over(root: Path, reader: Reader, sources: list[Source], options: Options = _EVERYTHING) -> str | None:
+    """In words, which other scans lie under `root`, since only those of one format are read; None if there are none.
+
+    sources: what `find` found for `reader`. What lies in the folder of a scene is that scene's.
+    """
+    folders = {source.path if source.path.is_dir() else source.path.parent for source in sources}
+    if reader not in (s3dis, scannet):
+        folders = {source.path for source in sources}
+    own = {os.path.abspath(folder) for folder in folders}
+    others = []
+    for other in READERS if root.is_dir() else ():
+        if other is reader:
+            continue
+        paths = [source.path for source in other.find(root, options)]
+        paths = [path for path in paths if own.isdisjoint(map(os.path.abspath, (path, *path.parents)))]
+        if paths:
+            kinds = Counter("folder" if path.is_dir() else f"{path.suffix.lower()} file" for path in paths)
+            names = " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(kinds.items()))
+            others.append(f"{names} (--format {other.NAME} reads {'it' if len(paths) == 1 else 'those'})")
+    return f"read as {reader.NAME}; passed over {', '.join(others)}" if others else None
 
 
 def blocks(reader: Reader, source: Source, options: Options = _EVERYTHING, *, strict: bool = False) -> Iterator[Cloud]:
@@ -178,10 +205,11 @@ def rename_safely(columns: dict[str, Value], taken: Container[str]) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A scene's name that can neither leave a folder nor need quoting: `a b/../c` is `a_b/__/c`."""
+    """A scene's name in ASCII, that can neither leave a folder nor need quoting: `a b/../Büro` is `a_b/__/Buro`."""
     segments = []
     for segment in name.split("/"):
-        segment = re.sub(r"[^A-Za-z0-9._-]", "_", segment)
+        plain = "".join(c for c in unicodedata.normalize("NFKD", segment) if not unicodedata.combining(c))
+        segment = re.sub(r"[^A-Za-z0-9._-]", "_", plain)
         if set(segment) == {"."}:
             segment = "_" * len(segment)
         if segment:
@@ -190,15 +218,21 @@ def safe_name(name: str) -> str:
 
 
 def _named_once(root: Path, sources: list[Source]) -> list[Source]:
+    """The sources by safe name. Different names that became the same one are told apart by a few digits of a hash."""
     paths: dict[str, Path] = {}
     for source in sources:
-        name = safe_name(source.name)
-        if name in paths:
+        if source.name in paths:
             raise HpalError(
                 root,
-                f"two scenes are called {name!r} ({paths[name]} and {source.path})",
+                f"two scenes are called {safe_name(source.name)!r} ({paths[source.name]} and {source.path})",
                 "rename one of them",
             )
-        paths[name] = source.path
-    by_path = [replace(source, name=safe_name(source.name)) for source in sources]
-    return sorted(by_path, key=lambda source: source.name)
+        paths[source.name] = source.path
+    safe = Counter(safe_name(name) for name in paths)
+    named = []
+    for source in sources:
+        name = safe_name(source.name)
+        if safe[name] > 1 and name != source.name:
+            name += "-" + hashlib.sha256(source.name.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+        named.append(replace(source, name=name))
+    return sorted(named, key=lambda source: source.name)

@@ -13,7 +13,11 @@ from hpal_cli.readers.cloud import Cloud
 
 AXES = ("x", "y", "z")
 COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
-LABELS = ("label", "class", "classification", "scalar_class", "scalar_label", "scalar_classification")
+LABELS = (
+    *("label", "class", "classification", "scalar_class", "scalar_label", "scalar_classification"),
+    *("labels", "scalar_labels", "semantic", "scalar_semantic", "semantic_label", "scalar_semantic_label"),
+    *("semantic_class", "scalar_semantic_class", "class_id", "scalar_class_id", "sem_label"),
+)
 BY_COUNT = {
     3: ("x", "y", "z"),
     4: ("x", "y", "z", "intensity"),
@@ -29,10 +33,11 @@ def missing_axes(names: Iterable[str]) -> list[str]:
     return [axis for axis in AXES if axis not in folded]
 
 
-def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path) -> Cloud:
+def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path, first: int = 0) -> Cloud:
     """Named columns, each (N,), as a cloud; what is no position, colour or label becomes an attribute.
 
-    Names are matched in any case. Of several label columns the first in `LABELS` is taken.
+    Names are matched in any case. Of several label columns the first in `LABELS` is taken. `first` is the file's own
+    number of the first point.
 
     Raises:
         HpalError: x, y or z is missing, or colours or labels that make no sense.
@@ -56,15 +61,15 @@ def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path) -> Cloud:
             break
     for wanted in LABELS:
         if wanted in name_of:
-            made.label = labels(columns[name_of[wanted]], path)
+            made.label = labels(columns[name_of[wanted]], path, first)
             used.append(name_of[wanted])
             break
     made.attributes = {name: native(column) for name, column in columns.items() if name not in used}
     return made
 
 
-def matrix(values: NDArray[np.generic], path: Path) -> Cloud:
-    """Nameless columns (N, C) as a cloud, by their number (`BY_COUNT`).
+def matrix(values: NDArray[np.generic], path: Path, first: int = 0) -> Cloud:
+    """Nameless columns (N, C) as a cloud, by their number (`BY_COUNT`); `first` as in `cloud`.
 
     Raises:
         HpalError: another number of columns, or colours or labels that make no sense.
@@ -74,13 +79,13 @@ def matrix(values: NDArray[np.generic], path: Path) -> Cloud:
         raise HpalError(
             path,
             f"has the shape {values.shape}, and only 3, 4, 6 or 7 columns explain themselves",
-            "name the columns (x y z red green blue label ...)",
+            "name the columns (x y z red green blue label ...), in the file or with --columns",
         )
-    return cloud({name: values[:, n] for n, name in enumerate(BY_COUNT[count])}, path)
+    return cloud({name: values[:, n] for n, name in enumerate(BY_COUNT[count])}, path, first)
 
 
-def labels(values: NDArray[np.generic], path: Path) -> NDArray[np.int64]:
-    """Class numbers (N,) as int64; NaN is -1, unlabelled.
+def labels(values: NDArray[np.generic], path: Path, first: int = 0) -> NDArray[np.int64]:
+    """Class numbers (N,) as int64; NaN is -1, unlabelled. `first` as in `cloud`.
 
     Raises:
         HpalError: a fraction, infinity or text.
@@ -94,7 +99,7 @@ def labels(values: NDArray[np.generic], path: Path) -> NDArray[np.int64]:
     wrong = ~np.isfinite(numbers) | (numbers != np.rint(numbers)) | (np.abs(numbers) >= 2.0**63)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise HpalError(path, f"label {numbers[row]:g} at point {row} is no whole number", remedy)
+        raise HpalError(path, f"label {numbers[row]:g} at point {first + row} is no whole number", remedy)
     return numbers.astype(np.int64)
 
 

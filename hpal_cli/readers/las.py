@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,6 +30,9 @@ _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _LINEAR_UNITS_KEY = 3076
 _RECORD, _EXTENDED_RECORD = 54, 60  # bytes, at least
 _CHUNKED = (2, 3)
+_LAYERED = 3
+_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # by kind of item: point, colours, colours and infrared, waveform
+_EXTRA_BYTES = 14  # a layer for each byte
 _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
 """The decompressor sets a whole chunk aside, and a failure to get it ends the process."""
@@ -39,6 +42,9 @@ IDENTIFIERS = slice(26, 94)
 
 SHOWN = ("intensity", "return_number", "number_of_returns")
 """Dimensions whose mean over a cell says something; the others go with the original points alone."""
+
+_ERRORS = "surrogateescape"
+"""Texts of a header that are not in the encoding that they should be come back as the bytes that they were."""
 
 _REMEDY = "fetch the file again, or repair it with a LAS tool"
 
@@ -94,10 +100,8 @@ def _empty_file(reader: Any, path: Path) -> bytes:
 
     header = copy.deepcopy(reader.header)
     buffer = io.BytesIO()
-    # Bytes that are no text stay the bytes they are.
-    with laspy.open(
-        buffer, mode="w", header=header, do_compress=False, closefd=False, encoding_errors="ignore"
-    ) as writer:
+    how = {"do_compress": False, "closefd": False, "encoding_errors": _ERRORS}
+    with laspy.open(buffer, mode="w", header=header, **how) as writer:
         if reader.evlrs:
             writer.write_evlrs(reader.evlrs)
     made = bytearray(buffer.getvalue())
@@ -143,11 +147,16 @@ def _check_size(path: Path, header: Any) -> None:
             held = max(0, size - start) // row
             raise HpalError(path, f"holds {held} of the {header.point_count} points it promises", _REMEDY)
         return
-    compressor, chunk_size = _laszip(header.vlrs)
+    record = next((vlr.record_data_bytes() for vlr in header.vlrs if vlr.user_id == "laszip encoded"), b"")
+    compressor, chunk_size = _integer(record[:2], "<H"), _integer(record[12:16], "<I")
     if compressor not in _CHUNKED:
         raise HpalError(path, f"is compressed in a way that cannot be read (LAZ compressor {compressor})", _REMEDY)
     if chunk_size != _ANY_CHUNK_SIZE and chunk_size > max(header.point_count, _LARGE_CHUNK):
         raise HpalError(path, f"the LAZ header asks for chunks of {chunk_size} points", _REMEDY)
+    items = list(struct.iter_unpack("<HHH", record[34 : 34 + 6 * _integer(record[32:34], "<H")]))
+    if sum(size for _, size, _ in items) != row:
+        raise HpalError(path, f"the LAZ header describes no points of {row} bytes", _REMEDY)
+    end, lengths = size, None
     with path.open("rb") as file:
         file.seek(start)
         table = _integer(file.read(8), "<q")
@@ -155,35 +164,59 @@ def _check_size(path: Path, header: Any) -> None:
             file.seek(max(start, size - 8))
             table = _integer(file.read(8), "<q")
         if start + 8 <= table <= size - 8:
+            end = table
             file.seek(table + 4)
             chunks = _integer(file.read(4), "<I")
             # Each chunk begins with a whole point.
             if chunks * row > table - start:
                 raise HpalError(path, f"the LAZ chunk table promises {chunks} chunks, more than fit", _REMEDY)
+            lengths = _chunk_lengths(path, file, start, table, record)
         elif chunk_size == _ANY_CHUNK_SIZE:
             raise HpalError(path, "the LAZ chunk table is missing, and the chunks differ in size", _REMEDY)
+        if compressor == _LAYERED:
+            layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size, _ in items)
+            _check_layers(path, file, (start + 8, end), header, layers, lengths)
+
+
+def _chunk_lengths(path: Path, file: BinaryIO, start: int, table: int, record: bytes) -> list[int]:
+    """In bytes, as the table says."""
+    import lazrs
+
+    file.seek(start)
+    lengths = [length for _, length in lazrs.read_chunk_table(file, lazrs.LazVlr(record)) or ()]
+    if any(not 0 <= length <= table for length in lengths) or sum(lengths) > table - start - 8:
+        raise HpalError(path, "the LAZ chunk table promises more bytes than there are", _REMEDY)
+    return lengths
+
+
+def _check_layers(
+    path: Path, file: BinaryIO, span: tuple[int, int], header: Any, layers: int, lengths: list[int] | None
+) -> None:
+    """Walk through the heads of the chunks: the decompressor would set aside what each says that its layers have."""
+    row, points, (at, end) = header.point_format.size, 0, span
+    expected = iter(lengths or ())
+    while points < header.point_count:
+        file.seek(at + row)
+        head = file.read(4 * (1 + layers))
+        if len(head) < 4 * (1 + layers):
+            raise HpalError(path, f"holds {points} of the {header.point_count} points it promises", _REMEDY)
+        count, *sizes = struct.unpack(f"<{1 + layers}I", head)
+        length = row + len(head) + sum(sizes)
+        at += length
+        if at > end or count == 0 or next(expected, length) != length:
+            raise HpalError(path, f"the LAZ chunk from point {points} promises other bytes than there are", _REMEDY)
+        points += count
 
 
 def _integer(data: bytes, kind: str) -> int:
     return int(struct.unpack(kind, data)[0]) if len(data) == struct.calcsize(kind) else 0
 
 
-def _laszip(vlrs: Iterable[Any]) -> tuple[int, int]:
-    """The compressor's number and the points a chunk, or zeros."""
-    for vlr in vlrs:
-        if vlr.user_id == "laszip encoded":
-            data = vlr.record_data_bytes()
-            return _integer(data[:2], "<H"), _integer(data[12:16], "<I")
-    return 0, 0
-
-
 def _cloud(header: Any, chunk: Any) -> Cloud:
     names = list(header.point_format.dimension_names)
-    made = Cloud(
-        np.column_stack([np.asarray(chunk[axis], np.float64) for axis in "xyz"]),
-        unit=_unit(header),
-        resolution=float(min(header.scales)),
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # such points are left out later
+        xyz = np.column_stack([np.asarray(chunk[axis], np.float64) for axis in "xyz"])
+    made = Cloud(xyz, unit=_unit(header), resolution=float(min(header.scales)))
     if {"red", "green", "blue"} <= set(names):
         made.rgb = np.column_stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")])
     codes = np.asarray(chunk["classification"]).astype(np.int64)

@@ -1,15 +1,189 @@
-"""A table of numbers in text: to one array, or to the line at fault."""
+"""A table of numbers in text: to arrays, or to the line at fault.
+
+`numbers.c` parses it, a piece at a time; what that cannot make out is given to NumPy, and what NumPy refuses is looked
+at line by line.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli import compiled
 from hpal_cli.errors import HpalError
 
 REMEDY = "repair or remove that line, or fetch the file again"
+ROWS = 1 << 20
+"""Rows in a block."""
+
+_PIECE = 1 << 18  # bytes of text, that stay in the processor's cache until they are parsed
+_LONGEST_LINE = 1 << 26
+_MARGIN = 64
+_END = b"\n" * _MARGIN
+
+
+class _Column(ctypes.Structure):
+    _fields_ = [("to", ctypes.c_void_p), ("step", ctypes.c_int64), ("bytes", ctypes.c_int64)]
+
+
+@compiled.library_or_reason
+def library() -> ctypes.CDLL:
+    """`numbers.c`, or in words why NumPy parses everything.
+
+    Raises:
+        NotCompiled: there is none here.
+    """
+    found = compiled.load(Path(__file__).with_name("numbers.c"))
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    found.parse_numbers.restype = found.parse_files.restype = found.count_lines.restype = number
+    found.parse_files.argtypes = [ctypes.c_char_p, number, ctypes.c_int, number, pointer, number, pointer]
+    found.parse_numbers.argtypes = [pointer, number, ctypes.c_char, ctypes.c_int, number, pointer, number]
+    found.count_lines.argtypes = [pointer, number]
+    return found
+
+
+class Lines:
+    """Pieces of a file, each of whole lines, in one buffer that is filled again and again.
+
+    separator: what stands between numbers besides blanks: `,`, or `;` (then a comma is a decimal point).
+    """
+
+    def __init__(self, separator: str = " ") -> None:
+        self._separator = separator.replace(";", " ")
+        self._table = bytes.maketrans(b",;", b". ") if separator == ";" else None
+        self._use(bytearray(_PIECE + 2 * _MARGIN))
+        self._size = 0
+        self.number = 1
+        """The file's number of the first line of the piece."""
+
+    def _use(self, buffer: bytearray) -> None:
+        self._buffer = buffer
+        self._at = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + _MARGIN
+
+    def of(self, file: FileIO, path: Path, number: int = 1, most: int | None = None) -> Iterator[None]:
+        """Go through the rest of a file, which is opened without a buffer and begins here with line `number`.
+
+        most: how many lines belong to the table; None for all that come.
+
+        Raises:
+            HpalError: a line without an end.
+        """
+        self.number = number
+        rest = b""
+        while True:
+            space = len(self._buffer) - 2 * _MARGIN
+            self._buffer[_MARGIN : _MARGIN + len(rest)] = rest
+            end, came = _MARGIN + len(rest), 0
+            with memoryview(self._buffer) as view:
+                while end < _MARGIN + space and (came := file.readinto(view[end : _MARGIN + space]) or 0):
+                    end += came
+            last = not came
+            cut = end if last else self._buffer.rfind(b"\n", _MARGIN, end) + 1
+            if cut == 0:
+                if 2 * space > _LONGEST_LINE:
+                    raise HpalError(path, f"line {self.number} has no end", REMEDY)
+                rest = bytes(self._buffer[_MARGIN:end])
+                self._use(bytearray(2 * space + 2 * _MARGIN))
+                continue
+            rest = bytes(self._buffer[cut:end])
+            self._use_first(cut - _MARGIN)
+            lines = self.count()
+            if most is not None and lines >= most:
+                last = True
+                newlines = np.flatnonzero(np.frombuffer(self._buffer, np.uint8, self._size, _MARGIN) == ord("\n"))
+                self._use_first(int(newlines[most - 1]) + 1 if most else 0)
+            yield
+            if last:
+                return
+            self.number += lines
+            most = None if most is None else most - lines
+
+    def _use_first(self, size: int) -> None:
+        cut = _MARGIN + size
+        if self._table:
+            self._buffer[_MARGIN:cut] = self._buffer[_MARGIN:cut].translate(self._table)
+        self._buffer[cut : cut + _MARGIN] = _END
+        self._size = size
+
+    def __bytes__(self) -> bytes:
+        """The piece, with blanks between the numbers."""
+        return bytes(self._buffer[_MARGIN : _MARGIN + self._size]).replace(self._separator.encode(), b" ")
+
+    def count(self) -> int:
+        """The newlines of the piece."""
+        found = library()
+        if isinstance(found, str):
+            return self._buffer.count(b"\n", _MARGIN, _MARGIN + self._size)
+        return int(found.count_lines(self._at, self._size))
+
+    def into(self, columns: Sequence[NDArray[np.generic]], finite: bool = False) -> int | None:
+        """The piece into the first rows of these columns, float64 or uint8; how many there are.
+
+        None: something is odd about the piece, or nothing is compiled here; what the columns hold then is noise.
+        """
+        found = library()
+        if isinstance(found, str):
+            return None
+        given, capacity = _columns(columns), min(map(len, columns))
+        rows = found.parse_numbers(
+            self._at, self._size, self._separator.encode(), finite, len(columns), ctypes.byref(given), capacity
+        )
+        return None if rows < 0 else int(rows)
+
+
+def _columns(columns: Sequence[NDArray[np.generic]]) -> ctypes.Array[_Column]:
+    return (_Column * len(columns))(
+        *(_Column(c.ctypes.data, c.strides[0] // c.itemsize, c.dtype == np.uint8) for c in columns)
+    )
+
+
+def files_into(paths: Sequence[str], columns: Sequence[NDArray[np.generic]], finite: bool = False) -> list[int]:
+    """Small files, one after the other, into the first rows of these columns (as `Lines.into`); the rows of each.
+
+    It stops before a file that is odd in any way: too large, not to be opened, not to be parsed.
+    """
+    found = library()
+    if isinstance(found, str):
+        return []
+    rows = (ctypes.c_int64 * len(paths))()
+    names = b"".join(os.fsencode(path) + b"\0" for path in paths)
+    capacity = min(map(len, columns))
+    given = ctypes.byref(_columns(columns))
+    done = found.parse_files(names, len(paths), finite, len(columns), given, capacity, ctypes.byref(rows))
+    return rows[:done]
+
+
+def blocks(
+    file: FileIO, columns: int, path: Path, first_line: int = 1, separator: str = " ", most: int | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """The rest of a file, lines of `columns` numbers, as blocks (N, columns) float64, with N no more than `ROWS`.
+
+    Empty lines are passed over. `file` is opened without a buffer; `first_line` is the number of its next line,
+    `most` the number of lines that belong to the table, if not all do.
+
+    Raises:
+        HpalError: a line with another number of columns, or with something that is no such number.
+    """
+    lines = Lines(separator)
+    block, filled = np.empty((ROWS, columns)), 0
+    for _ in lines.of(file, path, first_line, most):
+        if filled + lines.count() + 1 > ROWS:
+            yield block[:filled]
+            block, filled = np.empty((ROWS, columns)), 0
+        rows = lines.into(list(block[filled:].T))
+        if rows is None:
+            values = parse(bytes(lines), columns, path, lines.number)
+            rows = len(values)
+            block[filled : filled + rows] = values
+        filled += rows
+    if filled:
+        yield block[:filled]
 
 
 def parse(data: bytes, columns: int, path: Path, first_line: int = 1, finite: bool = False) -> NDArray[np.float64]:

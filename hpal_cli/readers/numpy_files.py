@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files
 from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.readers.number_table import ROWS
 from hpal_cli.scenes.classes import ClassTable
 
 NAME = "numpy"
@@ -22,6 +23,9 @@ _POSITIONS = ("coord", "coords", "xyz", "points")
 _COLOURS = ("color", "colors", "colour", "colours", "rgb")
 _LABELS = ("segment", "segment20", "label", "labels", "semantic", "semantics", "class", "classification")
 _COORD = "coord.npy"
+_NORMALS = {"normal": ("nx", "ny", "nz"), "normals": ("nx", "ny", "nz")}
+_CARRIED = ("instance", "segment200")
+"""Numbers of things: their mean over a cell says nothing."""
 
 
 def find(root: Path, options: Options) -> list[Source]:
@@ -49,22 +53,31 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """A matrix of 3, 4, 6 or 7 columns, named columns, or arrays named by key or by file.
+    """A matrix of 3, 4, 6 or 7 columns, named columns, or arrays named by key or by file; a million rows at a time.
+
+    Pointcept's `normal` is nx ny nz, `instance` is carried, and of labels in several columns the first is taken.
 
     Raises:
         HpalError: not an array of numbers, no positions, or arrays of different lengths.
     """
     path = source.path
     if path.is_dir():
-        yield _arrays({file.stem: _load(file) for file in sorted(path.glob("*.npy"))}, path)
+        yield from _blocks({file.stem: _load(file) for file in sorted(path.glob("*.npy"))}, path)
     elif path.suffix.lower() == ".npz":
-        yield _arrays(_load_all(path), path)
+        yield from _blocks(_load_all(path), path)
     else:
         array: Any = _load(path)
-        if array.dtype.names:
-            yield columns.cloud({name: array[name] for name in array.dtype.names}, path)
-        else:
-            yield columns.matrix(array, path)
+        for first in _firsts(array):
+            rows = array[first : first + ROWS]
+            if array.dtype.names:
+                yield columns.cloud({name: rows[name] for name in array.dtype.names}, path, first)
+            else:
+                yield columns.matrix(rows, path, first)
+
+
+def _firsts(array: NDArray[np.generic]) -> range:
+    """Where blocks begin; an empty array is one block."""
+    return range(0, max(1, len(array) if array.ndim else 1), ROWS)
 
 
 def _load(path: Path) -> NDArray[np.generic]:
@@ -96,7 +109,7 @@ def _numbers(array: NDArray[np.generic], what: str, path: Path) -> NDArray[np.ge
     return array
 
 
-def _arrays(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Cloud:
+def _blocks(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Iterator[Cloud]:
     position = _first(_POSITIONS, arrays)
     if position is None:
         raise HpalError(
@@ -104,30 +117,51 @@ def _arrays(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Cloud:
             f"has no positions among its arrays ({', '.join(arrays)})",
             f"name them {' or '.join(_POSITIONS)}",
         )
-    cloud = columns.matrix(arrays[position], path)
-    used = {position}
-    colour = _first(_COLOURS, arrays)
-    if colour is not None:
-        values = arrays[colour]
-        if values.ndim != 2 or values.shape[1] != 3:
-            raise HpalError(path, f"{colour} has the shape {values.shape}, expected (N, 3)", "save red, green, blue")
-        cloud.rgb = columns.native(values)
-        used.add(colour)
-    label = _first(_LABELS, arrays)
-    if label is not None:
-        cloud.label = columns.labels(arrays[label].reshape(-1), path)
-        used.add(label)
-    for name in (n for n in arrays if n not in used):
-        values = arrays[name]
-        if values.ndim == 2 and values.shape[0] == len(cloud.xyz):
-            many = values.shape[1] > 1
-            for n in range(values.shape[1]):
-                cloud.attributes[f"{name}_{n}" if many else name] = columns.native(values[:, n])
-        elif values.shape == (len(cloud.xyz),):
-            cloud.attributes[name] = columns.native(values)
+    count = len(arrays[position]) if arrays[position].ndim else 0
+    colour, label = _first(_COLOURS, arrays), _first(_LABELS, arrays)
+    if colour is not None and (arrays[colour].ndim != 2 or arrays[colour].shape[1] != 3):
+        raise HpalError(
+            path, f"{colour} has the shape {arrays[colour].shape}, expected (N, 3)", "save red, green, blue"
+        )
+    for name in (colour, label):
+        if name is not None and arrays[name].shape[:1] != (count,):
+            problem = (
+                f"has {count} points, but {len(arrays[name])} values of {name}"
+                if arrays[name].ndim
+                else (f"has {count} points, but one value of {name}")
+            )
+            raise HpalError(path, problem, "give one value a point")
+    others, notes = {}, []
+    for name in (n for n in arrays if n not in (position, colour, label)):
+        if arrays[name].ndim in (1, 2) and len(arrays[name]) == count:
+            others[name] = arrays[name]
         else:
-            cloud.notes.append(f"{name} has the shape {values.shape}: not one value a point, left out")
-    return cloud
+            notes.append(f"{name} has the shape {arrays[name].shape}: not one value a point, left out")
+    if label is not None and arrays[label].ndim == 2 and arrays[label].shape[1] > 1:
+        notes.append(f"{label} has {arrays[label].shape[1]} columns: the first is read as the label")
+    for first in _firsts(arrays[position]):
+        rows = slice(first, first + ROWS)
+        cloud = columns.matrix(arrays[position][rows], path, first)
+        if colour is not None:
+            cloud.rgb = columns.native(arrays[colour][rows])
+        if label is not None:
+            values = arrays[label][rows]
+            cloud.label = columns.labels(values if values.ndim == 1 else values[:, 0], path, first)
+        for name, array in others.items():
+            put = cloud.carried if name in _CARRIED else cloud.attributes
+            put |= {part: columns.native(values) for part, values in _parts(name, array[rows])}
+        cloud.notes, notes = notes, []
+        yield cloud
+
+
+def _parts(name: str, values: NDArray[np.generic]) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The columns of an array by name: `normal` as nx ny nz, any other as `name_0`, `name_1`, ..."""
+    if values.ndim == 1:
+        yield name, values
+        return
+    width = values.shape[1]
+    names = _NORMALS[name] if width == 3 and name in _NORMALS else [f"{name}_{n}" for n in range(width)]
+    yield from zip([name] if width == 1 else names, values.T, strict=True)
 
 
 def _first(names: Iterable[str], arrays: Mapping[str, object]) -> str | None:

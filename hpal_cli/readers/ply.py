@@ -64,16 +64,30 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The vertices; positions, colours and labels by property name, all else as attributes.
+    """The vertices, a million at a time; positions, colours and labels by property name, all else as attributes.
 
     Raises:
         HpalError: not a PLY, no x, y or z, or fewer bytes than the header promises.
     """
-    yield columns.cloud(vertices(source.path), source.path)
+    first = 0
+    for block in blocks(source.path):
+        cloud = columns.cloud(block, source.path, first)
+        first += len(cloud.xyz)
+        yield cloud
 
 
 def vertices(path: Path) -> dict[str, NDArray[np.generic]]:
     """The scalar vertex properties in file order, each (N,).
+
+    Raises:
+        HpalError: as `read`.
+    """
+    parts = list(blocks(path))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def blocks(path: Path) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """As `vertices`, a million at a time; one block at least.
 
     Raises:
         HpalError: as `read`.
@@ -86,20 +100,45 @@ def vertices(path: Path) -> dict[str, NDArray[np.generic]]:
     if missing:
         raise HpalError(path, f"the vertices have no {', '.join(missing)}", "write points with x, y and z")
     _refuse_promises(header, path)
-    if element is not header.elements[0] or element.lists:
-        return _through_plyfile(path, element)
-    if header.encoding == "ascii":
-        with path.open("rb") as file:
-            file.seek(header.size)
-            rows = b"".join(line for line, _ in zip(file, range(element.count), strict=False))
-        values = number_table.parse(rows, len(element.types), path, header.lines + 1)
-        if len(values) < element.count:
-            raise HpalError(path, f"holds {len(values)} of its {element.count} points", "fetch the file again")
-        return {name: _cast(values[:, n], kind, name, path) for n, (name, kind) in enumerate(element.types.items())}
+    before = header.elements[: header.elements.index(element)]
+    if element.lists or any(other.lists for other in before):
+        yield _through_plyfile(path, element)
+    elif element.count == 0:
+        yield {name: np.empty(0, kind) for name, kind in element.types.items()}
+    elif header.encoding == "ascii":
+        yield from _ascii(path, header, element, sum(other.count for other in before))
+    else:
+        yield from _binary(path, header, element, sum(other.count * _size(other) for other in before))
+
+
+def _ascii(path: Path, header: _Header, element: _Element, skip: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+    given = 0
+    with path.open("rb") as text:
+        text.seek(header.size)
+        start = header.size + sum(len(line) for line, _ in zip(text, range(skip), strict=False))
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        width, first = len(element.types), header.lines + skip + 1
+        for values in number_table.blocks(file, width, path, first, most=element.count):
+            given += len(values)
+            yield {name: _cast(values[:, n], kind, name, path) for n, (name, kind) in enumerate(element.types.items())}
+    if given < element.count:
+        raise HpalError(path, f"holds {given} of its {element.count} points", "fetch the file again")
+
+
+def _binary(path: Path, header: _Header, element: _Element, skip: int) -> Iterator[dict[str, NDArray[np.generic]]]:
     order = _ORDERS[header.encoding]
     row_type = np.dtype([(name, order + kind) for name, kind in element.types.items()])
-    packed = np.fromfile(path, row_type, element.count, offset=header.size)
-    return {name: packed[name] for name in element.types}
+    with path.open("rb") as file:
+        file.seek(header.size + skip)
+        for first in range(0, element.count, number_table.ROWS):
+            packed = np.fromfile(file, row_type, min(number_table.ROWS, element.count - first))
+            yield {name: packed[name] for name in element.types}
+
+
+def _size(element: _Element) -> int:
+    """Bytes of a row, or the least that it has if there are lists."""
+    return sum(np.dtype(kind).itemsize for kind in (*element.types.values(), *element.lists.values()))
 
 
 def _cast(values: NDArray[np.float64], kind: str, name: str, path: Path) -> NDArray[np.generic]:
@@ -120,7 +159,7 @@ def _header(path: Path) -> _Header:
         number = 1
         while file.tell() < _MAX_HEADER:
             number += 1
-            words = file.readline(_MAX_HEADER).decode("latin-1").split()
+            words = _decoded(file.readline(_MAX_HEADER)).split()
             try:
                 match words:
                     case ["end_header"] if encoding:
@@ -143,6 +182,13 @@ def _header(path: Path) -> _Header:
     raise HpalError(path, f"line {number} of the PLY header cannot be understood", _REMEDY)
 
 
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
 def _refuse_promises(header: _Header, path: Path) -> None:
     """Refuse a header that promises more rows than the file can hold, before memory is asked for."""
     held = path.stat().st_size - header.size
@@ -152,7 +198,7 @@ def _refuse_promises(header: _Header, path: Path) -> None:
         if header.encoding == "ascii":
             row = 2 * (len(element.types) + len(element.lists))  # a digit and what parts it from the next
         else:
-            row = sum(np.dtype(kind).itemsize for kind in (*element.types.values(), *element.lists.values()))
+            row = _size(element)
         needed += element.count * row
     if needed > held + slack:
         promised = ", ".join(f"{element.count} {element.name}" for element in header.elements)

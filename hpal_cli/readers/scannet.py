@@ -1,11 +1,20 @@
-"""ScanNet v2: `<scene>_vh_clean_2.ply`, with `<scene>_vh_clean_2.labels.ply` where labels are public."""
+"""ScanNet v2: `<scene>_vh_clean_2.ply`, with labels beside it where they are public.
+
+Either `<scene>_vh_clean_2.labels.ply`, or what that was made of: `<scene>.aggregation.json` (objects as lists of
+segments), `<scene>_vh_clean_2.0.010000.segs.json` (the segment of each vertex) and the data set's table of categories.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, ply
@@ -15,6 +24,13 @@ from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass
 
 NAME = "scannet"
 _SUFFIX = "_vh_clean_2.ply"
+_SEGMENTS = "_vh_clean_2.0.010000.segs.json"
+_OBJECTS = ".aggregation.json"
+_CATEGORIES = "scannetv2-labels.combined.tsv"
+_ABOVE = 4
+"""In how many folders the table of categories is looked for: the scene's own, `scans`, the data set's, and its."""
+
+_REMEDY = "fetch the scene again"
 # The benchmark's 20 of the 40 NYU classes, by NYU number.
 _NYU = {
     1: ("wall", (174, 199, 232)),
@@ -55,27 +71,95 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The mesh's vertices, with NYU numbers as labels: -1 outside the 20 classes, None without a labels file.
+    """The mesh's vertices, with NYU numbers as labels: -1 outside the 20 classes, None without files of labels.
 
     Raises:
-        HpalError: either file is no such PLY, or they differ in the number of vertices.
+        HpalError: a file is not what it should be, they differ in the number of vertices, or one is missing.
     """
-    cloud = columns.cloud(ply.vertices(source.path), source.path)
+    path = source.path
+    cloud = columns.cloud(ply.vertices(path), path)
     cloud.attributes.pop("alpha", None)  # always opaque
     cloud.unit = 1.0
-    path = source.path.with_name(source.path.name.removesuffix(".ply") + ".labels.ply")
-    if not path.is_file():
-        yield cloud
-        return
-    numbers = ply.vertices(path).get("label")
-    if numbers is None:
-        raise HpalError(path, "the vertices have no label", "fetch the scene again")
-    if len(numbers) != len(cloud.xyz):
-        raise HpalError(
-            path,
-            f"has {len(numbers)} vertices, but {source.path.name} has {len(cloud.xyz)}",
-            "fetch both files of the scene again",
-        )
-    codes = columns.labels(numbers, path)
-    cloud.label = np.where(np.isin(codes, list(_NYU)), codes, IGNORE)
+    count = len(cloud.xyz)
+    labels = path.with_name(path.name.removesuffix(".ply") + ".labels.ply")
+    objects = path.with_name(path.name.removesuffix(_SUFFIX) + _OBJECTS)
+    numbers = None
+    if labels.is_file():
+        numbers = _from_ply(labels, path, count)
+    elif objects.is_file():
+        numbers, cloud.carried["instance"] = _from_objects(objects, path, count)
+    if numbers is not None:
+        cloud.label = np.where(np.isin(numbers, list(_NYU)), numbers, IGNORE)
     yield cloud
+
+
+def _from_ply(labels: Path, path: Path, count: int) -> NDArray[np.int64]:
+    numbers = ply.vertices(labels).get("label")
+    if numbers is None:
+        raise HpalError(labels, "the vertices have no label", _REMEDY)
+    if len(numbers) != count:
+        problem = f"has {len(numbers)} vertices, but {path.name} has {count}"
+        raise HpalError(labels, problem, "fetch both files of the scene again")
+    return columns.labels(numbers, labels)
+
+
+def _from_objects(objects: Path, path: Path, count: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """NYU numbers (N,), 0 outside of all objects, and the objects' own (N,), -1 outside."""
+    segments = path.with_name(path.name.removesuffix(_SUFFIX) + _SEGMENTS)
+    if not segments.is_file():
+        raise HpalError(segments, f"is missing beside {objects.name}", _REMEDY)
+    of_vertex = _whole_numbers(_json(segments, "segIndices"), segments, "segIndices")
+    if len(of_vertex) != count:
+        problem = f"has {len(of_vertex)} segIndices, but {path.name} has {count} vertices"
+        raise HpalError(segments, problem, "fetch both files of the scene again")
+    nyu = _nyu_of_categories(path)
+    numbers, instances = np.zeros(count, np.int64), np.full(count, -1, np.int32)
+    groups = _json(objects, "segGroups")
+    for place, group in enumerate(groups if isinstance(groups, list) else [groups]):
+        if not (isinstance(group, dict) and isinstance(group.get("label"), str) and "segments" in group):
+            raise HpalError(objects, f"object {place} has no label or no segments", _REMEDY)
+        own = np.isin(of_vertex, _whole_numbers(group["segments"], objects, f"segments of object {place}"))
+        numbers[own] = nyu.get(group["label"], 0)
+        instances[own] = place
+    return numbers, instances
+
+
+def _json(path: Path, key: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())[key]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = f"has no {key}" if isinstance(error, KeyError) else f"cannot be read as JSON with {key} ({error})"
+        raise HpalError(path, problem, _REMEDY) from error
+
+
+def _whole_numbers(values: Any, path: Path, what: str) -> NDArray[np.int64]:
+    try:
+        array = np.array(values)
+        if array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
+            return array.astype(np.int64)
+    except ValueError:
+        pass
+    raise HpalError(path, f"{what}: not a list of whole numbers", _REMEDY)
+
+
+def _nyu_of_categories(path: Path) -> dict[str, int]:
+    folders = list(path.absolute().parents[:_ABOVE])
+    for folder in folders:
+        if (folder / _CATEGORIES).is_file():
+            return _table(folder / _CATEGORIES)
+    raise HpalError(
+        path,
+        f"its labels need the data set's {_CATEGORIES}, which is neither beside it nor in the folders above",
+        f"copy it to {folders[-2]} (ScanNet's download script fetches it with --label_map)",
+    )
+
+
+@cache
+def _table(path: Path) -> dict[str, int]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["raw_category"]: int(row["nyu40id"] or 0) for row in csv.DictReader(file, delimiter="\t")}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise HpalError(
+            path, f"has no columns raw_category and nyu40id that can be read ({error!r})", _REMEDY
+        ) from error

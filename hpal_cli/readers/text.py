@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpal_cli.errors import HpalError
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import columns, files, number_table
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import ClassTable
@@ -17,6 +20,9 @@ CLASSES: ClassTable | None = None
 
 SUFFIXES = {".xyz", ".txt", ".csv", ".pts", ".asc"}
 _PTS = ("x", "y", "z", "intensity", "red", "green", "blue")
+LEFT_OUT = "-"
+"""In `options.columns`: this column is not read."""
+
 _HEAD = 1 << 16
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
 
@@ -36,61 +42,95 @@ class _Layout:
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a file; a file found in a folder must begin like a table of points (not like a readme)."""
     sources = files.loose(root, SUFFIXES)
-    return sources if root.is_file() else [source for source in sources if _looks_like_points(source.path)]
+    return sources if root.is_file() else [source for source in sources if _looks_like_points(source.path, options)]
 
 
 def count(source: Source) -> int | None:
-    """None: a line has 20 bytes, or 80."""
-    return None
+    """From the size of the file and of its first lines."""
+    try:
+        with source.path.open("rb", buffering=0) as file:
+            head = file.read(_HEAD)
+            lines = head.count(b"\n") or 1
+            return lines * source.path.stat().st_size // len(head) if head else 0
+    except OSError:
+        return None
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """Columns between blanks, commas or semicolons (then a comma is a decimal point).
+    """Columns between blanks, commas or semicolons (then a comma is a decimal point); a million lines at a time.
 
-    Names come from a header line, which may be a `#` or `//` comment. Without one, by count: 3 x y z;
-    4 with intensity; 6 with red green blue; 7 with a label besides; in `.pts` 7 is intensity red green blue.
+    What a column is comes from `options.columns`, or else from a header line, which may be a `#` or `//` comment.
+    Without one, by count: 3 x y z; 4 with intensity; 6 with red green blue; 7 with a label besides; in `.pts` 7 is
+    intensity red green blue.
 
     Raises:
         HpalError: no table, a broken line, columns that neither names nor count explain.
+        UsageError: `options.columns` without x, y or z, or with one twice.
     """
     path = source.path
-    data = path.read_bytes()
-    layout = _layout(data[:_HEAD], path)
-    if layout is None:
-        raise HpalError(path, "holds no lines of numbers", "give lines of x y z, or check the file")
-    start = 0
-    for _ in range(layout.skip):
-        start = data.find(b"\n", start) + 1
-    body = data[start:]
-    if layout.separator == ";":
-        body = body.replace(b",", b".").replace(b";", b" ")
-    elif layout.separator == ",":
-        body = body.replace(b",", b" ")
-    values = number_table.parse(body, layout.columns, path, layout.skip + 1)
-    names = layout.names
-    if not names and path.suffix.lower() == ".pts" and layout.columns == len(_PTS):
-        names = list(_PTS)
-    if names:
-        cloud = columns.cloud({name: values[:, n] for n, name in enumerate(names)}, path)
-    else:
-        cloud = columns.matrix(values, path)
-    if layout.promised is not None and layout.promised != len(values):
-        cloud.notes.append(f"the first line promises {layout.promised} points, the file holds {len(values)}")
-    yield cloud
+    with path.open("rb", buffering=0) as file:
+        head = file.read(_HEAD)
+        layout = _layout(head, path, options)
+        if layout is None:
+            raise HpalError(path, "holds no lines of numbers", "give lines of x y z, or check the file")
+        names = _names(layout, path, options)
+        start = 0
+        for _ in range(layout.skip):
+            start = head.find(b"\n", start) + 1
+        file.seek(start)
+        given, held = 0, None
+        for values in number_table.blocks(file, layout.columns, path, layout.skip + 1, layout.separator):
+            if held is not None:
+                yield held
+            held = _cloud(values, names, path, given)
+            given += len(values)
+    if held is not None:
+        if layout.promised is not None and layout.promised != given:
+            held.notes.append(f"the first line promises {layout.promised} points, the file holds {given}")
+        yield held
 
 
-def _looks_like_points(path: Path) -> bool:
+def _cloud(values: NDArray[np.float64], names: Sequence[str], path: Path, first: int) -> Cloud:
+    if not names:
+        return columns.matrix(values, path, first)
+    named = {name: values[:, n] for n, name in enumerate(names) if name != LEFT_OUT}
+    return columns.cloud(named, path, first)
+
+
+def _names(layout: _Layout, path: Path, options: Options) -> Sequence[str]:
+    if options.columns is None:
+        is_pts = path.suffix.lower() == ".pts" and layout.columns == len(_PTS)
+        return layout.names or (_PTS if is_pts else ())
+    kept = [name.casefold() for name in options.columns if name != LEFT_OUT]
+    missing = columns.missing_axes(kept)
+    if missing:
+        raise UsageError("--columns", f"there is no {', '.join(missing)} among them", "name x, y and z")
+    twice = sorted({name for name in kept if kept.count(name) > 1})
+    if twice:
+        raise UsageError("--columns", f"{twice[0]!r} is named twice", "name every column once, or leave it out with -")
+    if len(options.columns) != layout.columns:
+        raise HpalError(
+            path,
+            f"has {layout.columns} columns, and --columns names {len(options.columns)}",
+            "name every column once; - leaves one out",
+        )
+    return options.columns
+
+
+def _looks_like_points(path: Path, options: Options) -> bool:
     try:
         with path.open("rb") as file:
-            layout = _layout(file.read(_HEAD), path)
+            layout = _layout(file.read(_HEAD), path, options)
     except (OSError, HpalError):
         return False
     if layout is None:
         return False
+    if options.columns is not None:
+        return True
     return not columns.missing_axes(layout.names) if layout.names else layout.columns in columns.BY_COUNT
 
 
-def _layout(head: bytes, path: Path) -> _Layout | None:
+def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
     """What the first lines say; None where no line of numbers is among them."""
     named: list[str] = []
     comment: list[str] = []
@@ -111,6 +151,8 @@ def _layout(head: bytes, path: Path) -> _Layout | None:
             named = words
         elif len(words) == 1 and promised is None and words[0].isdecimal():
             promised = int(words[0])
+        elif options.columns is not None:
+            return _Layout(number, len(words), [], separator, promised)
         else:
             names = named or (comment if len(comment) == len(words) else [])
             if named and len(named) != len(words):

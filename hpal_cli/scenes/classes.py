@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,10 @@ class ClassTable:
             if semantic.id != row:
                 raise HpalError(subject, f"class {semantic.name!r} has id {semantic.id}, expected {row}", remedy)
         las = [c.las for c in self._rows if c.las is not None]
-        for what, values in (("name", self.names), ("code", [c.code for c in self._rows]), ("LAS code", las)):
+        if not all(0 <= number <= 255 for number in las):
+            raise HpalError(subject, "a LAS code is not 0..255", "give the ASPRS number, such as 6 for buildings")
+        columns = (("name", self.names), ("code", [c.code for c in self._rows]), ("LAS code", las))
+        for what, values in columns:
             double = {v for v in values if list(values).count(v) > 1}
             if double:
                 raise HpalError(subject, f"two classes share the {what} {sorted(double, key=str)[0]!r}", remedy)
@@ -83,6 +86,16 @@ class ClassTable:
         if text.isdecimal() and int(text) < len(self):
             return int(text)
         return None
+
+    def for_las(self) -> ClassTable:
+        """The same table with each class's LAS code as its `code`, for labels that come from LAS files.
+
+        Raises:
+            HpalError: some classes have a LAS code, and the code of another class is one of these.
+        """
+        if all(c.las is None for c in self._rows):
+            return self
+        return ClassTable(replace(c, code=c.code if c.las is None else c.las) for c in self._rows)
 
     def from_codes(self, codes: NDArray[np.integer], subject: object) -> NDArray[np.int32]:
         """Source numbers (N,) as ids (N,) int32; -1 stays -1.
@@ -133,8 +146,6 @@ class ClassTable:
                 ) from error
             if not all(0 <= v <= 255 for v in (red, green, blue)):
                 raise HpalError(subject, f"the colour of {name!r} is not 0..255", "give red, green, blue as bytes")
-            if las is not None and not 0 <= las <= 255:
-                raise HpalError(subject, f"the LAS code of {name!r} is {las}", "give a number from 0 to 255")
             classes.append(SemanticClass(number, name, (red, green, blue), code, las))
         return cls(sorted(classes, key=lambda c: c.id), subject)
 

@@ -107,6 +107,8 @@ def prepare(
     monitor = monitor or Silent()
     options = Options(None if columns is None else tuple(columns))
     reader, sources = readers.find(root, format, options)
+    if format is None and (others := readers.passed_over(root, reader, sources, options)):
+        monitor.note(others)
     edge = (None if reader.NAME == "scannet" else DEFAULT_GRID) if grid == "default" else grid
     assert not isinstance(edge, str)
     names = _grouped(root, sources, scene_per)

@@ -1,0 +1,105 @@
+"""SemanticKITTI: `sequences/NN/velodyne/NNNNNN.bin`, with `NN/labels/NNNNNN.label` where labels are public."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hpal_cli.errors import HpalError
+from hpal_cli.readers import files
+from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass
+
+NAME = "semantickitti"
+
+# The benchmark's 19 of the classes in the files, by number.
+_CLASSES = {
+    10: ("car", (100, 150, 245)),
+    11: ("bicycle", (100, 230, 245)),
+    15: ("motorcycle", (30, 60, 150)),
+    18: ("truck", (80, 30, 180)),
+    20: ("other-vehicle", (0, 0, 255)),
+    30: ("person", (255, 30, 30)),
+    31: ("bicyclist", (255, 40, 200)),
+    32: ("motorcyclist", (150, 30, 90)),
+    40: ("road", (255, 0, 255)),
+    44: ("parking", (255, 150, 255)),
+    48: ("sidewalk", (75, 0, 75)),
+    49: ("other-ground", (175, 0, 75)),
+    50: ("building", (255, 200, 0)),
+    51: ("fence", (255, 120, 50)),
+    70: ("vegetation", (0, 175, 0)),
+    71: ("trunk", (135, 60, 0)),
+    72: ("terrain", (150, 240, 80)),
+    80: ("pole", (255, 240, 150)),
+    81: ("traffic-sign", (255, 0, 0)),
+}
+CLASSES: ClassTable | None = ClassTable(
+    SemanticClass(n, name, colour, code) for n, (code, (name, colour)) in enumerate(_CLASSES.items())
+)
+# What the benchmark counts as another class: what moves as what stands, lane marking as road.
+_AS = {
+    13: 20, 16: 20, 60: 40, 252: 10, 253: 31, 254: 30, 255: 32, 256: 20, 257: 20, 258: 18, 259: 20,
+    # unlabelled, outlier, other structure, other object
+    0: IGNORE, 1: IGNORE, 52: IGNORE, 99: IGNORE,
+}  # fmt: skip
+_UNKNOWN = -2
+_CODES = np.full(1 << 16, _UNKNOWN, np.int64)
+_CODES[list(_CLASSES)] = list(_CLASSES)
+_CODES[list(_AS)] = list(_AS.values())
+
+_POINT = 16  # bytes: x y z remission
+_REMEDY = "fetch the scan again"
+
+
+def find(root: Path, options: Options) -> list[Source]:
+    """One scene a `.bin` file; in the layout of the data set it is called `NN/NNNNNN`, else as its path says."""
+    return files.in_order(
+        Source(_name(source.path) or source.name, source.path) for source in files.loose(root, {".bin"})
+    )
+
+
+def _name(path: Path) -> str | None:
+    path = path.absolute()
+    return f"{path.parents[1].name}/{path.stem}" if path.parent.name == "velodyne" else None
+
+
+def count(source: Source) -> int | None:
+    """From the size of the file."""
+    try:
+        return source.path.stat().st_size // _POINT
+    except OSError:
+        return None
+
+
+def read(source: Source, options: Options) -> Iterator[Cloud]:
+    """One sweep, with the numbers of the files as labels: of moving classes the still ones, -1 for what the benchmark
+    leaves out; None without a label file. Remission is `intensity`.
+
+    Raises:
+        HpalError: files of impossible sizes, or a class that the data set does not have.
+    """
+    path = source.path
+    size = path.stat().st_size
+    if size % _POINT:
+        raise HpalError(path, f"has {size} bytes, not {_POINT} for each point", _REMEDY)
+    points = np.fromfile(path, "<f4").reshape(-1, 4)
+    cloud = Cloud(points[:, :3].astype(np.float64), attributes={"intensity": points[:, 3].astype(np.float32)}, unit=1.0)
+    labels = path.parents[1] / "labels" / f"{path.stem}.label"
+    if path.parent.name != "velodyne" or not labels.is_file():
+        labels = path.with_suffix(".label")
+    if labels.is_file():
+        if labels.stat().st_size != 4 * len(points):
+            problem = f"has {labels.stat().st_size} bytes, not 4 for each of the {len(points)} points of {path.name}"
+            raise HpalError(labels, problem, "fetch both files of the scan again")
+        numbers = np.fromfile(labels, "<u4")
+        raw = numbers & 0xFFFF
+        cloud.label = _CODES[raw]
+        unknown = raw[cloud.label == _UNKNOWN]
+        if len(unknown):
+            problem = f"class {unknown[0]} is none of SemanticKITTI's ({len(unknown)} points)"
+            raise HpalError(labels, problem, "check the file, or remove it to read the points without labels")
+        cloud.carried["instance"] = (numbers >> 16).astype(np.uint16)
+    yield cloud
