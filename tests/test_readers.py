@@ -762,6 +762,16 @@ def test_text_refuses(tmp_path: Path, content: str, message: str) -> None:
         read(write(tmp_path / "a.txt", content))
 
 
+def test_a_broken_table_in_a_folder_is_refused_and_a_text_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "x,y,z\n1,2,3\n")
+    write(tmp_path / "notes.txt", "station height\n1 2 3\n")
+    write(tmp_path / "readme.txt", "scanned on a Monday\n")
+    assert names(tmp_path) == ["a"]
+    for broken in ("x,y,z\n1,2\n", "\n# x y z\nX Y Z Z\n1 2 3 4\n"):
+        write(tmp_path / "b.csv", broken)
+        assert names(tmp_path) == ["a", "b"]
+
+
 def test_text_passes_over_readmes_in_folders(tmp_path: Path) -> None:
     write(tmp_path / "readme.txt", "Scans of 3 rooms\n")
     write(tmp_path / "rooms.txt", "12\n13\n")

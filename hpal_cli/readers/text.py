@@ -120,9 +120,15 @@ def _names(layout: _Layout, path: Path, options: Options) -> Sequence[str]:
 def _looks_like_points(path: Path, options: Options) -> bool:
     try:
         with path.open("rb") as file:
-            layout = _layout(file.read(_HEAD), path, options)
-    except (OSError, HpalError):
+            head = file.read(_HEAD)
+    except OSError:
         return False
+    try:
+        layout = _layout(head, path, options)
+    except HpalError:
+        # A table that is broken and says what it is gets read, to be refused; a text with numbers does not.
+        first = head.decode("latin-1").lstrip("\xef\xbb\xbf \t\r\n").partition("\n")[0]
+        return not columns.missing_axes(_split(first.lstrip("#/ ").strip())[0])
     if layout is None:
         return False
     if options.columns is not None:
