@@ -357,3 +357,22 @@ def assert_same_file(raw_path: Path, path: Path) -> None:
     assert_same_header(before.header, after.header)
     assert_same_points(before, after, but=("classification",))
     np.testing.assert_array_equal(after["original_classification"], np.asarray(before.classification))
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_files_of_one_scene_come_out_as_one(alike: bool, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for n, name in enumerate("ab"):
+        las = laspy.read(some_las(tmp_path / "raw" / f"{name}.las", 6))
+        if not alike:
+            las.change_scaling([0.001, 0.0025 * (n + 1), 0.01], [700_000.5 + n / 4, 6_600_000, 0])
+            las.write(str(tmp_path / "raw" / f"{name}.las"))
+    parts = [laspy.read(tmp_path / "raw" / f"{name}.las") for name in "ab"]
+    prepare(tmp_path / "raw", tmp_path / "s.zarr", grid=100.0, scene_per="folder", classes=LOW)
+    of = fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
+    (path,) = export(of, tmp_path / "out", "las", original=tmp_path / "s.zarr").paths
+    made = laspy.read(path)
+    expected = np.concatenate([np.asarray(part.xyz) for part in parts])
+    assert np.abs(np.asarray(made.xyz) - expected).max() < (1e-9 if alike else 6e-6)
+    np.testing.assert_array_equal(made.gps_time, np.concatenate([part.gps_time for part in parts]))
+    assert [vlr.record_data_bytes() for vlr in made.header.vlrs if vlr.user_id == "somebody"] == [b"of their own"]

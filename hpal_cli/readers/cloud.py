@@ -44,7 +44,6 @@ class Cloud:
     carried: columns that go with the original points alone, since their mean over a cell says nothing.
     notes: what a person should be told about the file (repairs, points dropped).
     unit: metres in one unit of xyz, where the file knows it.
-    resolution: the smallest step of the coordinates, in their unit, where the file has one.
     las_header: an empty LAS file with the header and the records of the one that was read (first block only).
     rows: (N,) which of the file's points these are, where some were left out; None for all of them.
     given: the file's points up to the end of this block, those left out too; `readers.blocks` counts them.
@@ -57,7 +56,6 @@ class Cloud:
     carried: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unit: float | None = None
-    resolution: float | None = None
     las_header: bytes | None = None
     rows: NDArray[np.int64] | None = None
     given: int = 0

@@ -216,7 +216,7 @@ def _cloud(header: Any, chunk: Any) -> Cloud:
     names = list(header.point_format.dimension_names)
     with np.errstate(over="ignore", invalid="ignore"):  # such points are left out later
         xyz = np.column_stack([np.asarray(chunk[axis], np.float64) for axis in "xyz"])
-    made = Cloud(xyz, unit=_unit(header), resolution=float(min(header.scales)))
+    made = Cloud(xyz, unit=_unit(header))
     if {"red", "green", "blue"} <= set(names):
         made.rgb = np.column_stack([np.asarray(chunk[name]) for name in ("red", "green", "blue")])
     codes = np.asarray(chunk["classification"]).astype(np.int64)

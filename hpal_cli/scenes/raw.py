@@ -22,7 +22,6 @@ class RawFile:
     path: Path
     points: int = 0
     unit: float | None = None
-    resolution: float | None = None
     las_header: bytes | None = None
     colours: ColourRange = field(default_factory=ColourRange)
     notes: list[str] = field(default_factory=list)
@@ -32,7 +31,6 @@ class RawFile:
         first = self.points
         self.points = cloud.given
         self.unit = cloud.unit if self.unit is None else self.unit
-        self.resolution = cloud.resolution if self.resolution is None else self.resolution
         self.las_header = cloud.las_header if self.las_header is None else self.las_header
         if cloud.rgb is not None:
             self.colours.see(cloud.rgb)
@@ -115,8 +113,6 @@ class RawScene:
         notes = [f"{file.path.name}: {note}" if several else note for file in self.files for note in file.notes]
         if self._left_out:
             notes.append(f"left out {', '.join(sorted(self._left_out))}: not in all of its files")
-        if len({file.resolution for file in self.files}) > 1:
-            notes.append("its files have coordinates of different resolution; LAS results get that of the first")
         return notes
 
     def unit(self) -> float:

@@ -22,6 +22,9 @@ from hpal_cli.voxels import voxel_coordinates
 SLAB = 1 << 21
 """Points whose cells are made in one go: some 400 MB."""
 
+STEPS = slice(131, 179)
+"""Bytes of a LAS header: the scales of x, y, z, then their offsets."""
+
 SAMPLE = 16
 """One point in so many says where the slabs are cut."""
 
@@ -45,10 +48,15 @@ def write_scene(
     offset = np.floor(raw.low)
     group.attrs["offset"] = offset.tolist()
     below = group.create_group("original")
-    _note_files(below, raw)
+    below.attrs["files"] = [
+        {"name": file.path.name.encode("utf-8", "replace").decode(), "points": file.points} for file in raw.files
+    ]
+    header = _las_header(raw, offset)
+    if header is not None:
+        below.attrs["las_header"] = base64.b64encode(header).decode("ascii")
     grid = None if edge is None else _Grid(raw, offset, edge, folder, slab)
     originals = _Arrays(below, len(raw))
-    exact = _position_type(raw, offset)
+    exact = _position_type(raw, offset, header)
     for columns in _converted(raw, table, offset):
         if grid is not None:
             grid.add(columns)
@@ -66,20 +74,24 @@ def write_scene(
     return count, len(raw), digest.hexdigest()[:16]
 
 
-def _note_files(group: zarr.Group, raw: RawScene) -> None:
-    group.attrs["files"] = [
-        {"name": file.path.name.encode("utf-8", "replace").decode(), "points": file.points} for file in raw.files
-    ]
-    header = raw.files[0].las_header
-    if header is not None and all(file.las_header is not None for file in raw.files):
-        group.attrs["las_header"] = base64.b64encode(header).decode("ascii")
+def _las_header(raw: RawScene, offset: NDArray[np.float64]) -> bytes | None:
+    """The header for a LAS file of the whole scene; None if not all of its files are LAS."""
+    headers = [file.las_header for file in raw.files]
+    first = headers[0]
+    if first is None or None in headers:
+        return None
+    if len({header[STEPS] for header in headers if header is not None}) > 1:
+        # One header is to hold them all: in steps that divide those of every file.
+        step = next(step for step in (1e-5, 1e-4, 1e-3, 1e-2, 1.0) if (raw.high - offset).max() < step * 2**31)
+        first = first[: STEPS.start] + np.array([step] * 3 + offset.tolist(), "<f8").tobytes() + first[STEPS.stop :]
+    return first
 
 
-def _position_type(raw: RawScene, offset: NDArray[np.float64]) -> type[np.floating]:
-    """float32 where that loses no more than `MAX_ERROR` and no step of the coordinates; large tiles outgrow it."""
+def _position_type(raw: RawScene, offset: NDArray[np.float64], las_header: bytes | None) -> type[np.floating]:
+    """float32 where that loses no more than `MAX_ERROR` and no step of a LAS file; large tiles outgrow it."""
     error = float(np.spacing(np.float32((raw.high - offset).max()))) / 2
-    steps = [file.resolution for file in raw.files if file.resolution is not None]
-    return np.float32 if error <= min([MAX_ERROR, *(step / 4 for step in steps)]) else np.float64
+    steps = [MAX_ERROR] if las_header is None else [MAX_ERROR, *(np.frombuffer(las_header[STEPS], "<f8")[:3] / 4)]
+    return np.float32 if error <= min(steps) else np.float64
 
 
 def _converted(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) -> Iterator[Columns]:
