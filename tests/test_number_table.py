@@ -192,3 +192,31 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert blocks(tmp_path / "a", "1 2" + " " * 400 + "3\n", 3)[0].tolist() == [[1, 2, 3]]
     with pytest.raises(HpalError, match="line 2 has no end"):
         blocks(tmp_path / "a", "1 2 3\n" + "1" * 2000 + "\n", 3)
+
+
+@compiled
+def test_no_text_breaks_the_parser(tmp_path: Path) -> None:
+    """Any bytes, and tables that end in the middle: a table that `float` reads too, or odd; never a crash."""
+    path = tmp_path / "a"
+    for _ in range(500):
+        width = RNG.choice([1, 2, 3, 7, 128])
+        if RNG.random() < 0.5:
+            data = bytes(RNG.choices(b"0123456789.-e \n\t\r,x", k=RNG.randrange(3000)))
+        else:
+            count = RNG.randrange(1, 900)
+            data = "".join(RNG.choice(["1", "-2.5", "7.123456789"]) + RNG.choice(" \n") for _ in range(count)).encode()
+            data = b"1 2 3 4 5 6 7\n" * RNG.randrange(300) + data.rstrip() if width == 7 else data.rstrip()
+        found = in_one_go(path, data, width)
+        lines = [line.split() for line in data.split(b"\n") if line.split()]
+        if found is not None:
+            assert found.tolist() == [[float(word) for word in line] for line in lines]
+        else:
+            whole = all(len(line) == width for line in lines)
+            assert not whole or any(set(word) & set(b",x-.e") for line in lines for word in line)
+
+
+@compiled
+def test_a_last_line_that_is_cut_is_odd(tmp_path: Path) -> None:
+    for before in range(200):
+        assert in_one_go(tmp_path / "a", b"1 2 3\n" * before + b"4 5", 3) is None
+        assert in_one_go(tmp_path / "a", b"1 2 3\n" * before + b"4 5 6", 3) is not None

@@ -341,6 +341,7 @@ static int64_t parse(const workspace *work, const char *text, int64_t size, char
         for (int k = 0; k < width && !failed; k++)
             failed = !convert(text, batch, k, width, rows, finite, work->locale) ||
                      !hand_out(batch->value + place(k, rows), rows, columns + k, row);
+        if (failed) break;
         row += rows;
         starts -= line;
         ends -= line;

@@ -66,8 +66,9 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     elif path.suffix.lower() == ".npz":
         yield from _blocks(_load_all(path), path)
     else:
-        array: Any = _load(path)
-        for first in _firsts(array):
+        for first in _firsts(_load(path)):
+            # Mapped anew each time: pages that were read count as the process's memory while the mapping stands.
+            array: Any = _load(path)
             rows = array[first : first + ROWS]
             if array.dtype.names:
                 yield columns.cloud({name: rows[name] for name in array.dtype.names}, path, first)
