@@ -376,3 +376,23 @@ def test_files_of_one_scene_come_out_as_one(alike: bool, tmp_path: Path) -> None
     assert np.abs(np.asarray(made.xyz) - expected).max() < (1e-9 if alike else 6e-6)
     np.testing.assert_array_equal(made.gps_time, np.concatenate([part.gps_time for part in parts]))
     assert [vlr.record_data_bytes() for vlr in made.header.vlrs if vlr.user_id == "somebody"] == [b"of their own"]
+
+
+def test_a_table_with_las_codes_of_its_own(tmp_path: Path) -> None:
+    """Read and written by them; the store keeps the person's numbers."""
+    las = laspy.create(point_format=6, file_version="1.4")
+    las.x, las.y, las.z = np.random.default_rng(0).random((3, 60)) * 9
+    las.classification = np.repeat([2, 6, 1], 20)
+    las.write(str(tmp_path / "a.las"))
+    rows = [{"id": 0, "name": "building", "code": 30, "las": 6}, {"id": 1, "name": "ground", "code": 40, "las": 2}]
+    prepare(tmp_path / "a.las", tmp_path / "s.zarr", grid=None, classes=ClassTable.from_json(rows))
+    store = SceneStore(tmp_path / "s.zarr")
+    labels = store.labels(store.table[0])
+    assert labels is not None
+    assert labels.tolist() == [1] * 20 + [0] * 20 + [-1] * 20
+    assert store.classes == ClassTable.from_json(rows)
+    of = fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
+    (path,) = export(of, tmp_path / "out", "las", original=tmp_path / "s.zarr").paths
+    predictions = PredictionStore(of)
+    wanted = np.array([6, 2])[predictions.predicted(predictions.table[0])]
+    np.testing.assert_array_equal(laspy.read(path).classification, wanted)

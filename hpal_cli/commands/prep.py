@@ -17,7 +17,10 @@ NAME = "prep"
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="Folder or file: S3DIS, ScanNet v2, PLY, LAS/LAZ, xyz/txt/csv, npy/npz.")
+        Path,
+        typer.Argument(
+            help="Folder or file: S3DIS, ScanNet v2, SemanticKITTI, PLY, LAS/LAZ, E57, xyz/txt/csv, npy/npz."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],
     grid: Annotated[
@@ -31,14 +34,18 @@ def command(
         list[str] | None, typer.Option(metavar="GLOB", help="Scenes to test on: names, patterns, @file.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class table, JSON or TOML: id, name, color, code.")
+        Path | None, typer.Option(metavar="FILE", help="Class table, JSON or TOML: id, name, color, code, las.")
     ] = None,
     unit: Annotated[
         str | None,
         typer.Option(metavar="UNIT", help="Unit of the coordinates: m, ft, mm, ...  [from the file, else m]"),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Reader, where looking at the data is not enough.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Reader, if not by looking at the data: s3dis, scannet, las, ply, e57, semantickitti, text, numpy.",
+        ),
     ] = None,
     columns: Annotated[
         list[str] | None,

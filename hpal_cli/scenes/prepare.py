@@ -265,7 +265,8 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         shutil.rmtree(job.store / "scenes" / work.name, ignore_errors=True)
         group = zarr.open_group(str(job.store), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
         edge = None if job.grid is None else job.grid / metres
-        points, original, fingerprint = write_scene(group, raw, job.classes, edge, folder)
+        numbered = job.classes.for_las() if job.reader == readers.las.NAME else job.classes
+        points, original, fingerprint = write_scene(group, raw, numbered, edge, folder)
         raw.spool.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
