@@ -32,10 +32,10 @@ UNCLASSIFIED = (0, 1)
 class Annotated:
     """What a file says about N points, in its order.
 
-    label: (N,) int32 class ids, -1 = unsure, -2 = unanswered; row: (N,) what the file calls its points; what: the word for
-    one of them; scene: (N,) numbers, -1 = not said, or None; index: (N,) rows of the scene, -1 = not said, or None;
-    position: (N, 3) or None; named: the scenes that the file may be of, by its name; table: the id of the scenes that the
-    file says it is of; notes: what a person should be told.
+    label: (N,) int32 class ids, -1 = unsure, -2 = unanswered; row: (N,) what the file calls its points; what: the word
+    for one of them; scene: (N,) numbers, -1 = not said, or None; index: (N,) rows of the scene, -1 = not said, or None;
+    position: (N, 3) or None; named: the scenes that the file may be of, by its name; table: the id of the scenes that
+    the file says it is of; notes: what a person should be told.
     """
 
     path: Path
@@ -55,8 +55,8 @@ class Annotated:
 
 
 def read_ply(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
-    """Answers in a field of a PLY file: class ids where it has a field `index`, as clouds of hpal do, else the codes of the
-    class table, as `hpal prep` reads the file. NaN and anything below -1 is unanswered.
+    """Answers in a field of a PLY file: class ids where it has a field `index`, as clouds of hpal do, else the codes of
+    the class table, as `hpal prep` reads the file. NaN and anything below -1 is unanswered.
 
     Raises:
         HpalError: no PLY, no field of answers, or answers that are no classes.
@@ -75,8 +75,8 @@ def read_ply(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
 
 def read_las(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
     """Answers in a LAS or LAZ file. In `classification` 0 and 1 are unanswered, 64 and above are class ids + 64 unless
-    the class table has such codes, and the others are codes. A further field called label or class goes before it, and is
-    read as in `read_ply`.
+    the class table has such codes, and the others are codes. A further field called label or class goes before it, and
+    is read as in `read_ply`.
 
     Raises:
         HpalError: as `read_ply`, and whatever is wrong with the file.
@@ -104,8 +104,8 @@ def read_las(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
 
 
 def scenes_named(path: Path, table: SceneTable) -> list[SceneInfo]:
-    """The scenes that a file's name stands for: `office_1.ply`, `Area_1/office_1.ply` and `Area_1_office_1.ply` may all be
-    Area_1/office_1."""
+    """The scenes that a file's name stands for: `office_1.ply`, `Area_1/office_1.ply` and `Area_1_office_1.ply` may all
+    be Area_1/office_1."""
     stem = path.with_suffix("").as_posix()
     full = [s for s in table if stem == s.name or stem.endswith("/" + s.name)]
     flat = [s for s in table if path.stem in (s.name.replace("/", "_"), s.name.rpartition("/")[2])]
@@ -203,5 +203,3 @@ def _known(found: Annotated, values: NDArray[np.int64], numbers: list[int]) -> N
             NOTHING,
         )
     return label.astype(np.int32)
-
-

@@ -13,8 +13,8 @@ from hpal_cli.wording import counted
 
 @dataclass(frozen=True)
 class Cost:
-    """clicks: decisions of the annotator; points: labelled grid points; area: in square metres, None if there is no grid
-    to tell it."""
+    """clicks: decisions of the annotator; points: labelled grid points; area: in square metres, None if there is no
+    grid to tell it."""
 
     clicks: int
     points: int
@@ -27,5 +27,5 @@ class Cost:
         return cls(clicks, points, None if grid is None else points * grid**2)
 
     def __str__(self) -> str:
-        area = "area unknown (the scenes have no grid)" if self.area is None else f"{self.area:.4g} m2"
+        area = "area unknown (no grid is known)" if self.area is None else f"{self.area:.4g} m2"
         return f"cost: {counted(self.clicks, 'click')}, {counted(self.points, 'point')} labelled, {area}"

@@ -22,8 +22,8 @@ class Logged(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """batches: oldest first; rows: (N,) records of `ANSWER`, every answer ever given in the order they came; counts: (N,)
-    which of them count today."""
+    """batches: oldest first; rows: (N,) records of `ANSWER`, every answer ever given in the order they came; counts:
+    (N,) which of them count today."""
 
     batches: list[Logged]
     rows: NDArray[np.void]

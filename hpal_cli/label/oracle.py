@@ -77,7 +77,9 @@ def with_noise(
     """
     if share and classes < 2:
         raise UsageError("--noise", "needs another class to answer with, and there is one", "leave it out")
-    draw = _mixed(_mixed(_mixed(np.full(len(label), seed, np.uint64)) ^ scene.astype(np.uint64)) ^ index.astype(np.uint64))
+    draw = _mixed(
+        _mixed(_mixed(np.full(len(label), seed, np.uint64)) ^ scene.astype(np.uint64)) ^ index.astype(np.uint64)
+    )
     flipped = (draw >> np.uint64(11)) * 2.0**-53 < share
     flipped &= label >= 0
     other = (_mixed(draw) % np.uint64(max(classes - 1, 1))).astype(np.int32)

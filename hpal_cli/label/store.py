@@ -129,13 +129,15 @@ class LabelStore:
             self._check(batch.rows)
 
     def latest(self) -> NDArray[np.void]:
-        """The answers that count: for each (scene, index) the last one given and not undone, sorted by scene and index."""
+        """The answers that count: for each (scene, index) the last one given and not undone, sorted by scene and
+        index."""
         every = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in self.batches() if batch.stands)])
         every = every[np.lexsort((np.arange(len(every)), every["index"], every["scene"]))]
         return every[~same_as_next(every)]
 
     def asked(self) -> NDArray[np.void]:
-        """The points that somebody was asked about, each once, as records of `QUERY`; those answered since among them."""
+        """The points that somebody was asked about, each once, as records of `QUERY`; those answered since among
+        them."""
         return np.unique(np.concatenate([np.zeros(0, QUERY), *(batch.asked for batch in self.batches())]))
 
     def open(self) -> NDArray[np.void]:
@@ -228,8 +230,11 @@ class LabelStore:
                 if asked is not None:
                     envelope.write_array(group, "open_scene", asked["scene"])
                     envelope.write_array(group, "open_index", asked["index"])
-                attributes = {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
-                group.attrs.update({**attributes, "undoes": list(undoes)} if undoes else attributes)
+                group.attrs.update(
+                    {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
+                )
+                if undoes:
+                    group.attrs["undoes"] = list(undoes)
                 # The name is taken by the rename or not at all: whoever comes second tries the next number.
                 os.rename(partial, folder / name)
                 return self._batch(name)

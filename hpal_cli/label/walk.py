@@ -73,4 +73,3 @@ def _strips(place: NDArray[np.float64]) -> NDArray[np.int64]:
     strip = ((place[:, 0] - low[0]) / width).astype(np.int64)
     along = np.where(strip % 2 == 0, place[:, 1], -place[:, 1])
     return np.lexsort((place[:, 2], place[:, 0], along, strip))
-
