@@ -22,6 +22,7 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.score.regions import covariance, neighbours
 from hpal_cli.store.files import new_files, replace_when_whole
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ RING = 0.1
 
 FAR_STEP = 0.12
 """Metres that the points of the greyed room lie apart in a clip's cloud, at least."""
+
+FAR = 4.0
+"""Metres of the room around the query, along each axis, that a picture draws."""
+
+LIGHT = np.array([0.48, 0.36, 0.8])
+"""Where it comes from, in clouds without colour."""
 
 STAR = 0.15
 """Metres from the query to the tips of the star around it, in a clip's cloud."""
@@ -119,11 +126,9 @@ class Room:
         near = self._tree.query_ball_point(self._metres[query.index], NEAR)
         rows = np.union1d(near, self._thin)
         away = np.linalg.norm(self._metres[rows] - self._metres[query.index], axis=1) > NEAR
-        rgb = np.where(away[:, None], self._grey[rows], self.colors[rows])
         role = np.where(np.isin(rows, query.points), 2, 0)
-        rgb[role == 2] = _tinted(rgb[role == 2])
         role[rows == query.index] = 1
-        rgb[role == 1] = LOUD_COLOR
+        rgb = self._painted(query, rows, away)
         position = self._points.position
         star = position[query.index] + _star(self._step) / self._unit
         fields: dict[str, NDArray[np.generic]] = {
@@ -141,13 +146,13 @@ class Room:
         """A PNG: the query from two sides, and where it is in the room, from above."""
         from hpal_cli.evaluate.figures import figure_of, save
 
-        local = self._metres - self._metres[query.index]
-        low, high = local[:, 2].min(), local[:, 2].max()
-        views = two_views(local, step=self._step, reach=NEAR, floor=low, top=high, roof=self._roof)
+        here = self._metres[query.index]
+        rows = np.flatnonzero((np.abs(self._metres - here) < FAR).all(axis=1))
+        local = self._metres[rows] - here
+        floor, top = self._metres[:, 2].min() - here[2], self._metres[:, 2].max() - here[2]
+        views = two_views(local, step=self._step, reach=NEAR, floor=floor, top=top, roof=self._roof)
         away = np.linalg.norm(local, axis=1) > NEAR
-        rgb = np.where(away[:, None], self._grey, self.colors)
-        rgb[query.points] = _tinted(rgb[query.points])
-        rgb[query.index] = LOUD_COLOR
+        rgb = self._painted(query, rows, away)
         figure, axes = figure_of(WIDTH, HEIGHT, columns=3)
         figure.set_layout_engine("none")
         for n, (place, view) in enumerate(zip(axes[:2], views, strict=True)):
@@ -163,6 +168,15 @@ class Room:
         figure.text(MARGIN / WIDTH, 1 - 0.32 / HEIGHT, title, fontsize=13, fontweight="bold", parse_math=False)
         _write(figure, query, classes, left)
         save(figure, path)
+
+    def _painted(self, query: Query, rows: NDArray[np.int64], away: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """(R, 3) colours of R points for a clip; away: (R,) those to be grey."""
+        rgb = np.where(away[:, None], self._grey[rows], self.colors[rows])
+        group = np.isin(rows, query.points)
+        # Half of the way to the loud colour.
+        rgb[group] = np.rint(0.55 * rgb[group] + 0.45 * np.array(LOUD_COLOR))
+        rgb[rows == query.index] = LOUD_COLOR
+        return rgb
 
     def _locate(self, axes: Axes, query: Query, views: Sequence[View], box: tuple[float, float, float, float]) -> None:
         """The room from above, with the query and where it is looked at from."""
@@ -279,20 +293,20 @@ def _facts(query: Query) -> tuple[str, ...]:
     return tuple(known)
 
 
-def _tinted(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Half of the way to the loud colour."""
-    return np.rint(0.55 * rgb + 0.45 * np.array(LOUD_COLOR)).astype(np.uint8)
-
-
 def _shades(points: Points, metres: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(N, 3) of a cloud without colour: blue to yellow by intensity, by height where it has none."""
+    """(N, 3) of a cloud without colour: blue to yellow by intensity, by height where it has none, in a slanting
+    light."""
     values = np.asarray(points.attributes.get("intensity", metres[:, 2]), np.float64)
-    low, high = np.percentile(values, [2, 98]) if len(values) else (0.0, 1.0)
+    low, high = np.percentile(values, [2, 98])
     share = np.clip((values - low) / (high - low), 0, 1)[:, None] if high > low else np.full((len(values), 1), 0.5)
-    stops = np.array([(58, 76, 139), (32, 144, 141), (243, 218, 71)], np.float64)
-    upper = np.clip(2 * share - 1, 0, 1)
-    lower = np.clip(2 * share, 0, 1)
-    return np.rint(stops[0] + lower * (stops[1] - stops[0]) + upper * (stops[2] - stops[1])).astype(np.uint8)
+    stops = np.array([(70, 95, 165), (60, 170, 160), (250, 225, 90)], np.float64)
+    color = stops[0] + np.clip(2 * share, 0, 1) * (stops[1] - stops[0])
+    color += np.clip(2 * share - 1, 0, 1) * (stops[2] - stops[1])
+    light = np.ones(len(metres))
+    for rows, near in neighbours(metres, 10):
+        normal = np.linalg.eigh(covariance(metres[near]))[1][:, :, 0]
+        light[rows] = 0.5 + 0.5 * np.abs(normal @ LIGHT)
+    return np.rint(color * light[:, None]).astype(np.uint8)
 
 
 def _star(step: float) -> NDArray[np.float64]:

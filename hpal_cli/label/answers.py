@@ -75,6 +75,10 @@ def take_answers(path: Path, store: Store, *, asked: Rows | None = None, labels:
     if asked is not None and REGION in (asked.dtype.names or ()):
         taken.rows = _by_region(rows, asked)
         taken.notes.append(f"{counted(len(rows), 'answer')} for {counted(len(taken.rows), 'point')} of regions")
+    elif regions := sum(found.regions for found in files):
+        taken.notes.append(
+            f"{counted(regions, 'answer')} to whole regions taken for one point each; give the selection too for all"
+        )
     return taken
 
 

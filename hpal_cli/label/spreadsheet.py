@@ -130,6 +130,7 @@ def _take(found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable
         remedy = f"write one of {', '.join(classes.names)}, {UNSURE}, or leave it blank"
         raise HpalError(found.path, f"{found.where(n)}: {text!r} is no class", remedy)
     found.label[n] = label
+    found.regions += (line.get("points") or "1").strip() != "1"
     assert found.position is not None
     try:
         position = [float(line.get(axis) or "nan") for axis in "xyz"]
