@@ -58,7 +58,7 @@ LIGHT = np.array([0.48, 0.36, 0.8])
 """Where it comes from, in clouds without colour."""
 
 STAR = 0.15
-"""Metres from the query to the tips of the star around it, in a clip's cloud."""
+"""Metres from the query to the tips of the star around it, in a clip's cloud; more where points are far apart."""
 
 
 def write_clips(
@@ -181,17 +181,16 @@ class Room:
     def _locate(self, axes: Axes, query: Query, views: Sequence[View], box: tuple[float, float, float, float]) -> None:
         """The room from above, with the query and where it is looked at from."""
         xyz = self._metres
-        low, high = xyz.min(axis=0), xyz.max(axis=0)
+        low, pixel = xyz.min(axis=0), max(0.06, 1.7 * self._step)
         if self._plan is None:
-            self._plan = top_view(
-                xyz, self.colors, pixel=max(0.06, 1.7 * self._step), below=BELOW if self._roof else 1.0
-            )
+            self._plan = top_view(xyz, self.colors, pixel=pixel, below=BELOW if self._roof else 1.0)
         axes.set_position(_box(*box))
         axes.set_anchor("S")
         axes.set_axis_off()
+        high = low[:2] + pixel * np.array(self._plan.shape[1::-1])
         axes.imshow(self._plan, extent=(low[0], high[0], low[1], high[1]), interpolation="nearest", alpha=0.6)
         here = xyz[query.index, :2]
-        arm = 0.16 * float((high - low)[:2].max())
+        arm = 0.16 * float((high - low[:2]).max())
         loud = "#{:02x}{:02x}{:02x}".format(*LOUD_COLOR)
         axes.plot(
             [here[0]], [here[1]], "o", color=loud, markersize=7, markeredgecolor="white", markeredgewidth=1.2, zorder=5
@@ -311,5 +310,6 @@ def _shades(points: Points, metres: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def _star(step: float) -> NDArray[np.float64]:
     """(S, 3) metres: six rays that leave the query itself free."""
-    ray = np.arange(max(0.3 * STAR, step), STAR + 1e-9, 0.005)
+    tip = max(STAR, 2 * step)
+    ray = np.arange(0.4 * tip, tip + 1e-9, 0.005)
     return np.vstack([np.outer(ray, axis) for axis in np.vstack([np.eye(3), -np.eye(3)])])

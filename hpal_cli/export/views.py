@@ -16,6 +16,9 @@ TURN = 20
 TILTS = (12, 28, 45, 62, 80, -12, -28, -45)
 """Degrees above the horizon that are tried; from below for what hangs or stands out."""
 
+USUAL, UNDER_ROOF = 28, -24
+"""Of these, what people are used to: from where they stand, and for what is near the ceiling."""
+
 APART = 60
 """Degrees between the two views, at least."""
 
@@ -52,8 +55,8 @@ def two_views(
     inside = np.array([_inside(near, d * 0.6 * reach, step, floor, top, roof) for d in toward])
     facing = np.abs(toward @ _normal(near, step))
     tilt = np.degrees(np.arcsin(toward[:, 2]))
-    usual = 1 - np.abs(tilt - 28) / 90
-    value = 3 * free / reach + 2 * inside + 3 * shown + 0.8 * np.minimum(facing, 0.7) / 0.7 + usual
+    usual = 1 - np.abs(tilt - (UNDER_ROOF if roof and top < 0.8 * reach else USUAL)) / 60
+    value = 3 * free / reach + 2 * inside + 3 * shown + 0.8 * np.minimum(facing, 0.7) / 0.7 + 1.5 * usual
     first = int(value.argmax())
     # Rounding must not take a direction that is as far away as asked for.
     apart = toward @ toward[first] <= np.cos(np.radians(APART)) + 1e-9
@@ -80,9 +83,12 @@ def draw(
     xyz = np.asarray(local, np.float64)
     scale = pixels / (2 * half)
     column, row, depth = xyz @ view.right * scale, -(xyz @ view.up) * scale, xyz @ view.toward
+    distance = np.linalg.norm(xyz, axis=1)
     edge = pixels / 2 + WIDER * radius * scale
     shown = (np.abs(column) < edge) & (np.abs(row) < edge) & (depth < view.near)
-    seen = np.flatnonzero(shown & ((depth < 0) | (np.linalg.norm(xyz, axis=1) < reach)))
+    seen = np.flatnonzero(shown & ((depth < 0) | (distance < reach)))
+    # Its neighbours on a slanted surface would cover half of the point itself.
+    depth[distance == 0] += 2 * radius
     seen = seen[np.argsort(depth[seen], kind="stable")]
     at = np.floor(np.stack([row[seen], column[seen]]) + pixels / 2).astype(np.int64)
     fine, coarse = (_paint(seen, at, max(1, round(size * radius * scale)), pixels) for size in (1.0, WIDER))
