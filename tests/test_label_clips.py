@@ -67,6 +67,20 @@ def test_the_query_is_seen_from_both_sides(around: np.ndarray) -> None:
         assert is_red(seen(xyz, view))[49:52, 49:52].any()
 
 
+def test_a_free_way_to_the_camera_is_found() -> None:
+    """A small plate is put in the way of either view of a point on a floor: both go elsewhere."""
+    xyz = np.vstack([[[0, 0, 0]], sheet(2, 0)])
+    for view in views_of(xyz):
+        a, b = np.meshgrid(*(np.arange(-0.08, 0.081, STEP / 2),) * 2)
+        plate = 0.5 * view.toward + a.reshape(-1, 1) * view.right + b.reshape(-1, 1) * view.up
+        xyz = np.vstack([xyz, plate])
+    for view in views_of(xyz):
+        along = xyz @ view.toward
+        aside = np.linalg.norm(xyz - along[:, None] * view.toward, axis=1)
+        assert not ((along > 0.1) & (along < 1) & (aside < STEP)).any()
+        assert view.near == pytest.approx(1, abs=STEP)
+
+
 def test_a_wall_is_looked_at_from_inside_of_the_room() -> None:
     """The query is on the left wall of a room that goes to the right."""
     xyz = np.vstack([[[0, 0, 0]], sheet(0, 0), sheet(2, -1) + np.array([2, 0, 0]), sheet(2, 1.5) + np.array([2, 0, 0])])
@@ -81,8 +95,8 @@ def test_the_nearest_point_is_on_top_and_what_hides_the_query_is_cut_away() -> N
     before = np.vstack([[[0, 0, 0]], sheet(1, -0.3)])
     assert not is_red(seen(before, camera)).any()
     # Nearer to the camera than the cut, or beyond reach and before the query: neither is drawn.
-    for far in (sheet(1, -0.6, size=0.5), sheet(1, -0.3) + np.array([4, 0, 0])):
-        image = seen(np.vstack([[[0, 0, 0]], far]), camera)
+    for far in (sheet(1, -0.6, size=0.5), sheet(1, -0.3, size=0.4) + np.array([1.5, 0, 0])):
+        image = seen(np.vstack([[[0, 0, 0]], far]), camera, half=2)
         assert is_red(image)[50, 50]
         assert (image[~is_red(image)] == 255).all()
 

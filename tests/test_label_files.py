@@ -196,6 +196,26 @@ def test_positions_that_belong_nowhere(moved: list[list[float]], words: str, sto
     assert words in refusal(write_ply(tmp_path / "a.ply", place, {"label": [3, 3]}), store)
 
 
+def test_half_a_grid_step_is_the_limit(store: SceneStore, tmp_path: Path) -> None:
+    place = store.points(store.table[1]).position
+    lowest = place[[place[:, 2].argmin()]]
+    step = np.array([0, 0, 0.15])
+    assert len(found_in(write_ply(tmp_path / "a.ply", lowest - 0.49 * step, {"label": [1]}), store)) == 1
+    below = write_ply(tmp_path / "b.ply", lowest - 0.51 * step, {"label": [1]})
+    assert "no grid point is within half a grid step" in refusal(below, store)
+
+
+def test_a_class_goes_before_unsure_in_a_cell(store: SceneStore, tmp_path: Path) -> None:
+    points, inverse = store.original(store.table[1])
+    cell = int(np.bincount(inverse).argmax())
+    rows = np.flatnonzero(inverse == cell)[:3]
+    assert len(rows) == 3
+    path = write_ply(tmp_path / "a.ply", points.position[rows], {"label": [-1, -1, 4]})
+    assert found_in(path, store) == [(1, cell, 4)]
+    path = write_ply(tmp_path / "b.ply", points.position[rows], {"label": [-1, -1, NAN]})
+    assert found_in(path, store) == [(1, cell, -1)]
+
+
 def test_a_point_in_two_scenes_is_refused_unless_the_file_is_named(tmp_path: Path) -> None:
     position = np.random.default_rng(0).random((40, 3)) * 3
     for name in ("a", "b"):

@@ -199,7 +199,8 @@ def _ask_oracle(
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
     fresh = labels.without_repeats(answers)
     if len(fresh) < len(answers):
-        again = f"{len(answers) - len(fresh):,} of these points were answered before"
+        known = len(answers) - len(fresh)
+        again = f"{known:,} of these points {'was' if known == 1 else 'were'} answered before"
         console.warn(f"{again}; score --labels {output} leaves them out")
     if len(fresh):
         wrong = f", noise {100 * share:g}%" if share else ""
