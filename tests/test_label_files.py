@@ -228,6 +228,25 @@ def test_a_point_in_two_scenes_is_refused_unless_the_file_is_named(tmp_path: Pat
     assert found_in(write_ply(tmp_path / "b.ply", place, {"label": [1]}), store) == [(1, 3, 1)]
 
 
+@pytest.mark.parametrize("whole", ["grid", "original", "some"])
+def test_rooms_that_share_a_wall(whole: str, tmp_path: Path) -> None:
+    """The points of two scenes lie among each other, and each goes to its own."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        write_ply(tmp_path / "raw" / f"{name}.ply", rng.random((400, 3)) * [0.5, 0.5, 0.02], {"label": np.zeros(400)})
+    prepare(tmp_path / "raw", tmp_path / "s.zarr", classes=ClassTable.from_names(["x", "y"]), grid=0.05)
+    store = SceneStore(tmp_path / "s.zarr")
+    for number in (0, 1):
+        count = store.table[number].points
+        assert store.table[number].original > count
+        place = position_of(store, number, [5, 9]) if whole == "some" else store.points(store.table[number]).position
+        if whole == "original":
+            place = store.original(store.table[number])[0].position
+        path = write_ply(tmp_path / f"p{number}.ply", place, {"label": np.ones(len(place))})
+        rows = [5, 9] if whole == "some" else range(count)
+        assert found_in(path, store) == [(number, row, 1) for row in rows]
+
+
 def test_a_labels_store_knows_no_positions(store: SceneStore, tmp_path: Path, hpal: Hpal) -> None:
     LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)
     write_ply(tmp_path / "a.ply", position_of(store, 1, [7]), {"label": [3]})

@@ -3,7 +3,7 @@ position."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,24 +131,24 @@ def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) ->
         raise HpalError(found.path, problem, "give --source, the scenes or predictions store")
     place = found.position[answered]
     _refuse(found, answered, ~np.isfinite(place.sum(axis=1)), "has an answer, but no position")
-    home = np.full(len(answered), -1)
-    row = np.zeros(len(answered), np.int64)
-    for scene in _candidates(found, store):
-        points = store.points(scene)
-        around = np.ptp(points.xyz, axis=0).max() * 1e-6 + 2 * _step(store, points.xyz)
-        local = place - points.offset
-        inside = ((local > points.xyz.min(axis=0) - around) & (local < points.xyz.max(axis=0) + around)).all(axis=1)
-        if not inside.any():
-            continue
-        if isinstance(store, SceneStore) and (cell := _originals(local, store, scene)) is not None:
-            return _by_majority(found, answered, scene, cell)
-        reach = _step(store, points.xyz) / 2
-        distance, nearest = cKDTree(points.xyz).query(local[inside], distance_upper_bound=reach * (1 + 1e-6))
-        near = np.flatnonzero(inside)[np.isfinite(distance)]
-        double = np.zeros(len(answered), bool)
-        double[near] = home[near] >= 0
-        _refuse(found, answered, double, "lies in more than one scene")
-        home[near], row[near] = scene.number, nearest[np.isfinite(distance)]
+    if isinstance(store, SceneStore):
+        for scene, _, local, inside in _around(found, place, store):
+            if inside.all() and (cell := _originals(local, store, scene)) is not None:
+                return _by_majority(found, answered, scene, cell)
+    home, row = np.full(len(answered), -1), np.zeros(len(answered), np.int64)
+    exact, double = np.zeros(len(answered), bool), np.zeros(len(answered), bool)
+    for scene, xyz, local, inside in _around(found, place, store):
+        reach = _step(store, xyz) / 2
+        distance, nearest = cKDTree(xyz).query(local[inside], distance_upper_bound=reach * (1 + 1e-6))
+        at = np.flatnonzero(inside)[np.isfinite(distance)]
+        distance, nearest = distance[np.isfinite(distance)], nearest[np.isfinite(distance)]
+        same = distance <= SAME / store.unit
+        # Rooms share walls: the very point goes before one that is only near.
+        taken, better = home[at] >= 0, same & ~exact[at]
+        double[at] = np.where(better, False, double[at] | (taken & (same == exact[at])))
+        new = ~taken | better
+        home[at[new]], row[at[new]], exact[at[new]] = scene.number, nearest[new], same[new]
+    _refuse(found, answered, double, "lies in more than one scene")
     _refuse(found, answered, home < 0, "has no scene and index, and no grid point is within half a grid step of it")
     key = home.astype(np.int64) << 40 | row
     order = np.argsort(key, kind="stable")
@@ -159,9 +159,20 @@ def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) ->
     return Matched(_answers(found, answered, home, row), [note])
 
 
-def _candidates(found: Annotated, store: SceneStore | PredictionStore) -> Sequence[SceneInfo]:
-    scenes = found.named or list(store.table)
-    return [scene for scene in scenes if isinstance(store, SceneStore) or store.has(scene)]
+def _around(
+    found: Annotated, place: NDArray[np.float64], store: SceneStore | PredictionStore
+) -> Iterator[tuple[SceneInfo, NDArray[np.floating], NDArray[np.float64], NDArray[np.bool_]]]:
+    """The scenes that some of the positions (K, 3) may be of: with each its grid points (N, 3), the positions seen from
+    its offset (K, 3), and (K,) which of them are within its bounds."""
+    for scene in found.named or store.table:
+        if isinstance(store, PredictionStore) and not store.has(scene):
+            continue
+        points = store.points(scene)
+        local = place - points.offset
+        edge = np.ptp(points.xyz, axis=0).max() * 1e-6 + 2 * _step(store, points.xyz)
+        inside = ((local > points.xyz.min(axis=0) - edge) & (local < points.xyz.max(axis=0) + edge)).all(axis=1)
+        if inside.any():
+            yield scene, points.xyz, local, inside
 
 
 def _step(store: SceneStore | PredictionStore, xyz: NDArray[np.floating]) -> float:
