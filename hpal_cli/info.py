@@ -11,6 +11,7 @@ import numpy as np
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
+from hpal_cli.label.log import read_log
 from hpal_cli.label.store import LabelStore
 from hpal_cli.lengths import format_length
 from hpal_cli.predictions.store import PredictionStore
@@ -20,6 +21,7 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SPLITS, SceneTable, fingerprint
 from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.stream.points import PointReader
+from hpal_cli.wording import counted
 
 
 @dataclass
@@ -139,18 +141,29 @@ def _labels(store: LabelStore, check: bool) -> Description:
     if check:
         store.check()
         _require_id(store.path, store.table)
-    batches = store.batches()
-    latest = store.latest()["label"]
+    log = read_log(store)
+    latest = log.rows[log.counts]["label"]
     counts = np.bincount(latest + 1, minlength=len(store.classes) + 1)
     rows = [(c.name, f"{counts[c.id + 1]:,}") for c in store.classes] + [("(unsure)", f"{counts[0]:,}")]
+    asked = len(store.asked())
     facts: dict[str, Any] = {
         **_table_facts(store.table, store.classes),
         "labelled points": int((latest >= 0).sum()),
-        "answers given": sum(len(b.rows) for b in batches),
+        "answers given": len(log.rows),
+        "open queries": f"{len(store.open()):,} of {asked:,}" if asked else "none known",
     }
-    for batch in batches:
-        facts[f"round {batch.round}"] = f"{len(batch.rows):,} answers from {batch.source}"
-    return Description("labels", facts, ("class", "labelled"), rows, [b.entry for b in batches])
+    sources: dict[str, int] = {}
+    for batch, _, _, counting in log.batches:
+        if len(batch.rows):
+            text = f"{counted(len(batch.rows), 'answer')} from {batch.source}"
+            facts[f"round {batch.round}"] = text + ("" if batch.stands else ", undone")
+            sources[batch.source] = sources.get(batch.source, 0) + counting
+        elif batch.undoes:
+            undone = f"undoes round {', '.join(map(str, batch.undoes))}"
+            facts[f"round {batch.round}"] = undone + ("" if batch.stands else ", undone itself")
+    for source, counting in sources.items():
+        facts[f"from {source}"] = f"{counted(counting, 'answer')} that count"
+    return Description("labels", facts, ("class", "labelled"), rows, [logged.batch.entry for logged in log.batches])
 
 
 def _points(path: Path) -> Description:

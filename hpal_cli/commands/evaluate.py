@@ -73,6 +73,8 @@ def command(
     print(f"mean of classes {_percent(grid.class_accuracy)} %")
     print(f"labelled  {kept.points:,} points: {100 * kept.of_train:.4f} % of train", end=", ")
     print(f"{100 * kept.of_train_and_val:.4f} % of train + val")
+    if labels is None and kept.points:
+        print('          (with the answers that were "unsure"; --labels STORE leaves them out)')
 
 
 def _percent(value: float) -> str:

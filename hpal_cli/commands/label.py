@@ -12,18 +12,34 @@ from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output, open_input, require_other
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
+from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
+    from hpal_cli.label.matching import Store
     from hpal_cli.label.store import LabelStore
+    from hpal_cli.stream.header import Header
     from hpal_cli.stream.rows import Rows
 
 NAME = "label"
+
+_MEANT_FOR = {
+    "-o": ("--oracle", "--table", "--from", "--log", "--undo"),
+    "--source": ("--table", "--clips", "--from"),
+    "--noise": ("--oracle",),
+    "--cost": ("--oracle", "--from"),
+    "--overwrite": ("--oracle", "--table", "--clips"),
+}
+"""What else may be given with what is to be done."""
 
 
 def command(
     selection: Annotated[
         Path | None,
-        typer.Argument(metavar="SELECTION", help="Selected points (PLY).  [stdin]", show_default=False),
+        typer.Argument(
+            metavar="SELECTION",
+            help="Selected points (PLY); for --log and --undo the labels store.  [stdin]",
+            show_default=False,
+        ),
     ] = None,
     oracle: Annotated[
         Path | None,
@@ -32,8 +48,21 @@ def command(
     table: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write the queries as a table for a person to fill in.")
     ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a PLY and a PNG a query: the point in the room around it."),
+    ] = None,
     answered: Annotated[
-        Path | None, typer.Option("--from", metavar="CSV", help="Take the answers of a filled-in table.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Take answers: a filled-in table, a PLY or LAS file, labelCloud's folder."
+        ),
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="List the rounds of a labels store; with -v every answer.")
+    ] = False,
+    undo: Annotated[
+        int | None, typer.Option("--undo", metavar="ROUND", min=0, help="Take a round of answers back.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -41,160 +70,318 @@ def command(
             "-o",
             "--output",
             metavar="STORE",
-            help="Labels store: made if missing, grows if there. A .ply or a pipe gets the points with their labels.",
+            help="Labels store: made if missing, grows if there. A .ply or a pipe gets the points with their labels. "
+            "With --table it notes what was asked.",
         ),
     ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
-            metavar="STORE", help="Predictions that were scored (--table), or what a first --from belongs to."
+            metavar="STORE", help="Scenes or predictions that the points are of, if not where the selection says."
         ),
     ] = None,
+    noise: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Let the oracle err: 5% or 0.05 of its answers.")
+    ] = None,
+    seed: opt.Seed = 0,
+    cost: Annotated[bool, typer.Option("--cost", help="Say how many clicks and what area it took.")] = False,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Answer the selected points, by an oracle or a person."""
     console = Console(NAME, quiet=quiet, verbose=verbose)
-    ways = [
-        name for name, value in (("--oracle", oracle), ("--table", table), ("--from", answered)) if value is not None
-    ]
+    given = {
+        "--oracle": oracle is not None,
+        "--table": table is not None,
+        "--clips": clips is not None and table is None,
+        "--from": answered is not None,
+        "--log": log,
+        "--undo": undo is not None,
+    }
+    ways = [name for name, is_given in given.items() if is_given]
     if len(ways) != 1:
         found = " and ".join(ways) if ways else "none of --oracle, --table, --from"
-        raise UsageError("label", f"{found} given", "choose one: --oracle SCENES, --table CSV or --from CSV")
+        raise UsageError("label", f"{found} given", "choose one: --oracle SCENES, --table CSV or --from FILE")
+    (way,) = ways
     to_stream = oracle is not None and (output is None or str(output) == "-" or output.suffix == ".ply")
-    if table is None and output is None and (not to_stream or sys.stdout.isatty()):
-        raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
-    unused = [
-        name
-        for name, given in (
-            ("-o", table is not None and output is not None),
-            ("SELECTION", answered is not None and selection is not None),
-            ("--source", oracle is not None and source is not None),
-            ("--overwrite", overwrite and table is None and not to_stream),
-        )
-        if given
-    ]
+    extra = {
+        "-o": output is not None,
+        "--source": source is not None,
+        "--noise": noise is not None,
+        "--cost": cost,
+        "--overwrite": overwrite,
+    }
+    unused = [name for name, is_given in extra.items() if is_given and way not in _MEANT_FOR[name]]
+    if overwrite and oracle is not None and not to_stream:
+        unused.append("--overwrite")
     if unused:
-        raise UsageError(unused[0], f"has no meaning with {ways[0]}", "leave it out")
+        raise UsageError(unused[0], f"has no meaning with {way}", "leave it out")
+    if way in ("--oracle", "--from") and output is None and (not to_stream or sys.stdout.isatty()):
+        raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
     if oracle is not None:
-        _ask_oracle(console, selection, oracle, output, to_stream=to_stream, overwrite=overwrite)
-    elif table is not None:
-        _write_table(console, selection, table, source, overwrite)
-    elif answered is not None and output is not None:
-        _take_answers(console, answered, output, source)
+        _ask_oracle(
+            console,
+            selection,
+            oracle,
+            output,
+            to_stream=to_stream,
+            overwrite=overwrite,
+            noise=noise,
+            seed=seed,
+            cost=cost,
+        )
+    elif answered is not None:
+        assert output is not None
+        _take_answers(console, selection, answered, output, source, cost=cost)
+    elif log or undo is not None:
+        _look_back(console, selection, output, undo)
+    else:
+        _ask_person(console, selection, table, clips, output, source, overwrite=overwrite)
 
 
 def _ask_oracle(
-    console: Console, selection: Path | None, oracle: Path, output: Path | None, *, to_stream: bool, overwrite: bool
+    console: Console,
+    selection: Path | None,
+    oracle: Path,
+    output: Path | None,
+    *,
+    to_stream: bool,
+    overwrite: bool,
+    noise: str | None,
+    seed: int,
+    cost: bool,
 ) -> None:
-    from hpal_cli.label.oracle import answer
+    from hpal_cli.label.cost import Cost
+    from hpal_cli.label.oracle import answer, parse_noise, with_noise
     from hpal_cli.label.regions import by_regions
     from hpal_cli.label.store import LabelStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.stream.header import require_columns, require_scenes, require_selected
-    from hpal_cli.stream.points import PointReader, write_points
-    from hpal_cli.stream.rows import picked, with_column
+    from hpal_cli.stream.header import require_scenes
+    from hpal_cli.stream.points import write_points
+    from hpal_cli.stream.rows import with_column
     from hpal_cli.stream.viewer_names import for_viewers
 
+    share = 0.0 if noise is None else parse_noise(noise)
     store = SceneStore(oracle)
     out = Output(output, "labelled.ply", overwrite=overwrite) if to_stream else None
-    with open_input(selection) as (data, subject):
-        reader = PointReader(data, subject)
-        require_selected(reader.header, subject)
-        require_columns(reader.header, ("scene", "index"), subject, "hpal select")
-        require_scenes(reader.header, store.table.id, subject, oracle, "give the scenes that were predicted")
-        asked = picked(reader.read())
+    asked, header, subject = _selected(selection, ("scene", "index"))
+    require_scenes(header, store.table.id, subject, oracle, "give the scenes that were predicted")
     answers = answer(store, asked, subject)
-    by_click = by_regions(asked, answers["label"], reader.header.strategy)
+    clicks, who = len(answers), answers
+    by_click = by_regions(asked, answers["label"], header.strategy)
     if by_click is not None:
         answers["label"] = by_click.label
+        # A wrong click is wrong for all that it answers.
+        who = answers[by_click.speaker(asked["index"])]
+        clicks = by_click.clicks
+    if share:
+        right = answers["label"].copy()
+        answers["label"] = with_noise(
+            right, who["scene"], who["index"], share=share, classes=len(store.classes), seed=seed
+        )
+        console.say(f"{counted(int((answers['label'] != right).sum()), 'answer')} made wrong on purpose")
+    if by_click is not None:
         asked, answers = asked[by_click.mask], answers[by_click.mask]
-        console.say(f"{by_click.clicks:,} clicks answer {len(answers):,} of {len(by_click.mask):,} points, by region")
+        of = f"{len(answers):,} of {counted(len(by_click.mask), 'point')}"
+        console.say(f"{counted(clicks, 'click')} answer{'s' * (clicks == 1)} {of}, by region")
+    spent = Cost.of(answers, clicks, store.grid)
     if out is not None:
-        header = reader.header.then("labelled", this_call(NAME))
+        header = header.then("labelled", this_call(NAME, seed=seed if share else None))
         rows = with_column(asked, "label", answers["label"])
         with out.open() as stream:
             write_points(stream(), header, rows if out.path is None else for_viewers(rows))
-        console.say(f"{len(rows):,} points answered" + (f" -> {out.path}" if out.path else ""))
+        console.say(f"{counted(len(rows), 'point')} answered" + (f" -> {out.path}" if out.path else ""))
+        if cost:
+            console.say(str(spent))
         return
     assert output is not None
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
     fresh = labels.without_repeats(answers)
     if len(fresh) < len(answers):
-        again = f"{len(answers) - len(fresh):,} of these points were answered before"
+        known = len(answers) - len(fresh)
+        again = f"{known:,} of these points {'was' if known == 1 else 'were'} answered before"
         console.warn(f"{again}; score --labels {output} leaves them out")
     if len(fresh):
-        _add(console, labels, fresh, f"oracle {oracle}")
+        wrong = f", noise {100 * share:g}%" if share else ""
+        _add(console, labels, fresh, f"oracle {oracle}{wrong}", seed=seed if share else None)
     else:
         console.say(f"{labels.path}: nothing new")
+    if cost:
+        console.say(str(spent))
 
 
-def _write_table(console: Console, selection: Path | None, table: Path, source: Path | None, overwrite: bool) -> None:
-    from hpal_cli.label.spreadsheet import write_queries
-    from hpal_cli.select.selector import find_predictions
-    from hpal_cli.stream.header import require_columns, require_scenes, require_selected
+def _ask_person(
+    console: Console,
+    selection: Path | None,
+    table: Path | None,
+    clips: Path | None,
+    output: Path | None,
+    source: Path | None,
+    *,
+    overwrite: bool,
+) -> None:
+    import os
+
+    import numpy as np
+
+    from hpal_cli.label.queries import queries, rooms_of
+    from hpal_cli.label.spreadsheet import require_unanswered, write_queries
+    from hpal_cli.label.store import QUERY, LabelStore
+    from hpal_cli.store.files import require_free
+
+    asked, header, subject = _selected(selection, ("x", "y", "z", "scene", "index"))
+    rooms = rooms_of(header, source, None if selection is None else selection.parent)
+    if table is not None:
+        require_other(table, [selection], "--table")
+        if str(table) == "-":
+            raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
+        require_unanswered(table)
+        require_free(table, overwrite=overwrite)
+    if rooms is None and (clips is not None or (output is not None and not output.exists())):
+        option = "--clips" if clips is not None else "-o"
+        raise UsageError(option, f"needs the scenes that {subject} is of", "name their store with --source")
+    labels = None
+    if output is not None:
+        labels = (
+            LabelStore(output)
+            if rooms is None
+            else LabelStore.at(output, rooms.classes, rooms.table, unit=rooms.unit, subject=rooms.path)
+        )
+        if header.scenes is not None:
+            labels.require_scenes(header.scenes, subject)
+    found = queries(asked, rooms)
+    pictures = None
+    if clips is not None and rooms is not None:
+        from hpal_cli.export.clips import write_clips
+
+        pictures = write_clips(found, rooms, clips, overwrite=overwrite, monitor=console)
+        console.say(f"{clips}/: a PLY and a PNG for each of {counted(len(found), 'query', 'queries')}")
+    if table is None:
+        return
+    beside = table.parent
+    where = None if pictures is None else [Path(os.path.relpath(path, beside)).as_posix() for path in pictures]
+    write_queries(found, {s.number: s.name for s in header.pool}, table, clips=where, overwrite=overwrite)
+    if labels is not None:
+        labels.ask(np.array([(q.scene, q.index) for q in found], QUERY), f"table {table}", this_call(NAME)[0])
+    names = "a class" if rooms is None else f"one of {', '.join(rooms.classes.names)}"
+    whole = any(len(query.points) > 1 for query in found)
+    what = counted(len(found), "query", "queries") + (f", one for each region of {len(asked):,} points" * whole)
+    console.say(f"{table}: {what}; fill in the column `label`: {names}, `unsure`, or nothing")
+    first = f"{selection or 'SELECTION'} " if whole else ""
+    store = source or header.source or "predictions.zarr"
+    console.say(f"next: hpal label {first}--from {table} --source {store} -o {output or 'labels.zarr'}")
+
+
+def _take_answers(
+    console: Console, selection: Path | None, answered: Path, output: Path, source: Path | None, *, cost: bool
+) -> None:
+    from hpal_cli.label.answers import open_scenes, take_answers
+    from hpal_cli.label.cost import Cost
+    from hpal_cli.label.queries import rooms_of
+    from hpal_cli.label.store import LabelStore
+
+    asked = None
+    store: Store | None = None
+    if selection is not None:
+        asked, header, _ = _selected(selection, ("scene", "index"))
+        store = rooms_of(header, source, selection.parent)
+    if store is None:
+        if source is None and not output.exists():
+            problem = f"is missing, and {output} does not exist yet"
+            raise UsageError("--source", problem, "name the scenes or predictions store")
+        store = open_scenes(source or output)
+    known = LabelStore(output) if output.exists() else None
+    taken = take_answers(answered, store, asked=asked, labels=known)
+    for note in taken.notes:
+        console.say(note)
+    if not taken.given:
+        console.say(f"{answered}: no answers yet ({taken.blank:,} blank)")
+        return
+    if taken.unasked:
+        console.say(f"{counted(taken.unasked, 'answer')} for points that were never asked about, taken all the same")
+    labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=store.path)
+    fresh = labels.without_repeats(taken.rows)
+    if len(fresh) < len(taken.rows):
+        console.say(f"{counted(len(taken.rows) - len(fresh), 'answer')} known already")
+    if len(fresh):
+        _add(console, labels, fresh, taken.source)
+    if taken.blank:
+        console.say(f"{counted(taken.blank, taken.word)} of {answered} still blank")
+    if cost:
+        grid = None if isinstance(store, LabelStore) else store.grid
+        console.say(str(Cost.of(taken.rows, taken.given, grid)))
+
+
+def _look_back(console: Console, store: Path | None, output: Path | None, undo: int | None) -> None:
+    """--log and --undo."""
+    from hpal_cli.label.store import LabelStore
+
+    path = store or output
+    if path is None or (store is not None and output is not None):
+        raise UsageError("STORE", "is missing or given twice", "name one labels store")
+    labels = LabelStore(path)
+    if undo is None:
+        _show_log(console, labels)
+        return
+    batch = labels.undo(undo, "hpal label --undo", this_call(NAME)[0])
+    total = counted(int((labels.latest()["label"] >= 0).sum()), "labelled point")
+    console.say(f"{path}: round {batch.round} undoes round {undo}; {total} left")
+    console.say(f"to take that back: hpal label --undo {batch.round} {path}")
+
+
+def _show_log(console: Console, labels: LabelStore) -> None:
+    """On stdout: a row a batch; with -v a line an answer, with tabs."""
+    import datetime
+
+    from hpal_cli.label.log import read_log
+
+    log = read_log(labels)
+    rows = []
+    for batch, unsure, changed, counting in log.batches:
+        time = datetime.datetime.fromtimestamp(batch.time, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        state = [
+            *([f"asks {len(batch.asked):,}"] if len(batch.asked) else []),
+            *([f"undoes {', '.join(map(str, batch.undoes))}"] if batch.undoes else []),
+            *([] if batch.stands else ["undone"]),
+        ]
+        counts = (f"{n:,}" for n in (len(batch.rows), unsure, changed, counting))
+        number = str(batch.round) if len(batch.rows) or batch.undoes else "-"
+        rows.append((number, time, *counts, "; ".join(state), batch.source))
+    console.table(("round", "time", "answers", "unsure", "changed", "counting", "state", "source"), rows, data=True)
+    if not console.verbose:
+        return
+    print("\nround\tscene\tindex\tlabel\tcounts")
+    for row, counts_today in zip(log.rows, log.counts, strict=True):
+        label = labels.classes[int(row["label"])].name if row["label"] >= 0 else "unsure"
+        scene = labels.table[int(row["scene"])].name
+        print(row["round"], scene, row["index"], label, "yes" if counts_today else "no", sep="\t")
+
+
+def _selected(selection: Path | None, columns: tuple[str, ...]) -> tuple[Rows, Header, str]:
+    """The picks of a selection, its header, and what to call it.
+
+    Raises:
+        HpalError: it is no selection.
+    """
+    from hpal_cli.stream.header import require_columns, require_selected
     from hpal_cli.stream.points import PointReader
-    from hpal_cli.stream.rows import REGION, picked
+    from hpal_cli.stream.rows import picked
 
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
         require_selected(reader.header, subject)
-        require_columns(reader.header, ("x", "y", "z", "scene", "index"), subject, "hpal select")
-        rows = picked(reader.read())
-    require_other(table, [selection], "--table")
-    if str(table) == "-":
-        raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
-    if REGION in (rows.dtype.names or ()):
-        console.warn("these are all points of whole regions, a row each: an oracle answers them by the region")
-    predictions = find_predictions(reader.header, source, None if selection is None else selection.parent, needed=False)
-    if predictions is not None:
-        require_scenes(reader.header, predictions.table.id, subject, predictions.path, "give the store that was scored")
-    write_queries(rows, reader.header, table, predictions=predictions, overwrite=overwrite)
-    names = "a class" if predictions is None else f"one of {', '.join(predictions.classes.names)}"
-    console.say(f"{table}: {len(rows):,} queries; fill in the column `label`: {names}, `unsure`, or nothing")
-    where = source or reader.header.source or "predictions.zarr"
-    console.say(f"next: hpal label --from {table} --source {where} -o labels.zarr")
+        require_columns(reader.header, columns, subject, "hpal select")
+        return picked(reader.read()), reader.header, subject
 
 
-def _take_answers(console: Console, answered: Path, output: Path, source: Path | None) -> None:
-    from hpal_cli.label.spreadsheet import read_answers
-    from hpal_cli.label.store import LabelStore
-    from hpal_cli.predictions.store import PredictionStore
-    from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.store.envelope import kind_of
-
-    scenes: PredictionStore | SceneStore | LabelStore
-    if source is not None:
-        kind = kind_of(source)
-        scenes = PredictionStore(source) if kind == "predictions" else SceneStore(source)
-    elif output.exists():
-        scenes = LabelStore(output)
-    else:
-        raise UsageError(
-            "--source", f"is missing, and {output} does not exist yet", "name the scenes or predictions store"
-        )
-    answers, blank = read_answers(answered, scenes.classes, scenes.table)
-    if not len(answers):
-        console.say(f"{answered}: no answers yet ({blank:,} blank)")
-        return
-    labels = LabelStore.at(output, scenes.classes, scenes.table, unit=scenes.unit, subject=scenes.path)
-    fresh = labels.without_repeats(answers)
-    if len(fresh) < len(answers):
-        console.say(f"{len(answers) - len(fresh):,} rows say what is known already")
-    if not len(fresh):
-        return
-    _add(console, labels, fresh, f"table {answered}")
-    if blank:
-        console.say(f"{blank:,} rows of {answered} are still blank")
-
-
-def _add(console: Console, labels: LabelStore, answers: Rows, source: str) -> None:
+def _add(console: Console, labels: LabelStore, answers: Rows, source: str, *, seed: int | None = None) -> None:
     """A new round of answers, and what the store holds then."""
-    batch = labels.append(answers, source, this_call(NAME)[0])
+    batch = labels.append(answers, source, this_call(NAME, seed=seed)[0])
     total = int((labels.latest()["label"] >= 0).sum())
     unsure = int((answers["label"] < 0).sum())
     doubt = f" ({unsure:,} unsure)" if unsure else ""
     console.say(
-        f"{labels.path}: round {batch.round}, {len(answers):,} answers{doubt}; {total:,} labelled points in all"
+        f"{labels.path}: round {batch.round}, {counted(len(answers), 'answer')}{doubt}; "
+        f"{counted(total, 'labelled point')} in all"
     )

@@ -21,12 +21,13 @@ from hpal_cli.scenes.store import SceneStore
 class Labelled:
     """How many points of the train split were labelled, and of how many: of that split (as the released code counts),
     and of the train and val splits together (as the paper counts). Predictions do not tell an unsure answer from a
-    label: without a labels store both count.
+    label: without a labels store both count, and `with_unsure` is set.
     """
 
     points: int
     train: int
     train_and_val: int
+    with_unsure: bool = False
 
     @property
     def of_train(self) -> float:
@@ -70,6 +71,7 @@ class Evaluation:
             "original": metrics(self.original),
             "labelled": {
                 "points": self.labelled.points,
+                "with_unsure": self.labelled.with_unsure,
                 "train_points": self.labelled.train,
                 "train_and_val_points": self.labelled.train_and_val,
                 "percent_of_train": round(100 * self.labelled.of_train, 6),
@@ -147,4 +149,4 @@ def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labell
     else:
         points = sum(len(predictions.labelled(s)) for s in table if s.split == "train" and predictions.has(s))
     size = {split: sum(s.points for s in table if s.split == split) for split in ("train", "val")}
-    return Labelled(points, size["train"], size["train"] + size["val"])
+    return Labelled(points, size["train"], size["train"] + size["val"], labels is None)

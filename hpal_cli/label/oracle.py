@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from hpal_cli.errors import HpalError
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.label.store import ANSWER
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
@@ -37,3 +42,54 @@ def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
         position = store.points(scene).position[index]
         answers["x"][here], answers["y"][here], answers["z"][here] = position.T
     return answers
+
+
+def parse_noise(text: str) -> float:
+    """A share of the answers, `5%` or `0.05`, as a number from 0 to 1.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise UsageError("--noise", f"{text!r} is no share of the answers", "give one like 5% or 0.05")
+    return share
+
+
+def with_noise(
+    label: NDArray[np.int32],
+    scene: NDArray[np.integer],
+    index: NDArray[np.integer],
+    *,
+    share: float,
+    classes: int,
+    seed: int,
+) -> NDArray[np.int32]:
+    """(K,) class ids of which about `share` are another class, each other class as often; -1 stays.
+
+    scene, index: (K,) the points. What becomes of one depends on it and the seed alone, not on what else was asked.
+
+    Raises:
+        UsageError: there is no other class.
+    """
+    if share and classes < 2:
+        raise UsageError("--noise", "needs another class to answer with, and there is one", "leave it out")
+    draw = _mixed(
+        _mixed(_mixed(np.full(len(label), seed, np.uint64)) ^ scene.astype(np.uint64)) ^ index.astype(np.uint64)
+    )
+    flipped = (draw >> np.uint64(11)) * 2.0**-53 < share
+    flipped &= label >= 0
+    other = (_mixed(draw) % np.uint64(max(classes - 1, 1))).astype(np.int32)
+    return np.where(flipped, other + (other >= label), label).astype(np.int32)
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele et al. 2014): every bit of the input moves every bit of the output."""
+    with np.errstate(over="ignore"):
+        state = state + _GOLDEN
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -16,11 +16,18 @@ PART_POINTS = 5
 
 class Answered(NamedTuple):
     """mask: (K,) which of the asked points have an answer; label: (K,) int32, -1 for unsure and where there is none;
-    clicks: what it took."""
+    home: (K,) number of the region or part that a point was answered with; clicks: what it took."""
 
     mask: NDArray[np.bool_]
     label: NDArray[np.int32]
+    home: NDArray[np.int64]
     clicks: int
+
+    def speaker(self, index: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(K,) for each point the one, of those answered with it, that has the lowest of `index` (K,)."""
+        order = np.lexsort((index, self.home))
+        first = order[np.unique(self.home[order], return_index=True)[1]]
+        return first[np.unique(self.home, return_inverse=True)[1].reshape(-1)]
 
 
 def by_regions(asked: Rows, truth: NDArray[np.integer], strategy: str | None) -> Answered | None:
@@ -54,10 +61,10 @@ def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], 
     counts as a class of its own ("unsure").
     """
     if not len(region):
-        return Answered(np.zeros(0, bool), np.zeros(0, np.int32), 0)
-    home, share, _, label = _most_frequent(region, truth)
-    whole = share[home] >= PURITY
-    mask, found = whole.copy(), np.where(whole, label[home], -1)
+        return Answered(np.zeros(0, bool), np.zeros(0, np.int32), np.zeros(0, np.int64), 0)
+    of, share, _, label = _most_frequent(region, truth)
+    whole = share[of] >= PURITY
+    mask, found, home = whole.copy(), np.where(whole, label[of], -1), of.astype(np.int64)
     clicks = len(share)
     rest = np.flatnonzero(~whole)
     if len(rest):
@@ -67,7 +74,8 @@ def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], 
         clicks += int(pure.sum())
         mask[rest] = pure[part]
         found[rest] = np.where(pure, label, -1)[part]
-    return Answered(mask, found.astype(np.int32), clicks)
+        home[rest] = of.max() + 1 + part
+    return Answered(mask, found.astype(np.int32), home, clicks)
 
 
 def _most_frequent(

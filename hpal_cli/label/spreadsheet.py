@@ -3,68 +3,66 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from hpal_cli.errors import HpalError
-from hpal_cli.label.store import ANSWER
-from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.label.annotated import NOTHING, UNANSWERED, UNSURE, Annotated, scenes_named
+from hpal_cli.label.queries import Query
 from hpal_cli.scenes.classes import IGNORE, ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store.files import replace_when_whole
-from hpal_cli.stream.header import Header
-from hpal_cli.stream.rows import Rows
+from hpal_cli.wording import counted
 
 COLUMNS = ("scene", "index", "x", "y", "z", "rank", "score", "predicted", "second", "confidence", "label")
 
-UNSURE = "unsure"
-
 
 def write_queries(
-    asked: Rows,
-    header: Header,
+    queries: Sequence[Query],
+    names: Mapping[int, str],
     path: Path,
     *,
-    predictions: PredictionStore | None = None,
+    clips: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """One row a query, scene by scene in order of rank, with an empty `label` to fill in.
+    """One row a query, in their order, with an empty `label` to fill in.
 
-    predictions: gives the first and second guess and the confidence; empty without.
+    names: of the scenes, by number; clips: where the picture of each query is, for a column `clip` at the end. If a
+    query stands for several points, a column `points` before `label` says for how many.
+
+    Raises:
+        HpalError: the table is there already and not to be replaced, or holds answers.
     """
-    _require_unanswered(path)
-    names = {s.number: s.name for s in header.pool}
+    require_unanswered(path)
+    wide = any(len(query.points) > 1 for query in queries)
+    columns = [*COLUMNS[:-1], *(["points"] if wide else []), "label", *(["clip"] if clips is not None else [])]
     with (
         replace_when_whole(path, overwrite=overwrite) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for number in np.unique(asked["scene"]):
-            here = asked[asked["scene"] == number]
-            if "rank" in (here.dtype.names or ()):
-                here = here[np.argsort(here["rank"])]
-            guesses = _guesses(here, int(number), predictions)
-            for row, guess in zip(here, guesses, strict=True):
-                rank = int(row["rank"]) if "rank" in (here.dtype.names or ()) else ""
-                score = f"{row['score']:.6f}" if "score" in (here.dtype.names or ()) else ""
-                position = [f"{row[axis]:.5f}" for axis in "xyz"]
-                writer.writerow(
-                    [
-                        names.get(int(number), int(number)),
-                        int(row["index"]),
-                        *position,
-                        rank,
-                        score,
-                        *guess,
-                        "",
-                    ]
-                )
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for n, query in enumerate(queries):
+            guess = query.guess
+            row = [
+                names.get(query.scene, query.scene),
+                query.index,
+                *(f"{value:.5f}" for value in query.position),
+                "" if query.rank is None else query.rank,
+                "" if query.score is None else f"{query.score:.6f}",
+                *(("", "", "") if guess is None else (guess.first, guess.second, f"{guess.confidence:.3f}")),
+                *([len(query.points)] if wide else []),
+                "",
+                *([clips[n]] if clips is not None else []),
+            ]
+            writer.writerow(row)
 
 
-def _require_unanswered(path: Path) -> None:
+def require_unanswered(path: Path) -> None:
     """Raises:
     HpalError: the table that would be replaced holds a person's work.
     """
@@ -73,9 +71,8 @@ def _require_unanswered(path: Path) -> None:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         given = sum(bool((row.get("label") or "").strip()) for row in _rows(file))
     if given:
-        raise HpalError(
-            path, f"holds {given} answers", "take them with `hpal label --from` and remove it, or name another"
-        )
+        remedy = "take them with `hpal label --from` and remove it, or name another"
+        raise HpalError(path, f"holds {counted(given, 'answer')}", remedy)
 
 
 def _rows(file: IO[str]) -> csv.DictReader[str]:
@@ -85,75 +82,80 @@ def _rows(file: IO[str]) -> csv.DictReader[str]:
     return csv.DictReader(file, delimiter=max(",;\t", key=header.count))
 
 
-def read_answers(path: Path, classes: ClassTable, table: SceneTable) -> tuple[Rows, int]:
-    """The answered rows of a table as records of `ANSWER`, and how many rows are still blank.
-
-    `label` is a class name or id, `unsure`, or blank; `scene` a name or number.
+def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
+    """The rows of a table that were answered. `label` is a class name or id, `unsure`, or blank (unanswered); `scene` a
+    name or number. Without `scene` and `index` there are x, y and z.
 
     Raises:
-        HpalError: a missing column, or a row (its number is named) whose scene, index or label does not exist.
+        HpalError: no such columns, or a row with an answer whose scene, index, position or label makes no sense.
     """
-    rows: list[tuple[int, int, float, float, float, int, int]] = []
-    blank = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = _rows(file)
-            missing = [c for c in ("scene", "index", "label") if c not in (reader.fieldnames or ())]
-            if missing:
-                raise HpalError(
-                    path,
-                    f"has no column {', '.join(missing)}",
-                    "fill in the table that `hpal label --table` wrote",
-                )
-            for line in reader:
-                text = (line["label"] or "").strip()
-                if not text:
-                    blank += 1
-                    continue
-                rows.append(_answer(line, text, path, reader.line_num, classes, table))
+            names = set(reader.fieldnames or ())
+            if "label" not in names or not ({"scene", "index"} <= names or {"x", "y", "z"} <= names):
+                missing = [name for name in ("scene", "index", "label") if name not in names]
+                remedy = "fill in the table that `hpal label --table` wrote"
+                raise HpalError(path, f"has no column {', '.join(missing)}", remedy)
+            lines = [(reader.line_num, line) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HpalError(path, f"cannot be read ({error})", "give a CSV table in UTF-8") from error
-    return np.array(rows, ANSWER), blank
+    count = len(lines)
+    found = Annotated(
+        path,
+        np.full(count, UNANSWERED, np.int32),
+        np.array([number for number, _ in lines], np.int64),
+        "row",
+        scene=np.full(count, -1, np.int64) if "scene" in names else None,
+        index=np.full(count, -1, np.int64) if "index" in names else None,
+        position=np.full((count, 3), np.nan),
+        named=scenes_named(path, table),
+    )
+    for n, (_, line) in enumerate(lines):
+        _take(found, n, line, classes, table)
+    return found
 
 
-def _answer(
-    line: dict[str, str], text: str, path: Path, number: int, classes: ClassTable, table: SceneTable
-) -> tuple[int, int, float, float, float, int, int]:
-    where = f"row {number}"
-    name = (line["scene"] or "").strip()
-    scene = table.by_name.get(name) or (table[int(name)] if name.isdecimal() and int(name) < len(table) else None)
-    if scene is None:
-        raise HpalError(
-            path, f"{where}: no scene is called {name!r}", "nothing of this table was taken; correct the row"
-        )
+def _take(found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable, table: SceneTable) -> None:
+    # csv keeps what is beyond the last column under None, and has None for what is missing.
+    extra = [text for text in line.get(None) or () if text.strip()]  # type: ignore[call-overload]
+    if extra or (line["label"] is None and any((text or "").strip() for text in line.values())):
+        what = f"has {extra[0]!r} beyond the last column" if extra else "ends before the column label"
+        raise _bad(found, n, what)
+    text = (line["label"] or "").strip()
+    if not text:
+        return
     label = IGNORE if text.casefold() == UNSURE else classes.id_of(text)
     if label is None:
-        raise HpalError(
-            path,
-            f"{where}: {text!r} is no class",
-            f"write one of {', '.join(classes.names)}, {UNSURE}, or leave it blank",
-        )
+        remedy = f"write one of {', '.join(classes.names)}, {UNSURE}, or leave it blank"
+        raise HpalError(found.path, f"{found.where(n)}: {text!r} is no class", remedy)
+    found.label[n] = label
+    found.regions += (line.get("points") or "1").strip() != "1"
+    assert found.position is not None
     try:
-        row = float(line["index"] or "nan")
-        if not row.is_integer():
-            raise ValueError(f"index {line['index']!r} is no row")
-        index = int(row)
         position = [float(line.get(axis) or "nan") for axis in "xyz"]
     except ValueError as error:
-        raise HpalError(path, f"{where}: {error}", "nothing of this table was taken; correct the row") from error
-    if not 0 <= index < scene.points:
-        raise HpalError(
-            path,
-            f"{where}: scene {scene.name} has no point {index}",
-            "nothing of this table was taken; correct the row",
-        )
-    return scene.number, index, position[0], position[1], position[2], label, 0
+        raise _bad(found, n, str(error)) from error
+    found.position[n] = position
+    name, row = ((line.get(column) or "").strip() for column in ("scene", "index"))
+    if not name and not row and not all(map(math.isfinite, position)):
+        raise _bad(found, n, f"has the label {text!r}, but no scene and index")
+    if found.scene is not None and name:
+        scene = table.by_name.get(name) or (table[int(name)] if name.isdecimal() and int(name) < len(table) else None)
+        if scene is None:
+            raise _bad(found, n, f"no scene is called {name!r}")
+        found.scene[n] = scene.number
+    if found.index is not None and row:
+        try:
+            number = float(row)
+        except ValueError:
+            number = math.nan
+        if not number.is_integer():
+            raise _bad(found, n, f"index {row!r} is no row of a scene")
+        if number < 0 or number >= 2**53:
+            raise _bad(found, n, f"there is no point {row}")
+        found.index[n] = int(number)
 
 
-def _guesses(rows: Rows, number: int, predictions: PredictionStore | None) -> list[tuple[str, str, str]]:
-    if predictions is None or len(predictions.classes) < 2:
-        return [("", "", "")] * len(rows)
-    prob = predictions.probabilities(predictions.table[number])[rows["index"]].astype(np.float32)
-    order = np.argsort(-prob, axis=1, kind="stable")
-    names = predictions.classes.names
-    return [(names[o[0]], names[o[1]], f"{p[o[0]]:.3f}") for p, o in zip(prob, order, strict=True)]
+def _bad(found: Annotated, n: int, problem: str) -> HpalError:
+    return HpalError(found.path, f"{found.where(n)}: {problem}", NOTHING)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,26 @@ ANSWER = np.dtype(
 )
 """One answer; label -1 is "unsure": never asked again, never trained on."""
 
+QUERY = np.dtype([("scene", "<i4"), ("index", "<i8")])
+"""A point that somebody was asked about."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Answers that came in one go: their round, who or what gave them, when (seconds since 1970), by which command."""
+    """What came in one go: answers, points that were asked about, or rounds that were taken back.
+
+    round: its number; a batch that only asks has that of the batch before it, -1 if there is none. source: who or what
+    gave it; time: seconds since 1970; rows: (K,) records of `ANSWER`; asked: (Q,) records of `QUERY`; undoes: rounds;
+    stands: False if a later batch undoes it; entry: the command.
+    """
 
     round: int
     source: str
     time: float
     rows: NDArray[np.void]
+    asked: NDArray[np.void]
+    undoes: tuple[int, ...]
+    stands: bool
     entry: Entry
 
 
@@ -99,7 +110,16 @@ class LabelStore:
 
     def batches(self) -> list[Batch]:
         """All answers ever given, oldest first."""
-        return [self._batch(name) for name in self._names()]
+        undone: set[int] = set()
+        batches = []
+        # From the newest to the oldest: whether an undoing stands is known before what it undoes.
+        for name in reversed(self._names()):
+            batch = self._batch(name)
+            batch = replace(batch, stands=batch.round not in undone)
+            if batch.stands:
+                undone.update(batch.undoes)
+            batches.append(batch)
+        return batches[::-1]
 
     def check(self) -> None:
         """Raises:
@@ -109,14 +129,21 @@ class LabelStore:
             self._check(batch.rows)
 
     def latest(self) -> NDArray[np.void]:
-        """The answers that count: for each (scene, index) the last one given, sorted by scene and index."""
-        rows = [batch.rows for batch in self.batches()]
-        every = np.concatenate(rows) if rows else np.zeros(0, ANSWER)
-        order = np.lexsort((np.arange(len(every)), every["index"], every["scene"]))
-        every = every[order]
-        last = np.ones(len(every), bool)
-        last[:-1] = (every["scene"][1:] != every["scene"][:-1]) | (every["index"][1:] != every["index"][:-1])
-        return every[last]
+        """The answers that count: for each (scene, index) the last one given and not undone, sorted by scene and
+        index."""
+        every = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in self.batches() if batch.stands)])
+        every = every[np.lexsort((np.arange(len(every)), every["index"], every["scene"]))]
+        return every[~same_as_next(every)]
+
+    def asked(self) -> NDArray[np.void]:
+        """The points that somebody was asked about, each once, as records of `QUERY`; those answered since among
+        them."""
+        return np.unique(np.concatenate([np.zeros(0, QUERY), *(batch.asked for batch in self.batches())]))
+
+    def open(self) -> NDArray[np.void]:
+        """Those of `asked` that have no answer that counts."""
+        asked = self.asked()
+        return asked[~np.isin(keys(asked), keys(self.latest()))]
 
     def answered(self, scenes: str, other: object) -> dict[int, NDArray[np.int64]]:
         """Scene number -> rows that have an answer, unsure ones too.
@@ -133,7 +160,7 @@ class LabelStore:
         known = self.latest()
         if not len(known):
             return rows
-        have, asked = (r["scene"].astype(np.int64) << 40 | r["index"] for r in (known, rows))
+        have, asked = keys(known), keys(rows)
         # `latest` is sorted by both.
         at = np.minimum(np.searchsorted(have, asked), len(known) - 1)
         return rows[(have[at] != asked) | (known["label"][at] != rows["label"])]
@@ -145,13 +172,52 @@ class LabelStore:
             HpalError: a scene, row or class that does not exist; nothing is added then.
         """
         self._check(rows)
+        return self._commit(rows.astype(ANSWER), source, entry)
+
+    def ask(self, points: NDArray[np.void], source: str, entry: Entry) -> Batch:
+        """Notes that these points, records with `scene` and `index`, were asked about. That is no round.
+
+        Raises:
+            HpalError: a scene or row that does not exist; nothing is added then.
+        """
+        self._check_points(points)
+        asked = np.zeros(len(points), QUERY)
+        asked["scene"], asked["index"] = points["scene"], points["index"]
+        return self._commit(np.zeros(0, ANSWER), source, entry, asked=asked)
+
+    def undo(self, number: int, source: str, entry: Entry) -> Batch:
+        """A round that takes back another one: earlier answers to the same points count again. Undoing it brings the
+        answers back.
+
+        Raises:
+            HpalError: there is no such round, or it is undone already.
+        """
+        standing: dict[int, bool] = {}
+        for batch in self.batches():
+            if len(batch.rows) or batch.undoes:
+                standing[batch.round] = standing.get(batch.round, False) or batch.stands
+        if number not in standing:
+            have = ", ".join(map(str, standing)) or "none yet"
+            raise HpalError(self.path, f"has no round {number}", f"choose one of its rounds: {have}")
+        if not standing[number]:
+            raise HpalError(self.path, f"round {number} is undone already", "look at `hpal label --log`")
+        return self._commit(np.zeros(0, ANSWER), source, entry, undoes=(number,))
+
+    def _commit(
+        self,
+        rows: NDArray[np.void],
+        source: str,
+        entry: Entry,
+        *,
+        asked: NDArray[np.void] | None = None,
+        undoes: tuple[int, ...] = (),
+    ) -> Batch:
         stamp = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
         folder = self.path / "answers"
         while True:
             names = self._names()
             # A round is a pass of the loop: it goes on from the last, whatever the number of batches.
-            number = 1 + max((self._round(name) for name in names), default=-1)
-            rows = rows.astype(ANSWER)
+            number = max((self._round(name) for name in names), default=-1) + (asked is None)
             rows["round"] = number
             name = f"{1 + int(names[-1]) if names else 0:06d}"
             # Beside the store, not in it: whoever lists the batches sees only whole ones.
@@ -161,9 +227,14 @@ class LabelStore:
                 for column in ("scene", "index", "label"):
                     envelope.write_array(group, column, rows[column])
                 envelope.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
+                if asked is not None:
+                    envelope.write_array(group, "open_scene", asked["scene"])
+                    envelope.write_array(group, "open_index", asked["index"])
                 group.attrs.update(
                     {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
                 )
+                if undoes:
+                    group.attrs["undoes"] = list(undoes)
                 # The name is taken by the rename or not at all: whoever comes second tries the next number.
                 os.rename(partial, folder / name)
                 return self._batch(name)
@@ -176,6 +247,16 @@ class LabelStore:
                 shutil.rmtree(partial, ignore_errors=True)
 
     def _check(self, rows: NDArray[np.void]) -> None:
+        self._check_points(rows)
+        bad_label = (rows["label"] < -1) | (rows["label"] >= len(self.classes))
+        if bad_label.any():
+            raise HpalError(
+                self.path,
+                f"class number {rows['label'][bad_label][0]} is not in the table of {len(self.classes)} classes",
+                "give classes of the table, or -1 for unsure",
+            )
+
+    def _check_points(self, rows: NDArray[np.void]) -> None:
         points = np.array([scene.points for scene in self.table], np.int64)
         bad_scene = (rows["scene"] < 0) | (rows["scene"] >= len(points))
         if bad_scene.any():
@@ -185,13 +266,6 @@ class LabelStore:
             row = rows[bad_row][0]
             name = self.table[int(row["scene"])].name
             raise HpalError(self.path, f"scene {name} has no point {row['index']}", "give points of these scenes")
-        bad_label = (rows["label"] < -1) | (rows["label"] >= len(self.classes))
-        if bad_label.any():
-            raise HpalError(
-                self.path,
-                f"class number {rows['label'][bad_label][0]} is not in the table of {len(self.classes)} classes",
-                "give classes of the table, or -1 for unsure",
-            )
 
     def _names(self) -> list[str]:
         folder = self.path / "answers"
@@ -202,15 +276,34 @@ class LabelStore:
 
     def _batch(self, name: str) -> Batch:
         group = self._root[f"answers/{name}"]
-        columns = {
-            c: envelope.read_array(self._root, f"answers/{name}/{c}", self.path)
-            for c in ("scene", "index", "label", "xyz")
-        }
-        rows = np.zeros(len(columns["scene"]), ANSWER)
-        for column in ("scene", "index", "label"):
-            rows[column] = columns[column]
-        rows["x"], rows["y"], rows["z"] = columns["xyz"].T
+
+        def column(array: str) -> NDArray[Any]:
+            return envelope.read_array(self._root, f"answers/{name}/{array}", self.path)
+
+        scene, xyz = column("scene"), column("xyz")
+        rows = np.zeros(len(scene), ANSWER)
+        rows["scene"], rows["index"], rows["label"] = scene, column("index"), column("label")
+        rows["x"], rows["y"], rows["z"] = xyz.T
         attributes: dict[str, Any] = dict(group.attrs)
         rows["round"] = attributes["round"]
+        asked = np.zeros(0, QUERY)
+        if envelope.find(self._root, f"answers/{name}/open_scene", self.path) is not None:
+            scene = column("open_scene")
+            asked = np.zeros(len(scene), QUERY)
+            asked["scene"], asked["index"] = scene, column("open_index")
         (entry,) = history.from_json(attributes["history"])
-        return Batch(int(attributes["round"]), str(attributes["source"]), float(attributes["time"]), rows, entry)
+        undoes = tuple(int(number) for number in attributes.get("undoes", ()))
+        source, stamp = str(attributes["source"]), float(attributes["time"])
+        return Batch(int(attributes["round"]), source, stamp, rows, asked, undoes, True, entry)
+
+
+def keys(points: NDArray[np.void]) -> NDArray[np.int64]:
+    """(N,) one number for each (scene, index): below 2^40 points a scene."""
+    return points["scene"].astype(np.int64) << 40 | points["index"].astype(np.int64)
+
+
+def same_as_next(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """(N,) whether the next row is of the same point, in rows that are sorted by scene and index."""
+    same = np.zeros(len(rows), bool)
+    same[:-1] = (rows["scene"][1:] == rows["scene"][:-1]) & (rows["index"][1:] == rows["index"][:-1])
+    return same

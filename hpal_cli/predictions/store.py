@@ -29,6 +29,8 @@ class PredictionStore:
         self.path = path
         self._root, attributes = envelope.open_store(path, "predictions")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
+        grid = attributes.get("grid")
+        self.grid = None if grid is None else float(grid)
 
     def has(self, scene: SceneInfo) -> bool:
         """Whether this scene was predicted."""

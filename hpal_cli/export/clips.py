@@ -1,0 +1,315 @@
+"""A cloud and a picture of each query: the point in colour among what is around it, the rest of the room in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from hpal_cli.errors import HpalError
+from hpal_cli.export.clouds import identity
+from hpal_cli.export.context import LOUD_COLOR, greyed
+from hpal_cli.export.top_view import BELOW, roofed, top_view
+from hpal_cli.export.views import View, draw, two_views
+from hpal_cli.export.writers import ViewerCloud, scene_path, write
+from hpal_cli.label.queries import Query
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.score.regions import covariance, neighbours
+from hpal_cli.store.files import new_files, replace_when_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NEAR = 1.0
+"""Metres around the query that keep their colour."""
+
+HALF = 1.3
+"""Metres that a picture shows to each side of the query."""
+
+# Of the picture, in inches.
+SIDE, COLUMN, MARGIN = 4.2, 2.3, 0.12
+WIDTH, HEIGHT = 2 * SIDE + COLUMN + 4 * MARGIN, SIDE + 2 * MARGIN + 0.4
+
+PIXELS = 504
+"""As many as the figure has for a view."""
+
+DISC = 0.6
+"""Radius of a point's disc in grid steps."""
+
+RING = 0.1
+"""Metres."""
+
+FAR_STEP = 0.12
+"""Metres that the points of the greyed room lie apart in a clip's cloud, at least."""
+
+FAR = 4.0
+"""Metres of the room around the query, along each axis, that a picture draws."""
+
+LIGHT = np.array([0.48, 0.36, 0.8])
+"""Where it comes from, in clouds without colour."""
+
+STAR = 0.15
+"""Metres from the query to the tips of the star around it, in a clip's cloud; more where points are far apart."""
+
+
+def write_clips(
+    queries: Sequence[Query],
+    store: PredictionStore | SceneStore,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> list[Path]:
+    """`folder/<scene>/0001-4711.ply` and `.png` for each query: its place in the walk through the scene and its index.
+
+    Returns the pictures, one a query, in their order.
+
+    Raises:
+        HpalError: a file that is there already, unless `overwrite`, or a query about a point that the store does not
+        have.
+    """
+    monitor = monitor or Silent()
+    most = max((query.number for query in queries), default=0)
+    stems = [
+        f"{store.table[query.scene].name}/{query.number:0{max(4, len(str(most)))}d}-{query.index}"
+        if 0 <= query.scene < len(store.table)
+        else ""
+        for query in queries
+    ]
+    if "" in stems:
+        raise HpalError(store.path, f"has no scene {queries[stems.index('')].scene}", "give the store that was scored")
+    clouds, pictures = ([scene_path(folder, stem, suffix) for stem in stems] for suffix in ("ply", "png"))
+    room = None
+    with new_files([*clouds, *pictures], overwrite=overwrite), monitor.task("drawing", len(queries)) as task:
+        for query, cloud, picture in zip(queries, clouds, pictures, strict=True):
+            scene = store.table[query.scene]
+            if room is None or room.scene is not scene:
+                room = Room(scene, store.points(scene), store.unit, store.grid)
+            if not 0 <= query.index < scene.points:
+                raise HpalError(store.path, f"scene {scene.name} has no point {query.index}", "give matching files")
+            write(room.cloud(query), cloud, overwrite=overwrite)
+            with replace_when_whole(picture, overwrite=overwrite) as partial:
+                room.picture(query, partial, classes=store.classes)
+            task.advance(1, scene.name)
+    return pictures
+
+
+class Room:
+    """A scene and what its clips have in common."""
+
+    def __init__(self, scene: SceneInfo, points: Points, unit: float, grid: float | None) -> None:
+        """unit: metres in one unit of `points`; grid: metres between points, None if it is not known."""
+        self.scene, self._points, self._unit = scene, points, unit
+        self._metres = points.xyz.astype(np.float64) * unit
+        self._tree = cKDTree(self._metres)
+        self._step = grid if grid is not None else self._spacing()
+        self.colors = points.rgb if points.rgb is not None else _shades(points, self._metres)
+        self._grey = greyed(Points(points.xyz, points.offset, self.colors))
+        self._roof = roofed(self._metres)
+        self._thin = self._one_a_cell(max(FAR_STEP, 2 * self._step))
+        self._plan: NDArray[np.uint8] | None = None
+
+    def cloud(self, query: Query) -> ViewerCloud:
+        """The query and a star around it in a loud colour, the points within `NEAR` as scanned, the rest grey and thin.
+
+        Fields: scene; index, -1 for the star; query, 1 for the point and 2 for others that share its answer.
+        """
+        near = self._tree.query_ball_point(self._metres[query.index], NEAR)
+        rows = np.union1d(near, self._thin)
+        away = np.linalg.norm(self._metres[rows] - self._metres[query.index], axis=1) > NEAR
+        role = np.where(np.isin(rows, query.points), 2, 0)
+        role[rows == query.index] = 1
+        rgb = self._painted(query, rows, away)
+        position = self._points.position
+        star = position[query.index] + _star(self._step) / self._unit
+        fields: dict[str, NDArray[np.generic]] = {
+            **identity(self.scene, np.append(rows, np.full(len(star), -1))),
+            "query": np.append(role, np.ones(len(star))).astype(np.int32),
+        }
+        return ViewerCloud(
+            np.vstack([position[rows], star]),
+            np.vstack([rgb, np.tile(LOUD_COLOR, (len(star), 1))]).astype(np.uint8),
+            fields,
+            comments=(f"scene {self.scene.number} {self.scene.points} {self.scene.name}", *_facts(query)),
+        )
+
+    def picture(self, query: Query, path: Path, *, classes: ClassTable) -> None:
+        """A PNG: the query from two sides, and where it is in the room, from above."""
+        from hpal_cli.evaluate.figures import figure_of, save
+
+        here = self._metres[query.index]
+        rows = np.flatnonzero((np.abs(self._metres - here) < FAR).all(axis=1))
+        local = self._metres[rows] - here
+        floor, top = self._metres[:, 2].min() - here[2], self._metres[:, 2].max() - here[2]
+        views = two_views(local, step=self._step, reach=NEAR, floor=floor, top=top, roof=self._roof)
+        away = np.linalg.norm(local, axis=1) > NEAR
+        rgb = self._painted(query, rows, away)
+        figure, axes = figure_of(WIDTH, HEIGHT, columns=3)
+        figure.set_layout_engine("none")
+        for n, (place, view) in enumerate(zip(axes[:2], views, strict=True)):
+            place.set_position(_box(MARGIN + n * (SIDE + MARGIN), MARGIN, SIDE, SIDE))
+            image = draw(local, rgb, view, reach=NEAR, half=HALF, pixels=PIXELS, radius=DISC * self._step)
+            place.imshow(image, extent=(-HALF, HALF, -HALF, HALF), interpolation="nearest")
+            place.set(xticks=[], yticks=[])
+            _mark(place)
+            _scale(place, "AB"[n])
+        left = 3 * MARGIN + 2 * SIDE
+        self._locate(axes[2], query, views, (left, MARGIN, COLUMN, 0.62 * SIDE))
+        title = f"{self.scene.name}, query {query.number}"
+        figure.text(MARGIN / WIDTH, 1 - 0.32 / HEIGHT, title, fontsize=13, fontweight="bold", parse_math=False)
+        _write(figure, query, classes, left)
+        save(figure, path)
+
+    def _painted(self, query: Query, rows: NDArray[np.int64], away: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """(R, 3) colours of R points for a clip; away: (R,) those to be grey."""
+        rgb = np.where(away[:, None], self._grey[rows], self.colors[rows])
+        group = np.isin(rows, query.points)
+        # Half of the way to the loud colour.
+        rgb[group] = np.rint(0.55 * rgb[group] + 0.45 * np.array(LOUD_COLOR))
+        rgb[rows == query.index] = LOUD_COLOR
+        return rgb
+
+    def _locate(self, axes: Axes, query: Query, views: Sequence[View], box: tuple[float, float, float, float]) -> None:
+        """The room from above, with the query and where it is looked at from."""
+        xyz = self._metres
+        low, pixel = xyz.min(axis=0), max(0.06, 1.7 * self._step)
+        if self._plan is None:
+            self._plan = top_view(xyz, self.colors, pixel=pixel, below=BELOW if self._roof else 1.0)
+        axes.set_position(_box(*box))
+        axes.set_anchor("S")
+        axes.set_axis_off()
+        high = low[:2] + pixel * np.array(self._plan.shape[1::-1])
+        axes.imshow(self._plan, extent=(low[0], high[0], low[1], high[1]), interpolation="nearest", alpha=0.6)
+        here = xyz[query.index, :2]
+        arm = 0.16 * float((high - low[:2]).max())
+        loud = "#{:02x}{:02x}{:02x}".format(*LOUD_COLOR)
+        axes.plot(
+            [here[0]], [here[1]], "o", color=loud, markersize=7, markeredgecolor="white", markeredgewidth=1.2, zorder=5
+        )
+        for name, view in zip("AB", views, strict=True):
+            flat = view.toward[:2]
+            tip = here + flat * arm
+            axes.plot(*np.stack([here, tip]).T, color="0.1", linewidth=1.2, zorder=4)
+            axes.text(
+                float(tip[0]),
+                float(tip[1]),
+                name,
+                fontsize=9,
+                fontweight="bold",
+                ha="center",
+                va="center",
+                zorder=6,
+                bbox=_PAPER,
+            )
+        # The letters stand outside of a small room.
+        axes.set_xlim(min(low[0], here[0] - 1.2 * arm), max(high[0], here[0] + 1.2 * arm))
+        axes.set_ylim(min(low[1], here[1] - 1.2 * arm), max(high[1], here[1] + 1.2 * arm))
+
+    def _spacing(self) -> float:
+        if len(self._metres) < 2:
+            return 0.05
+        return max(float(np.median(self._tree.query(self._metres, 2)[0][:, 1])), 1e-3)
+
+    def _one_a_cell(self, edge: float) -> NDArray[np.int64]:
+        """The first point of each cell of this edge."""
+        cells = np.floor(self._metres / edge).astype(np.int64)
+        return np.unique(cells, axis=0, return_index=True)[1]
+
+
+_PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "0.1", "linewidth": 0.8}
+
+
+def _box(left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """Inches as shares of the figure."""
+    return left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT
+
+
+def _mark(axes: Axes) -> None:
+    """A ring and four strokes around the middle, on a white halo; the query itself stays free."""
+    from matplotlib.patches import Circle
+    from matplotlib.patheffects import withStroke
+
+    loud = "#{:02x}{:02x}{:02x}".format(*LOUD_COLOR)
+    halo = [withStroke(linewidth=4.5, foreground="white")]
+    axes.add_patch(Circle((0, 0), RING, fill=False, edgecolor=loud, linewidth=2.2, path_effects=halo, zorder=3))
+    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        ends = np.array([RING, 2 * RING])
+        axes.plot(x * ends, y * ends, color=loud, linewidth=2.2, path_effects=halo, solid_capstyle="butt", zorder=3)
+
+
+def _scale(axes: Axes, name: str) -> None:
+    x, y = -0.92 * HALF, -0.9 * HALF
+    axes.plot([x, x + 0.5], [y, y], color="0.05", linewidth=2.5, solid_capstyle="butt", zorder=4)
+    axes.text(x + 0.25, y + 0.03, "50 cm", fontsize=9, ha="center", va="bottom", zorder=4, bbox=_BARE)
+    axes.text(x, 0.9 * HALF, name, fontsize=12, fontweight="bold", ha="center", va="center", zorder=4, bbox=_PAPER)
+
+
+_BARE = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+
+
+def _write(figure: Figure, query: Query, classes: ClassTable, left: float) -> None:
+    """What is known of a query, in the column on the right."""
+    y = MARGIN + SIDE
+    colors = {c.name: "#{:02x}{:02x}{:02x}".format(*c.color) for c in classes}
+
+    def line(text: str, size: float, *, color: str | None = None, bold: bool = False) -> None:
+        nonlocal y
+        y -= size / 72 * 1.5
+        x = left
+        if color is not None:
+            figure.text(x / WIDTH, y / HEIGHT, "\u25a0", fontsize=size + 2, color=color)
+            x += 0.24
+        weight = "bold" if bold else "normal"
+        figure.text(x / WIDTH, y / HEIGHT, text, fontsize=size, fontweight=weight, color="0.1", parse_math=False)
+
+    if query.guess is not None:
+        first, second, confidence = query.guess
+        line(f"{first}?", 13, color=colors.get(first), bold=True)
+        line(f"confidence {confidence:.2f}", 9.5)
+        line(f"or {second}?", 11, color=colors.get(second))
+    known = [f"point {query.index}"]
+    known += [] if query.rank is None else [f"rank {query.rank}"]
+    line(", ".join(known), 9.5)
+    if len(query.points) > 1:
+        line(f"answers for {len(query.points):,} points, tinted", 9.5)
+
+
+def _facts(query: Query) -> tuple[str, ...]:
+    """The same, as comments of a cloud."""
+    known = [] if query.rank is None else [f"rank {query.rank}"]
+    if query.guess is not None:
+        first, second, confidence = query.guess
+        known += [f"predicted {first} {confidence:.3f}", f"second {second}"]
+    return tuple(known)
+
+
+def _shades(points: Points, metres: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(N, 3) of a cloud without colour: blue to yellow by intensity, by height where it has none, in a slanting
+    light."""
+    values = np.asarray(points.attributes.get("intensity", metres[:, 2]), np.float64)
+    low, high = np.percentile(values, [2, 98])
+    share = np.clip((values - low) / (high - low), 0, 1)[:, None] if high > low else np.full((len(values), 1), 0.5)
+    stops = np.array([(70, 95, 165), (60, 170, 160), (250, 225, 90)], np.float64)
+    color = stops[0] + np.clip(2 * share, 0, 1) * (stops[1] - stops[0])
+    color += np.clip(2 * share - 1, 0, 1) * (stops[2] - stops[1])
+    light = np.ones(len(metres))
+    for rows, near in neighbours(metres, 10):
+        normal = np.linalg.eigh(covariance(metres[near]))[1][:, :, 0]
+        light[rows] = 0.5 + 0.5 * np.abs(normal @ LIGHT)
+    return np.rint(color * light[:, None]).astype(np.uint8)
+
+
+def _star(step: float) -> NDArray[np.float64]:
+    """(S, 3) metres: six rays that leave the query itself free."""
+    tip = max(STAR, 2 * step)
+    ray = np.arange(0.4 * tip, tip + 1e-9, 0.005)
+    return np.vstack([np.outer(ray, axis) for axis in np.vstack([np.eye(3), -np.eye(3)])])

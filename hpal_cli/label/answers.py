@@ -1,0 +1,114 @@
+"""Answers of a person, from any file that they come in, as rows for a labels store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.label.annotated import UNANSWERED, Annotated, read_las, read_ply
+from hpal_cli.label.labelcloud import read_folder
+from hpal_cli.label.matching import Store, match
+from hpal_cli.label.queries import spread
+from hpal_cli.label.spreadsheet import read_table
+from hpal_cli.label.store import ANSWER, LabelStore, keys
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store.envelope import kind_of
+from hpal_cli.stream.rows import REGION, Rows
+from hpal_cli.wording import counted
+
+
+@dataclass
+class Taken:
+    """rows: (K,) records of `ANSWER`, each point once; source: what they are said to come from; given: answers that the
+    person gave; blank: rows or points (`word`) without one; unasked: answers about points that were not asked about,
+    None if that cannot be told; notes: what a person should be told."""
+
+    rows: NDArray[np.void]
+    source: str
+    given: int
+    blank: int
+    word: str
+    unasked: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_scenes(path: Path) -> Store:
+    """The scenes, predictions or labels store at `path`: each knows its scenes and classes.
+
+    Raises:
+        HpalError: something else.
+    """
+    kind = kind_of(path)
+    if kind == "predictions":
+        return PredictionStore(path)
+    return LabelStore(path) if kind == "labels" else SceneStore(path)
+
+
+def take_answers(path: Path, store: Store, *, asked: Rows | None = None, labels: LabelStore | None = None) -> Taken:
+    """The answers in a table (.csv, .tsv, .txt), a cloud (.ply, .las, .laz) or labelCloud's folder.
+
+    store: the scenes that they are about. asked: the selection that was answered, (K,) with scene and index; where it
+    has regions, an answer to one of a region's points is one to all of them. labels: knows what was asked, too.
+
+    Raises:
+        HpalError: the file cannot be read, or one of its answers cannot be taken; it is named, and none is taken.
+    """
+    files, what = _read(path, store)
+    matched = [match(found, store) for found in files]
+    rows = np.concatenate([np.zeros(0, ANSWER), *(part.rows for part in matched)])
+    if len(np.unique(keys(rows))) < len(rows):
+        raise HpalError(path, "two of its files answer for one point", "give one file a scene")
+    taken = Taken(
+        rows,
+        f"{what} {path}",
+        len(rows),
+        sum(int((found.label == UNANSWERED).sum()) for found in files),
+        files[0].what,
+        notes=[note for notes in ([*f.notes, *m.notes] for f, m in zip(files, matched, strict=True)) for note in notes],
+    )
+    _compare(taken, asked, labels)
+    if asked is not None and REGION in (asked.dtype.names or ()):
+        taken.rows = _by_region(rows, asked)
+        taken.notes.append(f"{counted(len(rows), 'answer')} for {counted(len(taken.rows), 'point')} of regions")
+    elif regions := sum(found.regions for found in files):
+        taken.notes.append(
+            f"{counted(regions, 'answer')} to whole regions taken for one point each; give the selection too for all"
+        )
+    return taken
+
+
+def _read(path: Path, store: Store) -> tuple[list[Annotated], str]:
+    if not path.exists():
+        raise HpalError(path, "does not exist", "check the name")
+    if path.is_dir():
+        return read_folder(path, store.classes, store.table), "labelCloud"
+    readers = {".ply": read_ply, ".las": read_las, ".laz": read_las}
+    read = readers.get(path.suffix.lower())
+    if read is None:
+        return [read_table(path, store.classes, store.table)], "table"
+    return [read(path, store.classes, store.table)], "cloud"
+
+
+def _compare(taken: Taken, asked: Rows | None, labels: LabelStore | None) -> None:
+    known = [keys(asked)] if asked is not None else []
+    if labels is not None and len(found := labels.asked()):
+        # What was answered before may be answered again.
+        known += [keys(found), keys(labels.latest())]
+    if known:
+        taken.unasked = int((~np.isin(keys(taken.rows), np.concatenate(known))).sum())
+
+
+def _by_region(rows: NDArray[np.void], asked: Rows) -> NDArray[np.void]:
+    """Answers to all asked points of the answered regions, and those to points that were not asked as they are."""
+    answer, point = spread(asked, rows["scene"], rows["index"])
+    more = rows[answer]
+    for name in ("scene", "index", "x", "y", "z"):
+        if name in (asked.dtype.names or ()):
+            more[name] = asked[name][point]
+    other = rows[~np.isin(keys(rows), keys(asked))]
+    return np.concatenate([more, other])

@@ -1,0 +1,31 @@
+"""What answers cost: clicks, and the area of the surface that was labelled (docs/method.md, Cost)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.label.store import keys
+from hpal_cli.wording import counted
+
+
+@dataclass(frozen=True)
+class Cost:
+    """clicks: decisions of the annotator; points: labelled grid points; area: in square metres, None if there is no
+    grid to tell it."""
+
+    clicks: int
+    points: int
+    area: float | None
+
+    @classmethod
+    def of(cls, answers: NDArray[np.void], clicks: int, grid: float | None) -> Cost:
+        """answers: records with `scene`, `index` and `label`, unsure ones among them; grid: cell edge in metres."""
+        points = len(np.unique(keys(answers[answers["label"] >= 0])))
+        return cls(clicks, points, None if grid is None else points * grid**2)
+
+    def __str__(self) -> str:
+        area = "area unknown (no grid is known)" if self.area is None else f"{self.area:.4g} m2"
+        return f"cost: {counted(self.clicks, 'click')}, {counted(self.points, 'point')} labelled, {area}"

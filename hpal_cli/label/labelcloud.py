@@ -1,0 +1,93 @@
+"""The folder that labelCloud writes: `labels/_classes.json` and `labels/segmentation/<cloud>.bin`, a byte a point."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.label.annotated import UNANSWERED, UNSURE, Annotated, scenes_named
+from hpal_cli.scenes.classes import IGNORE, ClassTable
+from hpal_cli.scenes.table import SceneInfo, SceneTable
+
+CLASSES = "_classes.json"
+
+MOST = 127
+
+
+def labels_in(folder: Path) -> Path | None:
+    """The folder of labels, given itself or the folder above; None if this is neither."""
+    return next((f for f in (folder, folder / "labels") if (f / CLASSES).is_file()), None)
+
+
+def read_folder(folder: Path, classes: ClassTable, table: SceneTable) -> list[Annotated]:
+    """One for each `.bin` file, whose name is that of a scene: its points in the order of the scene's cloud as it was
+    read, or as `hpal export` wrote it, whichever has as many points. Classes are matched by name; `unsure` is one too.
+
+    A point of labelCloud's default class is unanswered: that is what it writes for points that nobody touched.
+
+    Raises:
+        HpalError: no such folder, a class that the store does not have, a file of no scene, or of another length.
+    """
+    home = labels_in(folder)
+    if home is None:
+        raise HpalError(folder, f"has no labels/{CLASSES}", "give the folder of a labelCloud project")
+    numbers = _numbers(home / CLASSES, classes)
+    files = sorted((home / "segmentation").glob("*.bin"))
+    if not files:
+        raise HpalError(home, "has no segmentation/*.bin", "label a cloud in labelCloud's segmentation mode first")
+    return [_read(path, numbers, table) for path in files]
+
+
+def _numbers(path: Path, classes: ClassTable) -> NDArray[np.int32]:
+    """(128,) what each of labelCloud's numbers means: a class id, -1 unsure, -2 unanswered, -3 nothing."""
+    meaning = np.full(MOST + 1, -3, np.int32)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        # Older versions wrote names and numbers alone.
+        listed = data["classes"] if "classes" in data else [{"name": k, "id": v} for k, v in data.items()]
+        rows = [(str(row["name"]), int(row["id"])) for row in listed]
+        default = int(data.get("default", 0)) if "classes" in data else 0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HpalError(path, f"cannot be read ({error!r})", "give the file that labelCloud wrote") from error
+    for name, number in rows:
+        if not 0 <= number <= MOST:
+            raise HpalError(path, f"class {name!r} has the number {number}", f"labelCloud has 0 to {MOST}")
+        if number == default:
+            continue
+        found = IGNORE if name.casefold() == UNSURE else {c.name.casefold(): c.id for c in classes}.get(name.casefold())
+        if found is None:
+            remedy = f"name its classes {', '.join(classes.names)}, or {UNSURE}"
+            raise HpalError(path, f"{name!r} is no class", remedy)
+        meaning[number] = found
+    if 0 <= default <= MOST:
+        meaning[default] = UNANSWERED
+    return meaning
+
+
+def _read(path: Path, numbers: NDArray[np.int32], table: SceneTable) -> Annotated:
+    try:
+        values = np.fromfile(path, np.int8)
+    except OSError as error:
+        raise HpalError(path, f"cannot be read ({error.strerror})", "check the file") from error
+    named = scenes_named(Path(path.name), table)
+    if not named:
+        raise HpalError(path, "is called like no scene", "name the cloud as its scene is called")
+    fitting = [scene for scene in named if len(values) in (scene.points, scene.original)]
+    if len(fitting) != 1:
+        raise HpalError(path, _misfit(len(values), named, fitting), "label the cloud that `hpal export` wrote")
+    label = np.where(values < 0, -3, numbers[np.maximum(values, 0)])
+    if (label == -3).any():
+        n = int((label == -3).argmax())
+        raise HpalError(path, f"point {n:,}: {values[n]} is no class of {CLASSES}", "give the files of one project")
+    return Annotated(path, label.astype(np.int32), np.arange(len(values)), named=fitting)
+
+
+def _misfit(count: int, named: list[SceneInfo], fitting: list[SceneInfo]) -> str:
+    if fitting:
+        return f"may be of {' or '.join(scene.name for scene in fitting)}"
+    sizes = "; ".join(f"{s.name} has {s.original:,} points, {s.points:,} on its grid" for s in named)
+    return f"has {count:,} labels, but {sizes}"

@@ -1,0 +1,229 @@
+"""Which grid points the answers of a file belong to: by scene and index, by the order of a whole cloud, or by
+position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from hpal_cli.errors import HpalError
+from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated
+from hpal_cli.label.store import ANSWER, LabelStore, keys
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.wording import counted
+
+Store = SceneStore | PredictionStore | LabelStore
+
+SAME = 1e-3
+"""Metres within which an original point is found again: what a viewer that stores 32-bit floats leaves of a
+position."""
+
+
+@dataclass
+class Matched:
+    """rows: (K,) records of `ANSWER`, each point once; notes: how they were found."""
+
+    rows: NDArray[np.void]
+    notes: list[str] = field(default_factory=list)
+
+
+def match(found: Annotated, store: Store) -> Matched:
+    """The answered points of a file as answers to grid points of a store.
+
+    A point with an index is that row of its scene, the one that it names or else the one that the file is named after.
+    If the points are those of a scene's original cloud, or pieces of it, each cell gets the class that most of its
+    answered points have (of equally many the smallest). Any other point is the grid point nearest to it, if that is
+    within half a grid step and no other answered point or scene comes as near.
+
+    Raises:
+        HpalError: a point that belongs nowhere, or to more than one scene, or an answer that contradicts another one
+        about
+            the same grid point; its row is named.
+    """
+    if found.table not in (None, store.table.id):
+        raise HpalError(found.path, f"holds points of other scenes than {store.path}", "give matching files")
+    answered = np.flatnonzero(found.label != UNANSWERED)
+    if not len(answered):
+        return Matched(np.zeros(0, ANSWER))
+    if found.index is not None and (found.index[answered] >= 0).any():
+        matched = _by_index(found, answered, store)
+    elif found.position is None:
+        matched = _by_order(found, answered, store)
+    else:
+        matched = _by_position(found, answered, store)
+    if not isinstance(store, LabelStore):
+        _place(matched.rows, store)
+    return matched
+
+
+def _place(rows: NDArray[np.void], store: SceneStore | PredictionStore) -> None:
+    """Gives those without a position that of their grid point."""
+    lost = np.isnan(rows["x"])
+    for number in np.unique(rows["scene"][lost]):
+        scene = store.table[int(number)]
+        if isinstance(store, SceneStore) or store.has(scene):
+            here = lost & (rows["scene"] == number)
+            position = store.points(scene).position[rows["index"][here]]
+            rows["x"][here], rows["y"][here], rows["z"][here] = position.T
+
+
+def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:
+    assert found.index is not None
+    index = found.index[answered]
+    scene = np.full(len(answered), -1) if found.scene is None else found.scene[answered]
+    if len(found.named) == 1:
+        scene = np.where(scene < 0, found.named[0].number, scene)
+    _refuse(found, answered, index < 0, "has an answer, but no index")
+    _refuse(found, answered, scene < 0, "does not say of which scene it is")
+    _refuse(found, answered, scene >= len(store.table), "is of a scene that does not exist")
+    points = np.array([s.points for s in store.table])[scene]
+    beyond = index >= points
+    if beyond.any():
+        n = int(beyond.argmax())
+        name = store.table[int(scene[n])].name
+        _refuse(found, answered, beyond, f"scene {name} has no point {index[n]}", colon=True)
+    return Matched(_answers(found, answered, scene, index))
+
+
+def _by_order(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:
+    """A file with nothing but a label a point, which is as long as the one cloud of its scene or the other."""
+    (scene,) = found.named
+    if len(found.label) != scene.original:
+        return Matched(_answers(found, answered, np.full(len(answered), scene.number), answered))
+    if not isinstance(store, SceneStore):
+        problem = f"has a label for each original point of {scene.name}, which only the scenes store knows"
+        raise HpalError(found.path, problem, "give --source scenes.zarr")
+    cell = store.original(scene)[1]
+    if scene.points == scene.original and not np.array_equal(cell, np.arange(len(cell))):
+        problem = f"may have the order of the original points of {scene.name} or that of its grid points"
+        raise HpalError(found.path, problem, "answer in a PLY file, which keeps scene and index")
+    return _by_majority(found, answered, scene, cell[answered])
+
+
+def _by_majority(found: Annotated, answered: NDArray[np.int64], scene: SceneInfo, cell: NDArray[np.int64]) -> Matched:
+    """cell: (K,) the grid points of the answered ones. A class goes before "unsure"."""
+    label = found.label[answered].astype(np.int64)
+    # One number for both: by far faster to count than pairs.
+    base = int(label.max()) + 2
+    both, count = np.unique(cell * base + label + 1, return_counts=True)
+    votes = np.column_stack([both // base, both % base - 1])
+    # The last of each cell is the one with most votes, and among equals the smallest class.
+    votes = votes[np.lexsort((-votes[:, 1], count, votes[:, 1] >= 0, votes[:, 0]))]
+    votes = votes[np.append(votes[1:, 0] != votes[:-1, 0], True)]
+    rows = np.full(len(votes), np.array((scene.number, 0, np.nan, np.nan, np.nan, 0, 0), ANSWER))
+    rows["index"], rows["label"] = votes.T
+    return Matched(
+        rows, [f"{counted(len(label), 'original point')} of {scene.name}: {counted(len(rows), 'grid point')}"]
+    )
+
+
+def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:
+    assert found.position is not None
+    if isinstance(store, LabelStore):
+        problem = "has no scene and index, and a labels store does not know where points are"
+        raise HpalError(found.path, problem, "give --source, the scenes or predictions store")
+    place = found.position[answered]
+    _refuse(found, answered, ~np.isfinite(place.sum(axis=1)), "has an answer, but no position")
+    if isinstance(store, SceneStore):
+        for scene, _, local, inside in _around(found, place, store):
+            if inside.all() and (cell := _originals(local, store, scene)) is not None:
+                return _by_majority(found, answered, scene, cell)
+    home, row = np.full(len(answered), -1), np.zeros(len(answered), np.int64)
+    exact, double = np.zeros(len(answered), bool), np.zeros(len(answered), bool)
+    for scene, xyz, local, inside in _around(found, place, store):
+        reach = _step(store, xyz) / 2
+        distance, nearest = cKDTree(xyz).query(local[inside], distance_upper_bound=reach * (1 + 1e-6))
+        at = np.flatnonzero(inside)[np.isfinite(distance)]
+        distance, nearest = distance[np.isfinite(distance)], nearest[np.isfinite(distance)]
+        same = distance <= SAME / store.unit
+        # Rooms share walls: the very point goes before one that is only near.
+        taken, better = home[at] >= 0, same & ~exact[at]
+        double[at] = np.where(better, False, double[at] | (taken & (same == exact[at])))
+        new = ~taken | better
+        home[at[new]], row[at[new]], exact[at[new]] = scene.number, nearest[new], same[new]
+    _refuse(found, answered, double, "lies in more than one scene")
+    _refuse(found, answered, home < 0, "has no scene and index, and no grid point is within half a grid step of it")
+    key = home.astype(np.int64) << 40 | row
+    order = np.argsort(key, kind="stable")
+    twice = np.zeros(len(answered), bool)
+    twice[order[1:][key[order[1:]] == key[order[:-1]]]] = True
+    _refuse(found, answered, twice, "is as near to a grid point as another answered point")
+    note = f"{counted(len(answered), 'point')} of {found.path} matched by position"
+    return Matched(_answers(found, answered, home, row), [note])
+
+
+def _around(
+    found: Annotated, place: NDArray[np.float64], store: SceneStore | PredictionStore
+) -> Iterator[tuple[SceneInfo, NDArray[np.floating], NDArray[np.float64], NDArray[np.bool_]]]:
+    """The scenes that some of the positions (K, 3) may be of: with each its grid points (N, 3), the positions seen from
+    its offset (K, 3), and (K,) which of them are within its bounds."""
+    for scene in found.named or store.table:
+        if isinstance(store, PredictionStore) and not store.has(scene):
+            continue
+        points = store.points(scene)
+        local = place - points.offset
+        edge = np.ptp(points.xyz, axis=0).max() * 1e-6 + 2 * _step(store, points.xyz)
+        inside = ((local > points.xyz.min(axis=0) - edge) & (local < points.xyz.max(axis=0) + edge)).all(axis=1)
+        if inside.any():
+            yield scene, points.xyz, local, inside
+
+
+def _step(store: SceneStore | PredictionStore, xyz: NDArray[np.floating]) -> float:
+    """The grid step in units of the scene; without a grid, the median distance of a point to its nearest neighbour."""
+    if store.grid is not None:
+        return store.grid / store.unit
+    return float(np.median(cKDTree(xyz).query(xyz, 2)[0][:, 1])) if len(xyz) > 1 else 0.0
+
+
+def _originals(local: NDArray[np.float64], store: SceneStore, scene: SceneInfo) -> NDArray[np.int64] | None:
+    """(K,) the grid points of K positions relative to the scene's offset, if each of them is an original point."""
+    if scene.original == scene.points:
+        return None
+    points, inverse = store.original(scene)
+    same = SAME / store.unit
+    if len(local) == len(points.xyz) and np.abs(points.xyz - local).max() <= same:
+        return inverse
+    distance, nearest = cKDTree(points.xyz).query(local, distance_upper_bound=same)
+    return inverse[nearest] if np.isfinite(distance).all() else None
+
+
+def _answers(
+    found: Annotated, of: NDArray[np.int64], scene: NDArray[np.integer], index: NDArray[np.integer]
+) -> NDArray[np.void]:
+    """(K,) records for the points `of` a file, each grid point once.
+
+    Raises:
+        HpalError: two of them contradict each other.
+    """
+    rows = np.zeros(len(of), ANSWER)
+    rows["scene"], rows["index"], rows["label"] = scene, index, found.label[of]
+    position = np.full((len(of), 3), np.nan) if found.position is None else found.position[of]
+    rows["x"], rows["y"], rows["z"] = position.T
+    key = keys(rows)
+    order = np.argsort(key, kind="stable")
+    again = np.flatnonzero(key[order[1:]] == key[order[:-1]])
+    other = again[rows["label"][order[again + 1]] != rows["label"][order[again]]]
+    if len(other):
+        first, second = of[order[other[0]]], of[order[other[0] + 1]]
+        problem = f"{found.where(second)} answers otherwise than {found.where(first)} for the same point"
+        raise HpalError(found.path, problem, NOTHING)
+    keep = np.ones(len(of), bool)
+    keep[order[again + 1]] = False
+    return rows[keep]
+
+
+def _refuse(found: Annotated, of: NDArray[np.int64], bad: NDArray[Any], problem: str, *, colon: bool = False) -> None:
+    """Raises:
+    HpalError: some of the points `of` the file are bad; the first is named, the others are counted.
+    """
+    if bad.any():
+        more = f" ({counted(int(bad.sum()), 'such point')})" if bad.sum() > 1 else ""
+        where = found.where(int(of[int(bad.argmax())]))
+        raise HpalError(found.path, f"{where}{':' if colon else ''} {problem}{more}", NOTHING)

@@ -1,0 +1,130 @@
+"""What a person is asked: one query a point, or one a region, in the order of a walk through each room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.label.walk import walk
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.select.selector import scored_store
+from hpal_cli.store.envelope import kind_of
+from hpal_cli.stream.header import Header, require_scenes
+from hpal_cli.stream.rows import REGION, Rows
+
+
+class Guess(NamedTuple):
+    """The two likeliest classes and the probability of the first."""
+
+    first: str
+    second: str
+    confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A point to answer for. number: its place in the walk through its scene, from 1; points: (P,) rows of the scene
+    that share its answer, itself among them; rank, score and guess: None where they are not known."""
+
+    scene: int
+    index: int
+    position: NDArray[np.float64]
+    number: int
+    points: NDArray[np.int64]
+    rank: int | None
+    score: float | None
+    guess: Guess | None
+
+
+def rooms_of(header: Header, source: Path | None, beside: Path | None) -> PredictionStore | SceneStore | None:
+    """The store with the points around a selection: `source` if given, else the one that was scored, looked for from
+    here and from the folder `beside`; None if it is not there.
+
+    Raises:
+        HpalError: `source` is no such store, or of other scenes than the selection.
+    """
+    path = source or scored_store(header, beside)
+    if path is None or (source is None and not path.exists()):
+        return None
+    store = SceneStore(path) if kind_of(path) == "scenes" else PredictionStore(path)
+    require_scenes(header, store.table.id, "selection", path, "give the store that was scored")
+    return store
+
+
+def queries(asked: Rows, rooms: PredictionStore | SceneStore | None = None) -> list[Query]:
+    """The asked points scene by scene, each scene as a walk.
+
+    asked: (K,) with scene, index, x, y, z, perhaps rank and score. Where it has regions, there is one query a region,
+    at the point nearest to the middle of its points. predictions: gives the guesses.
+    """
+    names = asked.dtype.names or ()
+    found = []
+    for number in np.unique(asked["scene"]):
+        here = asked[asked["scene"] == number]
+        place = np.column_stack([here[axis] for axis in "xyz"]).astype(np.float64)
+        groups = _groups(here)
+        middle = np.array([_middle(place, group) for group in groups], np.int64)
+        guesses = _guesses(here["index"][middle].astype(np.int64), int(number), rooms)
+        for n, at in enumerate(walk(place[middle])):
+            row = here[middle[at]]
+            found.append(
+                Query(
+                    int(number),
+                    int(row["index"]),
+                    place[middle[at]],
+                    n + 1,
+                    here["index"][groups[at]].astype(np.int64),
+                    int(row["rank"]) if "rank" in names else None,
+                    float(row["score"]) if "score" in names else None,
+                    guesses[at],
+                )
+            )
+    return found
+
+
+def spread(
+    asked: Rows, scene: NDArray[np.integer], index: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Answers to regions as answers to all of their asked points.
+
+    asked: (K,) with scene, index and region; scene, index: (A,) answered points. Returns (M,) rows of the answers and
+    (M,) rows of `asked`, for each asked point whose region has an answer: that of its own point, else the last one.
+    """
+    region = np.unique(np.column_stack([asked["scene"], asked[REGION]]), axis=0, return_inverse=True)[1].reshape(-1)
+    row_of = {
+        point: row for row, point in enumerate(zip(asked["scene"].tolist(), asked["index"].tolist(), strict=True))
+    }
+    rows = [row_of.get(point, -1) for point in zip(scene.tolist(), index.tolist(), strict=True)]
+    answer = np.full(region.max(initial=-1) + 1, -1)
+    own = np.full(len(asked), -1)
+    for number, row in enumerate(rows):
+        if row >= 0:
+            answer[region[row]] = own[row] = number
+    chosen = np.where(own >= 0, own, answer[region])
+    return chosen[chosen >= 0], np.flatnonzero(chosen >= 0)
+
+
+def _groups(rows: Rows) -> list[NDArray[np.int64]]:
+    """Rows by region; each row alone where there are none."""
+    if REGION not in (rows.dtype.names or ()):
+        return list(np.arange(len(rows))[:, None])
+    order = np.lexsort((rows["index"], rows[REGION]))
+    return np.split(order, np.flatnonzero(np.diff(rows[REGION][order])) + 1)
+
+
+def _middle(place: NDArray[np.float64], group: NDArray[np.int64]) -> int:
+    return int(group[np.linalg.norm(place[group] - place[group].mean(axis=0), axis=1).argmin()])
+
+
+def _guesses(index: NDArray[np.int64], number: int, rooms: PredictionStore | SceneStore | None) -> list[Guess | None]:
+    if not isinstance(rooms, PredictionStore) or len(rooms.classes) < 2:
+        return [None] * len(index)
+    prob = rooms.probabilities(rooms.table[number])[index].astype(np.float32)
+    order = np.argsort(-prob, axis=1, kind="stable")
+    names = rooms.classes.names
+    return [Guess(names[o[0]], names[o[1]], float(p[o[0]])) for p, o in zip(prob, order, strict=True)]
