@@ -13,9 +13,10 @@ from scipy.spatial import cKDTree
 
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated
+from hpal_cli.label.positions import misplaced
 from hpal_cli.label.store import ANSWER, LabelStore, keys
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.wording import counted
 
@@ -43,9 +44,8 @@ def match(found: Annotated, store: Store) -> Matched:
     within half a grid step and no other answered point or scene comes as near.
 
     Raises:
-        HpalError: a point that belongs nowhere, or to more than one scene, or an answer that contradicts another one
-        about
-            the same grid point; its row is named.
+        HpalError: a point that belongs nowhere, or to several scenes, or is not where its number says, or an answer
+            that contradicts another one about the same grid point; its row is named.
     """
     if found.table not in (None, store.table.id):
         raise HpalError(found.path, f"holds points of other scenes than {store.path}", "give matching files")
@@ -64,14 +64,20 @@ def match(found: Annotated, store: Store) -> Matched:
 
 
 def _place(rows: NDArray[np.void], store: SceneStore | PredictionStore) -> None:
-    """Gives those without a position that of their grid point."""
-    lost = np.isnan(rows["x"])
-    for number in np.unique(rows["scene"][lost]):
+    """Gives answers the positions of their grid points: a file's may be rounded, or missing."""
+    for _, here, points in _scenes_of(rows["scene"], store):
+        position = points.position[rows["index"][here]]
+        rows["x"][here], rows["y"][here], rows["z"][here] = position.T
+
+
+def _scenes_of(
+    numbers: NDArray[np.integer], store: SceneStore | PredictionStore
+) -> Iterator[tuple[SceneInfo, NDArray[np.int64], Points]]:
+    """The scenes of (K,) numbers that the store has the points of, and which of the K are theirs."""
+    for number in np.unique(numbers):
         scene = store.table[int(number)]
         if isinstance(store, SceneStore) or store.has(scene):
-            here = lost & (rows["scene"] == number)
-            position = store.points(scene).position[rows["index"][here]]
-            rows["x"][here], rows["y"][here], rows["z"][here] = position.T
+            yield scene, np.flatnonzero(numbers == number), store.points(scene)
 
 
 def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:
@@ -89,6 +95,17 @@ def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Ma
         n = int(beyond.argmax())
         name = store.table[int(scene[n])].name
         _refuse(found, answered, beyond, f"scene {name} has no point {index[n]}", colon=True)
+    if found.position is not None and not isinstance(store, LabelStore):
+        place = found.position[answered]
+        wrong = np.zeros(len(answered), bool)
+        for _, here, grid in _scenes_of(scene, store):
+            near = _step(store, grid.xyz) / 2
+            wrong[here] = misplaced(place[here], grid.position[index[here]], index[here], near)
+        if wrong.any():
+            n = int(wrong.argmax())
+            name = store.table[int(scene[n])].name
+            problem = f"does not lie where point {index[n]} of {name} does: its number was rounded, or moved"
+            _refuse(found, answered, wrong, problem)
     return Matched(_answers(found, answered, scene, index))
 
 

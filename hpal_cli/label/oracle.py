@@ -8,9 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.label.positions import misplaced
 from hpal_cli.label.store import ANSWER
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
+
+NEAR = 0.02
+"""Metres that a point may have moved: half a step of the usual grid."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -18,10 +22,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
     """The labels of the asked points: (N,) records of `ANSWER`; -1 ("unsure") where the truth is to be ignored.
 
-    asked: records with `scene` and `index`.
+    asked: records with `scene` and `index`; with x, y, z too, these are compared.
 
     Raises:
-        HpalError: a scene without labels, or a scene or row that the store does not have.
+        HpalError: a scene without labels, a scene or row that the store does not have, or a point that lies elsewhere.
     """
     answers = np.zeros(len(asked), ANSWER)
     answers["scene"], answers["index"] = asked["scene"], asked["index"]
@@ -40,6 +44,13 @@ def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
             raise HpalError(store.path, f"scene {scene.name} has no labels to answer from", "use `hpal label --table`")
         answers["label"][here] = truth[index]
         position = store.points(scene).position[index]
+        if {"x", "y", "z"} <= set(asked.dtype.names or ()):
+            given = np.column_stack([asked[axis][here] for axis in "xyz"]).astype(np.float64)
+            wrong = misplaced(given, position, index, NEAR / store.unit)
+            if wrong.any():
+                n = index[int(wrong.argmax())]
+                problem = f"its point {n} of {scene.name} does not lie where that point does"
+                raise HpalError(subject, problem, "give the points as hpal wrote them, or saved as binary PLY")
         answers["x"][here], answers["y"][here], answers["z"][here] = position.T
     return answers
 
