@@ -15,10 +15,11 @@ import pytest
 from conftest import Done, tree
 
 from hpal_cli.errors import HpalError
-from hpal_cli.export.clouds import clouds
+from hpal_cli.export.clouds import answers_cloud, prediction_cloud
 from hpal_cli.export.writers import write
 from hpal_cli.label.answers import open_scenes, take_answers
 from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
@@ -124,7 +125,8 @@ def test_the_same_answer_twice_is_one(store: SceneStore, tmp_path: Path) -> None
 def test_a_field_of_the_persons_own_goes_before_the_prediction(
     predictions: Path, store: SceneStore, tmp_path: Path
 ) -> None:
-    name, cloud = next(iter(clouds(predictions)))
+    source = PredictionStore(predictions)
+    cloud = prediction_cloud(source, source.table[0])
     path = tmp_path / "pred.ply"
     write(cloud, path, overwrite=False)
     assert "what the network predicted" in refusal(path, store)
@@ -132,8 +134,7 @@ def test_a_field_of_the_persons_own_goes_before_the_prediction(
     label[[4, 8]] = 2, -1
     cloud.fields["label"] = label
     write(cloud, path, overwrite=True)
-    number = store.table.by_name[name].number
-    assert found_in(path, store) == [(number, 4, 2), (number, 8, -1)]
+    assert found_in(path, store) == [(0, 4, 2), (0, 8, -1)]
 
 
 def test_a_selection_goes_round_through_a_viewer(
@@ -339,7 +340,7 @@ def test_las_numbers_classes_from_64(suffix: str, store: SceneStore, tmp_path: P
     assert found_in(path, store) == [(0, 1, 0), (0, 2, 12), (2, 5, 3)]
     assert take_answers(path, store).blank == 2
     bad = write_las(tmp_path / f"b.{suffix}", np.zeros((2, 3)), [64, 77], {"scene": [0, 0], "index": [1, 2]})
-    assert "point 1: 13 is none of the 13 classes" in refusal(bad, store)
+    assert "point 1: 77 is none of the 13 classes" in refusal(bad, store)
 
 
 def test_las_without_index_is_matched_by_position(store: SceneStore, tmp_path: Path) -> None:
@@ -366,6 +367,17 @@ def test_las_with_the_codes_of_a_survey(store: SceneStore, tmp_path: Path) -> No
         take_answers(write_las(tmp_path / "b.las", np.zeros((3, 3)), [2, 5, 1], extra), labels)
 
 
+def test_las_codes_of_the_class_table_go_first(store: SceneStore, tmp_path: Path) -> None:
+    """A class with a LAS number of its own is written with it, the others with id + 64."""
+    rows = [{"id": 0, "name": "a", "code": 5, "las": 66}, {"id": 1, "name": "b", "las": 2}]
+    labels = LabelStore.create(tmp_path / "l.zarr", ClassTable.from_json(rows), store.table)
+    extra = {"scene": [0.0, 0, 0], "index": [1.0, 2, 3]}
+    path = write_las(tmp_path / "a.las", np.zeros((3, 3)), [66, 2, 64], extra)
+    assert take_answers(path, labels).rows["label"].tolist() == [0, 1, 0]
+    with pytest.raises(HpalError, match="point 1: 5 is none"):
+        take_answers(write_las(tmp_path / "b.las", np.zeros((3, 3)), [2, 5, 1], extra), labels)
+
+
 def test_exports_of_labels_come_back(store: SceneStore, tmp_path: Path) -> None:
     """`hpal export labels.zarr` in each format is a file that `hpal label --from` reads."""
     labels = LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)
@@ -375,7 +387,7 @@ def test_exports_of_labels_come_back(store: SceneStore, tmp_path: Path) -> None:
     from hpal_cli.history import Entry
 
     labels.append(rows, "test", Entry("test", "0", ()))
-    ((_, cloud),) = clouds(labels.path)
+    cloud = answers_cloud(labels, store.table[1], labels.latest())
     for suffix in ("ply", "las", "laz"):
         path = tmp_path / f"office_1.{suffix}"
         write(cloud, path, overwrite=False)

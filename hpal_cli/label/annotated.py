@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
+from hpal_cli.export.las import FIRST_USER_CLASS
+from hpal_cli.readers.las import UNCLASSIFIED
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneInfo, SceneTable
 
@@ -23,9 +25,6 @@ ANSWERS = ("label", "class", "classification")
 """Fields that answers are looked for in, in this order and any case, with or without `scalar_` before them."""
 
 NOTHING = "nothing of this file was taken; correct it"
-
-FIRST_USER_CLASS = 64
-UNCLASSIFIED = (0, 1)
 
 
 @dataclass
@@ -75,9 +74,9 @@ def read_ply(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
 
 
 def read_las(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
-    """Answers in a LAS or LAZ file. In `classification` 0 and 1 are unanswered, 64 and above are class ids + 64 unless
-    the class table has such codes, and the others are codes. A further field called label or class goes before it, and
-    is read as in `read_ply`.
+    """Answers in a LAS or LAZ file. In `classification` 0 and 1 are unanswered. Other numbers are the `las` of a class
+    or, for classes without, their `code`; from 64 on they are ids + 64, as results are written, unless the table has
+    such codes. A further field called label or class goes before it, and is read as in `read_ply`.
 
     Raises:
         HpalError: as `read_ply`, and whatever is wrong with the file.
@@ -181,13 +180,24 @@ def _field(found: Annotated, columns: Mapping[str, NDArray[Any]], classes: Class
 
 
 def _of_las(found: Annotated, codes: NDArray[np.int64], classes: ClassTable) -> NDArray[np.int32]:
-    known = [c.code for c in classes]
-    codes = np.where(np.isin(codes, UNCLASSIFIED), UNANSWERED, codes)
-    if max(known) >= FIRST_USER_CLASS:
-        return _known(found, codes, known)
-    user = codes >= FIRST_USER_CLASS
-    label = _known(found, np.where(user, codes - FIRST_USER_CLASS, UNANSWERED), list(range(len(classes))))
-    return np.where(user, label, _known(found, np.where(user, UNANSWERED, codes), known)).astype(np.int32)
+    nothing = -3
+    meaning = np.full(256, nothing, np.int32)
+    numbered = [c for c in classes if c.las is None]
+    if all(c.code < FIRST_USER_CLASS for c in numbered):
+        ids = np.arange(min(len(classes), 256 - FIRST_USER_CLASS))
+        meaning[ids + FIRST_USER_CLASS] = ids
+    for c in numbered:
+        if 0 <= c.code < len(meaning):
+            meaning[c.code] = c.id
+    for c in classes:
+        if c.las is not None:
+            meaning[c.las] = c.id
+    meaning[list(UNCLASSIFIED)] = UNANSWERED
+    label = meaning[codes]
+    if (label == nothing).any():
+        n = int((label == nothing).argmax())
+        raise HpalError(found.path, f"{found.where(n)}: {codes[n]} is none of the {len(classes)} classes", NOTHING)
+    return label
 
 
 def _known(found: Annotated, values: NDArray[np.int64], numbers: list[int]) -> NDArray[np.int32]:
