@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated
-from hpal_cli.label.positions import misplaced
+from hpal_cli.label.positions import rounded
 from hpal_cli.label.store import ANSWER, LabelStore, keys
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import Points, SceneStore
@@ -44,7 +44,7 @@ def match(found: Annotated, store: Store) -> Matched:
     within half a grid step and no other answered point or scene comes as near.
 
     Raises:
-        HpalError: a point that belongs nowhere, or to several scenes, or is not where its number says, or an answer
+        HpalError: a point that belongs nowhere, or to several scenes, or whose number was rounded, or an answer
             that contradicts another one about the same grid point; its row is named.
     """
     if found.table not in (None, store.table.id):
@@ -99,13 +99,8 @@ def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Ma
         place = found.position[answered]
         wrong = np.zeros(len(answered), bool)
         for _, here, grid in _scenes_of(scene, store):
-            near = _step(store, grid.xyz) / 2
-            wrong[here] = misplaced(place[here], grid.position[index[here]], index[here], near)
-        if wrong.any():
-            n = int(wrong.argmax())
-            name = store.table[int(scene[n])].name
-            problem = f"does not lie where point {index[n]} of {name} does: its number was rounded, or moved"
-            _refuse(found, answered, wrong, problem)
+            wrong[here] = rounded(index[here], place[here], grid.position[index[here]], _step(store, grid.xyz) / 2)
+        _refuse(found, answered, wrong, "has an index that a viewer rounded (binary PLY keeps it)")
     return Matched(_answers(found, answered, scene, index))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.label.positions import misplaced
+from hpal_cli.label.positions import rounded
 from hpal_cli.label.store import ANSWER
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
@@ -22,10 +22,10 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
     """The labels of the asked points: (N,) records of `ANSWER`; -1 ("unsure") where the truth is to be ignored.
 
-    asked: records with `scene` and `index`; with x, y, z too, these are compared.
+    asked: records with `scene` and `index`; with x, y, z too, rounded ones are noticed.
 
     Raises:
-        HpalError: a scene without labels, a scene or row that the store does not have, or a point that lies elsewhere.
+        HpalError: a scene without labels, a scene or row that the store does not have, or a number that was rounded.
     """
     answers = np.zeros(len(asked), ANSWER)
     answers["scene"], answers["index"] = asked["scene"], asked["index"]
@@ -46,11 +46,12 @@ def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
         position = store.points(scene).position[index]
         if {"x", "y", "z"} <= set(asked.dtype.names or ()):
             given = np.column_stack([asked[axis][here] for axis in "xyz"]).astype(np.float64)
-            wrong = misplaced(given, position, index, NEAR / store.unit)
+            wrong = rounded(index, given, position, NEAR / store.unit)
             if wrong.any():
-                n = index[int(wrong.argmax())]
-                problem = f"its point {n} of {scene.name} does not lie where that point does"
-                raise HpalError(subject, problem, "give the points as hpal wrote them, or saved as binary PLY")
+                problem = (
+                    f"the index {index[int(wrong.argmax())]} in {scene.name} was rounded: another point lies there"
+                )
+                raise HpalError(subject, problem, "save the points as binary PLY")
         answers["x"][here], answers["y"][here], answers["z"][here] = position.T
     return answers
 

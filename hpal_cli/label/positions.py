@@ -1,26 +1,36 @@
-"""Whether a point that came back by its number lies where the point of that number does."""
+"""Whether a point's number was rounded on its way through a viewer, and is another point's now. Positions tell."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-SINGLE, SIX_DIGITS = 2.0**-23, 1e-5
-"""What 32-bit floats, and text with six digits, may move a coordinate by, as a share of it."""
+DIGITS = 6
+"""Of a number in the text that some viewers save."""
 
-ROUNDED_FROM = 10**6
-"""Six digits hold whole numbers below this; larger ones come back rounded, and would be another point's."""
+SINGLE = 2.0**-23
+"""What a 32-bit float may be off by, as a share."""
+
+EXACT = 2**24
+"""A 32-bit float holds the whole numbers below this."""
 
 
-def misplaced(
-    given: NDArray[np.floating], known: NDArray[np.float64], index: NDArray[np.integer], near: float
+def rounded(
+    index: NDArray[np.integer], given: NDArray[np.floating], known: NDArray[np.float64], near: float
 ) -> NDArray[np.bool_]:
-    """(K,) which points are not the ones that their numbers name.
+    """(K,) which of the numbers `index` (K,) look rounded, while the point lies elsewhere than the one of that number.
 
-    given: (K, 3) positions as a viewer gave them back, NaN where it gave none; known: (K, 3) those of the points
-    `index` (K,); near: what is no difference in any case, in their unit.
+    given: (K, 3) positions in the file, NaN where it has none; known: (K, 3) those of the points `index`. A viewer may
+    have shifted all of them; near: what else is no difference, in their unit.
     """
-    off = np.abs(given - known).max(axis=1)
-    share = np.where(index < ROUNDED_FROM, SIX_DIGITS, SINGLE)
+    power = 10 ** np.maximum(np.floor(np.log10(np.maximum(index, 1))).astype(np.int64) + 1 - DIGITS, 0)
+    long, short = power > 1, index % power == 0
+    # By chance one in ten long numbers ends in a zero; all of them do in a file of six digits.
+    suspect = (index >= EXACT) | (long & bool(short[long].all()))
+    if not suspect.any():
+        return suspect
+    off = given - known
+    if len(off) > 1:
+        off = off - np.nanmedian(off, axis=0) if np.isfinite(off).any(axis=0).all() else off
     # False for NaN.
-    return off > near + share * np.abs(known).max(axis=1)
+    return suspect & (np.abs(off).max(axis=1) > near + SINGLE * np.abs(known).max(axis=1))
