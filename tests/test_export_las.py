@@ -267,9 +267,10 @@ def test_what_the_header_knows_nothing_of_is_kept_too(tmp_path: Path) -> None:
 def change_header(folder: Path, at: slice, to: bytes) -> None:
     """Bytes of the header that the scenes store kept."""
     group = zarr.open_group(str(folder / "s.zarr" / "scenes" / "a" / "original"), mode="a")
-    header = bytearray(base64.b64decode(str(group.attrs["las_header"])))
+    (file,) = group.attrs["files"]
+    header = bytearray(base64.b64decode(str(file["las_header"])))
     header[at] = to
-    group.attrs["las_header"] = base64.b64encode(header).decode()
+    group.attrs["files"] = [{**file, "las_header": base64.b64encode(header).decode()}]
 
 
 def test_class_colours_replace_the_scanned_ones_only_if_asked(tmp_path: Path) -> None:
@@ -359,23 +360,53 @@ def assert_same_file(raw_path: Path, path: Path) -> None:
     np.testing.assert_array_equal(after["original_classification"], np.asarray(before.classification))
 
 
-@pytest.mark.parametrize("alike", [True, False])
-def test_files_of_one_scene_come_out_as_one(alike: bool, tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    for n, name in enumerate("ab"):
+@pytest.mark.parametrize("scene_per", ["folder", 200.0])
+@pytest.mark.parametrize("lost", [False, True])
+def test_every_file_comes_back_whatever_scenes_its_points_went_to(
+    scene_per: str | float, lost: bool, tmp_path: Path
+) -> None:
+    """Files of other steps and offsets, in one folder or cut into tiles, come out each as it went in."""
+    for n, name in enumerate(("a", "deep/b")):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
         las = laspy.read(some_las(tmp_path / "raw" / f"{name}.las", 6))
-        if not alike:
-            las.change_scaling([0.001, 0.0025 * (n + 1), 0.01], [700_000.5 + n / 4, 6_600_000, 0])
-            las.write(str(tmp_path / "raw" / f"{name}.las"))
-    parts = [laspy.read(tmp_path / "raw" / f"{name}.las") for name in "ab"]
-    prepare(tmp_path / "raw", tmp_path / "s.zarr", grid=100.0, scene_per="folder", classes=LOW)
+        las.x = np.asarray(las.x) + 20 * n
+        if n:
+            las.change_scaling([0.001, 0.003, 0.01], [700_000 + 1 / 3, 6_600_000, 0])
+        las.write(str(tmp_path / "raw" / f"{name}.las"))
+    prepare(tmp_path / "raw", tmp_path / "s.zarr", grid=2.0, scene_per=scene_per, classes=LOW)
+    store = SceneStore(tmp_path / "s.zarr")
+    assert len(store.table) == 2 if scene_per == "folder" else len(store.table) > 4
     of = fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
-    (path,) = export(of, tmp_path / "out", "las", original=tmp_path / "s.zarr").paths
-    made = laspy.read(path)
-    expected = np.concatenate([np.asarray(part.xyz) for part in parts])
-    assert np.abs(np.asarray(made.xyz) - expected).max() < (1e-9 if alike else 6e-6)
-    np.testing.assert_array_equal(made.gps_time, np.concatenate([part.gps_time for part in parts]))
-    assert [vlr.record_data_bytes() for vlr in made.header.vlrs if vlr.user_id == "somebody"] == [b"of their own"]
+    scenes = [scene.name for scene in store.table][: 4 if lost else None]
+    done = export(of, tmp_path / "out", "las", original=tmp_path / "s.zarr", scenes=scenes)
+    if scene_per == "folder":
+        assert [path.relative_to(tmp_path / "out").as_posix() for path in done.paths] == ["deep.las", "raw.las"]
+        return
+    predictions = PredictionStore(of)
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in done.paths}
+    assert names == {"a.las", "deep/b.las"}
+    for name in names:
+        before, after = laspy.read(tmp_path / "raw" / name), laspy.read(tmp_path / "out" / name)
+        expected = np.full(len(before.points), -1)
+        for scene in scenes:
+            info = store.table.by_name[scene]
+            points, inverse = store.original(info)
+            files = [file.name for file in store.files(info)]
+            mine = np.array([files[n] == name for n in points.attributes["source_file"]])
+            rows = points.attributes["source_row"][mine]
+            expected[rows] = predictions.predicted(info)[inverse][mine]
+        there = expected >= 0
+        assert there.all() != lost
+        before.points = before.points[there]
+        assert_same_points(before, after, but=("classification", "class"))
+        np.testing.assert_array_equal(after["original_class"], before["class"])
+        np.testing.assert_array_equal(after["class"], expected[there])
+        assert list(after.header.scales) == list(before.header.scales)
+        assert list(after.header.offsets) == list(before.header.offsets)
+        if lost:
+            np.testing.assert_array_equal(after["source_row"], np.flatnonzero(there))
+        else:
+            assert "source_row" not in after.point_format.extra_dimension_names
 
 
 def test_a_table_with_las_codes_of_its_own(tmp_path: Path) -> None:

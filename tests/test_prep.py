@@ -24,7 +24,7 @@ from hpal_cli.scenes import spool, write
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.spool import Columns, Spool
-from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.store import SceneStore, SourceFile
 
 CLASSES = ClassTable.from_names(["a", "b", "c"])
 
@@ -180,7 +180,7 @@ def test_tiles_gather_the_points_of_all_files(tmp_path: Path, unit: float | None
         assert len(np.unique(low, axis=0)) == 1
         x, y = (f"{value:.3f}".rstrip("0").rstrip(".") for value in low[0] * edge)
         assert scene.name == f"x{x}_y{y}"
-        names = [name for name, _ in store.files(scene)]
+        names = [file.name for file in store.files(scene)]
         for n, (xyz, label) in enumerate(clouds):
             here = np.array([names[f] == files[n].name for f in points.attributes["source_file"]], bool)
             rows = points.attributes["source_row"][here]
@@ -363,7 +363,7 @@ def test_points_without_a_position(tmp_path: Path) -> None:
     rows = [n for n in range(20) if n not in (3, 7)]
     np.testing.assert_array_equal(points.attributes["source_row"], rows)
     np.testing.assert_allclose(points.position, xyz[rows], atol=1e-6)
-    assert store.files(store.table[0]) == [("a.csv", 20)]
+    assert store.files(store.table[0]) == [SourceFile("a.csv", 20)]
 
 
 # ---------------------------------------------------------------- splits

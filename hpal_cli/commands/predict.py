@@ -49,7 +49,7 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Predict every point: class, probabilities, features."""
-    from hpal_cli.export.files import COLORS, export_originals
+    from hpal_cli.export.files import COLORS, export_originals, original_names
     from hpal_cli.export.writers import free_paths
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
@@ -71,7 +71,7 @@ def command(
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
     for folder, suffix in folders:
-        free_paths(folder, [f"{scene.name}.{suffix}" for scene in chosen], overwrite=overwrite)
+        free_paths(folder, [f"{name}.{suffix}" for name in original_names(store, chosen)], overwrite=overwrite)
     console.debug(f"on {chosen_device}, {chosen_backend}")
     points = 0
     for scene, _, _ in predict(

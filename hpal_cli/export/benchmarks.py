@@ -45,8 +45,7 @@ def write(
     """One scene: ScanNet's one number a line, or SemanticKITTI's uint32 a point, both the classes' `code`.
 
     Raises:
-        HpalError: the file exists, or the scene's points are not those of one file, whose size must be known if some
-            were left out.
+        HpalError: the file exists, or has fewer points than the store says.
     """
     table = np.array([c.code for c in originals.store.classes], np.int64)
     if table.min() < 0 or table.max() > np.iinfo(np.uint16).max:
@@ -67,26 +66,15 @@ def _in_file_order(
     originals: Originals, table: NDArray[np.int64], path: Path, written: Callable[[int], None]
 ) -> NDArray[np.uint16]:
     """The code of every point of the raw file (N0,), 0 for those that were left out."""
-    scene, files = originals.scene, originals.store.files(originals.scene)
-    if len(files) > 1:
-        raise HpalError(path, f"scene {scene.name} is made of {len(files)} files", "prepare a scene a file")
-    codes: NDArray[np.uint16] | None = None
+    codes = np.full(originals.file.points, UNLABELLED, np.uint16)
     given = 0
     for points, fields in originals.blocks():
         rows = points.attributes.get("source_row")
-        if codes is None:
-            if rows is not None and not files:
-                raise HpalError(
-                    path, f"how many points the file of {scene.name} has is not known", "run `hpal prep` again"
-                )
-            size = files[0][1] if rows is not None else scene.original
-            codes = np.full(size, UNLABELLED, np.uint16)
         if rows is None:
             rows = np.arange(given, given + len(points.xyz))
         if rows.min() < 0 or rows.max() >= len(codes):
-            raise HpalError(path, f"scene {scene.name} has points beyond the end of its file", "run `hpal prep` again")
+            raise HpalError(path, f"{originals.file.name} has points beyond its end", "run `hpal prep` again")
         codes[rows] = table[fields["class"]]
         given += len(rows)
         written(len(rows))
-    assert codes is not None
     return codes

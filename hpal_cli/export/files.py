@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export import benchmarks, writers
-from hpal_cli.export.clouds import answers_cloud, predicted, prediction_cloud, scene_cloud
-from hpal_cli.export.originals import Originals
+from hpal_cli.export.clouds import answers_cloud, prediction_cloud, scene_cloud
+from hpal_cli.export.originals import Originals, Part
 from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.store import SceneStore, SourceFile
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.envelope import kind_of
 from hpal_cli.store.files import new_files
@@ -127,34 +127,53 @@ def export_originals(
     monitor: Monitor | None = None,
 ) -> Exported:
     """The original points of these scenes of `store`, with what `of` predicted, or, if it is a scenes store, as they
-    were read; a file a scene.
+    were read: a file a scene, or a file for each that was read, where scenes are made of several or of parts of them.
 
     Raises:
         HpalError: `of` is about other scenes, a file that exists, or points that the format cannot hold.
     """
     if store.table.id != of.table.id:
         raise HpalError(of.path, f"belongs to other scenes than {store.path}", "give the scenes that it was made from")
+    predictions = of if isinstance(of, PredictionStore) else None
     files = []
-    for scene in scenes:
+    for name, originals in _originals(store, predictions, scenes).items():
         if format in benchmarks.FORMATS:
-            name = benchmarks.file_name(scene.name, format, store.path)
+            path = benchmarks.file_name(name, format, store.path)
         else:
-            name = f"{scene.name}.{format}"
-        files.append(_File(name, scene.original, partial(_write_original, store, of, scene, format, color, overwrite)))
+            path = f"{name}.{format}"
+        files.append(_File(path, originals.points, partial(_write_original, originals, format, color, overwrite)))
     return _write(files, folder, overwrite, monitor or Silent())
 
 
+def original_names(store: SceneStore, scenes: Sequence[SceneInfo]) -> list[str]:
+    """The files that `export_originals` writes, without their suffix."""
+    return list(_originals(store, None, scenes))
+
+
+def _originals(store: SceneStore, of: PredictionStore | None, scenes: Sequence[SceneInfo]) -> dict[str, Originals]:
+    """What to write, by name: a scene a file, or, where scenes are made of several files or share them, each file."""
+    parts: dict[str, list[tuple[SourceFile, Part]]] = {}
+    whole = True
+    for scene in scenes:
+        files = store.files(scene)
+        whole &= len(files) < 2
+        for file, (start, stop) in zip(files, store.rows_of_files(scene), strict=True):
+            parts.setdefault(file.name, []).append((file, Part(scene, start, stop)))
+    if whole and all(len(found) == 1 for found in parts.values()):
+        made = {}
+        for scene in scenes:
+            (file,) = store.files(scene) or [SourceFile(scene.name, scene.original)]
+            made[scene.name] = Originals(store, of, file, (Part(scene, 0, scene.original),))
+        return made
+    return {
+        str(PurePosixPath(name).with_suffix("")): Originals(store, of, found[0][0], tuple(part for _, part in found))
+        for name, found in parts.items()
+    }
+
+
 def _write_original(
-    store: SceneStore,
-    of: PredictionStore | SceneStore,
-    scene: SceneInfo,
-    format: str,
-    color: str,
-    overwrite: bool,
-    path: Path,
-    written: Callable[[int], None],
+    originals: Originals, format: str, color: str, overwrite: bool, path: Path, written: Callable[[int], None]
 ) -> None:
-    originals = Originals(store, scene, predicted(of, scene) if isinstance(of, PredictionStore) else {})
     if format in benchmarks.FORMATS:
         benchmarks.write(originals, path, format, overwrite=overwrite, written=written)
     else:

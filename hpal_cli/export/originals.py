@@ -1,7 +1,8 @@
-"""A scene at its original points, in their order, with what is known of each: for viewers and as the LAS it was."""
+"""A file's original points, in their order, with what is known of each: for viewers and as the LAS it was."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.errors import HpalError
 from hpal_cli.export import las
-from hpal_cli.export.clouds import UNLABELLED_COLOR, class_colors, class_comments
+from hpal_cli.export.clouds import UNLABELLED_COLOR, class_colors, class_comments, predicted
 from hpal_cli.export.writers import ViewerCloud, write_blocks
-from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.classes import IGNORE
+from hpal_cli.scenes.store import BLOCK, Points, SceneStore, SourceFile
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.stream.viewer_names import PREFIX
@@ -25,29 +29,56 @@ RED in it for the red channel."""
 
 
 @dataclass(frozen=True)
-class Originals:
-    """The original points of a scene.
+class Part:
+    """Rows `start` to `stop` of the original points of a scene, which are a file's, or some of them."""
 
-    of_grid: field -> (N,) of the grid points, for every original point to have that of its own: `predicted`, or
-    nothing, and then `class` is the label that a point came with.
+    scene: SceneInfo
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The points of a file, in its order, from one scene or from several that share it.
+
+    of: what was predicted for them, or None; then `class` is the label that a point came with.
     """
 
     store: SceneStore
-    scene: SceneInfo
-    of_grid: dict[str, NDArray[Any]]
+    of: PredictionStore | None
+    file: SourceFile
+    parts: tuple[Part, ...]
+
+    @property
+    def points(self) -> int:
+        """How many there are: fewer than the file has, if some were left out or are of other scenes."""
+        return sum(part.stop - part.start for part in self.parts)
 
     def blocks(self) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
-        """(points, fields) block by block; where the scene came with labels they are a field: `truth` beside
-        predictions, else `class`."""
-        for points, inverse in self.store.original_blocks(self.scene, label=True):
-            fields = {name: values[inverse] for name, values in self.of_grid.items()}
+        """(points, fields) block by block; where the points came with labels they are a field: `truth` beside
+        predictions, else `class`. `source_row` is among the attributes where points are missing."""
+        yield from self._part(self.parts[0]) if len(self.parts) == 1 else self._whole.blocks()
+
+    def _part(self, part: Part) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
+        of_grid = {} if self.of is None else predicted(self.of, part.scene)
+        for points, inverse in self.store.original_blocks(part.scene, label=True, start=part.start, stop=part.stop):
+            points.attributes.pop("source_file", None)
+            fields = {name: values[inverse] for name, values in of_grid.items()}
             if points.label is not None:
-                fields["truth" if self.of_grid else "class"] = points.label
+                fields["class" if self.of is None else "truth"] = points.label
             yield points, fields
 
     @cached_property
-    def las_header(self) -> bytes | None:
-        return self.store.las_header(self.scene)
+    def _whole(self) -> _PutTogether:
+        whole = _PutTogether(self.file.points)
+        for part in self.parts:
+            for points, fields in self._part(part):
+                try:
+                    whole.add(points, fields)
+                except ValueError as error:
+                    problem = f"scene {part.scene.name}: rows of {self.file.name} are wrong ({error})"
+                    raise HpalError(self.store.path, problem, "run `hpal prep` again") from error
+        return whole
 
     def clouds(self, color: str) -> Iterator[ViewerCloud]:
         """The blocks for a viewer, with every column that was read as a field.
@@ -66,8 +97,8 @@ class Originals:
             fields |= _named(points.attributes, fields)
             position = (
                 points.position
-                if self.las_header is None
-                else las.snapped(self.las_header, points.position, f"{self.store.path}: scene {self.scene.name}")
+                if self.file.las_header is None
+                else las.snapped(self.file.las_header, points.position, f"{self.store.path}: {self.file.name}")
             )
             yield ViewerCloud(
                 position,
@@ -82,7 +113,7 @@ class Originals:
     def write(
         self, path: Path, color: str = "auto", *, overwrite: bool = False, written: Callable[[int], None]
     ) -> None:
-        """Writes .ply, .las, .laz or .csv, by the suffix; a LAS of a scene that was LAS is `las.write_like`.
+        """Writes .ply, .las, .laz or .csv, by the suffix; a LAS of a file that was LAS is `las.write_like`.
 
         color: `class`, `rgb` as scanned, or `auto`: class for a PLY of predictions, else rgb.
 
@@ -90,10 +121,10 @@ class Originals:
             HpalError: the file exists, or cannot hold the points.
         """
         if color == "auto":
-            color = "class" if self.of_grid and path.suffix == ".ply" else "rgb"
-        header = self.las_header
+            color = "class" if self.of is not None and path.suffix == ".ply" else "rgb"
+        header = self.file.las_header
         if path.suffix != ".las" or header is None:
-            write_blocks(lambda: self.clouds(color), self.scene.original, path, overwrite=overwrite, written=written)
+            write_blocks(lambda: self.clouds(color), self.points, path, overwrite=overwrite, written=written)
             return
         classes = self.store.classes
         with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
@@ -102,10 +133,63 @@ class Originals:
                 self.blocks(),
                 file,
                 path,
-                table=las.codes(classes, own=self.store.format == "las") if self.of_grid else None,
+                table=las.codes(classes, own=self.store.format == "las") if self.of is not None else None,
                 colors=np.vstack([classes.colors, [UNLABELLED_COLOR]]) if color == "class" else None,
                 written=written,
             )
+
+
+class _PutTogether:
+    """Points of one file, from several scenes, put back in its order: on disk, for a file may be large."""
+
+    def __init__(self, points: int) -> None:
+        self._there = np.zeros(points, bool)
+        self._folder = tempfile.TemporaryDirectory(prefix="hpal-")
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._shared: set[str] = set()
+        self._truth: str | None = None
+
+    def add(self, points: Points, fields: dict[str, NDArray[Any]]) -> None:
+        """Points with their attribute `source_row`. What not all of them have is left out, but for labels.
+
+        Raises:
+            ValueError: a row that the file has not, or that was there before.
+        """
+        rows = points.attributes["source_row"]
+        if rows.min() < 0 or rows.max() >= len(self._there):
+            raise ValueError("beyond its end")
+        if self._there[rows].any() or len(np.unique(rows)) < len(rows):
+            raise ValueError("given twice")
+        given = {f"field {name}": values for name, values in fields.items() if values is not points.label}
+        given |= {f"column {name}": values for name, values in points.attributes.items()}
+        given["xyz"] = points.position
+        # A tile without a labelled point has no labels.
+        given["label"] = np.full(len(rows), IGNORE, np.int32) if points.label is None else points.label
+        if points.label is not None:
+            self._truth = next(name for name, values in fields.items() if values is points.label)
+        if points.rgb is not None:
+            given["rgb"] = points.rgb
+        self._shared = self._shared & set(given) if self._there.any() else set(given)
+        self._there[rows] = True
+        for name, values in given.items():
+            if name not in self._columns:
+                path = Path(self._folder.name) / str(len(self._columns))
+                shape = (len(self._there), *values.shape[1:])
+                self._columns[name] = np.memmap(path, values.dtype, "w+", shape=shape)
+            self._columns[name][rows] = values
+
+    def blocks(self) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
+        """From the file's first row to its last, as `Originals.blocks`."""
+        rows = np.flatnonzero(self._there)
+        names = self._shared - ({"column source_row"} if len(rows) == len(self._there) else set())
+        for start in range(0, len(rows), BLOCK):
+            block = {name: np.asarray(self._columns[name][rows[start : start + BLOCK]]) for name in sorted(names)}
+            xyz, label, rgb = block.pop("xyz"), block.pop("label"), block.pop("rgb", None)
+            fields = {name.removeprefix("field "): v for name, v in block.items() if name.startswith("field ")}
+            if self._truth is not None:
+                fields[self._truth] = label
+            attributes = {name.removeprefix("column "): v for name, v in block.items() if name.startswith("column ")}
+            yield Points(xyz, np.zeros(3), rgb, label if self._truth else None, attributes), fields
 
 
 def _named(attributes: dict[str, NDArray[Any]], taken: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

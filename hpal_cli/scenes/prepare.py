@@ -209,8 +209,9 @@ def _tiled(
     with monitor.task("reading points", sum(_expected(reader, source) for source in sources)) as task:
         for source in sources:
             blocks = readers.blocks(reader, source, job.options, strict=job.strict)
+            file = _file(source)
             try:
-                file = tiles.add_file(source.path, _counted(blocks, _expected(reader, source), task))
+                tiles.add_file(file, _counted(blocks, _expected(reader, source), task))
             except HpalError as error:
                 fail(source.name, error)
                 continue
@@ -276,12 +277,17 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
 def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:
     reader, raw = _reader(work.job.reader), RawScene(folder)
     for source in work.sources:
-        file = RawFile(source.path)
+        file = _file(source)
         blocks = readers.blocks(reader, source, work.job.options, strict=work.job.strict)
         for cloud in blocks if task is None else _counted(blocks, _expected(reader, source), task):
             raw.add(cloud, file.see(cloud), file)
         file.check()
     return raw
+
+
+def _file(source: Source) -> RawFile:
+    suffix = source.path.suffix if source.path.is_file() else ""
+    return RawFile(source.path, readers.safe_name(source.name + suffix))
 
 
 def _counted(blocks: Iterator[Cloud], expected: int, task: Task) -> Iterator[Cloud]:

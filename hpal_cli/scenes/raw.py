@@ -20,6 +20,7 @@ class RawFile:
     """What is known of one file once all of it was read: `points` counts those that were left out too."""
 
     path: Path
+    name: str
     points: int = 0
     unit: float | None = None
     las_header: bytes | None = None

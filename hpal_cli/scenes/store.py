@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -41,6 +41,15 @@ class Points:
     def position(self) -> NDArray[np.float64]:
         """(N, 3) float64 in the coordinates of the source."""
         return self.offset + self.xyz
+
+
+class SourceFile(NamedTuple):
+    """A file that original points were read from. name: its path below the folder that was read, made safe; points:
+    how many it has, those that were left out too; las_header: an empty LAS file with its header and records."""
+
+    name: str
+    points: int
+    las_header: bytes | None = None
 
 
 class SceneStore:
@@ -77,8 +86,10 @@ class SceneStore:
         group = f"scenes/{scene.name}/original"
         return self._read(group, scene, label), self._array(f"{group}/inverse")
 
-    def original_blocks(self, scene: SceneInfo, *, label: bool = False) -> Iterator[tuple[Points, NDArray[np.int64]]]:
-        """`original`, `BLOCK` points at a time, in their order: a scan need not fit into memory.
+    def original_blocks(
+        self, scene: SceneInfo, *, label: bool = False, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[Points, NDArray[np.int64]]]:
+        """`original` from row `start` to `stop`, `BLOCK` points at a time: a scan need not fit into memory.
 
         Raises:
             HpalError: columns of another length than the scene, or a grid point that is not there.
@@ -91,8 +102,9 @@ class SceneStore:
             if reader.shape[0] != scene.original:
                 problem = f"scene {scene.name}: {column} has {reader.shape[0]} rows, expected {scene.original}"
                 raise HpalError(self.path, problem, "run `hpal prep` again")
-        for start in range(0, scene.original, BLOCK):
-            read = {column: reader.block(start, start + BLOCK) for column, reader in columns.items()}
+        end = scene.original if stop is None else stop
+        for row in range(start, end, BLOCK):
+            read = {column: reader.block(row, min(row + BLOCK, end)) for column, reader in columns.items()}
             inverse = read.pop("inverse")
             if inverse.min() < 0 or inverse.max() >= scene.points:
                 raise HpalError(
@@ -100,29 +112,44 @@ class SceneStore:
                 )
             yield Points(read.pop("xyz"), offset, read.pop("rgb", None), read.pop("label", None), read), inverse
 
-    def las_header(self, scene: SceneInfo) -> bytes | None:
-        """An empty LAS file with the header and the records of the scene's own; None if it came from no LAS file.
+    def files(self, scene: SceneInfo) -> list[SourceFile]:
+        """The files that the original points were read from; [] where that was not kept.
 
         Raises:
-            HpalError: it is damaged.
+            HpalError: what is said of them is damaged.
         """
-        text = self._columns(f"scenes/{scene.name}/original", scene)[0].attrs.get("las_header")
-        try:
-            return None if text is None else base64.b64decode(str(text), validate=True)
-        except binascii.Error as error:
-            raise HpalError(
-                self.path, f"scene {scene.name}: las_header is damaged ({error})", "run `hpal prep` again"
-            ) from error
-
-    def files(self, scene: SceneInfo) -> list[tuple[str, int]]:
-        """(name, points) of the files that the original points were read from; [] where that was not kept."""
         rows: Any = self._columns(f"scenes/{scene.name}/original", scene)[0].attrs.get("files", [])
         try:
-            return [(str(row["name"]), int(row["points"])) for row in rows]
+            return [
+                SourceFile(
+                    str(row["name"]),
+                    int(row["points"]),
+                    base64.b64decode(row["las_header"], validate=True) if "las_header" in row else None,
+                )
+                for row in rows
+            ]
         except (TypeError, KeyError, ValueError) as error:
             raise HpalError(
                 self.path, f"scene {scene.name}: files cannot be read ({error!r})", "run `hpal prep` again"
             ) from error
+
+    def rows_of_files(self, scene: SceneInfo) -> list[tuple[int, int]]:
+        """For each of `files`, which of the original points are its: from row, to row.
+
+        Raises:
+            HpalError: that is not known, or a file's points are not side by side.
+        """
+        files, name = self.files(scene), f"scenes/{scene.name}/original/source_file"
+        if self._find(name) is None:
+            if len(files) > 1:
+                problem = f"scene {scene.name}: which of its points are which file's is not known"
+                raise HpalError(self.path, problem, "run `hpal prep` again")
+            return [(0, scene.original)] * len(files)
+        numbers = self._array(name)
+        if (np.diff(numbers) < 0).any():
+            raise HpalError(self.path, f"scene {scene.name}: its files are mixed", "run `hpal prep` again")
+        edges = np.searchsorted(numbers, np.arange(len(files) + 1)).tolist()
+        return list(itertools.pairwise(edges))
 
     def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
         """(N,) class ids of the grid points, -1 for none; None if the scene came without labels."""

@@ -23,13 +23,12 @@ class Tiles:
         self.scenes: dict[str, RawScene] = {}
         self._metres, self._unit, self._folder = metres, unit, folder
 
-    def add_file(self, path: Path, blocks: Iterable[Cloud]) -> RawFile:
+    def add_file(self, file: RawFile, blocks: Iterable[Cloud]) -> None:
         """Deals out the points of a file.
 
         Raises:
             HpalError: what reading raises; colours that make no sense; tiles without number.
         """
-        file = RawFile(path)
         for cloud in blocks:
             rows = file.see(cloud)
             if self._unit is None:
@@ -40,9 +39,8 @@ class Tiles:
             home = home.reshape(-1)
             for number, tile in enumerate(tiles):
                 here = np.flatnonzero(home == number)
-                self._scene(_name(tile * edge), path).add(cloud.take(here), rows[here], file)
+                self._scene(_name(tile * edge), file.path).add(cloud.take(here), rows[here], file)
         file.check()
-        return file
 
     def _scene(self, name: str, path: Path) -> RawScene:
         if name not in self.scenes:

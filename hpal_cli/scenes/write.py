@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.grid import subsample
-from hpal_cli.scenes.raw import RawScene
+from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.spool import BLOCK, KEPT, Columns, Spool
 from hpal_cli.store import envelope
 from hpal_cli.voxels import voxel_coordinates
@@ -22,8 +22,8 @@ from hpal_cli.voxels import voxel_coordinates
 SLAB = 1 << 21
 """Points whose cells are made in one go: some 400 MB."""
 
-STEPS = slice(131, 179)
-"""Bytes of a LAS header: the scales of x, y, z, then their offsets."""
+SCALES = slice(131, 155)
+"""Bytes of a LAS header: the steps of x, y, z."""
 
 SAMPLE = 16
 """One point in so many says where the slabs are cut."""
@@ -48,15 +48,10 @@ def write_scene(
     offset = np.floor(raw.low)
     group.attrs["offset"] = offset.tolist()
     below = group.create_group("original")
-    below.attrs["files"] = [
-        {"name": file.path.name.encode("utf-8", "replace").decode(), "points": file.points} for file in raw.files
-    ]
-    header = _las_header(raw, offset)
-    if header is not None:
-        below.attrs["las_header"] = base64.b64encode(header).decode("ascii")
+    below.attrs["files"] = [_about(file) for file in raw.files]
     grid = None if edge is None else _Grid(raw, offset, edge, folder, slab)
     originals = _Arrays(below, len(raw))
-    exact = _position_type(raw, offset, header)
+    exact = _position_type(raw, offset)
     for columns in _converted(raw, table, offset):
         if grid is not None:
             grid.add(columns)
@@ -74,24 +69,19 @@ def write_scene(
     return count, len(raw), digest.hexdigest()[:16]
 
 
-def _las_header(raw: RawScene, offset: NDArray[np.float64]) -> bytes | None:
-    """The header for a LAS file of the whole scene; None if not all of its files are LAS."""
-    headers = [file.las_header for file in raw.files]
-    first = headers[0]
-    if first is None or None in headers:
-        return None
-    if len({header[STEPS] for header in headers if header is not None}) > 1:
-        # One header is to hold them all: in steps that divide those of every file.
-        step = next(step for step in (1e-5, 1e-4, 1e-3, 1e-2, 1.0) if (raw.high - offset).max() < step * 2**31)
-        first = first[: STEPS.start] + np.array([step] * 3 + offset.tolist(), "<f8").tobytes() + first[STEPS.stop :]
-    return first
+def _about(file: RawFile) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": file.name, "points": file.points}
+    if file.las_header is not None:
+        about["las_header"] = base64.b64encode(file.las_header).decode("ascii")
+    return about
 
 
-def _position_type(raw: RawScene, offset: NDArray[np.float64], las_header: bytes | None) -> type[np.floating]:
+def _position_type(raw: RawScene, offset: NDArray[np.float64]) -> type[np.floating]:
     """float32 where that loses no more than `MAX_ERROR` and no step of a LAS file; large tiles outgrow it."""
     error = float(np.spacing(np.float32((raw.high - offset).max()))) / 2
-    steps = [MAX_ERROR] if las_header is None else [MAX_ERROR, *(np.frombuffer(las_header[STEPS], "<f8")[:3] / 4)]
-    return np.float32 if error <= min(steps) else np.float64
+    headers = [file.las_header for file in raw.files if file.las_header is not None]
+    steps = [float(step) for header in headers for step in np.frombuffer(header[SCALES], "<f8")]
+    return np.float32 if error <= min([MAX_ERROR, *(step / 4 for step in steps)]) else np.float64
 
 
 def _converted(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) -> Iterator[Columns]:
