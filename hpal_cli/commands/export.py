@@ -15,7 +15,15 @@ NAME = "export"
 
 def command(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Scenes, predictions or labels store.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the files, one a scene.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Folder for the files, one a scene (with --original, one for each file that was read).",
+        ),
+    ],
     original: Annotated[
         Path | None,
         typer.Option(metavar="SCENES", help="Write the points as this store read them, not those of its grid."),
