@@ -427,3 +427,15 @@ def test_a_table_with_las_codes_of_its_own(tmp_path: Path) -> None:
     predictions = PredictionStore(of)
     wanted = np.array([6, 2])[predictions.predicted(predictions.table[0])]
     np.testing.assert_array_equal(laspy.read(path).classification, wanted)
+
+
+def test_a_table_that_numbers_from_zero_is_not_that_of_las(tmp_path: Path) -> None:
+    """0 and 1 would say "not classified" of what was predicted."""
+    las = laspy.create(point_format=6, file_version="1.4")
+    las.x, las.y, las.z = np.random.default_rng(0).random((3, 60)) * 9
+    las.write(str(tmp_path / "a.las"))
+    prepare(tmp_path / "a.las", tmp_path / "s.zarr", grid=None, classes=ClassTable.from_names(["wall", "floor"]))
+    of = fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
+    (path,) = export(of, tmp_path / "out", "las", original=tmp_path / "s.zarr").paths
+    predictions = PredictionStore(of)
+    np.testing.assert_array_equal(laspy.read(path).classification, 64 + predictions.predicted(predictions.table[0]))

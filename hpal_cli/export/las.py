@@ -50,7 +50,9 @@ _OFF = 0.26
 
 def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
     """(C,) the classes' numbers in LAS files: `las` where the table has it, else `code` if the scenes came from LAS
-    (`own`), else id + 64."""
+    (`own`) and these can be LAS's, else id + 64. A table with a code 0 or 1 is not numbered as LAS files are: there
+    they mean "not classified"."""
+    own = own and not any(c.las is None and c.code in readers.las.UNCLASSIFIED for c in classes)
     return np.array(
         [c.las if c.las is not None else c.code if own else c.id + FIRST_USER_CLASS for c in classes], np.int64
     )

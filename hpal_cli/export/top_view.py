@@ -68,7 +68,7 @@ def side_by_side(
         place.set_axis_off()
     if legend:
         patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=name) for name, color in legend]
-        figure.legend(
-            handles=patches, loc="outside lower center", ncols=min(7, len(patches)), frameon=False, fontsize=8
-        )
+        rows = -(-len(patches) // 7)
+        columns = -(-len(patches) // rows)
+        figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     save(figure, path)
