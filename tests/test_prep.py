@@ -18,7 +18,9 @@ from conftest import GRID, Done, environment, tree
 from conftest import run_hpal as hpal
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.readers import text
+from hpal_cli.export.files import export
+from hpal_cli.progress import Silent
+from hpal_cli.readers import number_table, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes import spool, write
 from hpal_cli.scenes.classes import ClassTable
@@ -149,17 +151,104 @@ def test_loose_files_of_the_folder_that_was_given(folder: Path, tmp_path: Path) 
     assert [(s.name, s.original) for s in SceneStore(tmp_path / "s.zarr").table] == [("east", 600)]
 
 
-def test_files_of_a_scene_that_differ(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_files_of_a_scene_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """What one of them has is kept, and each comes back with what it had."""
+    monkeypatch.setattr(spool.Spool.__init__, "__defaults__", (kept,))
     xyz, label = cloud(0)
-    table(tmp_path / "raw" / "a.csv", xyz, label, u=xyz[:, 0], v=xyz[:, 1])
-    table(tmp_path / "raw" / "b.csv", xyz, label, v=xyz[:, 2], w=xyz[:, 1])
-    done = hpal("prep", tmp_path / "raw", "-o", tmp_path / "s.zarr", "--scene-per", "folder")
-    assert done.rc == 0, done.err
-    assert "left out u, w: not in all of its files" in done.err
+    red = {name: np.full(300, n) for n, name in enumerate(("red", "green", "blue"), 1)}
+    table(tmp_path / "raw" / "a.csv", xyz, None, u=xyz[:, 0], v=xyz[:, 1])
+    table(tmp_path / "raw" / "b.csv", xyz, label, v=xyz[:, 2], w=xyz[:, 1], **red)
+    table(tmp_path / "raw" / "c.csv", xyz, None, w=xyz[:, 0])
+    notes: list[str] = []
+    monkeypatch.setattr(Silent, "warn", lambda self, text: notes.append(text))
+    prepare(tmp_path / "raw", tmp_path / "s.zarr", scene_per="folder", classes=CLASSES)
+    assert notes == ["raw: not all of its files have label, rgb, u, v, w: filled up with nothing there"]
     store = SceneStore(tmp_path / "s.zarr")
-    points, _ = store.original(store.table[0])
-    assert sorted(points.attributes) == ["source_file", "source_row", "v"]
-    np.testing.assert_array_equal(points.attributes["v"], np.concatenate([xyz[:, 1], xyz[:, 2]]))
+    points, _ = store.original(store.table[0], label=True)
+    nothing = np.full(300, np.nan)
+    np.testing.assert_array_equal(points.attributes["u"], np.concatenate([xyz[:, 0], nothing, nothing]))
+    np.testing.assert_array_equal(points.attributes["v"], np.concatenate([xyz[:, 1], xyz[:, 2], nothing]))
+    np.testing.assert_array_equal(points.attributes["w"], np.concatenate([nothing, xyz[:, 1], xyz[:, 0]]))
+    np.testing.assert_array_equal(points.label, np.concatenate([[-1] * 300, label, [-1] * 300]))
+    np.testing.assert_array_equal(points.rgb, np.repeat([[0, 0, 0], [1, 2, 3], [0, 0, 0]], 300, axis=0))
+    export(tmp_path / "s.zarr", tmp_path / "out", "csv", original=tmp_path / "s.zarr")
+    heads = {name: (tmp_path / f"out/{name}.csv").read_text().split("\n")[0].split(",") for name in "abc"}
+    assert heads == {
+        "a": ["x", "y", "z", "u", "v"],
+        "b": ["x", "y", "z", "red", "green", "blue", "class", "v", "w"],
+        "c": ["x", "y", "z", "w"],
+    }
+
+
+def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
+    xyz, label = cloud(0)
+    table(tmp_path / "raw" / "a.csv", xyz, label)
+    table(tmp_path / "raw" / "b.csv", xyz, label + 7)
+    with pytest.raises(HpalError, match=r"b\.csv: class number"):
+        prepare(tmp_path / "raw", tmp_path / "s.zarr", scene_per="folder", classes=CLASSES)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_file_that_fails_leaves_nothing_in_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """Neither its points nor its columns, however many blocks of it were read."""
+    monkeypatch.setattr(number_table, "ROWS", 100)
+    monkeypatch.setattr(number_table, "_PIECE", 1 << 11)
+    good, bad = ("b", "a") if first else ("a", "b")
+    xyz, label = cloud(0, 400, 10.0)
+    table(tmp_path / "raw" / f"{good}.csv", xyz, label)
+    table(tmp_path / "raw" / f"{bad}.csv", *cloud(1, 400, 10.0), more=xyz[:, 0])
+    with (tmp_path / "raw" / f"{bad}.csv").open("a") as file:
+        file.write("1,2\n")
+    with pytest.raises(HpalError, match=f"1 of 2 files could not be read, and are not in it: {bad};"):
+        prepare(tmp_path / "raw", tmp_path / "s.zarr", scene_per=4.0, classes=CLASSES, keep_going=True)
+    (tmp_path / "raw" / f"{bad}.csv").unlink()
+    prepare(tmp_path / "raw", tmp_path / "alone.zarr", scene_per=4.0, classes=CLASSES)
+    assert tree(tmp_path / "s.zarr") == tree(tmp_path / "alone.zarr")
+
+
+def test_labels_that_come_later_are_noticed(tmp_path: Path) -> None:
+    """A file beside a scene is part of it, also where it was not there before."""
+    folder = tmp_path / "sequences/00"
+    (folder / "velodyne").mkdir(parents=True)
+    for n in range(2):
+        np.random.default_rng(n).random((50, 4)).astype("<f4").tofile(folder / f"velodyne/{n:06d}.bin")
+    whole = (folder / "velodyne/000001.bin").read_bytes()
+    (folder / "velodyne/000001.bin").write_bytes(whole[:-3])
+    with pytest.raises(HpalError):
+        prepare(tmp_path / "sequences", tmp_path / "s.zarr")
+    (folder / "velodyne/000001.bin").write_bytes(whole)
+    (folder / "labels").mkdir()
+    np.full(50, 40, "<u4").tofile(folder / "labels/000000.label")
+    prepare(tmp_path / "sequences", tmp_path / "s.zarr", resume=True)
+    store = SceneStore(tmp_path / "s.zarr")
+    labels = store.labels(store.table.by_name["00/000000"])
+    assert labels is not None
+    assert (labels >= 0).all()
+
+
+def test_a_name_that_a_store_has_for_itself(tmp_path: Path) -> None:
+    xyz, label = cloud(0)
+    table(tmp_path / "raw" / "zarr.json.csv", xyz, label)
+    prepare(tmp_path / "raw", tmp_path / "s.zarr", classes=CLASSES)
+    assert [scene.name for scene in SceneStore(tmp_path / "s.zarr").table] == ["zarr.json_"]
+
+
+def test_colours_a_little_beyond_bytes_are_told(tmp_path: Path) -> None:
+    xyz, label = cloud(0)
+    table(tmp_path / "raw" / "a.csv", xyz, label, red=np.arange(300) % 257, green=label, blue=label)
+    done = hpal("prep", tmp_path / "raw", "-o", tmp_path / "s.zarr")
+    assert "its colours reach beyond 255, but not far: read as 16 bits" in done.err
+
+
+def test_black_colours_are_told(tmp_path: Path) -> None:
+    xyz, label = cloud(0)
+    table(tmp_path / "raw" / "a.csv", xyz, label, red=label * 0, green=label * 0, blue=label * 0)
+    done = hpal("prep", tmp_path / "raw", "-o", tmp_path / "s.zarr")
+    assert "the colours are all zero: read as a cloud without colour" in done.err
+    assert not SceneStore(tmp_path / "s.zarr").has_color(SceneStore(tmp_path / "s.zarr").table[0])
 
 
 @pytest.mark.parametrize("unit", [None, 0.3048])

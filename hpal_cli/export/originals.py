@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,27 @@ class Originals:
     def blocks(self) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
         """(points, fields) block by block; where the points came with labels they are a field: `truth` beside
         predictions, else `class`. `source_row` is among the attributes where points are missing."""
-        yield from self._part(self.parts[0]) if len(self.parts) == 1 else self._whole.blocks()
+        if len(self.parts) > 1:
+            yield from self._whole.blocks()
+            return
+        given = 0
+        for points, fields in self._part(self.parts[0]):
+            rows = points.attributes.get("source_row")
+            whole = self.points == self.file.points
+            if rows is not None and whole and np.array_equal(rows, np.arange(given, given + len(rows))):
+                del points.attributes["source_row"]
+            given += len(points.xyz)
+            yield points, fields
 
     def _part(self, part: Part) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
         of_grid = {} if self.of is None else predicted(self.of, part.scene)
+        (own,) = [f.columns for f in self.store.files(part.scene) if f.name == self.file.name] or [None]
         for points, inverse in self.store.original_blocks(part.scene, label=True, start=part.start, stop=part.stop):
             points.attributes.pop("source_file", None)
+            if own is not None:
+                kept = {n: v for n, v in points.attributes.items() if n in own or n == "source_row"}
+                rgb, label = (points.rgb if "rgb" in own else None), (points.label if "label" in own else None)
+                points = replace(points, rgb=rgb, label=label, attributes=kept)
             fields = {name: values[inverse] for name, values in of_grid.items()}
             if points.label is not None:
                 fields["class" if self.of is None else "truth"] = points.label

@@ -212,6 +212,8 @@ def safe_name(name: str) -> str:
         segment = re.sub(r"[^A-Za-z0-9._-]", "_", plain)
         if set(segment) == {"."}:
             segment = "_" * len(segment)
+        if segment == "zarr.json":
+            segment += "_"  # a store's own file
         if segment:
             segments.append(segment)
     return "/".join(segments) or "_"

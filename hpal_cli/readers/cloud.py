@@ -14,11 +14,12 @@ class Source:
     """A scene that was found but not read yet.
 
     `name` is relative to the folder that was searched, with `/` between folders and no suffix
-    (`Area_6/office_1`); `path` is what the reader opens.
+    (`Area_6/office_1`); `path` is what the reader opens; `beside` are files that belong to it where they exist.
     """
 
     name: str
     path: Path
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 
+DARK = 1024
+"""Of 65535."""
+
 
 class ColourRange:
     """The lowest and the highest channel of a cloud's blocks, and what follows for all of them."""
@@ -27,6 +30,11 @@ class ColourRange:
     def black(self) -> bool:
         """Whether no channel of any point is above zero: a format with colours, never coloured."""
         return self._top == 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a channel is a little above 255: of bytes with a slip, or of dark pictures in 16 bits."""
+        return 255 < self._top < DARK
 
     def check(self, subject: object) -> None:
         """Raises:

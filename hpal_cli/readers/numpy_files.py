@@ -69,6 +69,8 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         for first in _firsts(_load(path)):
             # Mapped anew each time: pages that were read count as the process's memory while the mapping stands.
             array: Any = _load(path)
+            if not array.ndim:
+                raise HpalError(path, "holds a single number", "save an array with a row for each point")
             rows = array[first : first + ROWS]
             if array.dtype.names:
                 yield columns.cloud({name: rows[name] for name in array.dtype.names}, path, first)

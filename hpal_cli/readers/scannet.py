@@ -62,7 +62,15 @@ CLASSES: ClassTable | None = ClassTable(
 def find(root: Path, options: Options) -> list[Source]:
     """Scenes by their cleaned mesh, at any depth; named without the folders above."""
     paths = [root] if root.is_file() else walk(root)
-    return in_order(Source(p.name.removesuffix(_SUFFIX), p) for p in paths if p.name.endswith(_SUFFIX))
+    return in_order(Source(p.name.removesuffix(_SUFFIX), p, _labels(p)) for p in paths if p.name.endswith(_SUFFIX))
+
+
+def _labels(path: Path) -> tuple[Path, Path, Path]:
+    """Where the labels of a mesh would be: as a mesh of its own, or as objects and segments."""
+    stem = path.name.removesuffix(_SUFFIX)
+    names = (path.name.removesuffix(".ply") + ".labels.ply", stem + _OBJECTS, stem + _SEGMENTS)
+    labels, objects, segments = (path.with_name(name) for name in names)
+    return labels, objects, segments
 
 
 def count(source: Source) -> int | None:
@@ -81,8 +89,7 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     cloud.attributes.pop("alpha", None)  # always opaque
     cloud.unit = 1.0
     count = len(cloud.xyz)
-    labels = path.with_name(path.name.removesuffix(".ply") + ".labels.ply")
-    objects = path.with_name(path.name.removesuffix(_SUFFIX) + _OBJECTS)
+    labels, objects, _ = _labels(path)
     numbers = None
     if labels.is_file():
         numbers = _from_ply(labels, path, count)
@@ -105,7 +112,7 @@ def _from_ply(labels: Path, path: Path, count: int) -> NDArray[np.int64]:
 
 def _from_objects(objects: Path, path: Path, count: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """NYU numbers (N,), 0 outside of all objects, and the objects' own (N,), -1 outside."""
-    segments = path.with_name(path.name.removesuffix(_SUFFIX) + _SEGMENTS)
+    segments = _labels(path)[2]
     if not segments.is_file():
         raise HpalError(segments, f"is missing beside {objects.name}", _REMEDY)
     of_vertex = _whole_numbers(_json(segments, "segIndices"), segments, "segIndices")

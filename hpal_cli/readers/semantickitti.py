@@ -57,8 +57,15 @@ _REMEDY = "fetch the scan again"
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.bin` file; in the layout of the data set it is called `NN/NNNNNN`, else as its path says."""
     return files.in_order(
-        Source(_name(source.path) or source.name, source.path) for source in files.loose(root, {".bin"})
+        Source(_name(source.path) or source.name, source.path, _labels(source.path))
+        for source in files.loose(root, {".bin"})
     )
+
+
+def _labels(path: Path) -> tuple[Path, ...]:
+    """Where the labels of a sweep would be: in the layout of the data set, or beside it."""
+    layout = (path.parents[1] / "labels" / f"{path.stem}.label",) if path.parent.name == "velodyne" else ()
+    return (*layout, path.with_suffix(".label"))
 
 
 def _name(path: Path) -> str | None:
@@ -87,10 +94,8 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         raise HpalError(path, f"has {size} bytes, not {_POINT} for each point", _REMEDY)
     points = np.fromfile(path, "<f4").reshape(-1, 4)
     cloud = Cloud(points[:, :3].astype(np.float64), attributes={"intensity": points[:, 3].astype(np.float32)}, unit=1.0)
-    labels = path.parents[1] / "labels" / f"{path.stem}.label"
-    if path.parent.name != "velodyne" or not labels.is_file():
-        labels = path.with_suffix(".label")
-    if labels.is_file():
+    labels = next((labels for labels in _labels(path) if labels.is_file()), None)
+    if labels is not None:
         if labels.stat().st_size != 4 * len(points):
             problem = f"has {labels.stat().st_size} bytes, not 4 for each of the {len(points)} points of {path.name}"
             raise HpalError(labels, problem, "fetch both files of the scan again")

@@ -64,7 +64,7 @@ class _Work:
 
     @property
     def signature(self) -> str:
-        return signature(source.path for source in self.sources)
+        return signature(path for source in self.sources for path in (source.path, *source.beside))
 
 
 def prepare(
@@ -112,6 +112,10 @@ def prepare(
     edge = (None if reader.NAME == "scannet" else DEFAULT_GRID) if grid == "default" else grid
     assert not isinstance(edge, str)
     names = _grouped(root, sources, scene_per)
+    if not isinstance(scene_per, float):
+        # What is wrong with names and patterns should show before hours of reading; of tiles it shows later.
+        _refuse_nested(root, list(names))
+        splits(list(names), val, test, Silent())
     attributes: dict[str, object] = {}
     place = go_on(out, overwrite=overwrite, resume=resume, worth_keeping=begun)
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
@@ -141,7 +145,6 @@ def prepare(
                 work = _tiled(job, sources, scene_per, fail, monitor)
             else:
                 work = [_Work(job, name, group) for name, group in names.items()]
-            # What is wrong with names and patterns should show before hours of reading.
             every = [one.name for one in work]
             _refuse_nested(root, every)
             split = splits(every, val, test, monitor)
@@ -179,7 +182,8 @@ def prepare(
         )
         record.end()
     if failed:
-        problem = f"{len(failed)} of {len(failed) + len(done)} scenes could not be read, and are not in it"
+        what = f"{len(sources)} files" if isinstance(scene_per, float) else f"{len(names)} scenes"
+        problem = f"{len(failed)} of {what} could not be read, and are not in it"
         raise HpalError(out, f"{problem}: {', '.join(failed)}", "mend those files and prepare again")
     return scene_table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from hpal_cli import readers
 from hpal_cli.errors import HpalError
 from hpal_cli.readers.cloud import Cloud
 from hpal_cli.readers.colours import ColourRange
+from hpal_cli.scenes.classes import IGNORE
 from hpal_cli.scenes.spool import Columns, Spool
 
 
@@ -26,11 +28,13 @@ class RawFile:
     las_header: bytes | None = None
     colours: ColourRange = field(default_factory=ColourRange)
     notes: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
 
     def see(self, cloud: Cloud) -> NDArray[np.int64]:
         """Takes note of the next block; returns which of the file's points it holds (N,)."""
         first = self.points
         self.points = cloud.given
+        self.columns = list(cloud.columns)
         self.unit = cloud.unit if self.unit is None else self.unit
         self.las_header = cloud.las_header if self.las_header is None else self.las_header
         if cloud.rgb is not None:
@@ -43,12 +47,24 @@ class RawFile:
         HpalError: its colours make no sense.
         """
         self.colours.check(self.path)
+        if self.colours.doubtful:
+            self.notes.append("its colours reach beyond 255, but not far: read as 16 bits")
         if self.colours.black:
             self.notes.append(readers.BLACK)
 
 
+class _Mark(NamedTuple):
+    rows: int
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    labelled: bool
+    files: int
+    attributes: list[str]
+    columns: list[str]
+
+
 class RawScene:
-    """The points of one scene, from one file or several, with the columns that all of them have.
+    """The points of one scene, from one file or several, with the columns that any of them has.
 
     The spool holds xyz (N, 3) float64, rgb (N, 3) float32, label (N,) int64 as the files number classes, source_file
     (N,) int32, source_row (N,) int64, and the further columns under their own names.
@@ -62,7 +78,7 @@ class RawScene:
         self.low = np.full(3, np.inf)
         self.high = np.full(3, -np.inf)
         self.labelled = False
-        self._left_out: set[str] = set()
+        self._one_sided: set[str] = set()
         self._numbers: dict[Path, int] = {}
 
     def __len__(self) -> int:
@@ -86,34 +102,62 @@ class RawScene:
         columns["source_row"] = rows
         if len(self.spool):
             self._agree(columns, file)
-        else:
-            self.attributes = list(cloud.attributes)
+        self.attributes += [name for name in cloud.attributes if name not in self.attributes]
         self.spool.append(columns)
         self.low = np.minimum(self.low, cloud.xyz.min(axis=0))
         self.high = np.maximum(self.high, cloud.xyz.max(axis=0))
         self.labelled |= cloud.label is not None and bool((cloud.label >= 0).any())
 
+    def mark(self) -> _Mark:
+        """What `back_to` goes back to."""
+        return _Mark(
+            len(self.spool),
+            self.low,
+            self.high,
+            self.labelled,
+            len(self.files),
+            list(self.attributes),
+            self.spool.names,
+        )
+
+    def back_to(self, mark: _Mark) -> None:
+        """Forgets what was added since."""
+        self.spool.cut(mark.rows)
+        for name in set(self.spool.names) - set(mark.columns):
+            self.spool.drop(name)
+        self.low, self.high, self.labelled, self.attributes = mark.low, mark.high, mark.labelled, mark.attributes
+        for file in self.files[mark.files :]:
+            del self._numbers[file.path]
+        del self.files[mark.files :]
+
     def _agree(self, columns: Columns, file: RawFile) -> None:
-        """What only some of the files have is left out."""
-        for name in set(self.spool.names) ^ set(columns):
-            if name in self.spool.names:
-                self.spool.drop(name)
-                self.attributes = [n for n in self.attributes if n != name]
-            columns.pop(name, None)
-            self._left_out.add(name)
-        for name, like in self.spool.read(0, 0).items():
-            if like.dtype != columns[name].dtype:
+        """Columns that only some of the files have are filled up: -1 for labels, NaN for fractions, else 0.
+
+        Raises:
+            HpalError: a column of another type than in the files before.
+        """
+        known = self.spool.read(0, 0)
+        for name, like in known.items():
+            if name not in columns:
+                columns[name] = np.full((len(columns["xyz"]), *like.shape[1:]), _fill(name, like), like.dtype)
+                self._one_sided.add(name)
+            elif like.dtype != columns[name].dtype:
                 first = self.files[0].path
                 problem = f"has {name} as {columns[name].dtype}, and {first.name} as {like.dtype}"
                 raise HpalError(file.path, problem, "prepare the two as scenes of their own")
+        for name in [name for name in columns if name not in known]:
+            self.spool.widen(name, columns[name], _fill(name, columns[name]))
+            self._one_sided.add(name)
 
     @property
     def notes(self) -> list[str]:
         """What a person should be told: of the files, by their name if there are several, and of their differences."""
         several = len(self.files) > 1
         notes = [f"{file.path.name}: {note}" if several else note for file in self.files for note in file.notes]
-        if self._left_out:
-            notes.append(f"left out {', '.join(sorted(self._left_out))}: not in all of its files")
+        if self._one_sided:
+            notes.append(
+                f"not all of its files have {', '.join(sorted(self._one_sided))}: filled up with nothing there"
+            )
         return notes
 
     def unit(self) -> float:
@@ -128,3 +172,10 @@ class RawScene:
             problem = f"has units of {b:g} m, and {path_a.name} of {a:g} m"
             raise HpalError(path_b, problem, "say what is right with --unit")
         return next(iter(known))
+
+
+def _fill(name: str, like: NDArray[Any]) -> object:
+    if name == "label":
+        return IGNORE
+    # Black, for colours.
+    return np.nan if like.dtype.kind == "f" and name != "rgb" else 0

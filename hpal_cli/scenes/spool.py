@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,11 +47,22 @@ class Spool:
         if not self._like:
             self._like = {name: values[:0].copy() for name, values in columns.items()}
         part = {name: np.ascontiguousarray(columns[name]) for name in self._like}
-        self._rows += len(next(iter(part.values())))
+        self._rows += _rows(part)
         self._bytes += sum(values.nbytes for values in part.values())
         self._parts.append(part)
         if self._on_disk or self._bytes > self._kept:
             self._spill()
+
+    def widen(self, name: str, like: NDArray[Any], fill: object) -> None:
+        """A further column of the type of `like`; `fill` in the rows that are there."""
+        self._like[name] = like[:0].copy()
+        for part in self._parts:
+            part[name] = np.full((_rows(part), *like.shape[1:]), fill, like.dtype)
+        if self._on_disk:
+            block = np.full((min(BLOCK, self._rows), *like.shape[1:]), fill, like.dtype)
+            with (self._folder / _file(name)).open("wb") as file:
+                for start in range(0, self._rows, BLOCK):
+                    file.write(block[: self._rows - start].data)
 
     def drop(self, name: str) -> None:
         """Forgets a column."""
@@ -58,6 +70,16 @@ class Spool:
         for part in self._parts:
             del part[name]
         (self._folder / _file(name)).unlink(missing_ok=True)
+
+    def cut(self, rows: int) -> None:
+        """Forgets all but the first `rows`."""
+        if self._on_disk:
+            for name, like in self._like.items():
+                os.truncate(self._folder / _file(name), rows * int(np.prod(like.shape[1:])) * like.dtype.itemsize)
+        else:
+            whole = self.read(0, rows)
+            self._parts = [whole] if rows else []
+        self._rows = rows
 
     def read(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
         """Rows `start` to `stop`, of all columns or of those named."""
@@ -98,6 +120,10 @@ class Spool:
                 for part in self._parts:
                     file.write(part[name].data)
         self._parts, self._on_disk = [], True
+
+
+def _rows(part: Columns) -> int:
+    return len(next(iter(part.values())))
 
 
 def _file(name: str) -> str:

@@ -45,11 +45,13 @@ class Points:
 
 class SourceFile(NamedTuple):
     """A file that original points were read from. name: its path below the folder that was read, made safe; points:
-    how many it has, those that were left out too; las_header: an empty LAS file with its header and records."""
+    how many it has, those that were left out too; las_header: an empty LAS file with its header and records; columns:
+    which of the scene's columns are its own, None for all."""
 
     name: str
     points: int
     las_header: bytes | None = None
+    columns: tuple[str, ...] | None = None
 
 
 class SceneStore:
@@ -125,6 +127,7 @@ class SceneStore:
                     str(row["name"]),
                     int(row["points"]),
                     base64.b64decode(row["las_header"], validate=True) if "las_header" in row else None,
+                    tuple(map(str, row["columns"])) if "columns" in row else None,
                 )
                 for row in rows
             ]

@@ -29,6 +29,20 @@ class Tiles:
         Raises:
             HpalError: what reading raises; colours that make no sense; tiles without number.
         """
+        marks = {name: scene.mark() for name, scene in self.scenes.items()}
+        try:
+            self._deal(file, blocks)
+            file.check()
+        except HpalError:
+            # Half a file is worse than none.
+            for name, scene in list(self.scenes.items()):
+                if name in marks:
+                    scene.back_to(marks[name])
+                else:
+                    self.scenes.pop(name).spool.close()
+            raise
+
+    def _deal(self, file: RawFile, blocks: Iterable[Cloud]) -> None:
         for cloud in blocks:
             rows = file.see(cloud)
             if self._unit is None:
@@ -36,11 +50,10 @@ class Tiles:
             edge = self._metres / self._unit
             corner = np.floor(cloud.xyz[:, :2] / edge).astype(np.int64)
             tiles, home = np.unique(corner, axis=0, return_inverse=True)
-            home = home.reshape(-1)
-            for number, tile in enumerate(tiles):
-                here = np.flatnonzero(home == number)
+            order = np.argsort(home.reshape(-1), kind="stable")
+            edges = np.cumsum(np.bincount(home.reshape(-1)))
+            for tile, here in zip(tiles, np.split(order, edges[:-1]), strict=True):
                 self._scene(_name(tile * edge), file.path).add(cloud.take(here), rows[here], file)
-        file.check()
 
     def _scene(self, name: str, path: Path) -> RawScene:
         if name not in self.scenes:

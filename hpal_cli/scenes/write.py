@@ -48,7 +48,7 @@ def write_scene(
     offset = np.floor(raw.low)
     group.attrs["offset"] = offset.tolist()
     below = group.create_group("original")
-    below.attrs["files"] = [_about(file) for file in raw.files]
+    below.attrs["files"] = [_about(file, several=len(raw.files) > 1) for file in raw.files]
     grid = None if edge is None else _Grid(raw, offset, edge, folder, slab)
     originals = _Arrays(below, len(raw))
     exact = _position_type(raw, offset)
@@ -69,8 +69,10 @@ def write_scene(
     return count, len(raw), digest.hexdigest()[:16]
 
 
-def _about(file: RawFile) -> dict[str, Any]:
+def _about(file: RawFile, *, several: bool) -> dict[str, Any]:
     about: dict[str, Any] = {"name": file.name, "points": file.points}
+    if several:
+        about["columns"] = sorted(file.columns)
     if file.las_header is not None:
         about["las_header"] = base64.b64encode(file.las_header).decode("ascii")
     return about
@@ -101,7 +103,10 @@ def _converted(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) ->
         if "label" in columns:
             codes = columns.pop("label")
             if raw.labelled:
-                columns["label"] = table.from_codes(codes, raw.files[int(file[0])].path)
+                columns["label"] = np.empty(len(codes), np.int32)
+                for number in np.unique(file):
+                    here = file == number
+                    columns["label"][here] = table.from_codes(codes[here], raw.files[number].path)
         if not whole:
             columns["source_file"], columns["source_row"] = file, row
         yield columns
