@@ -485,7 +485,7 @@ HEAD = "scene,index,x,y,z,rank,score,predicted,second,confidence,label"
         ("Area_1/office_1,inf,,,,,,,,,chair", "row 3: index 'inf' is no row"),
         ("Area_1/office_1,-1,,,,,,,,,chair", "row 3: there is no point -1"),
         ("Area_1/office_1,1000000,,,,,,,,,chair", "row 3: scene Area_1/office_1 has no point 1000000"),
-        ("Area_1/office_1,4,one,,,,,,,,chair", "row 3: could not convert"),
+        (",,one,2,3,,,,,,chair", "row 3: could not convert"),
         ("Area_1/office_1,3,,,,,,,,,chair", "row 3 answers otherwise than row 2"),
     ],
 )
@@ -520,6 +520,21 @@ def test_a_table_of_positions(store: SceneStore, tmp_path: Path) -> None:
     assert found_in(path, store) == [(2, 40, 3)]
     path.write_text("x,y,label\n1,2,3\n")
     assert "no column scene, index" in refusal(path, store)
+
+
+def test_a_table_with_decimal_commas(store: SceneStore, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    (place,) = position_of(store, 2, [40])
+    numbers = ";".join(f"{value:.5f}" for value in place)
+    path.write_text(f"x;y;z;label\n{numbers.replace('.', ',')};3\n")
+    assert found_in(path, store) == [(2, 40, 3)]
+    path.write_text(f"x;y;z;label\n{numbers};3\n")
+    assert found_in(path, store) == [(2, 40, 3)]
+    lines = [f"2;40;{numbers.replace('.', ',')};3", "2;42;1 234,5;?;#####;3"]
+    path.write_text("\n".join(["scene;index;x;y;z;label", *lines]))
+    assert found_in(path, store) == [(2, 40, 3), (2, 42, 3)]
+    path.write_text("\n".join(["scene;index;label", "2;41,0;3"]))
+    assert found_in(path, store) == [(2, 41, 3)]
 
 
 # ---------------------------------------------------------------- asked and not asked
