@@ -537,6 +537,22 @@ def test_a_table_with_decimal_commas(store: SceneStore, tmp_path: Path) -> None:
     assert found_in(path, store) == [(2, 41, 3)]
 
 
+@pytest.mark.parametrize(("parted", "label"), [(",", "1.0"), (",", "1"), (";", "1,0"), ("\t", "1.000")])
+def test_a_label_that_became_a_float(parted: str, label: str, store: SceneStore, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f"scene{parted}index{parted}label\n0{parted}7{parted}{label}\n0{parted}8{parted}\n")
+    assert found_in(path, store) == [(0, 7, 1)]
+    for bad in ("1.5", "13.0", "1e0", "-1.0"):
+        path.write_text(f"scene{parted}index{parted}label\n0{parted}7{parted}{bad}\n")
+        assert f"row 2: '{bad}' is no class" in refusal(path, store)
+
+
+def test_two_columns_of_answers(store: SceneStore, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("scene,index,label,label\n0,7,1,\n")
+    assert "has two columns called label" in refusal(path, store)
+
+
 # ---------------------------------------------------------------- asked and not asked
 
 

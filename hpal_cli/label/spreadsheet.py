@@ -98,6 +98,9 @@ def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
                 missing = [name for name in ("scene", "index", "label") if name not in names]
                 remedy = "fill in the table that `hpal label --table` wrote"
                 raise HpalError(path, f"has no column {', '.join(missing)}", remedy)
+            double = [name for name in (*COLUMNS, "points") if (reader.fieldnames or ()).count(name) > 1]
+            if double:
+                raise HpalError(path, f"has two columns called {double[0]}", "keep one of them")
             lines = [(reader.line_num, line) for line in reader]
             comma = reader.reader.dialect.delimiter == ";"
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -131,6 +134,8 @@ def _take(
     if not text:
         return
     label = IGNORE if text.casefold() == UNSURE else classes.id_of(text)
+    if label is None and comma:
+        label = classes.id_of(text.replace(",", "."))
     if label is None:
         remedy = f"write one of {', '.join(classes.names)}, {UNSURE}, or leave it blank"
         raise HpalError(found.path, f"{found.where(n)}: {text!r} is no class", remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -78,14 +79,13 @@ class ClassTable:
         return np.array([c.color for c in self._rows], np.uint8).reshape(-1, 3)
 
     def id_of(self, text: str) -> int | None:
-        """The id that a person's answer names (a class name, any case, or an id), or None."""
+        """The id that a person's answer names (a class name, any case, or an id, be it written 1.0), or None."""
         text = text.strip()
         folded = {c.name.casefold(): c.id for c in self._rows}
         if text.casefold() in folded:
             return folded[text.casefold()]
-        if text.isdecimal() and int(text) < len(self):
-            return int(text)
-        return None
+        number = _number(text)
+        return number if number is not None and number < len(self) else None
 
     def for_las(self) -> ClassTable:
         """The same table with each class's LAS code as its `code`, for labels that come from LAS files.
@@ -169,6 +169,11 @@ class ClassTable:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise HpalError(path, "holds no list of classes", 'write [{"id": 0, "name": "wall"}, ...]')
         return cls.from_json(rows, path)
+
+
+def _number(text: str) -> int | None:
+    """The number that digits stand for; pandas writes 1.0 for a 1 where other rows are blank."""
+    return int(text.partition(".")[0]) if re.fullmatch(r"\d{1,9}(\.0+)?", text) else None
 
 
 def palette(n: int) -> tuple[int, int, int]:
