@@ -553,6 +553,34 @@ def test_two_columns_of_answers(store: SceneStore, tmp_path: Path) -> None:
     assert "has two columns called label" in refusal(path, store)
 
 
+def test_columns_that_were_sorted_apart(store: SceneStore, predictions: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    name = store.table[1].name
+    index = [26, 900, 400]
+    place = position_of(store, 1, index)
+
+    def table(place: np.ndarray, index: list[int], *, labels: list[str] | None = None) -> Path:
+        rows = zip(index, place, labels or ["1"] * len(index), strict=True)
+        path.write_text(
+            "scene,index,x,y,z,label\n" + "".join(f"{name},{n},{x},{y},{z},{a}\n" for n, (x, y, z), a in rows)
+        )
+        return path
+
+    taken = [(1, n, 1) for n in sorted(index)]
+    assert found_in(table(place, index), store) == taken
+    assert found_in(table(place.round(1), index), store) == taken, "a spreadsheet may round"
+    assert found_in(table(place + np.array([5e3, -2, 0]), index), store) == taken, "other axes"
+    assert found_in(table(place * NAN, index), store) == taken
+    for source in (store, open_scenes(predictions)):
+        apart = table(place[[1, 0, 2]], index)
+        with pytest.raises(HpalError, match=rf"row 2 does not lie where point 26 of {name} does: were columns sorted"):
+            take_answers(apart, source)
+    assert "row 4 does not lie where point 400 of" in refusal(table(place[[0, 1, 0]], index), store)
+    assert "row 2 does not lie where" in refusal(table(place[:0:-1], index[:2], labels=["1", ""]), store), "one row"
+    labels = LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)
+    assert len(take_answers(apart, labels).rows), "it knows no positions"
+
+
 # ---------------------------------------------------------------- asked and not asked
 
 
@@ -568,7 +596,8 @@ def test_open_queries_and_answers_nobody_asked_for(predictions: Path, tmp_path: 
     with (tmp_path / "q.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     rows[0]["label"], rows[1]["label"] = "wall", "unsure"
-    rows.append({**rows[2], "index": str((int(rows[2]["index"]) + 1) % 1000), "label": "chair"})
+    other = {"index": str((int(rows[2]["index"]) + 1) % 1000), "x": "", "y": "", "z": "", "label": "chair"}
+    rows.append({**rows[2], **other})
     with (tmp_path / "q.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

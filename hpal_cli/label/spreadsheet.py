@@ -115,6 +115,7 @@ def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
         index=np.full(count, -1, np.int64) if "index" in names else None,
         position=np.full((count, 3), np.nan),
         named=scenes_named(path, table),
+        typed=True,
     )
     for n, (_, line) in enumerate(lines):
         _take(found, n, line, classes, table, comma=comma)
