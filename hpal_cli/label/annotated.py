@@ -19,8 +19,6 @@ from hpal_cli.scenes.table import SceneInfo, SceneTable
 UNANSWERED = -2
 """Of a point that says nothing; -1 is "unsure"."""
 
-UNSURE = "unsure"
-
 ANSWERS = ("label", "class", "classification")
 """Fields that answers are looked for in, in this order and any case, with or without `scalar_` before them."""
 

@@ -11,9 +11,9 @@ from typing import IO
 import numpy as np
 
 from hpal_cli.errors import HpalError
-from hpal_cli.label.annotated import NOTHING, UNANSWERED, UNSURE, Annotated, scenes_named
+from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated, scenes_named
 from hpal_cli.label.queries import Query
-from hpal_cli.scenes.classes import IGNORE, ClassTable
+from hpal_cli.scenes.classes import IGNORE, UNSURE, ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.wording import counted
