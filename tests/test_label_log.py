@@ -164,6 +164,13 @@ def test_the_log_counts(labels: LabelStore, hpal: Hpal) -> None:
     assert [line[-1] for line in listed[1:]] == ["no", "no", "yes", "yes", "yes", "no"]
 
 
+def test_every_way_is_named_if_none_is_given(hpal: Hpal) -> None:
+    done = hpal("label", "s.ply")
+    assert done.rc == 2
+    for way in ("--oracle", "--table", "--clips", "--from", "--log", "--undo"):
+        assert done.err.count(way) == 2, "in what is wrong and in what to do"
+
+
 def test_undo_is_a_command(labels: LabelStore, hpal: Hpal) -> None:
     labels.append(answers(0, [1, 2], [3, 4]), "a", BY)
     done = hpal("label", "--undo", "0", labels.path)
