@@ -485,7 +485,7 @@ HEAD = "scene,index,x,y,z,rank,score,predicted,second,confidence,label"
         ("Area_1/office_1,inf,,,,,,,,,chair", "row 3: index 'inf' is no row"),
         ("Area_1/office_1,-1,,,,,,,,,chair", "row 3: there is no point -1"),
         ("Area_1/office_1,1000000,,,,,,,,,chair", "row 3: scene Area_1/office_1 has no point 1000000"),
-        ("Area_1/office_1,4,one,,,,,,,,chair", "row 3: could not convert"),
+        (",,one,2,3,,,,,,chair", "row 3: could not convert"),
         ("Area_1/office_1,3,,,,,,,,,chair", "row 3 answers otherwise than row 2"),
     ],
 )
@@ -522,6 +522,65 @@ def test_a_table_of_positions(store: SceneStore, tmp_path: Path) -> None:
     assert "no column scene, index" in refusal(path, store)
 
 
+def test_a_table_with_decimal_commas(store: SceneStore, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    (place,) = position_of(store, 2, [40])
+    numbers = ";".join(f"{value:.5f}" for value in place)
+    path.write_text(f"x;y;z;label\n{numbers.replace('.', ',')};3\n")
+    assert found_in(path, store) == [(2, 40, 3)]
+    path.write_text(f"x;y;z;label\n{numbers};3\n")
+    assert found_in(path, store) == [(2, 40, 3)]
+    lines = [f"2;40;{numbers.replace('.', ',')};3", "2;42;1 234,5;?;#####;3"]
+    path.write_text("\n".join(["scene;index;x;y;z;label", *lines]))
+    assert found_in(path, store) == [(2, 40, 3), (2, 42, 3)]
+    path.write_text("\n".join(["scene;index;label", "2;41,0;3"]))
+    assert found_in(path, store) == [(2, 41, 3)]
+
+
+@pytest.mark.parametrize(("parted", "label"), [(",", "1.0"), (",", "1"), (";", "1,0"), ("\t", "1.000")])
+def test_a_label_that_became_a_float(parted: str, label: str, store: SceneStore, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f"scene{parted}index{parted}label\n0{parted}7{parted}{label}\n0{parted}8{parted}\n")
+    assert found_in(path, store) == [(0, 7, 1)]
+    for bad in ("1.5", "13.0", "1e0", "-1.0"):
+        path.write_text(f"scene{parted}index{parted}label\n0{parted}7{parted}{bad}\n")
+        assert f"row 2: '{bad}' is no class" in refusal(path, store)
+
+
+def test_two_columns_of_answers(store: SceneStore, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("scene,index,label,label\n0,7,1,\n")
+    assert "has two columns called label" in refusal(path, store)
+
+
+def test_columns_that_were_sorted_apart(store: SceneStore, predictions: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    name = store.table[1].name
+    index = [26, 900, 400]
+    place = position_of(store, 1, index)
+
+    def table(place: np.ndarray, index: list[int], *, labels: list[str] | None = None) -> Path:
+        rows = zip(index, place, labels or ["1"] * len(index), strict=True)
+        path.write_text(
+            "scene,index,x,y,z,label\n" + "".join(f"{name},{n},{x},{y},{z},{a}\n" for n, (x, y, z), a in rows)
+        )
+        return path
+
+    taken = [(1, n, 1) for n in sorted(index)]
+    assert found_in(table(place, index), store) == taken
+    assert found_in(table(place.round(1), index), store) == taken, "a spreadsheet may round"
+    assert found_in(table(place + np.array([5e3, -2, 0]), index), store) == taken, "other axes"
+    assert found_in(table(place * NAN, index), store) == taken
+    for source in (store, open_scenes(predictions)):
+        apart = table(place[[1, 0, 2]], index)
+        with pytest.raises(HpalError, match=rf"row 2 does not lie where point 26 of {name} does: were columns sorted"):
+            take_answers(apart, source)
+    assert "row 4 does not lie where point 400 of" in refusal(table(place[[0, 1, 0]], index), store)
+    assert "row 2 does not lie where" in refusal(table(place[:0:-1], index[:2], labels=["1", ""]), store), "one row"
+    labels = LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)
+    assert len(take_answers(apart, labels).rows), "it knows no positions"
+
+
 # ---------------------------------------------------------------- asked and not asked
 
 
@@ -537,7 +596,8 @@ def test_open_queries_and_answers_nobody_asked_for(predictions: Path, tmp_path: 
     with (tmp_path / "q.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     rows[0]["label"], rows[1]["label"] = "wall", "unsure"
-    rows.append({**rows[2], "index": str((int(rows[2]["index"]) + 1) % 1000), "label": "chair"})
+    other = {"index": str((int(rows[2]["index"]) + 1) % 1000), "x": "", "y": "", "z": "", "label": "chair"}
+    rows.append({**rows[2], **other})
     with (tmp_path / "q.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

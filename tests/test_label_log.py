@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,9 +62,31 @@ def test_a_round_is_undone_and_comes_back(labels: LabelStore) -> None:
 def test_an_undone_answer_may_be_given_again(labels: LabelStore) -> None:
     rows = answers(0, [1], [3])
     labels.append(rows, "a", BY)
-    assert not len(labels.without_repeats(rows))
+    assert labels.append_new(rows, "a", BY) is None
     labels.undo(0, "person", BY)
-    assert len(labels.without_repeats(rows)) == 1
+    assert labels.append_new(rows, "a", BY) is not None
+    assert latest(labels) == [(1, 3, 2)]
+
+
+def test_an_answer_is_no_repeat_if_another_writer_changed_it_meanwhile(
+    labels: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels.append(answers(0, [1], [3]), "a", BY)
+    rename, others = os.rename, [answers(0, [1, 3], [4, 5])]
+
+    def after_another(old: Path, new: Path) -> None:
+        if others:
+            LabelStore(labels.path).append(others.pop(), "b", BY)
+        rename(old, new)
+
+    monkeypatch.setattr("hpal_cli.label.store.os.rename", after_another)
+    batch = labels.append_new(answers(0, [1, 2, 3], [3, 6, 5]), "c", BY)
+    assert batch is not None
+    assert batch.round == 2
+    assert batch.rows["index"].tolist() == [1, 2], "the answer to 3 is known by now"
+    assert latest(labels) == [(1, 3, 2), (2, 6, 2), (3, 5, 1)]
+    assert labels.append_new(answers(0, [1, 3], [3, 5]), "c", BY) is None
+    assert len(labels.batches()) == 3
 
 
 def test_what_cannot_be_undone(labels: LabelStore) -> None:
@@ -139,6 +162,13 @@ def test_the_log_counts(labels: LabelStore, hpal: Hpal) -> None:
     assert listed[0] == ["round", "scene", "index", "label", "counts"]
     assert listed[2] == ["0", labels.table[0].name, "2", "unsure", "no"]
     assert [line[-1] for line in listed[1:]] == ["no", "no", "yes", "yes", "yes", "no"]
+
+
+def test_every_way_is_named_if_none_is_given(hpal: Hpal) -> None:
+    done = hpal("label", "s.ply")
+    assert done.rc == 2
+    for way in ("--oracle", "--table", "--clips", "--from", "--log", "--undo"):
+        assert done.err.count(way) == 2, "in what is wrong and in what to do"
 
 
 def test_undo_is_a_command(labels: LabelStore, hpal: Hpal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -575,7 +576,7 @@ def test_labels_outside_the_table_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"id": 0, "name": "a"}, {"id": 0, "name": "b"}], "class 'b' has id 0, expected 1"),
+        ([{"id": 0, "name": "a"}, {"id": 0, "name": "b"}], "two classes have id 0"),
         ([{"id": 0, "name": "a"}, {"id": 2, "name": "b"}], "class 'b' has id 2, expected 1"),
         ([{"id": 0, "name": "a"}, {"id": 1, "name": "a"}], "two classes share the name 'a'"),
         ([{"id": 0, "name": "a", "code": 7}, {"id": 1, "name": "b", "code": 7}], "two classes share the code 7"),
@@ -584,12 +585,33 @@ def test_labels_outside_the_table_are_named(tmp_path: Path) -> None:
         ([{"id": 0, "name": "a", "las": -1}], r"a LAS code is not 0\.\.255"),
         ([{"id": 0, "name": "a", "las": "wall"}], "row 1 of the class table cannot be read"),
         ([], "0 classes, expected 1"),
+        ([{"id": 0, "name": "Wall"}, {"id": 1, "name": "wall "}], "two classes share the name 'wall ' .'Wall'; case"),
+        ([{"id": 0, "name": "STRASSE"}, {"id": 1, "name": "straße"}], "two classes share the name 'straße'"),
+        ([{"id": 0, "name": "Unsure"}], "a class is called 'Unsure'"),
+        ([{"id": 0, "name": "1"}, {"id": 1, "name": "a"}], "class 0 is called '1', which is the id of another class"),
+        ([{"id": 0, "name": " "}], "class 0 has an empty name"),
+        ([{"id": 0, "name": "a\tb"}], r"the name 'a\\tb' has control characters"),
+        ([{"id": 0, "name": "a\x1b[1m"}], r"the name 'a\\x1b\[1m' has control characters"),
+        ([{"id": 0.7, "name": "a"}], "row 1 of the class table cannot be read .*0.7 is no whole number"),
+        ([{"id": True, "name": "a"}], "row 1 of the class table cannot be read .*True is no whole number"),
+        ([{"id": math.inf, "name": "a"}], "row 1 of the class table cannot be read .*inf is no whole number"),
+        ([{"id": 0, "name": "a", "code": math.inf}], "row 1 of the class table cannot be read"),
+        ([{"id": 0, "name": "a", "color": [0, 0, math.inf]}], "row 1 of the class table cannot be read"),
+        ([{"id": 0, "name": "a", "las": 0}], "a LAS code is 0, which means that a point is not classified"),
+        ([{"id": 0, "name": "a", "las": 1}], "a LAS code is 1, which means that a point is not classified"),
         ({"classes": "a"}, "holds no list of classes"),
     ],
 )
 def test_class_tables_that_are_refused(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(HpalError, match=rf"c\.json: {message}"):
         ClassTable.from_file(write(tmp_path / "c.json", json.dumps(content)))
+
+
+def test_class_tables_that_are_read(tmp_path: Path) -> None:
+    """Numbers as names, if they are their own ids or no ids."""
+    rows = [{"id": 0.0, "name": "0"}, {"id": 1, "name": "2019"}, {"id": 2, "name": "mur porteur", "las": 255}]
+    table = ClassTable.from_file(write(tmp_path / "c.json", json.dumps(rows)))
+    assert [table.id_of(name) for name in ("0", "2019", "1", "Mur porteur ", "2.0", "3")] == [0, 1, 1, 2, 2, None]
 
 
 def test_a_class_table_that_is_not_utf8(tmp_path: Path) -> None:
@@ -614,8 +636,8 @@ def test_las_codes_of_classes() -> None:
     assert table.for_las().from_codes(np.array([2, 6, 9, -1]), "f").tolist() == [0, 1, 2, -1]
     plain = ClassTable.from_names(["a", "b"])
     assert plain.for_las() is plain
-    both = ClassTable.from_json([{"id": 0, "name": "a", "las": 1}, {"id": 1, "name": "b"}])
-    with pytest.raises(HpalError, match="two classes share the code 1"):
+    both = ClassTable.from_json([{"id": 0, "name": "a", "las": 2}, {"id": 1, "name": "b", "code": 2}])
+    with pytest.raises(HpalError, match="two classes share the code 2"):
         both.for_las()
 
 

@@ -16,7 +16,7 @@ from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
     from hpal_cli.label.matching import Store
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.label.store import Batch, LabelStore
     from hpal_cli.stream.header import Header
     from hpal_cli.stream.rows import Rows
 
@@ -101,8 +101,9 @@ def command(
     }
     ways = [name for name, is_given in given.items() if is_given]
     if len(ways) != 1:
-        found = " and ".join(ways) if ways else "none of --oracle, --table, --from"
-        raise UsageError("label", f"{found} given", "choose one: --oracle SCENES, --table CSV or --from FILE")
+        found = " and ".join(ways) if ways else f"none of {', '.join(given)}"
+        remedy = "choose one: --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or --undo ROUND"
+        raise UsageError("label", f"{found} given", remedy)
     (way,) = ways
     to_stream = oracle is not None and (output is None or str(output) == "-" or output.suffix == ".ply")
     extra = {
@@ -197,14 +198,14 @@ def _ask_oracle(
         return
     assert output is not None
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
-    fresh = labels.without_repeats(answers)
-    if len(fresh) < len(answers):
-        known = len(answers) - len(fresh)
+    wrong = f", noise {100 * share:g}%" if share else ""
+    call = this_call(NAME, seed=seed if share else None)[0]
+    batch = labels.append_new(answers, f"oracle {oracle}{wrong}", call)
+    if known := len(answers) - (0 if batch is None else len(batch.rows)):
         again = f"{known:,} of these points {'was' if known == 1 else 'were'} answered before"
         console.warn(f"{again}; score --labels {output} leaves them out")
-    if len(fresh):
-        wrong = f", noise {100 * share:g}%" if share else ""
-        _add(console, labels, fresh, f"oracle {oracle}{wrong}", seed=seed if share else None)
+    if batch is not None:
+        _say_added(console, labels, batch)
     else:
         console.say(f"{labels.path}: nothing new")
     if cost:
@@ -301,11 +302,11 @@ def _take_answers(
     if taken.unasked:
         console.say(f"{counted(taken.unasked, 'answer')} for points that were never asked about, taken all the same")
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=store.path)
-    fresh = labels.without_repeats(taken.rows)
-    if len(fresh) < len(taken.rows):
-        console.say(f"{counted(len(taken.rows) - len(fresh), 'answer')} known already")
-    if len(fresh):
-        _add(console, labels, fresh, taken.source)
+    batch = labels.append_new(taken.rows, taken.source, this_call(NAME)[0])
+    if again := len(taken.rows) - (0 if batch is None else len(batch.rows)):
+        console.say(f"{counted(again, 'answer')} known already")
+    if batch is not None:
+        _say_added(console, labels, batch)
     if taken.blank:
         console.say(f"{counted(taken.blank, taken.word)} of {answered} still blank")
     if cost:
@@ -375,13 +376,12 @@ def _selected(selection: Path | None, columns: tuple[str, ...]) -> tuple[Rows, H
         return picked(reader.read()), reader.header, subject
 
 
-def _add(console: Console, labels: LabelStore, answers: Rows, source: str, *, seed: int | None = None) -> None:
+def _say_added(console: Console, labels: LabelStore, batch: Batch) -> None:
     """A new round of answers, and what the store holds then."""
-    batch = labels.append(answers, source, this_call(NAME, seed=seed)[0])
     total = int((labels.latest()["label"] >= 0).sum())
-    unsure = int((answers["label"] < 0).sum())
+    unsure = int((batch.rows["label"] < 0).sum())
     doubt = f" ({unsure:,} unsure)" if unsure else ""
     console.say(
-        f"{labels.path}: round {batch.round}, {counted(len(answers), 'answer')}{doubt}; "
+        f"{labels.path}: round {batch.round}, {counted(len(batch.rows), 'answer')}{doubt}; "
         f"{counted(total, 'labelled point')} in all"
     )

@@ -19,8 +19,6 @@ from hpal_cli.scenes.table import SceneInfo, SceneTable
 UNANSWERED = -2
 """Of a point that says nothing; -1 is "unsure"."""
 
-UNSURE = "unsure"
-
 ANSWERS = ("label", "class", "classification")
 """Fields that answers are looked for in, in this order and any case, with or without `scalar_` before them."""
 
@@ -34,7 +32,8 @@ class Annotated:
     label: (N,) int32 class ids, -1 = unsure, -2 = unanswered; row: (N,) what the file calls its points; what: the word
     for one of them; scene: (N,) numbers, -1 = not said, or None; index: (N,) rows of the scene, -1 = not said, or None;
     position: (N, 3) or None; named: the scenes that the file may be of, by its name; table: the id of the scenes that
-    the file says it is of; regions: answers that are meant for several points; notes: what a person should be told.
+    the file says it is of; typed: positions are as `hpal` wrote them, for no viewer shifts or rounds them; regions:
+    answers that are meant for several points; notes: what a person should be told.
     """
 
     path: Path
@@ -46,6 +45,7 @@ class Annotated:
     position: NDArray[np.float64] | None = None
     named: list[SceneInfo] = field(default_factory=list)
     table: str | None = None
+    typed: bool = False
     regions: int = 0
     notes: list[str] = field(default_factory=list)
 

@@ -26,6 +26,9 @@ SAME = 1e-3
 """Metres within which an original point is found again: what a viewer that stores 32-bit floats leaves of a
 position."""
 
+STEP = 0.1
+"""Metres that a row of a table may lie away from its point, in scenes without a grid."""
+
 
 @dataclass
 class Matched:
@@ -101,7 +104,39 @@ def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Ma
         for _, here, grid in _scenes_of(scene, store):
             wrong[here] = rounded(index[here], place[here], grid.position[index[here]], _step(store, grid.xyz) / 2)
         _refuse(found, answered, wrong, "has an index that a viewer rounded (binary PLY keeps it)")
+        if found.typed:
+            _require_there(found, answered, scene, index, store)
     return Matched(_answers(found, answered, scene, index))
+
+
+def _require_there(
+    found: Annotated,
+    answered: NDArray[np.int64],
+    scene: NDArray[np.integer],
+    index: NDArray[np.int64],
+    store: SceneStore | PredictionStore,
+) -> None:
+    """Raises:
+    HpalError: a point lies elsewhere than the one that it names, by more than a grid step, and not all by the same way.
+    """
+    assert found.position is not None
+    off = np.full((len(answered), 3), np.nan)
+    for _, here, grid in _scenes_of(scene, store):
+        off[here] = found.position[answered[here]] - grid.position[index[here]]
+    given = np.flatnonzero(np.isfinite(off).all(axis=1))
+    off, step = off[given], (store.grid or STEP) / store.unit
+    wrong = np.linalg.norm(off, axis=1) > step
+    if not wrong.any():
+        return
+    # Somebody may have moved all of them to other axes; a single point says nothing about that.
+    if len(off) > 1 and (np.linalg.norm(off - np.median(off, axis=0), axis=1) <= step).all():
+        return
+    n = int(given[wrong.argmax()])
+    name = store.table[int(scene[n])].name
+    more = f" ({counted(int(wrong.sum()), 'such row')})" if wrong.sum() > 1 else ""
+    problem = f"does not lie where point {index[n]} of {name} does: were columns sorted apart?{more}"
+    remedy = "sort whole rows, or empty x, y and z; nothing of this file was taken"
+    raise HpalError(found.path, f"{found.where(int(answered[n]))} {problem}", remedy)
 
 
 def _by_order(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:

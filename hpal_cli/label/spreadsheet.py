@@ -11,9 +11,9 @@ from typing import IO
 import numpy as np
 
 from hpal_cli.errors import HpalError
-from hpal_cli.label.annotated import NOTHING, UNANSWERED, UNSURE, Annotated, scenes_named
+from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated, scenes_named
 from hpal_cli.label.queries import Query
-from hpal_cli.scenes.classes import IGNORE, ClassTable
+from hpal_cli.scenes.classes import IGNORE, UNSURE, ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.wording import counted
@@ -84,7 +84,8 @@ def _rows(file: IO[str]) -> csv.DictReader[str]:
 
 def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
     """The rows of a table that were answered. `label` is a class name or id, `unsure`, or blank (unanswered); `scene` a
-    name or number. Without `scene` and `index` there are x, y and z.
+    name or number. Without `scene` and `index` there are x, y and z. Numbers may have a decimal comma where semicolons
+    part the columns.
 
     Raises:
         HpalError: no such columns, or a row with an answer whose scene, index, position or label makes no sense.
@@ -97,7 +98,11 @@ def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
                 missing = [name for name in ("scene", "index", "label") if name not in names]
                 remedy = "fill in the table that `hpal label --table` wrote"
                 raise HpalError(path, f"has no column {', '.join(missing)}", remedy)
+            double = [name for name in (*COLUMNS, "points") if (reader.fieldnames or ()).count(name) > 1]
+            if double:
+                raise HpalError(path, f"has two columns called {double[0]}", "keep one of them")
             lines = [(reader.line_num, line) for line in reader]
+            comma = reader.reader.dialect.delimiter == ";"
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HpalError(path, f"cannot be read ({error})", "give a CSV table in UTF-8") from error
     count = len(lines)
@@ -110,13 +115,17 @@ def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
         index=np.full(count, -1, np.int64) if "index" in names else None,
         position=np.full((count, 3), np.nan),
         named=scenes_named(path, table),
+        typed=True,
     )
     for n, (_, line) in enumerate(lines):
-        _take(found, n, line, classes, table)
+        _take(found, n, line, classes, table, comma=comma)
     return found
 
 
-def _take(found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable, table: SceneTable) -> None:
+def _take(
+    found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable, table: SceneTable, *, comma: bool
+) -> None:
+    """Row n. comma: numbers have a decimal comma, as where semicolons part the columns."""
     # csv keeps what is beyond the last column under None, and has None for what is missing.
     extra = [text for text in line.get(None) or () if text.strip()]  # type: ignore[call-overload]
     if extra or (line["label"] is None and any((text or "").strip() for text in line.values())):
@@ -126,18 +135,23 @@ def _take(found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable
     if not text:
         return
     label = IGNORE if text.casefold() == UNSURE else classes.id_of(text)
+    if label is None and comma:
+        label = classes.id_of(text.replace(",", "."))
     if label is None:
         remedy = f"write one of {', '.join(classes.names)}, {UNSURE}, or leave it blank"
         raise HpalError(found.path, f"{found.where(n)}: {text!r} is no class", remedy)
     found.label[n] = label
     found.regions += (line.get("points") or "1").strip() != "1"
     assert found.position is not None
-    try:
-        position = [float(line.get(axis) or "nan") for axis in "xyz"]
-    except ValueError as error:
-        raise _bad(found, n, str(error)) from error
-    found.position[n] = position
     name, row = ((line.get(column) or "").strip() for column in ("scene", "index"))
+    try:
+        position = [_number(line.get(axis) or "nan", comma=comma) for axis in "xyz"]
+    except ValueError as error:
+        # Whoever has an index needs no position.
+        if not row:
+            raise _bad(found, n, str(error)) from error
+        position = [math.nan] * 3
+    found.position[n] = position
     if not name and not row and not all(map(math.isfinite, position)):
         raise _bad(found, n, f"has the label {text!r}, but no scene and index")
     if found.scene is not None and name:
@@ -147,7 +161,7 @@ def _take(found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable
         found.scene[n] = scene.number
     if found.index is not None and row:
         try:
-            number = float(row)
+            number = _number(row, comma=comma)
         except ValueError:
             number = math.nan
         if not number.is_integer():
@@ -155,6 +169,10 @@ def _take(found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable
         if number < 0 or number >= 2**53:
             raise _bad(found, n, f"there is no point {row}")
         found.index[n] = int(number)
+
+
+def _number(text: str, *, comma: bool) -> float:
+    return float(text.replace(",", ".") if comma else text)
 
 
 def _bad(found: Annotated, n: int, problem: str) -> HpalError:

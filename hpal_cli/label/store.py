@@ -110,10 +110,13 @@ class LabelStore:
 
     def batches(self) -> list[Batch]:
         """All answers ever given, oldest first."""
+        return self._batches(self._names())
+
+    def _batches(self, names: list[str]) -> list[Batch]:
         undone: set[int] = set()
         batches = []
         # From the newest to the oldest: whether an undoing stands is known before what it undoes.
-        for name in reversed(self._names()):
+        for name in reversed(names):
             batch = self._batch(name)
             batch = replace(batch, stands=batch.round not in undone)
             if batch.stands:
@@ -131,9 +134,7 @@ class LabelStore:
     def latest(self) -> NDArray[np.void]:
         """The answers that count: for each (scene, index) the last one given and not undone, sorted by scene and
         index."""
-        every = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in self.batches() if batch.stands)])
-        every = every[np.lexsort((np.arange(len(every)), every["index"], every["scene"]))]
-        return every[~same_as_next(every)]
+        return _latest(self.batches())
 
     def asked(self) -> NDArray[np.void]:
         """The points that somebody was asked about, each once, as records of `QUERY`; those answered since among
@@ -155,16 +156,6 @@ class LabelStore:
         latest = self.latest()
         return {int(n): latest["index"][latest["scene"] == n] for n in np.unique(latest["scene"])}
 
-    def without_repeats(self, rows: NDArray[np.void]) -> NDArray[np.void]:
-        """The answers that are new, or other than the one that counts."""
-        known = self.latest()
-        if not len(known):
-            return rows
-        have, asked = keys(known), keys(rows)
-        # `latest` is sorted by both.
-        at = np.minimum(np.searchsorted(have, asked), len(known) - 1)
-        return rows[(have[at] != asked) | (known["label"][at] != rows["label"])]
-
     def append(self, rows: NDArray[np.void], source: str, entry: Entry) -> Batch:
         """Adds answers as the next round; the rows' own `round` is overwritten. Two who add at once lose nothing.
 
@@ -172,7 +163,19 @@ class LabelStore:
             HpalError: a scene, row or class that does not exist; nothing is added then.
         """
         self._check(rows)
-        return self._commit(rows.astype(ANSWER), source, entry)
+        batch = self._commit(rows.astype(ANSWER), source, entry)
+        assert batch is not None
+        return batch
+
+    def append_new(self, rows: NDArray[np.void], source: str, entry: Entry) -> Batch | None:
+        """As `append`, without the answers that the store has already, those that somebody else adds meanwhile among
+        them; None if no others are left.
+
+        Raises:
+            HpalError: as `append`.
+        """
+        self._check(rows)
+        return self._commit(rows.astype(ANSWER), source, entry, only_new=True)
 
     def ask(self, points: NDArray[np.void], source: str, entry: Entry) -> Batch:
         """Notes that these points, records with `scene` and `index`, were asked about. That is no round.
@@ -183,7 +186,9 @@ class LabelStore:
         self._check_points(points)
         asked = np.zeros(len(points), QUERY)
         asked["scene"], asked["index"] = points["scene"], points["index"]
-        return self._commit(np.zeros(0, ANSWER), source, entry, asked=asked)
+        batch = self._commit(np.zeros(0, ANSWER), source, entry, asked=asked)
+        assert batch is not None
+        return batch
 
     def undo(self, number: int, source: str, entry: Entry) -> Batch:
         """A round that takes back another one: earlier answers to the same points count again. Undoing it brings the
@@ -201,21 +206,28 @@ class LabelStore:
             raise HpalError(self.path, f"has no round {number}", f"choose one of its rounds: {have}")
         if not standing[number]:
             raise HpalError(self.path, f"round {number} is undone already", "look at `hpal label --log`")
-        return self._commit(np.zeros(0, ANSWER), source, entry, undoes=(number,))
+        undoing = self._commit(np.zeros(0, ANSWER), source, entry, undoes=(number,))
+        assert undoing is not None
+        return undoing
 
     def _commit(
         self,
-        rows: NDArray[np.void],
+        given: NDArray[np.void],
         source: str,
         entry: Entry,
         *,
         asked: NDArray[np.void] | None = None,
         undoes: tuple[int, ...] = (),
-    ) -> Batch:
+        only_new: bool = False,
+    ) -> Batch | None:
         stamp = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
         folder = self.path / "answers"
         while True:
             names = self._names()
+            # What is new depends on who came first, and the name below is free only if these are all batches.
+            rows = _new(given, _latest(self._batches(names))) if only_new else given
+            if only_new and not len(rows):
+                return None
             # A round is a pass of the loop: it goes on from the last, whatever the number of batches.
             number = max((self._round(name) for name in names), default=-1) + (asked is None)
             rows["round"] = number
@@ -295,6 +307,21 @@ class LabelStore:
         undoes = tuple(int(number) for number in attributes.get("undoes", ()))
         source, stamp = str(attributes["source"]), float(attributes["time"])
         return Batch(int(attributes["round"]), source, stamp, rows, asked, undoes, True, entry)
+
+
+def _latest(batches: list[Batch]) -> NDArray[np.void]:
+    every = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in batches if batch.stands)])
+    every = every[np.lexsort((np.arange(len(every)), every["index"], every["scene"]))]
+    return every[~same_as_next(every)]
+
+
+def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
+    """known: as `_latest` gives them, sorted."""
+    if not len(known):
+        return rows
+    have, asked = keys(known), keys(rows)
+    at = np.minimum(np.searchsorted(have, asked), len(known) - 1)
+    return rows[(have[at] != asked) | (known["label"][at] != rows["label"])]
 
 
 def keys(points: NDArray[np.void]) -> NDArray[np.int64]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,13 @@ from hpal_cli.errors import HpalError
 IGNORE = -1
 """The ignore index: a point with no label, or with one outside the task."""
 
+UNSURE = "unsure"
+"""What a person answers who cannot tell; -1 in labels. No class can be called so."""
+
 MAX_CLASSES = 1024
+
+NOT_CLASSIFIED = (0, 1)
+"""LAS codes that mean "not classified"; a class with one could not be read back."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +49,26 @@ class ClassTable:
         remedy = "number the classes 0, 1, 2, ... and give each its own name"
         if not 1 <= len(self._rows) <= MAX_CLASSES:
             raise HpalError(subject, f"{len(self._rows)} classes, expected 1 to {MAX_CLASSES}", remedy)
+        ids = [c.id for c in self._rows]
+        double = next((n for n in ids if ids.count(n) > 1), None)
+        if double is not None:
+            raise HpalError(subject, f"two classes have id {double}", remedy)
         for row, semantic in enumerate(self._rows):
             if semantic.id != row:
                 raise HpalError(subject, f"class {semantic.name!r} has id {semantic.id}, expected {row}", remedy)
+        _require_names(self.names, subject)
         las = [c.las for c in self._rows if c.las is not None]
         if not all(0 <= number <= 255 for number in las):
             raise HpalError(subject, "a LAS code is not 0..255", "give the ASPRS number, such as 6 for buildings")
-        columns = (("name", self.names), ("code", [c.code for c in self._rows]), ("LAS code", las))
+        taken = next((number for number in las if number in NOT_CLASSIFIED), None)
+        if taken is not None:
+            problem = f"a LAS code is {taken}, which means that a point is not classified"
+            raise HpalError(subject, problem, "give another, such as one from 64 on")
+        columns = (("code", [c.code for c in self._rows]), ("LAS code", las))
         for what, values in columns:
-            double = {v for v in values if list(values).count(v) > 1}
-            if double:
-                raise HpalError(subject, f"two classes share the {what} {sorted(double, key=str)[0]!r}", remedy)
+            shared = {v for v in values if values.count(v) > 1}
+            if shared:
+                raise HpalError(subject, f"two classes share the {what} {min(shared)}", remedy)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -78,14 +95,12 @@ class ClassTable:
         return np.array([c.color for c in self._rows], np.uint8).reshape(-1, 3)
 
     def id_of(self, text: str) -> int | None:
-        """The id that a person's answer names (a class name, any case, or an id), or None."""
-        text = text.strip()
-        folded = {c.name.casefold(): c.id for c in self._rows}
-        if text.casefold() in folded:
-            return folded[text.casefold()]
-        if text.isdecimal() and int(text) < len(self):
-            return int(text)
-        return None
+        """The id that a person's answer names (a class name, any case, or an id, be it written 1.0), or None."""
+        folded = {_folded(c.name): c.id for c in self._rows}
+        if _folded(text) in folded:
+            return folded[_folded(text)]
+        number = _number(text.strip())
+        return number if number is not None and number < len(self) else None
 
     def for_las(self) -> ClassTable:
         """The same table with each class's LAS code as its `code`, for labels that come from LAS files.
@@ -134,10 +149,10 @@ class ClassTable:
         classes = []
         for n, row in enumerate(rows):
             try:
-                number, name = int(row["id"]), str(row["name"])
-                red, green, blue = (int(v) for v in row.get("color", row.get("colour", palette(n))))
-                code = int(row.get("code", number))
-                las = None if row.get("las") is None else int(row["las"])
+                number, name = _whole(row["id"]), str(row["name"])
+                red, green, blue = (_whole(v) for v in row.get("color", row.get("colour", palette(n))))
+                code = _whole(row.get("code", number))
+                las = None if row.get("las") is None else _whole(row["las"])
             except (KeyError, TypeError, ValueError) as error:
                 raise HpalError(
                     subject,
@@ -169,6 +184,48 @@ class ClassTable:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise HpalError(path, "holds no list of classes", 'write [{"id": 0, "name": "wall"}, ...]')
         return cls.from_json(rows, path)
+
+
+def _require_names(names: list[str], subject: object) -> None:
+    """Raises:
+    HpalError: a name that a person could not answer with, or that could be taken for another class.
+    """
+    seen: dict[str, str] = {}
+    for row, name in enumerate(names):
+        folded = _folded(name)
+        remedy = "give each class a name of its own"
+        if not folded:
+            raise HpalError(subject, f"class {row} has an empty name", remedy)
+        if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+            raise HpalError(subject, f"the name {name!r} has control characters", remedy)
+        if folded == UNSURE:
+            raise HpalError(subject, f"a class is called {name!r}, as the answer of who cannot tell", remedy)
+        if folded in seen:
+            other = "" if seen[folded] == name else f" ({seen[folded]!r}; case makes no difference)"
+            raise HpalError(subject, f"two classes share the name {name!r}{other}", remedy)
+        number = _number(folded)
+        if number is not None and number != row and number < len(names):
+            raise HpalError(subject, f"class {row} is called {name!r}, which is the id of another class", remedy)
+        seen[folded] = name
+
+
+def _folded(name: str) -> str:
+    """What is compared: answers may have any case, and space around them."""
+    return name.strip().casefold()
+
+
+def _whole(value: Any) -> int:
+    """Raises:
+    ValueError: 0.7, true, infinity, or no number.
+    """
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(f"{value} is no whole number")
+    return int(value)
+
+
+def _number(text: str) -> int | None:
+    """The number that digits stand for; pandas writes 1.0 for a 1 where other rows are blank."""
+    return int(text.partition(".")[0]) if re.fullmatch(r"\d{1,9}(\.0+)?", text) else None
 
 
 def palette(n: int) -> tuple[int, int, int]:
