@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import laspy
 import numpy as np
 import plyfile
 import pytest
@@ -198,7 +199,7 @@ def test_predict_writes_the_very_files(tmp_path: Path, hpal: Callable[..., Done]
             "--color", color, "--device", "cpu", cwd=tmp_path,
         )  # fmt: skip
         assert done.rc == 0, done
-        assert f"{color}/las/: 1 LAS files, 500 original points" in done.err
+        assert f"{color}/las/: 1 LAS file, 500 original points" in done.err
         for format in ("ply", "las"):
             again = hpal(
                 "export", f"{color}.zarr", "--original", "s.zarr", "--format", format, "--color", color,
@@ -211,8 +212,47 @@ def test_predict_writes_the_very_files(tmp_path: Path, hpal: Callable[..., Done]
     assert done.rc == 1
     assert "auto/ply/a.ply" in done.err
     assert tree(tmp_path) == before, "a file in the way is found before anything is computed"
-    for words in (("--color", "pink", "--ply", "z"), ("--color", "class")):
+    for words in (
+        ("--color", "pink", "--ply", "z"), ("--color", "class"), ("--ply", "x.zarr"), ("--las", "x.zarr/las"),
+        ("--las", "s.zarr"),
+    ):  # fmt: skip
         assert hpal("predict", "m.pt", "s.zarr", "-o", "x.zarr", *words, cwd=tmp_path).rc == 2
+    assert tree(tmp_path) == before
+
+
+def test_predict_refuses_what_a_format_cannot_hold_before_it_starts(tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    def model_of(raw: Path, classes: ClassTable) -> None:
+        prepare(raw, tmp_path / "s.zarr", grid=GRID, classes=classes, overwrite=True)
+        settings = replace(PRESETS["small"], voxel=4.0, steps=1, batch=1)
+        train(SceneStore(tmp_path / "s.zarr"), None, settings).save(tmp_path / "m.pt", overwrite=True)
+
+    def refused(*words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        done = hpal("predict", "m.pt", "s.zarr", "-o", "x.zarr", "--las", "new/las", *words, cwd=tmp_path)
+        assert done.rc == 1
+        assert sorted(tmp_path.rglob("*")) == before, "neither a store nor a folder"
+        return done.err
+
+    las = laspy.LasData(laspy.LasHeader(point_format=6))
+    las.x, las.y, las.z = np.random.default_rng(0).random((3, 500)) * 20
+    las.classification = np.arange(500) % 3 + 2
+    las.write(tmp_path / "b.las")
+    model_of(tmp_path / "b.las", ClassTable.from_json([{"id": n, "name": f"c{n}", "code": n + 2} for n in range(3)]))
+    assert "has no colours; leave --color class out" in refused("--color", "class")
+    many = ClassTable.from_json([{"id": n, "name": f"c{n}", "code": 10 * n + 1} for n in range(200)])
+    model_of(write_raw(tmp_path / "a.ply", some_columns(500)), many)
+    assert "new/las: LAS numbers classes 0 to 255, and one would get 263" in refused()
+
+
+def test_an_export_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    columns = some_columns(500)
+    columns["label"] = np.zeros(500, np.int32)
+    many = ClassTable.from_json([{"id": n, "name": f"c{n}"} for n in range(200)])
+    prepare(write_raw(tmp_path / "a.ply", columns), tmp_path / "s.zarr", grid=GRID, classes=many)
+    for original in (None, tmp_path / "s.zarr"):
+        with pytest.raises(HpalError, match="LAS numbers classes"):
+            export(tmp_path / "s.zarr", tmp_path / "new" / "las", "las", original=original)
+        assert not (tmp_path / "new").exists()
 
 
 def original(scenes: Path, name: str) -> zarr.Group:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.export import benchmarks, writers
+from hpal_cli.export import benchmarks, las, writers
 from hpal_cli.export.clouds import answers_cloud, prediction_cloud, scene_cloud
 from hpal_cli.export.originals import Originals, Part
 from hpal_cli.label.store import LabelStore
@@ -145,9 +146,24 @@ def export_originals(
     return _write(files, folder, overwrite, monitor or Silent())
 
 
-def original_names(store: SceneStore, scenes: Sequence[SceneInfo]) -> list[str]:
-    """The files that `export_originals` writes, without their suffix."""
-    return list(_originals(store, None, scenes))
+@contextlib.contextmanager
+def room_for_originals(
+    store: SceneStore, scenes: Sequence[SceneInfo], folder: Path, format: str, *, color: str, overwrite: bool
+) -> Iterator[None]:
+    """Around the prediction that `export_originals` will write: what would be refused then is refused now. A folder
+    that was made goes away again if the block fails.
+
+    Raises:
+        HpalError: a file that exists, or classes or colours that the format cannot hold.
+    """
+    originals = _originals(store, None, scenes)
+    if format == "las":
+        las.require_classes(las.codes(store.classes, own=store.format == "las"), folder)
+        for name, one in originals.items():
+            if color == "class" and one.file.las_header is not None:
+                las.require_colours(one.file.las_header, folder / f"{name}.las")
+    with writers.free_paths(folder, [f"{name}.{format}" for name in originals], overwrite=overwrite):
+        yield
 
 
 def _originals(store: SceneStore, of: PredictionStore | None, scenes: Sequence[SceneInfo]) -> dict[str, Originals]:
@@ -189,9 +205,12 @@ def _grid(name: str, points: int, format: str, make: Callable[[], writers.Viewer
 
 
 def _write(files: Sequence[_File], folder: Path, overwrite: bool, monitor: Monitor) -> Exported:
-    paths = writers.free_paths(folder, [file.name for file in files], overwrite=overwrite)
     points = sum(file.points for file in files)
-    with new_files(paths, overwrite=overwrite), monitor.task("writing", points) as task:
+    with (
+        writers.free_paths(folder, [file.name for file in files], overwrite=overwrite) as paths,
+        new_files(paths, overwrite=overwrite),
+        monitor.task("writing", points) as task,
+    ):
         for file, path in zip(files, paths, strict=True):
             file.write(path, partial(task.advance, status=file.name))
     return Exported(paths, points)

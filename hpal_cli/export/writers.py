@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -69,8 +70,11 @@ def scene_path(folder: Path, scene: str, suffix: str) -> Path:
     return path
 
 
-def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> list[Path]:
+@contextlib.contextmanager
+def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[list[Path]]:
     """`folder/<name>` for every name, their folders made; if one may not be written, nothing is.
+
+    When the block fails, the folders that were made for it and are empty go away again.
 
     Raises:
         HpalError: a file that exists and is not to be overwritten, or `folder` is a file or a store.
@@ -82,12 +86,21 @@ def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> list[P
     for path in paths:
         if os.path.lexists(path):
             require_free(path, overwrite=overwrite)
-    for parent in {path.parent for path in paths}:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HpalError(parent, f"cannot be made ({error.strerror})", "give another name") from error
-    return paths
+    parents = {path.parent for path in paths}
+    above = {folder for path in paths for folder in path.parents if not os.path.exists(folder)}
+    made = sorted(above, key=lambda folder: len(folder.parts), reverse=True)
+    try:
+        for parent in parents:
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HpalError(parent, f"cannot be made ({error.strerror})", "give another name") from error
+        yield paths
+    except BaseException:
+        for new in made:
+            with contextlib.suppress(OSError):
+                new.rmdir()
+        raise
 
 
 def write(cloud: ViewerCloud, path: Path, *, overwrite: bool) -> None:
