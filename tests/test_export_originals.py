@@ -348,7 +348,8 @@ def test_what_does_not_go_together_is_wrong_usage(scenes: Path, predictions: Pat
     labels = LabelStore.create(tmp_path / "labels.zarr", store.classes, store.table).path
     for path, options, words in (
         (predictions, {"format": "scannet"}, "add --original"),
-        (scenes, {"format": "semantickitti", "original": scenes}, "add --original|predictions at original"),
+        (scenes, {"format": "semantickitti", "original": scenes}, "is for predictions, and .* holds scenes"),
+        (labels, {"format": "scannet"}, "is for predictions, and .* holds labels"),
         (predictions, {"format": "scannet", "original": scenes, "color": "rgb"}, "--color"),
         (labels, {"original": scenes}, "--original"),
         (labels, {"scenes": ["*"]}, "--scenes"),
@@ -358,6 +359,9 @@ def test_what_does_not_go_together_is_wrong_usage(scenes: Path, predictions: Pat
     ):
         with pytest.raises(UsageError, match=words):
             export(path, tmp_path / "out", **options)  # type: ignore[arg-type]
+    for options in ({}, {"format": "scannet", "original": scenes}):
+        with pytest.raises(HpalError, match=r"none\.zarr: does not exist; check the name"):
+            export(tmp_path / "none.zarr", tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -71,15 +71,19 @@ def export(
     for option, value, known in (("--format", format, FORMATS), ("--color", color, COLORS)):
         if value not in known:
             raise UsageError(option, f"{value!r} is unknown", f"choose from {', '.join(known)}")
+    if not path.exists():
+        raise HpalError(path, "does not exist", "check the name")
     kind = kind_of(path)
-    if path.exists() and kind not in ("scenes", "predictions", "labels"):
+    if kind not in ("scenes", "predictions", "labels"):
         raise HpalError(path, "is not an hpal store", "give a scenes, predictions or labels store")
     if kind == "labels":
         for option, given in (("--scenes", scenes), ("--original", original), ("--split", split != "all")):
             if given:
                 raise UsageError(option, "has no meaning for a labels store", "leave it out")
     if format in benchmarks.FORMATS:
-        if kind != "predictions" or original is None:
+        if kind != "predictions":
+            raise UsageError("--format", f"{format} is for predictions, and {path} holds {kind}", "give predictions")
+        if original is None:
             raise UsageError("--format", f"{format} is for predictions at original points", "add --original SCENES")
         if color != "auto":
             raise UsageError("--color", f"has no meaning for {format}", "leave it out")
