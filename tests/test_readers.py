@@ -7,13 +7,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import laspy
 import numpy as np
 import plyfile
 import pytest
+from conftest import Done
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
@@ -781,6 +782,13 @@ def test_text_passes_over_readmes_in_folders(tmp_path: Path) -> None:
 
 def test_text_notes_a_wrong_count(tmp_path: Path) -> None:
     assert "promises 5 points, the file holds 1" in read(write(tmp_path / "a.pts", "5\n1 2 3\n")).notes[0]
+
+
+def test_columns_are_for_text(tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    np.save(tmp_path / "a.npy", np.arange(9.0).reshape(3, 3))
+    done = hpal("prep", "a.npy", "-o", "s.zarr", "--columns", "x,y,z", cwd=tmp_path)
+    assert done.rc == 2
+    assert "--columns: is for text, and a.npy is read as numpy; leave it out" in done.err
 
 
 # ---------------------------------------------------------------- NumPy
