@@ -189,6 +189,23 @@ def test_csv_and_las_say_the_same(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.array([r[name] for r in rows]).astype("f4"), values, name)
 
 
+@pytest.mark.parametrize("step", [0.01, 1e-8])
+def test_csv_has_no_digits_that_mean_nothing(step: float, tmp_path: Path) -> None:
+    header = laspy.LasHeader(point_format=6)
+    header.scales, header.offsets = np.full(3, step), [0, 6_277_548 * (step > 1e-3), 0]
+    las = laspy.LasData(header)
+    las.X, las.Y, las.Z = np.array([[1, 3], [85, 85], [0, 7]], np.int32)
+    las.write(tmp_path / "a.las")
+    prepare(tmp_path / "a.las", tmp_path / "s.zarr", grid=None, classes=CLASSES)
+    (path,) = export(tmp_path / "s.zarr", tmp_path / "out", "csv", original=tmp_path / "s.zarr").paths
+    found = [line.split(",")[1] for line in path.read_text().splitlines()[1:]]
+    assert found == (["6277548.85"] * 2 if step > 1e-3 else ["8.5e-07"] * 2)
+    raw = {axis: np.array([1.1, 5.3], np.float32) for axis in "xyz"}
+    prepare(write_raw(tmp_path / "b.ply", raw), tmp_path / "t.zarr", grid=None, classes=CLASSES)
+    (path,) = export(tmp_path / "t.zarr", tmp_path / "out", "csv", original=tmp_path / "t.zarr").paths
+    assert path.read_text().splitlines()[1:] == ["1.1,1.1,1.1", "5.3,5.3,5.3"]
+
+
 def test_predict_writes_the_very_files(tmp_path: Path, hpal: Callable[..., Done]) -> None:
     scenes, _ = prepared(tmp_path, some_columns(500))
     settings = replace(PRESETS["small"], voxel=4.0, steps=1, batch=1)
@@ -301,6 +318,16 @@ def test_semantickitti_wants_four_bytes_a_point(tmp_path: Path) -> None:
     assert done.paths == [folder / "000000.label", folder / "000001.label"]
     for number, path in enumerate(done.paths):
         assert np.fromfile(path, "<u4").tolist() == codes_of(scenes, predictions, number)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_one_is_singular_and_benchmarks_have_their_names(tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    write_raw(tmp_path / "raw" / "08" / "000123.ply", some_columns(500))
+    done = hpal("prep", "raw", "-o", "s.zarr", "--grid", "2m", cwd=tmp_path)
+    assert "s.zarr: 1 scene (1 train), 500 points -> " in done.err
+    fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
+    done = hpal("export", "p.zarr", "--original", "s.zarr", "--format", "semantickitti", "-o", "out", cwd=tmp_path)
+    assert "out/: 1 SemanticKITTI file, 500 original points" in done.err, done
 
 
 @pytest.mark.usefixtures("small_blocks")

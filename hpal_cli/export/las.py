@@ -58,15 +58,16 @@ def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
     )
 
 
-def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> NDArray[np.float64]:
-    """Positions (N, 3) on the steps of the LAS file that they came from, just as any reader computes them.
+def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> tuple[NDArray[np.float64], float]:
+    """Positions (N, 3) on the steps of the LAS file that they came from, just as any reader computes them; and the
+    smallest of these steps.
 
     Raises:
         HpalError: the template is no LAS header.
     """
     header, _ = _opened(template, subject)
     scales, offsets = np.array(header.scales), np.array(header.offsets)
-    return np.rint((position - offsets) / scales) * scales + offsets
+    return np.rint((position - offsets) / scales) * scales + offsets, float(scales.min())
 
 
 def write_new(

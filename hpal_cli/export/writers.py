@@ -41,7 +41,7 @@ class ViewerCloud:
 
     las_codes: (C,) what LAS files call each class; None for id + 64.
     texts: further columns of words, each (N,), for the formats that can hold them (CSV).
-    unit: metres in one unit of the positions.
+    unit: metres in one unit of the positions; digits: how many of theirs behind the point say something, for text.
     """
 
     position: NDArray[np.float64]
@@ -52,6 +52,7 @@ class ViewerCloud:
     las_codes: NDArray[np.int64] | None = None
     texts: dict[str, Sequence[str]] = field(default_factory=dict)
     unit: float = 1.0
+    digits: int = 6
 
 
 Blocks = Callable[[], Iterator[ViewerCloud]]
@@ -205,7 +206,8 @@ def _write_csv(blocks: Iterator[ViewerCloud], file: IO[bytes], written: Callable
             colours = ["red", "green", "blue"] if cloud.rgb is not None else []
             writer.writerow(["x", "y", "z", *colours, *cloud.fields, *cloud.texts])
             begun = True
-        columns = [*cloud.position.T, *(cloud.rgb.T if cloud.rgb is not None else []), *cloud.fields.values()]
+        position = np.round(cloud.position, cloud.digits)
+        columns = [*position.T, *(cloud.rgb.T if cloud.rgb is not None else []), *cloud.fields.values()]
         words = [_csv_values(column) for column in columns]
         writer.writerows(zip(*words, *cloud.texts.values(), strict=True))
         written(len(cloud.position))
