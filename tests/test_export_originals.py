@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import laspy
 import numpy as np
 import plyfile
 import pytest
@@ -188,6 +189,23 @@ def test_csv_and_las_say_the_same(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.array([r[name] for r in rows]).astype("f4"), values, name)
 
 
+@pytest.mark.parametrize("step", [0.01, 1e-8])
+def test_csv_has_no_digits_that_mean_nothing(step: float, tmp_path: Path) -> None:
+    header = laspy.LasHeader(point_format=6)
+    header.scales, header.offsets = np.full(3, step), [0, 6_277_548 * (step > 1e-3), 0]
+    las = laspy.LasData(header)
+    las.X, las.Y, las.Z = np.array([[1, 3], [85, 85], [0, 7]], np.int32)
+    las.write(tmp_path / "a.las")
+    prepare(tmp_path / "a.las", tmp_path / "s.zarr", grid=None, classes=CLASSES)
+    (path,) = export(tmp_path / "s.zarr", tmp_path / "out", "csv", original=tmp_path / "s.zarr").paths
+    found = [line.split(",")[1] for line in path.read_text().splitlines()[1:]]
+    assert found == (["6277548.85"] * 2 if step > 1e-3 else ["8.5e-07"] * 2)
+    raw = {axis: np.array([1.1, 5.3], np.float32) for axis in "xyz"}
+    prepare(write_raw(tmp_path / "b.ply", raw), tmp_path / "t.zarr", grid=None, classes=CLASSES)
+    (path,) = export(tmp_path / "t.zarr", tmp_path / "out", "csv", original=tmp_path / "t.zarr").paths
+    assert path.read_text().splitlines()[1:] == ["1.1,1.1,1.1", "5.3,5.3,5.3"]
+
+
 def test_predict_writes_the_very_files(tmp_path: Path, hpal: Callable[..., Done]) -> None:
     scenes, _ = prepared(tmp_path, some_columns(500))
     settings = replace(PRESETS["small"], voxel=4.0, steps=1, batch=1)
@@ -198,7 +216,7 @@ def test_predict_writes_the_very_files(tmp_path: Path, hpal: Callable[..., Done]
             "--color", color, "--device", "cpu", cwd=tmp_path,
         )  # fmt: skip
         assert done.rc == 0, done
-        assert f"{color}/las/: 1 LAS files, 500 original points" in done.err
+        assert f"{color}/las/: 1 LAS file, 500 original points" in done.err
         for format in ("ply", "las"):
             again = hpal(
                 "export", f"{color}.zarr", "--original", "s.zarr", "--format", format, "--color", color,
@@ -211,8 +229,47 @@ def test_predict_writes_the_very_files(tmp_path: Path, hpal: Callable[..., Done]
     assert done.rc == 1
     assert "auto/ply/a.ply" in done.err
     assert tree(tmp_path) == before, "a file in the way is found before anything is computed"
-    for words in (("--color", "pink", "--ply", "z"), ("--color", "class")):
+    for words in (
+        ("--color", "pink", "--ply", "z"), ("--color", "class"), ("--ply", "x.zarr"), ("--las", "x.zarr/las"),
+        ("--las", "s.zarr"),
+    ):  # fmt: skip
         assert hpal("predict", "m.pt", "s.zarr", "-o", "x.zarr", *words, cwd=tmp_path).rc == 2
+    assert tree(tmp_path) == before
+
+
+def test_predict_refuses_what_a_format_cannot_hold_before_it_starts(tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    def model_of(raw: Path, classes: ClassTable) -> None:
+        prepare(raw, tmp_path / "s.zarr", grid=GRID, classes=classes, overwrite=True)
+        settings = replace(PRESETS["small"], voxel=4.0, steps=1, batch=1)
+        train(SceneStore(tmp_path / "s.zarr"), None, settings).save(tmp_path / "m.pt", overwrite=True)
+
+    def refused(*words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        done = hpal("predict", "m.pt", "s.zarr", "-o", "x.zarr", "--las", "new/las", *words, cwd=tmp_path)
+        assert done.rc == 1
+        assert sorted(tmp_path.rglob("*")) == before, "neither a store nor a folder"
+        return done.err
+
+    las = laspy.LasData(laspy.LasHeader(point_format=6))
+    las.x, las.y, las.z = np.random.default_rng(0).random((3, 500)) * 20
+    las.classification = np.arange(500) % 3 + 2
+    las.write(tmp_path / "b.las")
+    model_of(tmp_path / "b.las", ClassTable.from_json([{"id": n, "name": f"c{n}", "code": n + 2} for n in range(3)]))
+    assert "has no colours; leave --color class out" in refused("--color", "class")
+    many = ClassTable.from_json([{"id": n, "name": f"c{n}", "code": 10 * n + 1} for n in range(200)])
+    model_of(write_raw(tmp_path / "a.ply", some_columns(500)), many)
+    assert "new/las: LAS numbers classes 0 to 255, and one would get 263" in refused()
+
+
+def test_an_export_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    columns = some_columns(500)
+    columns["label"] = np.zeros(500, np.int32)
+    many = ClassTable.from_json([{"id": n, "name": f"c{n}"} for n in range(200)])
+    prepare(write_raw(tmp_path / "a.ply", columns), tmp_path / "s.zarr", grid=GRID, classes=many)
+    for original in (None, tmp_path / "s.zarr"):
+        with pytest.raises(HpalError, match="LAS numbers classes"):
+            export(tmp_path / "s.zarr", tmp_path / "new" / "las", "las", original=original)
+        assert not (tmp_path / "new").exists()
 
 
 def original(scenes: Path, name: str) -> zarr.Group:
@@ -264,6 +321,16 @@ def test_semantickitti_wants_four_bytes_a_point(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+def test_one_is_singular_and_benchmarks_have_their_names(tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    write_raw(tmp_path / "raw" / "08" / "000123.ply", some_columns(500))
+    done = hpal("prep", "raw", "-o", "s.zarr", "--grid", "2m", cwd=tmp_path)
+    assert "s.zarr: 1 scene (1 train), 500 points -> " in done.err
+    fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
+    done = hpal("export", "p.zarr", "--original", "s.zarr", "--format", "semantickitti", "-o", "out", cwd=tmp_path)
+    assert "out/: 1 SemanticKITTI file, 500 original points" in done.err, done
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_points_that_were_left_out_are_unlabelled_in_a_benchmarks_file(tmp_path: Path) -> None:
     files = [{"name": "000000.bin", "points": 1510}]
     scenes, predictions = store_of(tmp_path, ["11/000000"], 7, files)
@@ -308,7 +375,8 @@ def test_what_does_not_go_together_is_wrong_usage(scenes: Path, predictions: Pat
     labels = LabelStore.create(tmp_path / "labels.zarr", store.classes, store.table).path
     for path, options, words in (
         (predictions, {"format": "scannet"}, "add --original"),
-        (scenes, {"format": "semantickitti", "original": scenes}, "add --original|predictions at original"),
+        (scenes, {"format": "semantickitti", "original": scenes}, "is for predictions, and .* holds scenes"),
+        (labels, {"format": "scannet"}, "is for predictions, and .* holds labels"),
         (predictions, {"format": "scannet", "original": scenes, "color": "rgb"}, "--color"),
         (labels, {"original": scenes}, "--original"),
         (labels, {"scenes": ["*"]}, "--scenes"),
@@ -318,6 +386,9 @@ def test_what_does_not_go_together_is_wrong_usage(scenes: Path, predictions: Pat
     ):
         with pytest.raises(UsageError, match=words):
             export(path, tmp_path / "out", **options)  # type: ignore[arg-type]
+    for options in ({}, {"format": "scannet", "original": scenes}):
+        with pytest.raises(HpalError, match=r"none\.zarr: does not exist; check the name"):
+            export(tmp_path / "none.zarr", tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -7,13 +7,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import laspy
 import numpy as np
 import plyfile
 import pytest
+from conftest import Done
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
@@ -725,6 +726,12 @@ def assert_exact(path: Path, cloud: Cloud) -> None:
         ("a.asc", "//X Y Z Classification\n2\n1 2 3 4\n5 6 7 8\n", [[1, 2, 3], [5, 6, 7]], None, [4, 8], {}),
         ("a.xyz", "# made up\n// hand\n1 2 3\n", [[1, 2, 3]], None, None, {}),
         ("a.pts", "1\n1 2 3 -9 4 5 6\n", [[1, 2, 3]], [[4, 5, 6]], None, {"intensity": [-9]}),
+        ("a.xyz", "1 2 3\r4 5 6\r", [[1, 2, 3], [4, 5, 6]], None, None, {}),
+        ("a.csv", "x,y,z,label\r1,2,3,\r4,5,6,7\r", [[1, 2, 3], [4, 5, 6]], None, [-1, 7], {}),
+        ("a.csv", "x,y,z,label\r\n1,2,3,7\r\n1,2,4,\r\n", [[1, 2, 3], [1, 2, 4]], None, [7, -1], {}),
+        ("a.csv", "x;label;y;z;\n1;;2,5;3;\n4;7;5;6;\n", [[1, 2.5, 3], [4, 5, 6]], None, [-1, 7], {}),
+        ("a.csv", "x,y,z\n1,2,3,\n", [[1, 2, 3]], None, None, {}),
+        ("a.txt", "1,2,3,\n4,5,6,\n", [[1, 2, 3], [4, 5, 6]], None, None, {}),
         ("a.xyz", "770500.123 6277550.457 -1e-3\n", [[770500.123, 6277550.457, -0.001]], None, None, {}),
     ],
 )
@@ -749,6 +756,10 @@ def test_text(
         ("# c\n1 2 3\n4 5\n", "line 3 has 2 columns, expected 3"),
         ("x,y,z\n1,2,3\n1,,3\n", "line 3 has 2 columns"),
         ("1 2 3\n1 2 oops\n", "line 2: 'oops' is not a number"),
+        ("x,y,z,label\n1,2,3,wall\n", "line 2: 'wall' is not a number; give class numbers"),
+        ("1 2 3 wall\n1 2 3 wall\n", "line 1: 'wall' is not a number; give class numbers"),
+        ("x,y,z,w\n1,2,3,oops\n", "line 2: 'oops' is not a number; repair"),
+        ("x,y,z,r,g,b\n1,2,3,4,5,6\n1,2,3,4,,6\n", "line 3 has 5 columns"),
         ("1 2 3 4 5\n", ".*only 3, 4, 6 or 7 columns explain themselves"),
         ("x y w\n1 2 3\n", "has no z among its columns"),
         ("x y z w\n1 2 3\n", "names 4 columns and has 3"),
@@ -760,6 +771,11 @@ def test_text(
 def test_text_refuses(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(HpalError, match=rf"a\.txt: {message}"):
         read(write(tmp_path / "a.txt", content))
+
+
+def test_an_empty_cell_of_another_column_is_nan(tmp_path: Path) -> None:
+    cloud = read(write(tmp_path / "a.csv", "x,y,z,w,label\n1,2,3,5,1\n1,2,3, ,2\n"))
+    np.testing.assert_array_equal(cloud.attributes["w"], [5, np.nan])
 
 
 def test_a_broken_table_in_a_folder_is_refused_and_a_text_passed_over(tmp_path: Path) -> None:
@@ -781,6 +797,13 @@ def test_text_passes_over_readmes_in_folders(tmp_path: Path) -> None:
 
 def test_text_notes_a_wrong_count(tmp_path: Path) -> None:
     assert "promises 5 points, the file holds 1" in read(write(tmp_path / "a.pts", "5\n1 2 3\n")).notes[0]
+
+
+def test_columns_are_for_text(tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    np.save(tmp_path / "a.npy", np.arange(9.0).reshape(3, 3))
+    done = hpal("prep", "a.npy", "-o", "s.zarr", "--columns", "x,y,z", cwd=tmp_path)
+    assert done.rc == 2
+    assert "--columns: is for text, and a.npy is read as numpy; leave it out" in done.err
 
 
 # ---------------------------------------------------------------- NumPy

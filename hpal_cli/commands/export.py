@@ -39,7 +39,9 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Write a store as PLY, LAS or CSV, a file a scene."""
+    from hpal_cli.export.benchmarks import NAMES
     from hpal_cli.export.files import export
+    from hpal_cli.wording import counted
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     done = export(
@@ -53,5 +55,6 @@ def command(
         overwrite=overwrite,
         monitor=console,
     )
-    what = "original points" if original is not None else "points"
-    console.say(f"{output}/: {len(done.paths)} {format.upper()} files, {done.points:,} {what}")
+    kind = NAMES.get(format, format.upper())
+    what = "original point" if original is not None else "point"
+    console.say(f"{output}/: {counted(len(done.paths), f'{kind} file')}, {counted(done.points, what)}")

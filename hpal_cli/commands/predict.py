@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -49,15 +50,16 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Predict every point: class, probabilities, features."""
-    from hpal_cli.export.files import COLORS, export_originals, original_names
-    from hpal_cli.export.writers import free_paths
+    from hpal_cli.export.files import COLORS, export_originals, room_for_originals
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.predictions.predict import predict
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.predictions.tiles import MAX_VOXELS
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.store.envelope import kind_of
     from hpal_cli.training.checkpoint import load
+    from hpal_cli.wording import counted
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     if color not in COLORS:
@@ -65,39 +67,45 @@ def command(
     folders = [(folder, suffix) for folder, suffix in ((ply, "ply"), (las, "las")) if folder is not None]
     if color != "auto" and not folders:
         raise UsageError("--color", "is for --ply and --las", "give one of them too, or leave it out")
+    for folder, suffix in folders:
+        within = (folder.resolve(), *folder.resolve().parents)
+        if output.resolve() in within or kind_of(folder) is not None:
+            raise UsageError(f"--{suffix}", f"{folder} is a store, and files want a folder", "give another name")
     chosen_device = choose(device)
     chosen_backend = choose_backend(backend, chosen_device, precision)
     model = load(checkpoint)
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
-    for folder, suffix in folders:
-        free_paths(folder, [f"{name}.{suffix}" for name in original_names(store, chosen)], overwrite=overwrite)
-    console.debug(f"on {chosen_device}, {chosen_backend}")
-    points = 0
-    for scene, _, _ in predict(
-        model,
-        store,
-        output,
-        scenes=chosen,
-        device=chosen_device,
-        backend=chosen_backend,
-        features=not no_features,
-        max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
-        overwrite=overwrite,
-        history=[*model.history, *this_call(NAME)],
-        monitor=console,
-    ):
-        points += scene.points
-    console.say(f"{output}: {len(chosen)} scenes, {points:,} points")
-    for folder, suffix in folders:
-        written = export_originals(
+    with contextlib.ExitStack() as room:
+        for folder, suffix in folders:
+            room.enter_context(room_for_originals(store, chosen, folder, suffix, color=color, overwrite=overwrite))
+        console.debug(f"on {chosen_device}, {chosen_backend}")
+        points = 0
+        for scene, _, _ in predict(
+            model,
             store,
-            PredictionStore(output),
-            chosen,
-            folder,
-            suffix,
-            color=color,
+            output,
+            scenes=chosen,
+            device=chosen_device,
+            backend=chosen_backend,
+            features=not no_features,
+            max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
             overwrite=overwrite,
+            history=[*model.history, *this_call(NAME)],
             monitor=console,
-        )
-        console.say(f"{folder}/: {len(written.paths)} {suffix.upper()} files, {written.points:,} original points")
+        ):
+            points += scene.points
+        console.say(f"{output}: {counted(len(chosen), 'scene')}, {counted(points, 'point')}")
+        for folder, suffix in folders:
+            written = export_originals(
+                store,
+                PredictionStore(output),
+                chosen,
+                folder,
+                suffix,
+                color=color,
+                overwrite=overwrite,
+                monitor=console,
+            )
+            files = counted(len(written.paths), f"{suffix.upper()} file")
+            console.say(f"{folder}/: {files}, {counted(written.points, 'original point')}")

@@ -69,11 +69,18 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Read raw clouds onto a grid. The store that it writes is what all else starts from."""
+    from hpal_cli import readers
     from hpal_cli.lengths import format_length, parse_length, parse_unit
+    from hpal_cli.readers.cloud import Options
     from hpal_cli.scenes.classes import ClassTable
     from hpal_cli.scenes.prepare import prepare
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
+    named = None if columns is None else opt.as_list(columns)
+    if named is not None:
+        reader, _ = readers.find(source, format, Options(tuple(named)))
+        if reader.NAME != "text":
+            raise UsageError("--columns", f"is for text, and {source} is read as {reader.NAME}", "leave it out")
     edge: str | float | None = grid
     if grid == "none":
         edge = None
@@ -84,7 +91,7 @@ def command(
         output,
         format=format,
         grid=edge,
-        columns=None if columns is None else opt.as_list(columns),
+        columns=named,
         scene_per=_scene_per(scene_per),
         val=opt.as_list(val),
         test=opt.as_list(test),
@@ -99,6 +106,7 @@ def command(
         monitor=console,
     )
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.wording import counted
 
     store = SceneStore(output)
     splits = ", ".join(
@@ -107,8 +115,8 @@ def command(
     original, points = sum(i.original for i in table), sum(i.points for i in table)
     on = "no grid" if store.grid is None else f"{format_length(store.grid)} grid"
     console.say(
-        f"{output}: {len(table)} scenes ({splits}), {original:,} points -> {points:,} ({on}), "
-        f"{len(store.classes)} classes, read as {store.format}"
+        f"{output}: {counted(len(table), 'scene')} ({splits}), {counted(original, 'point')} -> {points:,} ({on}), "
+        f"{counted(len(store.classes), 'class', 'classes')}, read as {store.format}"
     )
 
 

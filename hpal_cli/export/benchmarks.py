@@ -14,7 +14,8 @@ from hpal_cli.export.originals import Originals
 from hpal_cli.scenes.store import BLOCK
 from hpal_cli.store.files import replace_when_whole
 
-FORMATS = ("scannet", "semantickitti")
+NAMES = {"scannet": "ScanNet", "semantickitti": "SemanticKITTI"}
+FORMATS = tuple(NAMES)
 
 _SCANNET = re.compile(r"scene\d{4}_\d{2}")
 _KITTI = re.compile(r"(\d{2})/(\d{6})")

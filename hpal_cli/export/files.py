@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.export import benchmarks, writers
+from hpal_cli.export import benchmarks, las, writers
 from hpal_cli.export.clouds import answers_cloud, prediction_cloud, scene_cloud
 from hpal_cli.export.originals import Originals, Part
 from hpal_cli.label.store import LabelStore
@@ -70,15 +71,19 @@ def export(
     for option, value, known in (("--format", format, FORMATS), ("--color", color, COLORS)):
         if value not in known:
             raise UsageError(option, f"{value!r} is unknown", f"choose from {', '.join(known)}")
+    if not path.exists():
+        raise HpalError(path, "does not exist", "check the name")
     kind = kind_of(path)
-    if path.exists() and kind not in ("scenes", "predictions", "labels"):
+    if kind not in ("scenes", "predictions", "labels"):
         raise HpalError(path, "is not an hpal store", "give a scenes, predictions or labels store")
     if kind == "labels":
         for option, given in (("--scenes", scenes), ("--original", original), ("--split", split != "all")):
             if given:
                 raise UsageError(option, "has no meaning for a labels store", "leave it out")
     if format in benchmarks.FORMATS:
-        if kind != "predictions" or original is None:
+        if kind != "predictions":
+            raise UsageError("--format", f"{format} is for predictions, and {path} holds {kind}", "give predictions")
+        if original is None:
             raise UsageError("--format", f"{format} is for predictions at original points", "add --original SCENES")
         if color != "auto":
             raise UsageError("--color", f"has no meaning for {format}", "leave it out")
@@ -145,9 +150,24 @@ def export_originals(
     return _write(files, folder, overwrite, monitor or Silent())
 
 
-def original_names(store: SceneStore, scenes: Sequence[SceneInfo]) -> list[str]:
-    """The files that `export_originals` writes, without their suffix."""
-    return list(_originals(store, None, scenes))
+@contextlib.contextmanager
+def room_for_originals(
+    store: SceneStore, scenes: Sequence[SceneInfo], folder: Path, format: str, *, color: str, overwrite: bool
+) -> Iterator[None]:
+    """Around the prediction that `export_originals` will write: what would be refused then is refused now. A folder
+    that was made goes away again if the block fails.
+
+    Raises:
+        HpalError: a file that exists, or classes or colours that the format cannot hold.
+    """
+    originals = _originals(store, None, scenes)
+    if format == "las":
+        las.require_classes(las.codes(store.classes, own=store.format == "las"), folder)
+        for name, one in originals.items():
+            if color == "class" and one.file.las_header is not None:
+                las.require_colours(one.file.las_header, folder / f"{name}.las")
+    with writers.free_paths(folder, [f"{name}.{format}" for name in originals], overwrite=overwrite):
+        yield
 
 
 def _originals(store: SceneStore, of: PredictionStore | None, scenes: Sequence[SceneInfo]) -> dict[str, Originals]:
@@ -189,9 +209,12 @@ def _grid(name: str, points: int, format: str, make: Callable[[], writers.Viewer
 
 
 def _write(files: Sequence[_File], folder: Path, overwrite: bool, monitor: Monitor) -> Exported:
-    paths = writers.free_paths(folder, [file.name for file in files], overwrite=overwrite)
     points = sum(file.points for file in files)
-    with new_files(paths, overwrite=overwrite), monitor.task("writing", points) as task:
+    with (
+        writers.free_paths(folder, [file.name for file in files], overwrite=overwrite) as paths,
+        new_files(paths, overwrite=overwrite),
+        monitor.task("writing", points) as task,
+    ):
         for file, path in zip(files, paths, strict=True):
             file.write(path, partial(task.advance, status=file.name))
     return Exported(paths, points)

@@ -58,15 +58,16 @@ def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
     )
 
 
-def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> NDArray[np.float64]:
-    """Positions (N, 3) on the steps of the LAS file that they came from, just as any reader computes them.
+def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> tuple[NDArray[np.float64], float]:
+    """Positions (N, 3) on the steps of the LAS file that they came from, just as any reader computes them; and the
+    smallest of these steps.
 
     Raises:
         HpalError: the template is no LAS header.
     """
     header, _ = _opened(template, subject)
     scales, offsets = np.array(header.scales), np.array(header.offsets)
-    return np.rint((position - offsets) / scales) * scales + offsets
+    return np.rint((position - offsets) / scales) * scales + offsets, float(scales.min())
 
 
 def write_new(
@@ -162,8 +163,8 @@ def write_like(
 
     header, evlrs = _opened(template, subject)
     columns = _stored_names(header.point_format)
-    if colors is not None and "red" not in columns:
-        raise HpalError(subject, "its point format has no colours", "leave --color class out")
+    if colors is not None:
+        _require_colours(columns, subject)
     if table is not None and int(table.max()) > 31 and header.point_format.id in _WIDER:
         _widen(header, evlrs)
     names: dict[str, str] = {}
@@ -195,6 +196,18 @@ def write_like(
     # laspy has no date of zero.
     file.seek(IDENTIFIERS.start)
     file.write(template[IDENTIFIERS])
+
+
+def require_colours(template: bytes, subject: object) -> None:
+    """Raises:
+    HpalError: the point format of this LAS header has none.
+    """
+    _require_colours(_stored_names(_opened(template, subject)[0].point_format), subject)
+
+
+def _require_colours(columns: Mapping[str, list[str]], subject: object) -> None:
+    if "red" not in columns:
+        raise HpalError(subject, "its point format has no colours", "leave --color class out")
 
 
 def _opened(template: bytes, subject: object) -> tuple[Any, Any]:
@@ -342,11 +355,9 @@ def _place(
     rows.array["X"], rows.array["Y"], rows.array["Z"] = whole.T
 
 
-def _classification(ids: NDArray[np.int64], table: NDArray[np.int64], subject: Path) -> NDArray[np.uint8]:
-    """Class ids (N,), -1 for none, as LAS classes.
-
-    Raises:
-        HpalError: one beyond 255.
+def require_classes(table: NDArray[np.int64], subject: object) -> None:
+    """Raises:
+    HpalError: a LAS class beyond 255.
     """
     if int(table.max(initial=0)) > 255 or int(table.min(initial=0)) < 0:
         raise HpalError(
@@ -354,6 +365,15 @@ def _classification(ids: NDArray[np.int64], table: NDArray[np.int64], subject: P
             f"LAS numbers classes 0 to 255, and one would get {int(table.max())}",
             "write PLY, or give each class its `las` number in the file for --classes",
         )
+
+
+def _classification(ids: NDArray[np.int64], table: NDArray[np.int64], subject: Path) -> NDArray[np.uint8]:
+    """Class ids (N,), -1 for none, as LAS classes.
+
+    Raises:
+        HpalError: one beyond 255.
+    """
+    require_classes(table, subject)
     return np.append(table, UNCLASSIFIED)[np.where(ids >= 0, ids, len(table))].astype(np.uint8)
 
 

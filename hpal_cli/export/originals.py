@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -110,11 +111,11 @@ class Originals:
             if rgb is None and "class" in fields:
                 rgb = class_colors(classes, fields["class"])
             fields |= _named(points.attributes, fields)
-            position = (
-                points.position
-                if self.file.las_header is None
-                else las.snapped(self.file.las_header, points.position, f"{self.store.path}: {self.file.name}")
-            )
+            position, digits = points.position, ViewerCloud.digits
+            if self.file.las_header is not None:
+                subject = f"{self.store.path}: {self.file.name}"
+                position, step = las.snapped(self.file.las_header, position, subject)
+                digits = max(digits, math.ceil(-math.log10(step)))
             yield ViewerCloud(
                 position,
                 rgb,
@@ -123,6 +124,7 @@ class Originals:
                 class_comments(classes),
                 codes,
                 unit=self.store.unit,
+                digits=digits,
             )
 
     def write(

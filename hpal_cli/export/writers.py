@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -40,7 +41,7 @@ class ViewerCloud:
 
     las_codes: (C,) what LAS files call each class; None for id + 64.
     texts: further columns of words, each (N,), for the formats that can hold them (CSV).
-    unit: metres in one unit of the positions.
+    unit: metres in one unit of the positions; digits: how many of theirs behind the point say something, for text.
     """
 
     position: NDArray[np.float64]
@@ -51,6 +52,7 @@ class ViewerCloud:
     las_codes: NDArray[np.int64] | None = None
     texts: dict[str, Sequence[str]] = field(default_factory=dict)
     unit: float = 1.0
+    digits: int = 6
 
 
 Blocks = Callable[[], Iterator[ViewerCloud]]
@@ -69,8 +71,11 @@ def scene_path(folder: Path, scene: str, suffix: str) -> Path:
     return path
 
 
-def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> list[Path]:
+@contextlib.contextmanager
+def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[list[Path]]:
     """`folder/<name>` for every name, their folders made; if one may not be written, nothing is.
+
+    When the block fails, the folders that were made for it and are empty go away again.
 
     Raises:
         HpalError: a file that exists and is not to be overwritten, or `folder` is a file or a store.
@@ -82,12 +87,21 @@ def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> list[P
     for path in paths:
         if os.path.lexists(path):
             require_free(path, overwrite=overwrite)
-    for parent in {path.parent for path in paths}:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HpalError(parent, f"cannot be made ({error.strerror})", "give another name") from error
-    return paths
+    parents = {path.parent for path in paths}
+    above = {folder for path in paths for folder in path.parents if not os.path.exists(folder)}
+    made = sorted(above, key=lambda folder: len(folder.parts), reverse=True)
+    try:
+        for parent in parents:
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HpalError(parent, f"cannot be made ({error.strerror})", "give another name") from error
+        yield paths
+    except BaseException:
+        for new in made:
+            with contextlib.suppress(OSError):
+                new.rmdir()
+        raise
 
 
 def write(cloud: ViewerCloud, path: Path, *, overwrite: bool) -> None:
@@ -192,7 +206,8 @@ def _write_csv(blocks: Iterator[ViewerCloud], file: IO[bytes], written: Callable
             colours = ["red", "green", "blue"] if cloud.rgb is not None else []
             writer.writerow(["x", "y", "z", *colours, *cloud.fields, *cloud.texts])
             begun = True
-        columns = [*cloud.position.T, *(cloud.rgb.T if cloud.rgb is not None else []), *cloud.fields.values()]
+        position = np.round(cloud.position, cloud.digits)
+        columns = [*position.T, *(cloud.rgb.T if cloud.rgb is not None else []), *cloud.fields.values()]
         words = [_csv_values(column) for column in columns]
         writer.writerows(zip(*words, *cloud.texts.values(), strict=True))
         written(len(cloud.position))

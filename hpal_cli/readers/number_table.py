@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -55,8 +55,8 @@ class Lines:
     """
 
     def __init__(self, separator: str = " ") -> None:
-        self._separator = separator.replace(";", " ")
-        self._table = bytes.maketrans(b",;", b". ") if separator == ";" else None
+        self._separator = separator
+        self._table = bytes.maketrans(b",", b".") if separator == ";" else None
         self._use(bytearray(_PIECE + 2 * _MARGIN))
         self._size = 0
         self.number = 1
@@ -115,6 +115,23 @@ class Lines:
         """The piece, with blanks between the numbers."""
         return bytes(self._buffer[_MARGIN : _MARGIN + self._size]).replace(self._separator.encode(), b" ")
 
+    def filled(self, columns: int, blank: Collection[int]) -> bytes:
+        """As bytes(), with `nan` in empty cells of the columns `blank`, in lines of so many columns."""
+        separator = self._separator.encode()
+        if not separator.strip():
+            return bytes(self)
+        lines = bytes(self._buffer[_MARGIN : _MARGIN + self._size]).split(b"\n")
+        for n, line in enumerate(lines):
+            cells = line.split(separator)
+            if len(cells) == columns + 1 and not cells[-1].strip():
+                cells.pop()
+            empty = [at for at, cell in enumerate(cells) if not cell.strip()]
+            if empty and len(cells) == columns and len(empty) < columns and all(at in blank for at in empty):
+                for at in empty:
+                    cells[at] = b"nan"
+                lines[n] = separator.join(cells)
+        return b"\n".join(lines).replace(separator, b" ")
+
     def count(self) -> int:
         """The newlines of the piece."""
         found = library()
@@ -160,12 +177,19 @@ def files_into(paths: Sequence[str], columns: Sequence[NDArray[np.generic]], fin
 
 
 def blocks(
-    file: FileIO, columns: int, path: Path, first_line: int = 1, separator: str = " ", most: int | None = None
+    file: FileIO,
+    columns: int,
+    path: Path,
+    first_line: int = 1,
+    separator: str = " ",
+    most: int | None = None,
+    *,
+    blank: Collection[int] = (),
 ) -> Iterator[NDArray[np.float64]]:
     """The rest of a file, lines of `columns` numbers, as blocks (N, columns) float64, with N no more than `ROWS`.
 
     Empty lines are passed over. `file` is opened without a buffer; `first_line` is the number of its next line,
-    `most` the number of lines that belong to the table, if not all do.
+    `most` the number of lines that belong to the table, if not all do. An empty cell is NaN in the columns `blank`.
 
     Raises:
         HpalError: a line with another number of columns, or with something that is no such number.
@@ -178,7 +202,7 @@ def blocks(
             block, filled = np.empty((ROWS, columns)), 0
         rows = lines.into(list(block[filled:].T))
         if rows is None:
-            values = parse(bytes(lines), columns, path, lines.number)
+            values = parse(lines.filled(columns, blank), columns, path, lines.number)
             rows = len(values)
             block[filled : filled + rows] = values
         filled += rows

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,25 @@ LEFT_OUT = "-"
 
 _HEAD = 1 << 16
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
+
+
+class _File(FileIO):
+    """A text, opened without a buffer; where lines end in CR alone, they are given with LF."""
+
+    _only_cr = False
+
+    def head(self) -> bytes:
+        """What it begins with; to be read first."""
+        head = self.read(_HEAD) or b""
+        self._only_cr = b"\r" in head and b"\n" not in head
+        return head.replace(b"\r", b"\n") if self._only_cr else head
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        if self._only_cr and count:
+            view = memoryview(buffer)[:count]
+            view[:] = bytes(view).replace(b"\r", b"\n")
+        return count
 
 
 @dataclass
@@ -48,8 +69,8 @@ def find(root: Path, options: Options) -> list[Source]:
 def count(source: Source) -> int | None:
     """From the size of the file and of its first lines."""
     try:
-        with source.path.open("rb", buffering=0) as file:
-            head = file.read(_HEAD)
+        with _File(source.path) as file:
+            head = file.head()
             lines = head.count(b"\n") or 1
             return lines * source.path.stat().st_size // len(head) if head else 0
     except OSError:
@@ -61,15 +82,16 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
     What a column is comes from `options.columns`, or else from a header line, which may be a `#` or `//` comment.
     Without one, by count: 3 x y z; 4 with intensity; 6 with red green blue; 7 with a label besides; in `.pts` 7 is
-    intensity red green blue.
+    intensity red green blue. Between commas or semicolons a cell may be empty, which is NaN (unlabelled, for a label),
+    unless it is a position or a colour; and a line may end with a separator.
 
     Raises:
         HpalError: no table, a broken line, columns that neither names nor count explain.
         UsageError: `options.columns` without x, y or z, or with one twice.
     """
     path = source.path
-    with path.open("rb", buffering=0) as file:
-        head = file.read(_HEAD)
+    with _File(path) as file:
+        head = file.head()
         layout = _layout(head, path, options)
         if layout is None:
             raise HpalError(path, "holds no lines of numbers", "give lines of x y z, or check the file")
@@ -79,7 +101,8 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
             start = head.find(b"\n", start) + 1
         file.seek(start)
         given, held = 0, None
-        for values in number_table.blocks(file, layout.columns, path, layout.skip + 1, layout.separator):
+        blank = _may_be_blank(names, layout)
+        for values in number_table.blocks(file, layout.columns, path, layout.skip + 1, layout.separator, blank=blank):
             if held is not None:
                 yield held
             held = _cloud(values, names, path, given)
@@ -95,6 +118,13 @@ def _cloud(values: NDArray[np.float64], names: Sequence[str], path: Path, first:
         return columns.matrix(values, path, first)
     named = {name: values[:, n] for n, name in enumerate(names) if name != LEFT_OUT}
     return columns.cloud(named, path, first)
+
+
+def _may_be_blank(names: Sequence[str], layout: _Layout) -> set[int]:
+    """The columns in which an empty cell is NaN: not those of positions and colours."""
+    needed = {*columns.AXES, *(part for triple in columns.COLOURS for part in triple)}
+    names = names or columns.BY_COUNT.get(layout.columns, ())
+    return {n for n, name in enumerate(names) if name.casefold() not in needed}
 
 
 def _names(layout: _Layout, path: Path, options: Options) -> Sequence[str]:
@@ -119,8 +149,8 @@ def _names(layout: _Layout, path: Path, options: Options) -> Sequence[str]:
 
 def _looks_like_points(path: Path, options: Options) -> bool:
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
+        with _File(path) as file:
+            head = file.head()
     except OSError:
         return False
     try:
@@ -151,7 +181,15 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
                 comment = words
             continue
         words, separator = _split(line)
-        if not all(_is_number(word, separator) for word in words):
+        names = options.columns or named
+        if not words[-1] and len(words) > max(1, len(names)):
+            # A separator at the end of every line.
+            words.pop()
+        odd = [n for n, word in enumerate(words) if word and not _is_number(word, separator)]
+        if odd or not any(words):
+            numbers = len(words) > len(columns.AXES) and odd and odd[0] >= len(columns.AXES)
+            if numbers or (named and len(named) == len(words) and not columns.missing_axes(named)):
+                raise _no_number(words, odd, names, number + 1, path)
             if named:
                 return None
             named = words
@@ -167,6 +205,13 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
                 raise HpalError(path, "names a column twice", "name every column once")
             return _Layout(number, len(words), names, separator, promised)
     return None
+
+
+def _no_number(words: list[str], odd: list[int], names: Sequence[str], line: int, path: Path) -> HpalError:
+    at = odd[0] if odd else 0
+    label = names[at].casefold() in columns.LABELS if len(names) == len(words) else at == len(words) - 1
+    remedy = "give class numbers" if label else number_table.REMEDY
+    return HpalError(path, f"line {line}: {words[at][:20]!a} is not a number", remedy)
 
 
 def _split(line: str) -> tuple[list[str], str]:
