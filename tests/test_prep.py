@@ -498,3 +498,15 @@ def test_two_files_that_claim_one_name(tmp_path: Path) -> None:
     done: Done = hpal("prep", tmp_path / "raw", "-o", tmp_path / "s.zarr")
     assert done.rc == 1
     assert "two scenes are called 'a'" in done.err
+
+
+def test_coordinates_far_out(tmp_path: Path) -> None:
+    xyz, label = cloud(0)
+    for far, rc, words in ((1e5, 0, None), (2e6, 0, "spans 2,000,000 units, so its"), (1e300, 1, "span 1e+300 units")):
+        xyz[0, 0] = far
+        table(tmp_path / "raw" / "a.csv", xyz, label)
+        done = hpal("prep", tmp_path / "raw", "-o", tmp_path / "s.zarr", "--overwrite")
+        assert done.rc == rc, done.err
+        assert words is None or words in done.err
+        assert "spans" in done.err or words is None or rc
+        assert "RuntimeWarning" not in done.err

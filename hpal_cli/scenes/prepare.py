@@ -266,6 +266,7 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
     try:
         raw = work.raw or _gather(work, folder / "raw", task)
         metres = job.unit or raw.unit()
+        too_wide = raw.check_span(metres)
         # What a process that was killed left of it.
         shutil.rmtree(job.store / "scenes" / work.name, ignore_errors=True)
         group = zarr.open_group(str(job.store), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
@@ -275,7 +276,11 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         raw.spool.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return DoneScene(SceneInfo(0, work.name, points, original, "train", fingerprint), metres, tuple(raw.notes))
+    return DoneScene(
+        SceneInfo(0, work.name, points, original, "train", fingerprint),
+        metres,
+        (*raw.notes, *([too_wide] if too_wide else [])),
+    )
 
 
 def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:

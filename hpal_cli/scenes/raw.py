@@ -16,6 +16,12 @@ from hpal_cli.readers.colours import ColourRange
 from hpal_cli.scenes.classes import IGNORE
 from hpal_cli.scenes.spool import Columns, Spool
 
+LONGEST = 1e9
+"""Units that a scene may span: millimetres over 1,000 km."""
+
+ROUGH = 0.005
+"""Metres that grid points, being stored in 32 bits, may be off by without a word."""
+
 
 @dataclass
 class RawFile:
@@ -159,6 +165,21 @@ class RawScene:
                 f"not all of its files have {', '.join(sorted(self._one_sided))}: filled up with nothing there"
             )
         return notes
+
+    def check_span(self, metres: float) -> str | None:
+        """What to tell a person of a scene that is too wide for grid points in 32 bits; metres: in one unit.
+
+        Raises:
+            HpalError: coordinates that no scan has.
+        """
+        span = float((self.high - self.low).max())
+        if not span < LONGEST:
+            path = self.files[0].path
+            raise HpalError(path, f"its points span {span:g} units", "check its columns, or for stray points")
+        error = float(np.spacing(np.float32(span))) / 2 * metres
+        if error <= ROUGH:
+            return None
+        return f"spans {span:,.0f} units, so its grid points are off by up to {error:.2g} m: are there stray points?"
 
     def unit(self) -> float:
         """Metres in one unit: what the files say, else 1.
