@@ -69,18 +69,11 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Read raw clouds onto a grid. The store that it writes is what all else starts from."""
-    from hpal_cli import readers
     from hpal_cli.lengths import format_length, parse_length, parse_unit
-    from hpal_cli.readers.cloud import Options
     from hpal_cli.scenes.classes import ClassTable
     from hpal_cli.scenes.prepare import prepare
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
-    named = None if columns is None else opt.as_list(columns)
-    if named is not None:
-        reader, _ = readers.find(source, format, Options(tuple(named)))
-        if reader.NAME != "text":
-            raise UsageError("--columns", f"is for text, and {source} is read as {reader.NAME}", "leave it out")
     edge: str | float | None = grid
     if grid == "none":
         edge = None
@@ -91,7 +84,7 @@ def command(
         output,
         format=format,
         grid=edge,
-        columns=named,
+        columns=None if columns is None else opt.as_list(columns),
         scene_per=_scene_per(scene_per),
         val=opt.as_list(val),
         test=opt.as_list(test),

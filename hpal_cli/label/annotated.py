@@ -81,16 +81,10 @@ def read_las(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
     Raises:
         HpalError: as `read_ply`, and whatever is wrong with the file.
     """
-    import laspy
-
     from hpal_cli.readers import las
 
-    # The reader of raw clouds knows what a damaged file does to the decompressor.
-    with las._named(path):
-        las._check_records(path)
-        with laspy.open(path) as reader:
-            las._check_size(path, reader.header)
-            file = reader.read()
+    with las.opened(path) as reader:
+        file = reader.read()
     dimensions = ["classification", *file.point_format.extra_dimension_names]
     columns = _bare({name: np.asarray(file[name]) for name in dimensions})
     columns |= {axis: np.asarray(file[axis], np.float64) for axis in "xyz"}

@@ -76,22 +76,33 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         HpalError: whatever is wrong with the file, including a panic of the decompressor.
     """
     path = source.path
+    with opened(path) as reader:
+        header = reader.header
+        seen = 0
+        prelude: bytes | None = _empty_file(reader, path)
+        for chunk in reader.chunk_iterator(CHUNK):
+            seen += len(chunk)
+            cloud = _cloud(header, chunk)
+            cloud.las_header, prelude = prelude, None
+            yield cloud
+        if seen != header.point_count:
+            raise HpalError(path, f"holds {seen} of the {header.point_count} points it promises", _REMEDY)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """laspy's reader of a file whose header and chunks were checked before the decompressor may believe them.
+
+    Raises:
+        HpalError: whatever is wrong with the file, inside the block too.
+    """
     with _named(path):
         _check_records(path)
         import laspy
 
         with laspy.open(path) as reader:
-            header = reader.header
-            _check_size(path, header)
-            seen = 0
-            prelude: bytes | None = _empty_file(reader, path)
-            for chunk in reader.chunk_iterator(CHUNK):
-                seen += len(chunk)
-                cloud = _cloud(header, chunk)
-                cloud.las_header, prelude = prelude, None
-                yield cloud
-            if seen != header.point_count:
-                raise HpalError(path, f"holds {seen} of the {header.point_count} points it promises", _REMEDY)
+            _check_size(path, reader.header)
+            yield reader
 
 
 def _empty_file(reader: Any, path: Path) -> bytes:

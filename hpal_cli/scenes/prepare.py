@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from hpal_cli import readers
-from hpal_cli.errors import HpalError
+from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.lengths import format_length
 from hpal_cli.parallel import map_in_order
@@ -107,15 +107,20 @@ def prepare(
     monitor = monitor or Silent()
     options = Options(None if columns is None else tuple(columns))
     reader, sources = readers.find(root, format, options)
+    if columns is not None and reader is not readers.text:
+        raise UsageError("--columns", f"is for text, and {root} is read as {reader.NAME}", "leave it out")
     if format is None and (others := readers.passed_over(root, reader, sources, options)):
         monitor.note(others)
     edge = (None if reader.NAME == "scannet" else DEFAULT_GRID) if grid == "default" else grid
     assert not isinstance(edge, str)
     names = _grouped(root, sources, scene_per)
-    if not isinstance(scene_per, float):
-        # What is wrong with names and patterns should show before hours of reading; of tiles it shows later.
-        _refuse_nested(root, list(names))
-        splits(list(names), val, test, Silent())
+
+    def settled(every: Sequence[str]) -> dict[str, str]:
+        _refuse_nested(root, every)
+        return splits(every, val, test, monitor)
+
+    # What is wrong with names and patterns should show before hours of reading; of tiles it shows later.
+    split = {} if isinstance(scene_per, float) else settled(list(names))
     attributes: dict[str, object] = {}
     place = go_on(out, overwrite=overwrite, resume=resume, worth_keeping=begun)
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
@@ -143,11 +148,9 @@ def prepare(
         try:
             if isinstance(scene_per, float):
                 work = _tiled(job, sources, scene_per, fail, monitor)
+                split = settled([one.name for one in work])
             else:
                 work = [_Work(job, name, group) for name, group in names.items()]
-            every = [one.name for one in work]
-            _refuse_nested(root, every)
-            split = splits(every, val, test, monitor)
             for one in work:
                 known = record.find(one.name, one.signature)
                 if known is not None:
