@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 # No fused multiply-add: a product that is rounded before it is added is the one that NumPy computes.
-_FLAGS = (
+FLAGS = (
     *("-O3", "-march=native", "-fPIC", "-std=gnu11", "-ffp-contract=off"),
     # Nobody asks for floating-point exceptions; `floor` becomes one instruction.
     *("-fno-trapping-math", "-fno-math-errno"),
@@ -44,7 +44,7 @@ def library_or_reason(make: Callable[[], ctypes.CDLL]) -> Callable[[], ctypes.CD
     return found
 
 
-def load(source: Path, *, flags: Sequence[str] = _FLAGS, link: Sequence[str] = (), version: str = "") -> ctypes.CDLL:
+def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = (), version: str = "") -> ctypes.CDLL:
     """The shared library of a C source; compiled if this source, compiler, processor and `version` are new.
 
     flags: how it is compiled; link: further arguments for linking.

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import platform
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import number_table
+from hpal_cli.readers import number_files, number_table
+from hpal_cli.readers.number_files import Rows, TextFile
 
 compiled = pytest.mark.skipif(
     isinstance(number_table.library(), str), reason=f"nothing is compiled here: {number_table.library()}"
 )
 RNG = random.Random(0)
+ANY_PROCESSOR = ("-O2", "-march=x86-64" if platform.machine() == "x86_64" else "-O2", "-fPIC", "-std=gnu11")
+
+
+@pytest.fixture(params=["this processor", "any processor"])
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The parser for this processor, and the one without its special instructions."""
+    if request.param == "any processor":
+        other = number_table.load(ANY_PROCESSOR)
+        monkeypatch.setattr(number_table, "library", lambda: other)
+    return str(request.param)
 
 
 def blocks(path: Path, text: str | bytes, width: int, **how: object) -> list[np.ndarray]:
@@ -26,9 +39,18 @@ def blocks(path: Path, text: str | bytes, width: int, **how: object) -> list[np.
 def in_one_go(path: Path, text: bytes, width: int, finite: bool = False) -> np.ndarray | None:
     """By the compiled parser alone; None where it finds something odd."""
     path.write_bytes(text)
-    columns = [np.full(len(text) + 1, np.nan) for _ in range(width)]
-    counts = number_table.files_into([str(path)], columns, finite)
-    return np.column_stack([column[: counts[0]] for column in columns]) if counts else None
+    parts = number_files.read([TextFile(str(path), len(text), 0)], width, finite=finite)
+    return None if any(isinstance(part, TextFile) for part in parts) else joined(parts, width)[0]
+
+
+def joined(parts: list[Rows | TextFile], doubles: int, bytes: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = [part for part in parts if isinstance(part, Rows)]
+    none = Rows(np.empty((0, doubles)), np.empty((0, bytes), np.uint8), np.empty(0, np.int64))
+    return (
+        np.concatenate([none.doubles, *(part.doubles for part in rows)]),
+        np.concatenate([none.bytes, *(part.bytes for part in rows)]),
+        np.concatenate([none.numbers, *(part.numbers for part in rows)]),
+    )
 
 
 def digits(count: int) -> str:
@@ -67,7 +89,7 @@ def numbers() -> list[str]:
 @compiled
 @pytest.mark.parametrize("width", [1, 2, 3, 6, 7, 128])
 @pytest.mark.parametrize("longest", [8, 16, 500])
-def test_every_double_is_the_nearest_one(tmp_path: Path, width: int, longest: int) -> None:
+def test_every_double_is_the_nearest_one(tmp_path: Path, width: int, longest: int, build: str) -> None:
     tokens = [token for token in numbers() if len(token) <= longest]
     tokens = tokens[: len(tokens) // width * width]
     lines = [RNG.choice([" ", "  ", "\t"]).join(tokens[n : n + width]) for n in range(0, len(tokens), width)]
@@ -79,7 +101,7 @@ def test_every_double_is_the_nearest_one(tmp_path: Path, width: int, longest: in
 
 
 @compiled
-def test_no_length_of_a_line_or_a_file_is_special(tmp_path: Path) -> None:
+def test_no_length_of_a_line_or_a_file_is_special(tmp_path: Path, build: str) -> None:
     for size in range(1, 140):
         for end in (b"", b"\n", b" ", b" \n", b"\r\n"):
             text = (digits(size % 15 + 1) + " " * (1 + size - size % 15) + "7").encode()
@@ -121,7 +143,7 @@ def test_no_length_of_a_line_or_a_file_is_special(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("before", [0, 1, 341, 600])
-def test_what_is_no_table_is_odd(tmp_path: Path, text: str, before: int) -> None:
+def test_what_is_no_table_is_odd(tmp_path: Path, text: str, before: int, build: str) -> None:
     good = b"10.5 -3\n" * before
     assert in_one_go(tmp_path / "a", good, 2) is not None
     assert in_one_go(tmp_path / "a", good + text.encode("latin-1"), 2) is None
@@ -129,34 +151,146 @@ def test_what_is_no_table_is_odd(tmp_path: Path, text: str, before: int) -> None
 
 
 @compiled
-def test_finite_refuses_what_is_not(tmp_path: Path) -> None:
+def test_finite_refuses_what_is_not(tmp_path: Path, build: str) -> None:
     for token in ("nan", "inf", "-Infinity", "1e999"):
         assert in_one_go(tmp_path / "a", f"1 {token}\n".encode(), 2) is not None
         assert in_one_go(tmp_path / "a", f"1 {token}\n".encode(), 2, finite=True) is None
 
 
+def plain_number(most: int) -> str:
+    count = RNG.randrange(1, most + 1)
+    behind = RNG.choice([0, 0, RNG.randrange(count + 1)])
+    number = digits(count)
+    return RNG.choice(["", "-"]) + (
+        f"{number[: count - behind] or '0'}.{number[count - behind :]}" if behind else number
+    )
+
+
 @compiled
-def test_bytes_must_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [1, 2, 3, 6, 8, 9, 20, 128])
+@pytest.mark.parametrize("most", [7, 8, 9, 15, 16])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_tables_of_nothing_but_short_numbers(tmp_path: Path, width: int, most: int, newline: str, build: str) -> None:
+    for rows in (1, 7, 64, 1000):
+        tokens = [plain_number(most) for _ in range(rows * width)]
+        lines = [" ".join(tokens[n : n + width]) for n in range(0, len(tokens), width)]
+        for separate in (False, True):
+            text = newline.join(lines) + newline * (rows % 2)
+            if separate:  # each column an array of its own
+                columns = [np.full(rows, np.nan) for _ in range(width)]
+                (tmp_path / "a").write_text(text, newline="")
+                at = 0
+                with (tmp_path / "a").open("rb", buffering=0) as file:
+                    pieces = number_table.Lines()
+                    for _ in pieces.of(file, tmp_path / "a"):
+                        at += pieces.into([column[at:] for column in columns]) or 0
+                found = np.column_stack(columns)
+            else:
+                table = in_one_go(tmp_path / "a", text.encode(), width)
+                assert table is not None
+                found = table
+            expected = np.array([float(token) for token in tokens]).reshape(-1, width)
+            np.testing.assert_array_equal(found.view(np.int64), expected.view(np.int64))
+
+
+@compiled
+@pytest.mark.parametrize("places", range(9))
+def test_each_short_number_is_divided_once(tmp_path: Path, places: int) -> None:
+    """The fast way multiplies instead: with each number of digits behind the point, numbers of all sizes."""
+    whole = np.unique(np.concatenate([[0], 10 ** np.random.default_rng(places).uniform(0, 8, 30000)]).astype(np.int64))
+    tokens = [f"{n:0{places + 1}d}" for n in whole]
+    tokens = [f"{t[: len(t) - places]}.{t[len(t) - places :]}" if places else t for t in tokens]
+    tokens = [token for token in (t.removeprefix("0") if len(t) > 1 else t for t in tokens) if token != "."]
+    found = in_one_go(tmp_path / "a", "\n".join(tokens).encode(), 1)
+    assert found is not None
+    assert found[:, 0].tolist() == [float(token) for token in tokens]
+
+
+@compiled
+@pytest.mark.parametrize("doubles", [0, 1, 3, 7, 9])
+@pytest.mark.parametrize("number", ["9", "1234.5678", "1e3"])
+def test_bytes_must_fit(tmp_path: Path, doubles: int, number: str, build: str) -> None:
     path = tmp_path / "a"
+    before = [" ".join([number] * doubles) + " 7\n"] * 50
     for token, fits in (("255", True), ("0.0", True), ("-0", True), ("256", False), ("-1", False), ("1.5", False)):
-        path.write_text(f"{token}\n")
-        column = np.zeros(1, np.uint8)
-        assert number_table.files_into([str(path)], [column]) == ([1] if fits else []), token
+        path.write_text("".join([*before, " ".join([number] * doubles + [token]), "\n", *before]))
+        file = TextFile(str(path), path.stat().st_size, 0)
+        parts = number_files.read([file], doubles, 1)
+        assert parts == [file] if not fits else all(isinstance(part, Rows) for part in parts), token
         if fits:
-            assert column[0] == abs(float(token))
+            values, whole, _ = joined(parts, doubles, 1)
+            assert (values == float(number)).all()
+            assert whole[:, 0].tolist() == [7] * 50 + [abs(int(float(token)))] + [7] * 50
 
 
 @compiled
-def test_files_stop_before_the_odd_one(tmp_path: Path) -> None:
-    names = [str(tmp_path / name) for name in "abcd"]
-    for name, text in zip(names, ("1\n2", "", "x", "3"), strict=True):
-        Path(name).write_text(text)
-    column = np.zeros(9)
-    assert number_table.files_into(names, [column]) == [2, 0]
-    assert number_table.files_into(names[3:], [column[2:]]) == [1]
-    assert column[:3].tolist() == [1, 2, 3]
-    assert number_table.files_into([str(tmp_path / "none")], [column]) == []
-    assert number_table.files_into([names[0]], [column[:1]]) == [], "more rows than there is room for"
+@pytest.mark.parametrize("part", [1, 13, 64, 1000, 1 << 17])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_files_are_shared_out_and_come_back_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int, threads: int
+) -> None:
+    """However many parts and threads there are: lines that lie across parts are read once, odd files stand apart."""
+    monkeypatch.setattr(number_files, "_PART", part)
+    monkeypatch.setattr(number_files, "_WORTH", 1)
+    monkeypatch.setattr(number_files, "cores", lambda: threads)
+    pool = ThreadPoolExecutor(max(1, threads - 1))
+    monkeypatch.setattr(number_files, "_pool", lambda: pool)
+    random = np.random.default_rng(part)
+    files: list[TextFile] = []
+    expected: list[tuple[int, np.ndarray]] = []
+    odd = []
+    for n in range(40):
+        path = tmp_path / f"{n}.txt"
+        xyz, rgb = (
+            random.normal(scale=10.0 ** random.integers(5), size=(random.integers(30), 3)),
+            random.integers(256, size=3),
+        )
+        lines = [" ".join([*(f"{v:.3f}" for v in row), *map(str, rgb)]) for row in xyz]
+        text = "\n".join(lines) + ("\n" if n % 3 else "")
+        if n % 7 == 3:
+            text += "\n1 2 3 4 5 x\n"
+        path.write_text(text)
+        files.append(TextFile(str(path), len(text), n))
+        if n % 7 == 3:
+            odd.append(files[-1])
+        elif lines:
+            expected.append((n, np.array([[float(word) for word in line.split()] for line in lines])))
+    files.insert(10, TextFile(str(tmp_path / "none"), 100, 99))
+    odd.insert(sum(file.number < 10 for file in odd), files[10])
+    found = number_files.read(files, 3, 3)
+    assert [one for one in found if isinstance(one, TextFile)] == odd
+    # Odd files lie between the same others as before.
+    flat = [n for one in found for n in ([one.number] if isinstance(one, TextFile) else one.numbers.tolist())]
+    order = {file.number: place for place, file in enumerate(files)}
+    assert [order[n] for n in flat] == sorted(order[n] for n in flat)
+    values, whole, numbers = joined(found, 3, 3)
+    table = np.concatenate([rows for _, rows in expected])
+    np.testing.assert_array_equal(np.column_stack([values, whole]), table)
+    assert numbers.tolist() == [n for n, rows in expected for _ in rows]
+
+
+@compiled
+def test_a_line_longer_than_a_part_belongs_to_where_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(number_files, "_PART", 100)
+    path = tmp_path / "a"
+    for blanks, fits in ((1000, True), (5000, False)):
+        path.write_text("1 2\n3" + " " * blanks + "4\n5 6\n")
+        file = TextFile(str(path), path.stat().st_size, 0)
+        found = number_files.read([file], 2)
+        if fits:
+            assert joined(found, 2)[0].tolist() == [[1, 2], [3, 4], [5, 6]]
+        else:
+            assert found == [file]
+
+
+@compiled
+def test_a_file_that_shrank_or_grew_meanwhile_ends_with_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("1 2\n3 4\n")
+    assert joined(number_files.read([TextFile(str(path), 1000, 0)], 2), 2)[0].tolist() == [[1, 2], [3, 4]]
+    assert joined(number_files.read([TextFile(str(path), 2, 0)], 2), 2)[0].tolist() == [[1, 2]]
+    assert number_files.read([TextFile(str(tmp_path), 1000, 0)], 2) == [TextFile(str(tmp_path), 1000, 0)]
+    assert number_files.read([], 2) == []
 
 
 def test_blocks_join_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +329,7 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @compiled
-def test_no_text_breaks_the_parser(tmp_path: Path) -> None:
+def test_no_text_breaks_the_parser(tmp_path: Path, build: str) -> None:
     """Any bytes, and tables that end in the middle: a table that `float` reads too, or odd; never a crash."""
     path = tmp_path / "a"
     for _ in range(500):
@@ -216,7 +350,7 @@ def test_no_text_breaks_the_parser(tmp_path: Path) -> None:
 
 
 @compiled
-def test_a_last_line_that_is_cut_is_odd(tmp_path: Path) -> None:
+def test_a_last_line_that_is_cut_is_odd(tmp_path: Path, build: str) -> None:
     for before in range(200):
         assert in_one_go(tmp_path / "a", b"1 2 3\n" * before + b"4 5", 3) is None
         assert in_one_go(tmp_path / "a", b"1 2 3\n" * before + b"4 5 6", 3) is not None

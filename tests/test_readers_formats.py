@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_hpal
-from test_readers import HEAD, RGB, XYZ, names, read, save, scannet_scene, shared, write, write_las, write_ply, xyz_and
+from test_readers import HEAD, RGB, XYZ, names, read, save, scannet_scene, shared, write, write_las, write_ply
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.readers import e57, las, number_table, numpy_files, ply, s3dis, scannet, semantickitti, text
+from hpal_cli.readers import e57, las, number_files, number_table, numpy_files, ply, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import ClassTable
 
@@ -646,13 +646,18 @@ def test_real_tiles_one_by_one() -> None:
         assert len(read(path).xyz) == las.count(Source("a", path))
 
 
-def test_s3dis_in_two_threads_and_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3dis_in_several_threads_and_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "Area_1" / "hall_1" / "Annotations"
     for n in range(7):
-        write(folder / f"wall_{n}.txt", "".join(f"{n} {row} 0.5 1 2 3\n" for row in range(100 * n)))
-    two = read(tmp_path)
-    monkeypatch.setattr(s3dis, "_THREADS", 1)
-    one = read(tmp_path)
-    np.testing.assert_array_equal(one.xyz, two.xyz)
-    assert two.xyz[:, 0].tolist() == sorted(n for n in range(7) for _ in range(100 * n))
-    assert len(list(xyz_and())) == 3
+        text = "".join(f"{n} {row} 0.5 1 2 {n}\n" for row in range(100 * n))
+        write(folder / f"wall_{n}.txt", text.replace("0.5", "0\x10.5", 1) if n == 3 else text)
+    monkeypatch.setattr(number_files, "_PART", 500)
+    clouds = []
+    for threads in (1, 3):
+        monkeypatch.setattr(number_files, "cores", lambda threads=threads: threads)
+        clouds.append(read(tmp_path))
+    expected = [n for n in range(7) for _ in range(100 * n)]
+    for cloud in clouds:
+        assert cloud.xyz[:, 0].tolist() == cloud.rgb[:, 2].tolist() == expected
+        assert cloud.xyz[:, 1].tolist() == [row for n in range(7) for row in range(100 * n)]
+        assert cloud.notes == ["wall_3.txt: read past 1 control byte(s)"]

@@ -53,6 +53,8 @@ class ColourRange:
         """(N, 3) of any block -> (N, 3) uint8."""
         if self._floating and self._top <= 1:
             return np.rint(np.asarray(rgb, np.float64) * 255).astype(np.uint8)
+        if rgb.dtype == np.uint8:
+            return np.asarray(rgb, np.uint8)
         if self._top <= 255:
             return np.rint(rgb).astype(np.uint8)
         # Exact for both habits of widening a byte, v * 256 and v * 257.

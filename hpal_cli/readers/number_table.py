@@ -7,7 +7,6 @@ at line by line.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Collection, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
@@ -26,26 +25,30 @@ _PIECE = 1 << 18  # bytes of text, that stay in the processor's cache until they
 _LONGEST_LINE = 1 << 26
 _MARGIN = 64
 _END = b"\n" * _MARGIN
+_number, _pointer = ctypes.c_int64, ctypes.c_void_p
 
 
 class _Column(ctypes.Structure):
-    _fields_ = [("to", ctypes.c_void_p), ("step", ctypes.c_int64), ("bytes", ctypes.c_int64)]
+    _fields_ = [("to", _pointer), ("step", _number), ("bytes", _number)]
 
 
-@compiled.library_or_reason
-def library() -> ctypes.CDLL:
-    """`numbers.c`, or in words why NumPy parses everything.
+def load(flags: Sequence[str] = compiled.FLAGS) -> ctypes.CDLL:
+    """`numbers.c`, compiled with these flags.
 
     Raises:
         NotCompiled: there is none here.
     """
-    found = compiled.load(Path(__file__).with_name("numbers.c"))
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
-    found.parse_numbers.restype = found.parse_files.restype = found.count_lines.restype = number
-    found.parse_files.argtypes = [ctypes.c_char_p, number, ctypes.c_int, number, pointer, number, pointer]
-    found.parse_numbers.argtypes = [pointer, number, ctypes.c_char, ctypes.c_int, number, pointer, number]
-    found.count_lines.argtypes = [pointer, number]
+    found = compiled.load(Path(__file__).with_name("numbers.c"), flags=flags)
+    found.parse_numbers.restype = found.count_lines.restype = _number
+    found.parse_numbers.argtypes = [_pointer, _number, ctypes.c_char, ctypes.c_int, _number, _pointer, _number]
+    found.count_lines.argtypes = [_pointer, _number]
+    found.parse_parts.restype = None
+    found.parse_parts.argtypes = [_pointer, _number, _number]
     return found
+
+
+library = compiled.library_or_reason(load)
+"""`numbers.c`, or in words why NumPy parses everything."""
 
 
 class Lines:
@@ -158,22 +161,6 @@ def _columns(columns: Sequence[NDArray[np.generic]]) -> ctypes.Array[_Column]:
     return (_Column * len(columns))(
         *(_Column(c.ctypes.data, c.strides[0] // c.itemsize, c.dtype == np.uint8) for c in columns)
     )
-
-
-def files_into(paths: Sequence[str], columns: Sequence[NDArray[np.generic]], finite: bool = False) -> list[int]:
-    """Small files, one after the other, into the first rows of these columns (as `Lines.into`); the rows of each.
-
-    It stops before a file that is odd in any way: too large, not to be opened, not to be parsed.
-    """
-    found = library()
-    if isinstance(found, str):
-        return []
-    rows = (ctypes.c_int64 * len(paths))()
-    names = b"".join(os.fsencode(path) + b"\0" for path in paths)
-    capacity = min(map(len, columns))
-    given = ctypes.byref(_columns(columns))
-    done = found.parse_files(names, len(paths), finite, len(columns), given, capacity, ctypes.byref(rows))
-    return rows[:done]
 
 
 def blocks(

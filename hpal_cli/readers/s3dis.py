@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.parallel import cores
-from hpal_cli.readers import number_table
+from hpal_cli.readers import number_files, number_table
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.files import in_order
+from hpal_cli.readers.number_files import TextFile
 from hpal_cli.scenes.classes import ClassTable, SemanticClass
 
 NAME = "s3dis"
 LINE = 29
-_SHORTEST_LINE = 12
-_THREADS = 2
-"""A room has too few points for more."""
 
 _COLOURS = {
     "ceiling": (0, 255, 0),
@@ -73,33 +67,27 @@ def count(source: Source) -> int:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """All objects of a room, in the order of their file names, in a block a thread.
+    """All objects of a room, in the order of their file names.
 
     Raises:
         HpalError: no objects, an unknown class, or a line that is not `x y z r g b`.
     """
-    folder = source.path / "Annotations"
-    with os.scandir(folder) as entries:
-        files = sorted((entry.name, entry.stat().st_size) for entry in entries if _is_object(entry.name))
-    if not files:
-        raise HpalError(folder, "holds no object files", "fetch the room again")
-    for name, _ in files:
-        if _class_of(name) not in _IDS:
-            raise HpalError(
-                folder / name,
-                f"{_class_of(name)!r} is no S3DIS class",
-                f"name the file <class>_<number>.txt, with one of {', '.join(_IDS)}",
-            )
-    first, *others = _shares(files, min(_THREADS, cores()))
-    waiting = [_pool().submit(_objects, folder, share) for share in others]
-    yield _objects(folder, first)
-    for share in waiting:
-        yield share.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS - 1)
+    folder = f"{source.path}{os.sep}Annotations"
+    names = sorted(filter(_is_object, os.listdir(folder)))
+    if not names:
+        raise HpalError(Path(folder), "holds no object files", "fetch the room again")
+    files = []
+    for name in names:
+        path, what = f"{folder}{os.sep}{name}", _class_of(name)
+        if what not in _IDS:
+            remedy = f"name the file <class>_<number>.txt, with one of {', '.join(_IDS)}"
+            raise HpalError(Path(path), f"{what!r} is no S3DIS class", remedy)
+        files.append(TextFile(path, os.stat(path).st_size, _IDS[what]))
+    for found in number_files.read(files, 3, 3, finite=True):
+        if isinstance(found, TextFile):
+            yield _closely(Path(found.path), found.number)
+        else:
+            yield Cloud(found.doubles, found.bytes, found.numbers, unit=1.0)
 
 
 def _is_object(name: str) -> bool:
@@ -110,50 +98,19 @@ def _class_of(name: str) -> str:
     return name.removesuffix(".txt").rpartition("_")[0]
 
 
-def _shares(files: Sequence[tuple[str, int]], count: int) -> list[list[tuple[str, int]]]:
-    """Files in their order, in up to `count` lists of about as many bytes."""
-    whole = sum(size for _, size in files)
-    shares: list[list[tuple[str, int]]] = [[] for _ in range(count)]
-    before = 0
-    for name, size in files:
-        shares[min(count - 1, (2 * before + size) * count // (2 * whole or 1))].append((name, size))
-        before += size
-    return [share for share in shares if share]
-
-
-def _objects(folder: Path, files: Sequence[tuple[str, int]]) -> Cloud:
-    # The shortest line has 12 bytes; memory that no line fills is never touched.
-    most = sum(size // _SHORTEST_LINE + 1 for _, size in files)
-    xyz, rgb = np.empty((most, 3)), np.empty((most, 3), np.uint8)
-    columns = [*xyz.T, *rgb.T]
-    paths = [f"{folder}{os.sep}{name}" for name, _ in files]
-    counts: list[int] = []
-    notes: list[str] = []
-    filled = 0
-    while len(counts) < len(files):
-        counts += number_table.files_into(paths[len(counts) :], [column[filled:] for column in columns], finite=True)
-        filled = sum(counts)
-        if len(counts) < len(files):
-            values = _closely(Path(paths[len(counts)]), notes)
-            rows = slice(filled, filled + len(values))
-            xyz[rows], rgb[rows] = values[:, :3], np.rint(values[:, 3:])
-            counts.append(len(values))
-            filled += len(values)
-    label = np.repeat(np.array([_IDS[_class_of(name)] for name, _ in files], np.int64), counts)
-    return Cloud(xyz[:filled], rgb[:filled], label, notes=notes, unit=1.0)
-
-
-def _closely(path: Path, notes: list[str]) -> NDArray[np.float64]:
-    """A file that is not quite as it should be, as (N, 6).
+def _closely(path: Path, label: int) -> Cloud:
+    """A file that is not quite as it should be.
 
     Raises:
         HpalError: it is still not so without its control bytes.
     """
     data = path.read_bytes()
     clean = data.translate(None, _CONTROL)
+    notes = []
     if len(clean) < len(data):
         notes.append(f"{path.name}: read past {len(data) - len(clean)} control byte(s)")
     values = number_table.parse(clean, 6, path, finite=True)
     if len(values) and not (values[:, 3:].min() >= 0 and values[:, 3:].max() <= 255):
         raise HpalError(path, "has colours outside 0..255", "fetch the file again")
-    return values
+    labels = np.full(len(values), label, np.int64)
+    return Cloud(values[:, :3], np.rint(values[:, 3:]).astype(np.uint8), labels, notes=notes, unit=1.0)

@@ -1,0 +1,124 @@
+"""Many files of numbers at once, by several threads: what S3DIS has in each room.
+
+The files are cut into parts of whole lines (`numbers.c`). A thread without a part takes half of what another has left,
+so that none waits for long, whenever it was woken.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.parallel import cores
+from hpal_cli.readers import number_table
+
+_PART = 1 << 17  # bytes of text, that stay in the processor's cache until they are parsed
+_WORTH = 4  # parts to a thread: to wake one takes as long as to parse one
+
+
+class TextFile(NamedTuple):
+    path: str
+    size: int
+    """In bytes."""
+    number: int
+    """Goes with each of its lines."""
+
+
+class Rows(NamedTuple):
+    """Lines of files that follow each other."""
+
+    doubles: NDArray[np.float64]
+    """The first columns (N, D)."""
+    bytes: NDArray[np.uint8]
+    """The others (N, B)."""
+    numbers: NDArray[np.int64]
+    """Of the files (N,)."""
+
+
+def read(files: Sequence[TextFile], doubles: int, bytes: int = 0, *, finite: bool = False) -> list[Rows | TextFile]:
+    """Files whose lines are `doubles` numbers and then `bytes` whole ones from 0 to 255.
+
+    finite: refuse NaN and infinity.
+
+    Returns:
+        What they hold, in their order. A file stands for itself where it is odd in any way: it cannot be opened, or it
+        cannot be parsed, or nothing is compiled here.
+    """
+    if isinstance(number_table.library(), str):
+        return list(files)
+    work = _Work(files, doubles, bytes, finite)
+    others = [_pool().submit(work.run, thread) for thread in range(1, work.threads)]
+    work.run(0)
+    for other in others:
+        other.result()
+    return work.results()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, cores() - 1), "hpal-text")
+
+
+class _Work:
+    """What the threads share. It keeps alive what they write to; the arrays are structs of numbers.c, end to end."""
+
+    def __init__(self, files: Sequence[TextFile], doubles: int, bytes: int, finite: bool) -> None:
+        self._files = files
+        paths = [os.fsencode(file.path) + b"\0" for file in files]
+        self._paths = array("b", b"".join(paths))
+        path, _ = self._paths.buffer_info()
+        width, most, count = doubles + bytes, 0, 0
+        self._parts = array("q")
+        self._ends: list[int] = []  # the part behind each file's last one
+        for file, name in zip(files, paths, strict=True):
+            for begin in range(0, file.size, _PART):
+                end = min(begin + _PART, file.size)
+                rows = (end - begin) // (2 * width) + 1
+                self._parts.extend((path, begin, end, file.number, rows, most, 0))
+                most += rows
+                count += 1
+            path += len(name)
+            self._ends.append(count)
+        self.threads = max(1, min(cores(), count // _WORTH))
+        self._spans = array("q", [count << 32] + [0] * (self.threads - 1))
+        # Memory that no line fills is never touched.
+        self._rows = Rows(np.empty((most, doubles)), np.empty((most, bytes), np.uint8), np.empty(most, np.int64))
+        doubles_at, bytes_at, numbers_at = (column.ctypes.data for column in self._rows)
+        self._columns = array("q")
+        for n in range(doubles):
+            self._columns.extend((doubles_at + 8 * n, doubles, 0))
+        for n in range(bytes):
+            self._columns.extend((bytes_at + n, bytes, 1))
+        parts_at, spans_at, columns_at = (one.buffer_info()[0] for one in (self._parts, self._spans, self._columns))
+        self._shared = array("q", (parts_at, spans_at, self.threads, finite, width, columns_at, numbers_at))
+
+    def run(self, thread: int) -> None:
+        """One of the threads: parts, until there are none left."""
+        library = number_table.library()
+        assert not isinstance(library, str)
+        library.parse_parts(self._shared.buffer_info()[0], thread, _PART)
+
+    def results(self) -> list[Rows | TextFile]:
+        found: list[TextFile | list[int]] = []  # files, and from which row to which
+        firsts, counts = self._parts[5::7], self._parts[6::7]  # -1 rows: the part is odd
+        begin = 0
+        for file, end in zip(self._files, self._ends, strict=True):
+            if begin < end and min(counts[begin:end]) < 0:
+                found.append(file)
+                begin = end
+            for first, count in zip(firsts[begin:end], counts[begin:end], strict=True):
+                if found and isinstance(last := found[-1], list) and last[1] == first:
+                    last[1] += count
+                else:
+                    found.append([first, first + count])
+            begin = end
+        doubles, bytes, numbers = self._rows
+        spans = (slice(*one) if isinstance(one, list) else one for one in found)
+        return [Rows(doubles[s], bytes[s], numbers[s]) if isinstance(s, slice) else s for s in spans]
