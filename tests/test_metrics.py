@@ -16,6 +16,7 @@ from sklearn import metrics as sk
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.evaluation import evaluate
 from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
+from hpal_cli.evaluate.sample import evaluate_sample
 from hpal_cli.history import Entry
 from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene
@@ -160,6 +161,69 @@ def test_eval_says_so(by_hand: tuple[Path, Path, Path], hpal: Callable[..., Done
     assert "50.0000 % of train" in text
     assert "28.5714 % of train + val" in text
     assert "mIoU      50.00 %   original 33.33 %" in text
+
+
+@pytest.fixture
+def answered(by_hand: tuple[Path, Path, Path]) -> tuple[Path, Path]:
+    """Predictions, and answers for the three points of `room` (wall, chair, unsure) and for `train`, three of
+    which the network has learned from."""
+    scenes, preds, _ = by_hand
+    path = scenes.with_name("answers.zarr")
+    rows = np.zeros(7, ANSWER)
+    numbers = {scene.name: scene.number for scene in SceneStore(scenes).table}
+    rows["scene"] = [numbers["room"]] * 3 + [numbers["train"]] * 4
+    rows["index"], rows["label"] = [0, 1, 2, 0, 1, 2, 3], [0, 2, -1, 0, 0, 0, 1]
+    LabelStore.create(path, CLASSES, SceneStore(scenes).table).append(rows, "hand", Entry("test", "0", ()))
+    return preds, path
+
+
+def test_evaluation_at_answers_by_hand(answered: tuple[Path, Path]) -> None:
+    preds, answers = (PredictionStore(answered[0]), LabelStore(answered[1]))
+    found = evaluate_sample(preds, answers)
+    # Wall as wall, chair as floor; of the others only the last one counts: floor as wall.
+    assert found.metrics.confusion.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert (found.metrics.points, found.learned_from, found.unsure) == (3, 3, 1)
+    # Wilson: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+    z, n, p = 1.959963985, 3, 1 / 3
+    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = [(middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)]
+    np.testing.assert_allclose(found.accuracy_interval, expected, rtol=1e-8)
+    room = evaluate_sample(preds, answers, split="val")
+    assert (room.scenes, room.metrics.points, room.metrics.accuracy, room.learned_from) == (["room"], 2, 0.5, 0)
+
+
+def test_eval_takes_answers_for_the_truth(answered: tuple[Path, Path], hpal: Callable[..., Done]) -> None:
+    preds, answers = answered
+    done = hpal("eval", preds, "--truth", answers, "--figures", preds.with_name("figures"))
+    assert done.rc == 0, done.err
+    assert "3 answers left out, since the network has learned from them" in done.err
+    text = done.out.decode()
+    assert (
+        "all: 2 scenes, 3 answers, 1 more unsure\naccuracy  33.33 %: of all points 6.15 to 79.23 %, with 95 %" in text
+    )
+    assert {path.name for path in preds.with_name("figures").iterdir()} == {"confusion.png", "iou.png"}
+    found = json.loads(hpal("eval", preds, "--truth", answers, "--split", "val", "--json").out)
+    assert found["scenes"] == ["room"]
+    assert found["answers"]["accuracy"] == 0.5
+    assert found["answers"]["unsure"] == 1
+    assert len(found["answers"]["accuracy_interval"]) == 2
+    refused = hpal("eval", preds, "--truth", answers, "--labels", answers)
+    assert refused.rc == 2
+    assert "--labels" in refused.err
+
+
+def test_answers_that_were_learned_from_measure_nothing(
+    answered: tuple[Path, Path], by_hand: tuple[Path, Path, Path], other_scenes: Path
+) -> None:
+    preds = PredictionStore(answered[0])
+    with pytest.raises(HpalError, match=r"no answers that the network has not learned from.*drawn at random"):
+        evaluate_sample(preds, LabelStore(by_hand[2]), split="train")
+    with pytest.raises(HpalError, match="holds no answers in these scenes"):
+        evaluate_sample(preds, LabelStore(by_hand[2]), split="val")
+    other = SceneStore(other_scenes)
+    elsewhere = LabelStore.create(answered[1].with_name("b.zarr"), other.classes, other.table)
+    with pytest.raises(HpalError, match="other scenes"):
+        evaluate_sample(preds, elsewhere)
 
 
 @pytest.mark.parametrize("pred", [[0, 1, 4], [0, 1], [0, 1, 1, 1]])

@@ -118,7 +118,7 @@ class Person:
             writer.writerows(rows)
 
     def check(self, name: str) -> int:
-        """Answers for the random points, which hpal is not given; how often the network was right."""
+        """Answers for the random points, which the network never sees; how often it was right."""
         path = self.folder / name
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -188,9 +188,10 @@ def test_the_page_leads_from_scans_without_labels_to_a_label_for_every_point(tmp
     outputs, right = [], -1
     for block in re.findall(r"^```bash\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
         for name in re.findall(r"--from (\S+)", block):
-            person.prepare(name)
-        if block.startswith("awk"):
-            right = person.check("check.csv")
+            if name == "check.csv":
+                right = person.check(name)
+            else:
+                person.prepare(name)
         outputs.append(run(smaller(block), tmp_path))
 
     assert person.given == [
@@ -199,7 +200,9 @@ def test_the_page_leads_from_scans_without_labels_to_a_label_for_every_point(tmp
     labels_are_what_the_person_said(tmp_path, person)
     results_are_the_scans_with_a_class(tmp_path)
     las_is_the_survey_with_a_class(tmp_path)
-    assert f"{right} of 2 right\n" in outputs
+    (checked,) = (out for out in outputs if "if these were drawn at random" in out)
+    assert "all: 2 scenes, 2 answers\n" in checked
+    assert f"accuracy  {50 * right:.2f} %: of all points " in checked
     for name in set(re.findall(r"[\w./-]+(?:\.(?:ply|csv|zarr|pt|json|las)\b|(?<=\w)/(?=[ `\n]))", code_of(page))):
         assert (tmp_path / name).exists(), f"the page speaks of {name}"
 

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
 
+if TYPE_CHECKING:
+    from hpal_cli.evaluate.evaluation import Evaluation
+    from hpal_cli.evaluate.metrics import Metrics
+    from hpal_cli.evaluate.sample import Sample
+    from hpal_cli.scenes.classes import ClassTable
+
 NAME = "eval"
 
 
 def command(
     predictions: Annotated[Path, typer.Argument(metavar="STORE", help="Predictions store.")],
-    truth: Annotated[Path, typer.Option(metavar="SCENES", help="Scenes store with labels.")],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            metavar="STORE", help="Scenes store with labels; or labels store with answers for points drawn at random."
+        ),
+    ],
     labels: Annotated[
         Path | None,
         typer.Option(metavar="STORE", help="Count the labelled points of this store.  [those in the predictions]"),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all.  [val; all for a labels store]", show_default=False)
+    ] = None,
     scenes: opt.Scenes = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     figures: Annotated[
@@ -34,59 +47,84 @@ def command(
     """Compare predictions with the truth. IoU, mIoU, accuracy, and what share of the points was labelled."""
     import json
 
+    from hpal_cli.errors import UsageError
     from hpal_cli.evaluate.evaluation import evaluate
+    from hpal_cli.evaluate.sample import Sample, evaluate_sample
     from hpal_cli.label.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.store import envelope
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
-    result = evaluate(
-        PredictionStore(predictions),
-        SceneStore(truth),
-        labels=None if labels is None else LabelStore(labels),
-        split=split,
-        scenes=opt.as_list(scenes),
-        monitor=console,
-    )
+    store, names = PredictionStore(predictions), opt.as_list(scenes)
+    result: Sample | Evaluation
+    if envelope.kind_of(truth) == "labels":
+        if labels is not None:
+            raise UsageError("--labels", "goes with scenes as --truth", "leave it out")
+        result = evaluate_sample(store, LabelStore(truth), split=split or "all", scenes=names, monitor=console)
+        metrics = result.metrics
+    else:
+        counted = None if labels is None else LabelStore(labels)
+        result = evaluate(store, SceneStore(truth), labels=counted, split=split or "val", scenes=names, monitor=console)
+        metrics = result.grid
     if figures is not None:
-        _draw(console, result, figures, overwrite)
+        _draw(console, metrics, result.classes, f"{result.split}, {len(result.scenes)} scenes", figures, overwrite)
     if json_output:
         print(json.dumps(result.to_json(), indent=2))
-        return
-    true, said = result.grid.confusion.sum(axis=1), result.grid.confusion.sum(axis=0)
+    elif isinstance(result, Sample):
+        _print_sample(console, result)
+    else:
+        _print_evaluation(console, result)
+
+
+def _print_evaluation(console: Console, result: Evaluation) -> None:
+    kept, grid, original = result.labelled, result.grid, result.original
+    true, said = grid.confusion.sum(axis=1), grid.confusion.sum(axis=0)
     rows = [
-        (
-            c.name,
-            _percent(result.grid.iou[c.id]),
-            _percent(result.original.iou[c.id]),
-            f"{true[c.id]:,}",
-            f"{said[c.id]:,}",
-        )
+        (c.name, _percent(grid.iou[c.id]), _percent(original.iou[c.id]), f"{true[c.id]:,}", f"{said[c.id]:,}")
         for c in result.classes
     ]
     console.table(("class", "IoU %", "IoU % original", "true points", "predicted"), rows, data=True)
-    kept, grid, original = result.labelled, result.grid, result.original
     print()
-    print(f"{split}: {len(result.scenes)} scenes, {grid.points:,} grid points, {original.points:,} original points")
+    print(
+        f"{result.split}: {len(result.scenes)} scenes, {grid.points:,} grid points, {original.points:,} original points"
+    )
     print(f"mIoU      {_percent(grid.miou)} %   original {_percent(original.miou)} %")
     print(f"accuracy  {_percent(grid.accuracy)} %   original {_percent(original.accuracy)} %", end="   ")
     print(f"mean of classes {_percent(grid.class_accuracy)} %")
     print(f"labelled  {kept.points:,} points: {100 * kept.of_train:.4f} % of train", end=", ")
     print(f"{100 * kept.of_train_and_val:.4f} % of train + val")
-    if labels is None and kept.points:
+    if kept.with_unsure and kept.points:
         print('          (with the answers that were "unsure"; --labels STORE leaves them out)')
+
+
+def _print_sample(console: Console, result: Sample) -> None:
+    metrics = result.metrics
+    true, said, hit = metrics.confusion.sum(axis=1), metrics.confusion.sum(axis=0), metrics.confusion.diagonal()
+    rows = [
+        (c.name, _percent(metrics.iou[c.id]), f"{true[c.id]:,}", f"{said[c.id]:,}", f"{hit[c.id]:,}")
+        for c in result.classes
+    ]
+    console.table(("class", "IoU %", "answered", "predicted", "right"), rows, data=True)
+    low, high = result.accuracy_interval
+    print()
+    print(f"{result.split}: {len(result.scenes)} scenes, {metrics.points:,} answers", end="")
+    print(f", {result.unsure:,} more unsure" if result.unsure else "")
+    print(f"accuracy  {_percent(metrics.accuracy)} %: of all points {_percent(low)} to {_percent(high)} %", end="")
+    print(", with 95 % confidence, if these were drawn at random")
+    print(f"mIoU      {_percent(metrics.miou)} %")
 
 
 def _percent(value: float) -> str:
     return "-" if value != value else f"{100 * value:.2f}"
 
 
-def _draw(console: Console, result, folder: Path, overwrite: bool) -> None:  # type: ignore[no-untyped-def]
+def _draw(console: Console, metrics: Metrics, classes: ClassTable, title: str, folder: Path, overwrite: bool) -> None:
     from hpal_cli.evaluate.figures import confusion_figure, iou_figure
     from hpal_cli.store.files import replace_when_whole
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("confusion.png", confusion_figure), ("iou.png", iou_figure)):
         with replace_when_whole(folder / name, overwrite=overwrite) as partial:
-            draw(result, partial)
+            draw(metrics, classes, partial, title)
         console.say(f"{folder / name}")

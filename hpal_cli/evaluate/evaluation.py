@@ -50,25 +50,12 @@ class Evaluation:
     labelled: Labelled
 
     def to_json(self) -> dict[str, Any]:
-        def number(value: float) -> float | None:
-            return None if np.isnan(value) else round(float(value), 6)
-
-        def metrics(m: Metrics) -> dict[str, Any]:
-            return {
-                "miou": number(m.miou),
-                "accuracy": number(m.accuracy),
-                "class_accuracy": number(m.class_accuracy),
-                "iou": {c.name: number(m.iou[c.id]) for c in self.classes},
-                "points": m.points,
-                "confusion": m.confusion.tolist(),
-            }
-
         return {
             "split": self.split,
             "scenes": self.scenes,
             "classes": self.classes.names,
-            "grid": metrics(self.grid),
-            "original": metrics(self.original),
+            "grid": self.grid.to_json(self.classes),
+            "original": self.original.to_json(self.classes),
             "labelled": {
                 "points": self.labelled.points,
                 "with_unsure": self.labelled.with_unsure,

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpal_cli.evaluate.evaluation import Evaluation
+from hpal_cli.evaluate.metrics import Metrics
+from hpal_cli.scenes.classes import ClassTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def confusion_figure(evaluation: Evaluation, path: Path) -> None:
-    """The confusion matrix of the grid points, each row (true class) in percent."""
-    matrix = evaluation.grid.confusion
-    names = evaluation.classes.names
+def confusion_figure(metrics: Metrics, classes: ClassTable, path: Path, title: str) -> None:
+    """The confusion matrix, each row (true class) in percent."""
+    matrix = metrics.confusion
+    names = classes.names
     total = matrix.sum(axis=1, keepdims=True)
     share = np.divide(100.0 * matrix, total, out=np.zeros(matrix.shape), where=total > 0)
     side = 3 + 0.45 * len(names)
@@ -34,24 +35,24 @@ def confusion_figure(evaluation: Evaluation, path: Path) -> None:
         axes.get_yticklabels()[row].set_color("0.6")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{evaluation.split}, {len(evaluation.scenes)} scenes: mIoU {100 * evaluation.grid.miou:.1f} %")
+    axes.set_title(f"{title}: mIoU {100 * metrics.miou:.1f} %")
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     save(figure, path)
 
 
-def iou_figure(evaluation: Evaluation, path: Path) -> None:
+def iou_figure(metrics: Metrics, classes: ClassTable, path: Path, title: str) -> None:
     """IoU of each class as bars in the class's colour, with the mean."""
-    classes = evaluation.classes
     figure, (axes,) = figure_of(7, 1.5 + 0.3 * len(classes))
-    iou = 100 * np.nan_to_num(evaluation.grid.iou)
+    iou = 100 * np.nan_to_num(metrics.iou)
     rows = np.arange(len(classes))[::-1]
     axes.barh(rows, iou, color=classes.colors / 255, edgecolor="0.3", linewidth=0.5)
-    for row, value, known in zip(rows, iou, ~np.isnan(evaluation.grid.iou), strict=True):
+    for row, value, known in zip(rows, iou, ~np.isnan(metrics.iou), strict=True):
         axes.text(value + 1, row, f"{value:.1f}" if known else "does not occur", va="center", fontsize=8)
     axes.set_yticks(rows, classes.names)
-    axes.axvline(100 * evaluation.grid.miou, color="black", linestyle="--", linewidth=1)
+    axes.axvline(100 * metrics.miou, color="black", linestyle="--", linewidth=1)
     axes.set_xlim(0, 108)
-    axes.set_xlabel(f"IoU %, mean {100 * evaluation.grid.miou:.1f} (dashed)")
+    axes.set_xlabel(f"IoU %, mean {100 * metrics.miou:.1f} (dashed)")
+    axes.set_title(title)
     save(figure, path)
 
 

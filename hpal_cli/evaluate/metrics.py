@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpal_cli.scenes.classes import ClassTable
 
 
 def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
@@ -52,3 +55,16 @@ class Metrics:
             float(np.nanmean(recall)) if points else float("nan"),
             points,
         )
+
+    def to_json(self, classes: ClassTable) -> dict[str, Any]:
+        def number(value: float) -> float | None:
+            return None if np.isnan(value) else round(float(value), 6)
+
+        return {
+            "miou": number(self.miou),
+            "accuracy": number(self.accuracy),
+            "class_accuracy": number(self.class_accuracy),
+            "iou": {c.name: number(self.iou[c.id]) for c in classes},
+            "points": self.points,
+            "confusion": self.confusion.tolist(),
+        }

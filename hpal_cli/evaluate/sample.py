@@ -1,0 +1,103 @@
+"""eval without a labelled scan: at points drawn at random, as a person answered them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpal_cli.errors import HpalError
+from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
+from hpal_cli.label.store import LabelStore
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.wording import counted
+
+CONFIDENCE = 0.95
+
+
+@dataclass
+class Sample:
+    """Metrics at the answered points; `split` and `scenes` are those that were asked for.
+
+    learned_from: answers that were left out, since the network was trained on them; unsure: answers without a class.
+    """
+
+    classes: ClassTable
+    split: str
+    scenes: list[str]
+    metrics: Metrics
+    learned_from: int
+    unsure: int
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """Between which shares the accuracy at all points lies, with a confidence of 95 %: Wilson's score interval."""
+        from scipy.stats import binomtest
+
+        right = int(np.trace(self.metrics.confusion))
+        found = binomtest(right, self.metrics.points).proportion_ci(CONFIDENCE, method="wilson")
+        return float(found.low), float(found.high)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "split": self.split,
+            "scenes": self.scenes,
+            "classes": self.classes.names,
+            "answers": {
+                **self.metrics.to_json(self.classes),
+                "accuracy_interval": [round(bound, 6) for bound in self.accuracy_interval],
+                "confidence": CONFIDENCE,
+                "learned_from": self.learned_from,
+                "unsure": self.unsure,
+            },
+        }
+
+
+def evaluate_sample(
+    predictions: PredictionStore,
+    answers: LabelStore,
+    *,
+    split: str = "all",
+    scenes: Sequence[str] = (),
+    monitor: Monitor | None = None,
+) -> Sample:
+    """Confusion at the answered points of the scenes of a split. It speaks for all points only if these were drawn at
+    random; answers that the network has learned from do not count.
+
+    Raises:
+        HpalError: stores of different scenes or classes, or no answer is left.
+    """
+    monitor = monitor or Silent()
+    answers.require_scenes(predictions.table.id, predictions.path)
+    if predictions.classes.names != answers.classes.names:
+        raise HpalError(answers.path, f"has other classes than {predictions.path}", "give the answers for these scenes")
+    chosen = predictions.choose(split, scenes)
+    latest = answers.latest()
+    count = len(predictions.classes)
+    confusion = np.zeros((count, count), np.int64)
+    learned = unsure = given = 0
+    for scene in chosen:
+        rows = latest[latest["scene"] == scene.number]
+        if not len(rows):
+            continue
+        given += len(rows)
+        sure = rows["label"] >= 0
+        known = np.isin(rows["index"], predictions.labelled(scene)) & sure
+        unsure += int((~sure).sum())
+        learned += int(known.sum())
+        rows = rows[sure & ~known]
+        confusion += confusion_matrix(rows["label"], predictions.predicted(scene)[rows["index"]], count)
+    remedy = "answer for points drawn at random: `hpal score --strategy random`, `hpal select --no-fds`, `hpal label`"
+    if not confusion.any():
+        what = "no answers" if not given else "no answers that the network has not learned from"
+        raise HpalError(answers.path, f"holds {what} in these scenes", remedy)
+    if learned:
+        monitor.warn(f"{counted(learned, 'answer')} left out, since the network has learned from them")
+    if len(latest) > given:
+        monitor.note(f"{counted(len(latest) - given, 'answer')} in other scenes not looked at")
+    names = [scene.name for scene in chosen]
+    return Sample(predictions.classes, split, names, Metrics.of(confusion), learned, unsure)
