@@ -104,6 +104,21 @@ def test_what_cannot_be_undone(labels: LabelStore) -> None:
         labels.undo(1, "person", BY)
 
 
+def test_a_round_is_undone_once_if_two_undo_it(labels: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels.append(answers(0, [1], [3]), "a", BY)
+    rename, others = os.rename, ["another"]
+
+    def after_another(old: Path, new: Path) -> None:
+        if others:
+            LabelStore(labels.path).undo(0, others.pop(), BY)
+        rename(old, new)
+
+    monkeypatch.setattr("hpal_cli.label.store.os.rename", after_another)
+    with pytest.raises(HpalError, match="round 0 is undone already"):
+        labels.undo(0, "late", BY)
+    assert [batch.source for batch in labels.batches()] == ["a", "another"]
+
+
 def test_asking_is_no_round(labels: LabelStore) -> None:
     asked = np.array([(0, 1), (0, 2), (1, 5)], QUERY)
     assert labels.ask(asked, "table q.csv", BY).round == -1

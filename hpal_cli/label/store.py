@@ -195,10 +195,15 @@ class LabelStore:
         answers back.
 
         Raises:
-            HpalError: there is no such round, or it is undone already.
+            HpalError: there is no such round, or it is undone already, if only since this call began.
         """
+        undoing = self._commit(np.zeros(0, ANSWER), source, entry, undoes=number)
+        assert undoing is not None
+        return undoing
+
+    def _require_standing(self, number: int, batches: list[Batch]) -> None:
         standing: dict[int, bool] = {}
-        for batch in self.batches():
+        for batch in batches:
             if len(batch.rows) or batch.undoes:
                 standing[batch.round] = standing.get(batch.round, False) or batch.stands
         if number not in standing:
@@ -206,9 +211,6 @@ class LabelStore:
             raise HpalError(self.path, f"has no round {number}", f"choose one of its rounds: {have}")
         if not standing[number]:
             raise HpalError(self.path, f"round {number} is undone already", "look at `hpal label --log`")
-        undoing = self._commit(np.zeros(0, ANSWER), source, entry, undoes=(number,))
-        assert undoing is not None
-        return undoing
 
     def _commit(
         self,
@@ -217,14 +219,16 @@ class LabelStore:
         entry: Entry,
         *,
         asked: NDArray[np.void] | None = None,
-        undoes: tuple[int, ...] = (),
+        undoes: int | None = None,
         only_new: bool = False,
     ) -> Batch | None:
         stamp = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
         folder = self.path / "answers"
         while True:
             names = self._names()
-            # What is new depends on who came first, and the name below is free only if these are all batches.
+            # What is new or stands depends on who came first, and the name below is free only if these are all batches.
+            if undoes is not None:
+                self._require_standing(undoes, self._batches(names))
             rows = _new(given, _latest(self._batches(names))) if only_new else given
             if only_new and not len(rows):
                 return None
@@ -245,8 +249,8 @@ class LabelStore:
                 group.attrs.update(
                     {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
                 )
-                if undoes:
-                    group.attrs["undoes"] = list(undoes)
+                if undoes is not None:
+                    group.attrs["undoes"] = [undoes]
                 # The name is taken by the rename or not at all: whoever comes second tries the next number.
                 os.rename(partial, folder / name)
                 return self._batch(name)
