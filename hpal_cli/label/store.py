@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from hpal_cli.scenes.about import about
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store import envelope
+from hpal_cli.store.files import unfinished_folder
 
 ANSWER = np.dtype(
     [
@@ -236,31 +235,29 @@ class LabelStore:
             number = max((self._round(name) for name in names), default=-1) + (asked is None)
             rows["round"] = number
             name = f"{1 + int(names[-1]) if names else 0:06d}"
-            # Beside the store, not in it: whoever lists the batches sees only whole ones.
-            partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
             try:
-                group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
-                for column in ("scene", "index", "label"):
-                    envelope.write_array(group, column, rows[column])
-                envelope.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
-                if asked is not None:
-                    envelope.write_array(group, "open_scene", asked["scene"])
-                    envelope.write_array(group, "open_index", asked["index"])
-                group.attrs.update(
-                    {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
-                )
-                if undoes is not None:
-                    group.attrs["undoes"] = [undoes]
-                # The name is taken by the rename or not at all: whoever comes second tries the next number.
-                os.rename(partial, folder / name)
+                # Beside the store, not in it: whoever lists the batches sees only whole ones.
+                with unfinished_folder(self.path) as partial:
+                    group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
+                    for column in ("scene", "index", "label"):
+                        envelope.write_array(group, column, rows[column])
+                    envelope.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
+                    if asked is not None:
+                        envelope.write_array(group, "open_scene", asked["scene"])
+                        envelope.write_array(group, "open_index", asked["index"])
+                    group.attrs.update(
+                        {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
+                    )
+                    if undoes is not None:
+                        group.attrs["undoes"] = [undoes]
+                    # The name is taken by the rename or not at all: whoever comes second tries the next number.
+                    os.rename(partial, folder / name)
                 return self._batch(name)
             except OSError as error:
                 if not (folder / name).exists():
                     raise HpalError(
                         self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
                     ) from error
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
 
     def _check(self, rows: NDArray[np.void]) -> None:
         self._check_points(rows)
