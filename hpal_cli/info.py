@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,84 @@ from hpal_cli.wording import counted
 
 @dataclass
 class Description:
-    """facts: what to say, in order; table: headers and rows, or nothing; history: oldest command first."""
+    """What was found, as JSON has it: lengths in metres, None for what is not there or not known.
+
+    facts: in the order in which a person is told; table: rows that have the same columns, with the class None for the
+    points of no class (no label, or unsure); history: oldest command first.
+    """
 
     kind: str
     facts: dict[str, Any]
-    headers: tuple[str, ...] = ()
-    rows: Sequence[tuple[str, ...]] = field(default_factory=tuple)
+    table: Sequence[dict[str, Any]] = ()
     history: Sequence[Entry] = ()
 
     def to_json(self) -> dict[str, Any]:
-        table = [dict(zip(self.headers, row, strict=True)) for row in self.rows]
+        """docs/commands.md has the members."""
         return {
             "kind": self.kind,
             **self.facts,
-            "table": table,
+            "table": list(self.table),
             "history": [e.to_json() for e in self.history],
         }
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """The facts for a person: what, and how it is."""
+        for key, value in self.facts.items():
+            if key == "rounds":
+                yield from _round_lines(value)
+            elif key in ("scored_by", "part") and value is None:
+                continue
+            elif key == "classes":
+                yield key, f"{len(value):,}" if self.table else ", ".join(value)
+            else:
+                what = "open queries" if key == "queries" else key.replace("_", " ")
+                yield what, _WORDS[key](value) if key in _WORDS else _cell(value)
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """The table for a person: headers and rows, without the splits that have no scene."""
+        empty = [split for split in SPLITS if not self.facts.get("scenes", {}).get(split)]
+        headers = [key for key in (self.table[0] if self.table else ()) if key not in empty]
+        nothing = {"labels": "(unsure)", "scenes": "(none)"}.get(self.kind, "?")
+        return headers, [[nothing if row[key] is None else _cell(row[key]) for key in headers] for row in self.table]
+
+
+def _cell(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _splits(scenes: dict[str, int]) -> str:
+    return f"{scenes['total']:,} ({', '.join(f'{scenes[split]:,} {split}' for split in SPLITS if scenes[split])})"
+
+
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "scenes": _splits,
+    "grid": lambda edge: "none" if edge is None else format_length(edge),
+    "unit": lambda metres: f"{metres:g} m",
+    "queries": lambda n: f"{n['open']:,} of {n['asked']:,}" if n["asked"] else "none known",
+    "properties": ", ".join,
+    "source": lambda store: store or "unknown",
+    "pool": lambda n: f"{counted(n['scenes'], 'scene')}, {counted(n['points'], 'point')}",
+    "part": lambda n: f"{n['number']} of {n['of']}",
+    "channels": " ".join,
+    "voxel": format_length,
+    "teacher": lambda has: "yes" if has else "no",
+}
+"""Facts that a person reads otherwise than as a number or a word."""
+
+
+def _round_lines(rounds: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """A line a round, and one for each who answered."""
+    sources: dict[str, int] = {}
+    for one in rounds:
+        if one["answers"]:
+            text = f"{counted(one['answers'], 'answer')} from {one['source']}" + (", undone" if one["undone"] else "")
+            sources[one["source"]] = sources.get(one["source"], 0) + one["counting"]
+        else:
+            undoes = ", ".join(map(str, one["undoes"]))
+            text = f"undoes round {undoes}" + (", undone itself" if one["undone"] else "")
+        yield f"round {one['round']}", text
+    for source, counting in sources.items():
+        yield f"from {source}", f"{counted(counting, 'answer')} that count"
 
 
 def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None) -> Description:
@@ -92,18 +154,18 @@ def _scenes(store: SceneStore, check: bool, monitor: Monitor) -> Description:
                 same = fingerprint(points.offset, np.asarray(points.xyz, np.float32)) == scene.fingerprint
                 _require(store.path, scene.name, sizes and bool(inside) and same)
             task.advance(1, scene.name)
-    present = [split for split in SPLITS if any(s.split == split for s in store.table)]
-    rows = [
-        (c.name, *(f"{counts[s][c.id + 1]:,}" for s in present)) for c in store.classes
-    ] + [("(none)", *(f"{counts[s][0]:,}" for s in present))]  # fmt: skip
+    table = [
+        {"class": name, **{split: int(counts[split][row]) for split in SPLITS}}
+        for name, row in _class_rows(store.classes)
+    ]
     facts = {
         **_table_facts(store.table, store.classes),
-        "original points": sum(s.original for s in store.table),
-        "grid": "none" if store.grid is None else format_length(store.grid),
-        "unit": f"{store.unit:g} m",
+        "original_points": sum(s.original for s in store.table),
+        "grid": store.grid,
+        "unit": store.unit,
         "format": store.format,
     }
-    return Description("scenes", facts, ("class", *present), rows, store.history)
+    return Description("scenes", facts, table, store.history)
 
 
 def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Description:
@@ -127,14 +189,14 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
                 inside = not len(labelled) or (labelled.min() >= 0 and labelled.max() < scene.points)
                 _require(store.path, scene.name, len(pred) == scene.points and same and bool(inside))
             task.advance(1, scene.name)
-    rows = [(c.name, f"{counts[c.id]:,}") for c in store.classes]
+    table = [{"class": c.name, "predicted": int(counts[c.id])} for c in store.classes]
     facts = {
         **_table_facts(store.table, store.classes),
-        "predicted scenes": len(scenes),
+        "predicted_scenes": len(scenes),
         "features": store.feature_count(scenes[0]),
-        "answered points": answered,
+        "answered_points": answered,
     }
-    return Description("predictions", facts, ("class", "predicted"), rows, store.history)
+    return Description("predictions", facts, table, store.history)
 
 
 def _labels(store: LabelStore, check: bool) -> Description:
@@ -144,26 +206,27 @@ def _labels(store: LabelStore, check: bool) -> Description:
     log = read_log(store)
     latest = log.rows[log.counts]["label"]
     counts = np.bincount(latest + 1, minlength=len(store.classes) + 1)
-    rows = [(c.name, f"{counts[c.id + 1]:,}") for c in store.classes] + [("(unsure)", f"{counts[0]:,}")]
-    asked = len(store.asked())
+    table = [{"class": name, "labelled": int(counts[row])} for name, row in _class_rows(store.classes)]
     facts: dict[str, Any] = {
         **_table_facts(store.table, store.classes),
-        "labelled points": int((latest >= 0).sum()),
-        "answers given": len(log.rows),
-        "open queries": f"{len(store.open()):,} of {asked:,}" if asked else "none known",
+        "labelled_points": int((latest >= 0).sum()),
+        "answers_given": len(log.rows),
+        "queries": {"asked": len(store.asked()), "open": len(store.open())},
+        # A batch that only asks is no round.
+        "rounds": [
+            {
+                "round": batch.round,
+                "source": batch.source,
+                "answers": len(batch.rows),
+                "counting": counting,
+                "undoes": list(batch.undoes),
+                "undone": not batch.stands,
+            }
+            for batch, _, _, counting in log.batches
+            if len(batch.rows) or batch.undoes
+        ],
     }
-    sources: dict[str, int] = {}
-    for batch, _, _, counting in log.batches:
-        if len(batch.rows):
-            text = f"{counted(len(batch.rows), 'answer')} from {batch.source}"
-            facts[f"round {batch.round}"] = text + ("" if batch.stands else ", undone")
-            sources[batch.source] = sources.get(batch.source, 0) + counting
-        elif batch.undoes:
-            undone = f"undoes round {', '.join(map(str, batch.undoes))}"
-            facts[f"round {batch.round}"] = undone + ("" if batch.stands else ", undone itself")
-    for source, counting in sources.items():
-        facts[f"from {source}"] = f"{counted(counting, 'answer')} that count"
-    return Description("labels", facts, ("class", "labelled"), rows, [logged.batch.entry for logged in log.batches])
+    return Description("labels", facts, table, [logged.batch.entry for logged in log.batches])
 
 
 def _points(path: Path) -> Description:
@@ -172,21 +235,23 @@ def _points(path: Path) -> Description:
         rows = reader.read()
     header = reader.header
     names = {s.number: s.name for s in header.pool}
+    columns = header.dtype.names or ()
     facts: dict[str, Any] = {
         "points": len(rows),
-        "properties": ", ".join(header.dtype.names or ()),
-        "source": header.source or "unknown",
-        "pool": f"{len(header.pool)} scenes, {sum(s.points for s in header.pool):,} points",
+        "properties": list(columns),
+        "source": header.source,
+        "pool": {"scenes": len(header.pool), "points": sum(s.points for s in header.pool)},
+        "scored_by": header.strategy,
+        "part": None if header.shard is None else dict(zip(("number", "of"), header.shard, strict=True)),
     }
-    if header.strategy is not None:
-        facts["scored by"] = header.strategy
-    if header.shard is not None:
-        facts["part"] = "{} of {}".format(*header.shard)
     table = []
-    if "scene" in (header.dtype.names or ()):
+    if "scene" in columns:
         numbers, counts = np.unique(rows["scene"], return_counts=True)
-        table = [(names.get(int(n), "?"), str(n), f"{c:,}") for n, c in zip(numbers, counts, strict=True)]
-    return Description(header.kind, facts, ("scene", "number", "points"), table, header.history)
+        table = [
+            {"scene": names.get(n), "number": n, "points": count}
+            for n, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+        ]
+    return Description(header.kind, facts, table, header.history)
 
 
 def _checkpoint(path: Path) -> Description:
@@ -197,24 +262,29 @@ def _checkpoint(path: Path) -> Description:
     facts: dict[str, Any] = {
         "network": model.settings.size,
         "parameters": sum(p.numel() for p in model.network().parameters()),
-        "channels": " ".join(model.channels),
-        "voxel": format_length(model.settings.voxel),
+        "channels": list(model.channels),
+        "voxel": model.settings.voxel,
         "steps": model.step,
-        "teacher": "yes" if model.settings.teacher else "no",
-        "labelled points": model.labelled,
-        "classes": ", ".join(model.classes.names),
+        "teacher": model.settings.teacher,
+        "labelled_points": model.labelled,
+        "classes": list(model.classes.names),
     }
     return Description("checkpoint", facts, history=model.history)
 
 
 def _table_facts(table: SceneTable, classes: ClassTable) -> dict[str, Any]:
-    splits = ", ".join(f"{n} {split}" for split in SPLITS if (n := sum(s.split == split for s in table)))
+    scenes = {split: sum(s.split == split for s in table) for split in SPLITS}
     return {
-        "scenes": f"{len(table)} ({splits})",
+        "scenes": {"total": len(table), **scenes},
         "points": sum(s.points for s in table),
-        "classes": len(classes),
+        "classes": list(classes.names),
         "id": table.id,
     }
+
+
+def _class_rows(classes: ClassTable) -> list[tuple[str | None, int]]:
+    """Names and where each is in counts of label + 1; last those of no class."""
+    return [*((c.name, c.id + 1) for c in classes), (None, 0)]
 
 
 def _require_id(path: Path, table: SceneTable) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +105,21 @@ def test_what_cannot_be_undone(labels: LabelStore) -> None:
         labels.undo(1, "person", BY)
 
 
+def test_a_round_is_undone_once_if_two_undo_it(labels: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels.append(answers(0, [1], [3]), "a", BY)
+    rename, others = os.rename, ["another"]
+
+    def after_another(old: Path, new: Path) -> None:
+        if others:
+            LabelStore(labels.path).undo(0, others.pop(), BY)
+        rename(old, new)
+
+    monkeypatch.setattr("hpal_cli.label.store.os.rename", after_another)
+    with pytest.raises(HpalError, match="round 0 is undone already"):
+        labels.undo(0, "late", BY)
+    assert [batch.source for batch in labels.batches()] == ["a", "another"]
+
+
 def test_asking_is_no_round(labels: LabelStore) -> None:
     asked = np.array([(0, 1), (0, 2), (1, 5)], QUERY)
     assert labels.ask(asked, "table q.csv", BY).round == -1
@@ -117,10 +133,7 @@ def test_asking_is_no_round(labels: LabelStore) -> None:
     # An answer that does not count leaves its query open.
     labels.undo(0, "person", BY)
     assert labels.open().tolist() == [(0, 2), (1, 5)]
-    facts = describe(labels.path, check=True).facts
-    assert facts["open queries"] == "2 of 3"
-    assert facts["round 0"] == "1 answer from a, undone"
-    assert facts["from a"] == "2 answers that count"
+    assert describe(labels.path, check=True).facts["queries"] == {"asked": 3, "open": 2}
     with pytest.raises(HpalError, match="no point 1000000"):
         labels.ask(np.array([(0, 10**6)], QUERY), "q", BY)
 
@@ -213,3 +226,40 @@ def test_two_processes_that_never_wait_lose_nothing(labels: LabelStore) -> None:
         assert [int(b.rows["index"][0]) for b in mine if not b.stands] == [9, 19, 29, 39]
     assert len(labels.latest()) == 2 * (turns - turns // 10 + 1)
     assert not list(labels.path.parent.rglob(".*.partial"))
+
+
+def _append_but(labels: LabelStore, at_the_end: Callable[[], object]) -> None:
+    rename = os.rename
+
+    def late(old: Path, new: Path) -> None:
+        at_the_end()
+        rename(old, new)
+
+    os.rename = late
+    labels.append(answers(0, [1], [3]), "late", BY)
+
+
+def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(labels: LabelStore) -> None:
+    context = multiprocessing.get_context("fork")
+    killed = context.Process(target=_append_but, args=(labels, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
+    folder = labels.path.parent
+    dead = {path.name for path in folder.glob(".l.zarr.*.partial")}
+    assert len(dead) == 1
+
+    begun, release = context.Event(), context.Event()
+    slow = context.Process(target=_append_but, args=(labels, lambda: (begun.set(), release.wait(60))))
+    slow.start()
+    assert begun.wait(60)
+    written = {path.name for path in folder.glob(".l.zarr.*.partial")}
+    assert len(written) == 1
+    assert not written & dead
+    labels.append(answers(0, [2], [4]), "quick", BY)
+    assert {path.name for path in folder.glob(".l.zarr.*.partial")} == written
+    release.set()
+    slow.join(60)
+    assert slow.exitcode == 0
+    assert [batch.source for batch in labels.batches()] == ["quick", "late"]
+    assert [path.name for path in folder.iterdir()] == ["l.zarr"]

@@ -476,6 +476,27 @@ def test_splits_from_the_lists_of_others(folder: Path, tmp_path: Path) -> None:
         prepare(folder, tmp_path / "t.zarr", val=["east/*"], test=["*/one"], classes=CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--val", "*"), "--val"),
+        (("--test", "*"), "--test"),
+        (("--val", "east/*", "--test", "west/*"), "--val and --test"),
+        (("--scene-per", "tile:2m", "--val", "*"), "--val"),
+        (("--val", "*/one"), None),
+        ((), None),
+    ],
+)
+def test_no_scene_left_to_train_on_is_a_warning(
+    folder: Path, tmp_path: Path, options: tuple[str, ...], named: str | None
+) -> None:
+    done = hpal("prep", folder, "-o", tmp_path / "s.zarr", *options)
+    assert done.rc == 0, done.err
+    warnings = [line for line in done.err.splitlines() if "to train on" in line]
+    problem, remedy = "no scene is left to train on", f"let {named} match fewer, unless you only predict or test"
+    assert warnings == ([f"hpal prep: warning: {problem}; {remedy}"] if named else [])
+
+
 # ---------------------------------------------------------------- georeferenced
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
+import os
+import re
 import shutil
+import signal
 from collections import defaultdict
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
@@ -424,6 +429,89 @@ def test_info_checks(scenes: Path, predictions: Path, tmp_path: Path) -> None:
         describe(copy)
         with pytest.raises(HpalError, match=name):
             describe(copy, check=True)
+
+
+# ---------------------------------------------------------------- what killed writers leave
+
+
+def _killed(path: Path) -> None:
+    with envelope.create(path, "predictions", {}, overwrite=True) as (root, _):
+        envelope.write_array(root, "a", np.zeros(9))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_a_writer_of(path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_killed, args=(path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_next_writer_removes_it(tmp_path: Path) -> None:
+    for name in ("p.zarr", "p.zarr", "p.zarr.old", "other.zarr"):
+        kill_a_writer_of(tmp_path / name)
+    assert len(names(tmp_path)) == 3 * 2, "the second writer of p.zarr took what the first left"
+    # Without a lock there is no knowing that nobody writes it: another program may, or a prep that can be gone on with.
+    for name in (".p.zarr.0123abcd.partial", ".p.zarr.partial"):
+        (tmp_path / name).mkdir()
+    before = names(tmp_path)
+    with envelope.create(tmp_path / "p.zarr", "predictions", {}, overwrite=False):
+        pass
+    gone = set(before) - set(names(tmp_path))
+    assert len(gone) == 2
+    assert all(re.fullmatch(r"\.p\.zarr\.[0-9a-f]{8}\.partial(\.lock)?", name) for name in gone)
+
+
+def test_what_is_being_written_is_not_removed(tmp_path: Path) -> None:
+    with envelope.create(tmp_path / "p.zarr", "predictions", {"by": "slow"}, overwrite=True):
+        with envelope.create(tmp_path / "p.zarr", "predictions", {"by": "quick"}, overwrite=True):
+            assert len(names(tmp_path)) == 2 * 2
+        assert envelope.open_store(tmp_path / "p.zarr", "predictions")[1]["by"] == "quick"
+    assert envelope.open_store(tmp_path / "p.zarr", "predictions")[1]["by"] == "slow"
+    assert names(tmp_path) == ["p.zarr"]
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell there what is being written: all of it stays."""
+    kill_a_writer_of(tmp_path / "p.zarr")
+    before = names(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "not here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with envelope.create(tmp_path / "p.zarr", "predictions", {}, overwrite=False):
+        (mine,) = set(names(tmp_path)) - set(before)
+        assert mine.endswith(".partial")
+    assert set(names(tmp_path)) == {*before, "p.zarr"}
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_sweep_between_making_the_lock_and_taking_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    """The writer takes another name, for the sweep removes, or has removed, the first."""
+    flock, swept = fcntl.flock, []
+
+    def late(held: int, how: int) -> None:
+        if not swept:
+            (lock,) = tmp_path.glob(".*.lock")
+            swept.append(lock.with_suffix("").name)
+            other = os.open(lock, os.O_RDWR)
+            flock(other, how)
+            if done:
+                lock.unlink()
+                os.close(other)
+        flock(held, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with envelope.create(tmp_path / "p.zarr", "predictions", {}, overwrite=False) as (_, partial):
+        assert partial.name != swept[0]
+        assert f"{partial.name}.lock" in names(tmp_path)
 
 
 # ---------------------------------------------------------------- labels

@@ -31,12 +31,13 @@ def command(
         print(json.dumps(found.to_json(), indent=2))
         return
     print(f"{path}: {found.kind}")
-    width = max(map(len, found.facts), default=0)
-    for key, value in found.facts.items():
-        print(f"  {key:<{width}}  {f'{value:,}' if isinstance(value, int) else value}")
-    if found.rows:
+    lines = list(found.lines())
+    width = max((len(what) for what, _ in lines), default=0)
+    for what, text in lines:
+        print(f"  {what:<{width}}  {text}")
+    if found.table:
         print()
-        console.table(found.headers, found.rows, data=True)
+        console.table(*found.cells(), data=True)
     if found.history:
         print("\nhistory")
         for entry in found.history:

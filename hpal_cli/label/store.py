@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from hpal_cli.scenes.about import about
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store import envelope
+from hpal_cli.store.files import unfinished_folder
 
 ANSWER = np.dtype(
     [
@@ -195,10 +194,15 @@ class LabelStore:
         answers back.
 
         Raises:
-            HpalError: there is no such round, or it is undone already.
+            HpalError: there is no such round, or it is undone already, if only since this call began.
         """
+        undoing = self._commit(np.zeros(0, ANSWER), source, entry, undoes=number)
+        assert undoing is not None
+        return undoing
+
+    def _require_standing(self, number: int, batches: list[Batch]) -> None:
         standing: dict[int, bool] = {}
-        for batch in self.batches():
+        for batch in batches:
             if len(batch.rows) or batch.undoes:
                 standing[batch.round] = standing.get(batch.round, False) or batch.stands
         if number not in standing:
@@ -206,9 +210,6 @@ class LabelStore:
             raise HpalError(self.path, f"has no round {number}", f"choose one of its rounds: {have}")
         if not standing[number]:
             raise HpalError(self.path, f"round {number} is undone already", "look at `hpal label --log`")
-        undoing = self._commit(np.zeros(0, ANSWER), source, entry, undoes=(number,))
-        assert undoing is not None
-        return undoing
 
     def _commit(
         self,
@@ -217,14 +218,16 @@ class LabelStore:
         entry: Entry,
         *,
         asked: NDArray[np.void] | None = None,
-        undoes: tuple[int, ...] = (),
+        undoes: int | None = None,
         only_new: bool = False,
     ) -> Batch | None:
         stamp = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
         folder = self.path / "answers"
         while True:
             names = self._names()
-            # What is new depends on who came first, and the name below is free only if these are all batches.
+            # What is new or stands depends on who came first, and the name below is free only if these are all batches.
+            if undoes is not None:
+                self._require_standing(undoes, self._batches(names))
             rows = _new(given, _latest(self._batches(names))) if only_new else given
             if only_new and not len(rows):
                 return None
@@ -232,31 +235,29 @@ class LabelStore:
             number = max((self._round(name) for name in names), default=-1) + (asked is None)
             rows["round"] = number
             name = f"{1 + int(names[-1]) if names else 0:06d}"
-            # Beside the store, not in it: whoever lists the batches sees only whole ones.
-            partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial")
             try:
-                group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
-                for column in ("scene", "index", "label"):
-                    envelope.write_array(group, column, rows[column])
-                envelope.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
-                if asked is not None:
-                    envelope.write_array(group, "open_scene", asked["scene"])
-                    envelope.write_array(group, "open_index", asked["index"])
-                group.attrs.update(
-                    {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
-                )
-                if undoes:
-                    group.attrs["undoes"] = list(undoes)
-                # The name is taken by the rename or not at all: whoever comes second tries the next number.
-                os.rename(partial, folder / name)
+                # Beside the store, not in it: whoever lists the batches sees only whole ones.
+                with unfinished_folder(self.path) as partial:
+                    group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
+                    for column in ("scene", "index", "label"):
+                        envelope.write_array(group, column, rows[column])
+                    envelope.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
+                    if asked is not None:
+                        envelope.write_array(group, "open_scene", asked["scene"])
+                        envelope.write_array(group, "open_index", asked["index"])
+                    group.attrs.update(
+                        {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
+                    )
+                    if undoes is not None:
+                        group.attrs["undoes"] = [undoes]
+                    # The name is taken by the rename or not at all: whoever comes second tries the next number.
+                    os.rename(partial, folder / name)
                 return self._batch(name)
             except OSError as error:
                 if not (folder / name).exists():
                     raise HpalError(
                         self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
                     ) from error
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
 
     def _check(self, rows: NDArray[np.void]) -> None:
         self._check_points(rows)

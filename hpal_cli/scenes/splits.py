@@ -36,6 +36,11 @@ def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monito
                 if split[name] not in ("train", which):
                     raise UsageError(option, f"{name} is in --val and in --test", "let the patterns not overlap")
                 split[name] = which
+    taken = set(split.values())
+    if taken and "train" not in taken:
+        # A store to predict or to test on needs none, but `--val '*'` may as well be a slip.
+        options = " and ".join(f"--{which}" for which in ("val", "test") if which in taken)
+        monitor.warn(f"no scene is left to train on; let {options} match fewer, unless you only predict or test")
     return split
 
 

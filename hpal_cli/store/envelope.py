@@ -44,7 +44,7 @@ def create(
     """
     if path.exists() and overwrite and kind_of(path) != kind:
         raise HpalError(path, f"is not a {kind} store, and is not replaced by one", "give another name with -o")
-    with place or replace_when_whole(path, overwrite=overwrite) as partial:
+    with place or replace_when_whole(path, overwrite=overwrite, folder=True) as partial:
         root = zarr.open_group(str(partial), mode="a", zarr_format=3)
         yield root, partial
         root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}

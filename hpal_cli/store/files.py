@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,11 @@ from hpal_cli.errors import HpalError
 
 
 @contextlib.contextmanager
-def replace_when_whole(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yields a name beside `path` to write to (a file or a folder); renames it to `path` at the end.
+def replace_when_whole(path: Path, *, overwrite: bool, folder: bool = False) -> Iterator[Path]:
+    """Yields a name beside `path` to write to; renames it to `path` at the end.
 
     On any error the unfinished work is removed and what stood at `path` stays as it was.
+    folder: it is one, so what a killed writer left of it may be large, and goes (`unfinished_folder`).
 
     Raises:
         HpalError: `path` exists and `overwrite` is not set, its folder is missing, or the disk refuses.
@@ -27,18 +29,92 @@ def replace_when_whole(path: Path, *, overwrite: bool) -> Iterator[Path]:
         # A device or a named pipe is written to, not replaced.
         yield path
         return
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        yield partial
-        # Somebody else may have made it meanwhile.
-        require_free(path, overwrite=overwrite)
-        _swap(partial, path, overwrite=overwrite)
+        with unfinished_folder(path) if folder else _unfinished_file(path) as partial:
+            yield partial
+            # Somebody else may have made it meanwhile.
+            require_free(path, overwrite=overwrite)
+            _swap(partial, path, overwrite=overwrite)
     except OSError as error:
         raise HpalError(
             path, f"cannot be written ({error.strerror or error})", "check the disk and try again"
         ) from error
+
+
+@contextlib.contextmanager
+def unfinished_folder(path: Path) -> Iterator[Path]:
+    """Yields a name beside `path` for a folder of its own to write; what is there at the end is removed.
+
+    While the block runs, a file beside it is locked: what writers of `path` left whose lock nobody holds is removed
+    first. (The folder itself cannot be the lock: a lock on a folder is not seen through NFS.)
+    """
+    _sweep(path)
+    partial, lock, held = _claim(path)
+    try:
+        yield partial
     finally:
         _remove(partial)
+        _remove(lock)
+        os.close(held)
+
+
+@contextlib.contextmanager
+def _unfinished_file(path: Path) -> Iterator[Path]:
+    # Files come by the thousand in one folder: no lock for each, and no looking for leftovers.
+    partial = _unfinished_name(path)
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+def _unfinished_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _claim(path: Path) -> tuple[Path, Path, int]:
+    """A name to write to, the file that says so, and its descriptor: the lock, given back however the process ends."""
+    while True:
+        partial = _unfinished_name(path)
+        lock = partial.with_name(f"{partial.name}.lock")
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            if _locks(held) and lock.exists():
+                return partial, lock, held
+        except OSError:
+            # No locks on this file system: without the file, nobody can take what is written for a leftover.
+            _remove(lock)
+            return partial, lock, held
+        # A sweep came between: it has removed the file, or is about to.
+        os.close(held)
+
+
+def _sweep(path: Path) -> None:
+    lock_of_path = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial\.lock")
+    for lock in [one for one in path.parent.iterdir() if lock_of_path.fullmatch(one.name)]:
+        # What is not ours to open or to lock, or is gone meanwhile, is not ours to remove.
+        with contextlib.suppress(OSError):
+            held = os.open(lock, os.O_RDWR)
+            try:
+                if _locks(held):
+                    _remove(lock.with_suffix(""))
+                    _remove(lock)
+            finally:
+                os.close(held)
+
+
+def _locks(held: int) -> bool:
+    """Whether nobody else holds the lock.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        # A descriptor that a forked process shares keeps the lock: it may go on writing.
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
