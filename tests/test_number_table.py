@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import random
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,17 @@ def test_what_is_no_table_is_odd(tmp_path: Path, text: str, before: int, build: 
 
 
 @compiled
+@pytest.mark.parametrize("rest", ["-", ".", "-.", "5-", "5-5", "--5", "1.5.", "x", "5x", "5.5.5", "1 -", "-5 -"])
+def test_what_stands_anywhere_behind_a_whole_line_is_odd(tmp_path: Path, rest: str, build: str) -> None:
+    """Also where the parser looks at 64 bytes, and at the next 64 only afterwards."""
+    for before in ("", "1 2\n" * 500):
+        for place in range(4, 140):
+            text = before + "1 2".ljust(place) + rest
+            for end in ("", "\n", "\n3 4\n", " \n3 4", "\r\n"):
+                assert in_one_go(tmp_path / "a", (text + end).encode(), 2) is None, (len(text), end)
+
+
+@compiled
 def test_finite_refuses_what_is_not(tmp_path: Path, build: str) -> None:
     for token in ("nan", "inf", "-Infinity", "1e999"):
         assert in_one_go(tmp_path / "a", f"1 {token}\n".encode(), 2) is not None
@@ -216,7 +229,7 @@ def test_bytes_must_fit(tmp_path: Path, doubles: int, number: str, build: str) -
         path.write_text("".join([*before, " ".join([number] * doubles + [token]), "\n", *before]))
         file = TextFile(str(path), path.stat().st_size, 0)
         parts = number_files.read([file], doubles, 1)
-        assert parts == [file] if not fits else all(isinstance(part, Rows) for part in parts), token
+        assert [isinstance(part, Rows) for part in parts] == [fits], token
         if fits:
             values, whole, _ = joined(parts, doubles, 1)
             assert (values == float(number)).all()
@@ -270,6 +283,40 @@ def test_files_are_shared_out_and_come_back_in_order(
 
 
 @compiled
+def test_one_thread_does_it_all_if_no_other_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoThreads(ThreadPoolExecutor):
+        def submit(self, *args: object, **kwargs: object) -> Future[object]:
+            raise RuntimeError("can't start new thread")
+
+    pool = NoThreads(1)
+    monkeypatch.setattr(number_files, "_PART", 10)
+    monkeypatch.setattr(number_files, "cores", lambda: 3)
+    monkeypatch.setattr(number_files, "_pool", lambda: pool)
+    (tmp_path / "a").write_text("".join(f"{n} 2\n" for n in range(1000)))
+    found = number_files.read([TextFile(str(tmp_path / "a"), (tmp_path / "a").stat().st_size, 0)], 2)
+    assert joined(found, 2)[0][:, 0].tolist() == list(range(1000))
+
+
+@compiled
+def test_a_forked_process_reads_on(tmp_path: Path) -> None:
+    """The threads that its parent began do not exist in it."""
+    (tmp_path / "a").write_text("1 2\n" * 1000)
+    program = f"""
+import os
+from hpal_cli.readers import number_files
+number_files._PART, number_files.cores = 10, lambda: 3
+file = number_files.TextFile({str(tmp_path / "a")!r}, 4000, 0)
+def count(): return sum(len(rows.numbers) for rows in number_files.read([file], 2))
+assert count() == 1000
+child = os.fork()
+if child == 0: os._exit(count() != 1000)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@compiled
 def test_a_line_longer_than_a_part_belongs_to_where_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(number_files, "_PART", 100)
     path = tmp_path / "a"
@@ -306,6 +353,16 @@ def test_blocks_join_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(HpalError, match="line 1242: 'x' is not a number"):
         blocks(tmp_path / "a", text + "\n\n1 2 x\n", 3, first_line=7)
     assert blocks(tmp_path / "a", "\n \n", 3) == []
+
+
+def test_blocks_stay_small_behind_a_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(number_table, "ROWS", 100)
+    monkeypatch.setattr(number_table, "_PIECE", 64)
+    for rest in ("1 2 3\n" * 1234, "\n" * 2000 + "1 2 3\n" * 50):
+        text = "1 2 3\n1" + " " * 3000 + "2 3\n" + rest
+        parts = blocks(tmp_path / "a", text, 3)
+        assert all(0 < len(part) <= 100 for part in parts)
+        assert np.concatenate(parts).tolist() == [[1, 2, 3]] * (2 + rest.count("1"))
 
 
 def test_without_a_compiler_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -661,3 +661,18 @@ def test_s3dis_in_several_threads_and_in_one(tmp_path: Path, monkeypatch: pytest
         assert cloud.xyz[:, 0].tolist() == cloud.rgb[:, 2].tolist() == expected
         assert cloud.xyz[:, 1].tolist() == [row for n in range(7) for row in range(100 * n)]
         assert cloud.notes == ["wall_3.txt: read past 1 control byte(s)"]
+
+
+def test_s3dis_tells_what_is_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "Area_1" / "hall_1" / "Annotations"
+    write(folder / "wall_1.txt", "1 2 3 4 5 6\n")
+    os.mkfifo(folder / "chair_1.txt")
+    with pytest.raises(HpalError, match=r"chair_1\.txt: is no file"):
+        read(tmp_path)
+    (folder / "chair_1.txt").unlink()
+    (folder / "chair_1.txt").symlink_to(folder / "nowhere")
+    with pytest.raises(HpalError, match="cannot be read"):
+        read(tmp_path)
+    done = run_hpal("prep", tmp_path, "-o", tmp_path / "s.zarr")
+    assert done.rc == 1
+    assert "hall_1: cannot be read (No such file" in done.err

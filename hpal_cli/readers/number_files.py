@@ -6,6 +6,7 @@ so that none waits for long, whenever it was woken.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from collections.abc import Sequence
@@ -54,7 +55,11 @@ def read(files: Sequence[TextFile], doubles: int, bytes: int = 0, *, finite: boo
     if isinstance(number_table.library(), str):
         return list(files)
     work = _Work(files, doubles, bytes, finite)
-    others = [_pool().submit(work.run, thread) for thread in range(1, work.threads)]
+    others = []
+    # Where no thread can be started, this one does it all.
+    with contextlib.suppress(RuntimeError):
+        for thread in range(1, work.threads):
+            others.append(_pool().submit(work.run, thread))
     work.run(0)
     for other in others:
         other.result()
@@ -64,6 +69,10 @@ def read(files: Sequence[TextFile], doubles: int, bytes: int = 0, *, finite: boo
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, cores() - 1), "hpal-text")
+
+
+# A process that forks leaves its threads behind.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 class _Work:

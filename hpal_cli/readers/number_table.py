@@ -184,15 +184,21 @@ def blocks(
     lines = Lines(separator)
     block, filled = np.empty((ROWS, columns)), 0
     for _ in lines.of(file, path, first_line, most):
-        if filled + lines.count() + 1 > ROWS:
-            yield block[:filled]
-            block, filled = np.empty((ROWS, columns)), 0
+        needed = lines.count() + 1
+        if filled + needed > len(block):
+            if filled:
+                yield block[:filled]
+            # A piece is larger than others after a very long line.
+            block, filled = np.empty((max(ROWS, needed), columns)), 0
         rows = lines.into(list(block[filled:].T))
         if rows is None:
             values = parse(lines.filled(columns, blank), columns, path, lines.number)
             rows = len(values)
             block[filled : filled + rows] = values
         filled += rows
+        while filled > ROWS:
+            yield block[:ROWS]
+            block, filled = block[ROWS:], filled - ROWS
     if filled:
         yield block[:filled]
 

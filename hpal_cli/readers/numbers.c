@@ -165,11 +165,11 @@ static inline words no_point(words lane, words mark) {
 // The bytes before the mark: none without one.
 static inline words before(words mark) { return (mark - 1) & (words)(mark != 0); }
 
-// Ten to the number of bytes behind the mark; 1 without one.
+// Ten to the number of bytes behind the mark; 1 without one, and no matter what with several.
 static inline doubles scale(words mark) {
     static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7};
     doubles power;
-    for (int n = 0; n < LANES; n++) power[n] = powers[mark[n] * 0x0706050403020100ull >> 56];
+    for (int n = 0; n < LANES; n++) power[n] = powers[mark[n] * 0x0706050403020100ull >> 56 & 7];
     return power;
 }
 
@@ -274,8 +274,8 @@ static int hand_out(const double *value, int apart, int rows, const column *to, 
     int wrong = 0;
     for (int n = 0; n < rows; n++, row++, value += apart) {
         if (to->bytes) {
-            int whole = (int)*value; // the lowest of all where it fits no int
-            wrong |= (whole != *value) | ((unsigned)whole > 255);
+            int inside = *value >= 0 && *value <= 255, whole = inside ? (int)*value : 0;
+            wrong |= !inside | (whole != *value);
             ((uint8_t *)to->to)[row * to->step] = (uint8_t)whole;
         } else {
             ((double *)to->to)[row * to->step] = *value;
@@ -488,7 +488,7 @@ static int plain(const table *to, plain_tokens *batch, const char *text, int64_t
         uint64_t after_minus = scalar(minus << 1 | signs);
         // The carry runs through all digits that follow a point.
         uint64_t behind = scalar(digit & ~(digit + (after_point & digit))), last = digit & before_blank;
-        uint64_t wrong = ~(digit | point | minus | blank) | (minus & ~after_blank) | (after_minus & ~digit) |
+        uint64_t wrong = ~(digit | point | minus | blank) | (minus & (~after_blank | before_blank)) | (after_minus & ~digit) |
                          (point & (before_blank | after_point | behind << 1));
         int lines = closed(to, last, before_newline, tokens, line);
         if (wrong || !blank || lines < 0) break;

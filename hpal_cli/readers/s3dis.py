@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def _name(room: Path, root: Path) -> str:
 
 def count(source: Source) -> int:
     """From the size of the files: a line has some 29 bytes."""
-    return sum(path.stat().st_size for path in (source.path / "Annotations").glob("*.txt")) // LINE
+    paths = (source.path / "Annotations").glob("*.txt")
+    return sum(path.stat().st_size for path in paths if path.is_file()) // LINE
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
@@ -82,7 +84,10 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         if what not in _IDS:
             remedy = f"name the file <class>_<number>.txt, with one of {', '.join(_IDS)}"
             raise HpalError(Path(path), f"{what!r} is no S3DIS class", remedy)
-        files.append(TextFile(path, os.stat(path).st_size, _IDS[what]))
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise HpalError(Path(path), "is no file", "remove it, or fetch the room again")
+        files.append(TextFile(path, status.st_size, _IDS[what]))
     for found in number_files.read(files, 3, 3, finite=True):
         if isinstance(found, TextFile):
             yield _closely(Path(found.path), found.number)
@@ -112,5 +117,5 @@ def _closely(path: Path, label: int) -> Cloud:
     values = number_table.parse(clean, 6, path, finite=True)
     if len(values) and not (values[:, 3:].min() >= 0 and values[:, 3:].max() <= 255):
         raise HpalError(path, "has colours outside 0..255", "fetch the file again")
-    labels = np.full(len(values), label, np.int64)
-    return Cloud(values[:, :3], np.rint(values[:, 3:]).astype(np.uint8), labels, notes=notes, unit=1.0)
+    rgb, labels = np.rint(values[:, 3:]).astype(np.uint8), np.full(len(values), label, np.int64)
+    return Cloud(np.ascontiguousarray(values[:, :3]), rgb, labels, notes=notes, unit=1.0)
