@@ -244,7 +244,56 @@ def test_a_ceiling_is_cut_but_no_hill() -> None:
     plateau.xyz[plateau.xyz[:, 0] > 1, 2] = 5
     assert not roofed(plateau.xyz)
     rgb = np.zeros((len(hill.xyz), 3), np.uint8)
-    assert (top_view(hill.xyz, rgb, below=1.0) == 0).all()
+    assert (top_view(hill.xyz, rgb, pixel=0.05, step=0.01, below=1.0) == 0).all()
+
+
+def of_a_grid(x: float, y: float, z: float, *, step: float = 0.04, missing: float = 0.0) -> np.ndarray:
+    """A level sheet at height z: a point anywhere in each cell, but for a share of the cells."""
+    rng = np.random.default_rng(0)
+    cells = np.stack(np.meshgrid(np.arange(0, x, step), np.arange(0, y, step)), axis=-1).reshape(-1, 2)
+    cells = cells[rng.random(len(cells)) >= missing]
+    return np.column_stack([cells + rng.uniform(0, step, cells.shape), np.full(len(cells), z)])
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.1])
+@pytest.mark.parametrize("pixel", [0.006, 0.01, 0.013, 0.04])
+def test_a_sheet_is_closed_where_points_are_as_dense_as_the_grid(pixel: float, missing: float) -> None:
+    """And what lies under it does not shine through."""
+    sheet, under = of_a_grid(4, 3, 0.7, missing=missing), of_a_grid(4, 3, 0, step=0.02)
+    for xyz, grey in ((sheet, 50), (np.vstack([sheet, under]), 50)):
+        rgb = np.zeros((len(xyz), 3), np.uint8)
+        rgb[: len(sheet)] = grey
+        image = top_view(xyz, rgb, pixel=pixel, step=0.04, below=1.0)
+        # Its outermost points lie a little inside of the sheet.
+        rim = int(0.06 / pixel) + 1
+        inner = image[rim:-rim, rim:-rim, 0]
+        assert (inner == grey).mean() >= 0.999
+
+
+def test_thin_things_stay_thin_and_doors_stay_open() -> None:
+    post = np.column_stack([np.zeros(50), np.full(50, 1.5), np.linspace(0.1, 1, 50)])
+    wire = np.column_stack([np.arange(0, 4, 0.04), np.full(100, 2.0), np.full(100, 1.0)])
+    door = of_a_grid(4, 3, 0)
+    door = door[(np.abs(door[:, 0] - 2) > 0.4) | (door[:, 1] > 1)]
+    post[:, 0] += 3
+    xyz = np.vstack([door, post, wire])
+    rgb = np.full((len(xyz), 3), 200, np.uint8)
+    rgb[len(door) :] = 0
+    image = top_view(xyz, rgb, pixel=0.01, step=0.04, below=1.0)[::-1, :, 0]
+    assert 3 <= (image[120:180, 280:320] == 0).any(axis=0).sum() <= 6
+    assert 3 <= (image[190:210, 50:250] == 0).sum(axis=0).mean() <= 6
+    opening = (image[:100] == 255).sum(axis=1) * 0.01
+    assert 0.7 < opening[10:90].mean() < 0.85
+
+
+def test_an_overview_of_a_grid_has_no_specks(tmp_path: Path) -> None:
+    xyz = of_a_grid(6, 4, 0, missing=0.1)
+    points = Points(xyz.astype(np.float32), EAST)
+    overview(points, np.array([0]), np.array([1]), None, CLASSES, tmp_path / "a.png", title="", unit=1.0)
+    image = pixels(tmp_path / "a.png")
+    left, top, right, bottom = ground(image)
+    inner = image[top + 12 : bottom - 12, left + 12 : right - 12]
+    assert (inner == LIGHT_GREY).all(axis=2).mean() >= 0.999
 
 
 def test_the_same_picks_make_the_same_bytes(tmp_path: Path) -> None:

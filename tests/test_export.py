@@ -179,7 +179,7 @@ def test_nothing_is_written_into_a_store(predictions: Path, tmp_path: Path) -> N
 def test_top_view_shows_the_highest_point_below_the_cut() -> None:
     position = np.array([[0, 0, 0], [0, 0, 0.5], [0, 0, 1.0], [0.9, 0.9, 0.2]])
     rgb = np.array([[1, 0, 0], [2, 0, 0], [3, 0, 0], [4, 0, 0]], np.uint8)
-    image = top_view(position, rgb, pixel=0.5, below=0.75)
+    image = top_view(position, rgb, pixel=0.5, step=0.0, below=0.75)
     assert image.shape == (2, 2, 3)
     assert image[1, 0, 0] == 2
     assert image[0, 1, 0] == 4

@@ -38,7 +38,7 @@ def seen(xyz: np.ndarray, view: View, half: float = 1.0) -> np.ndarray:
     """What a picture shows, the origin (the first row) in red and all else in blue."""
     rgb = np.full((len(xyz), 3), (0, 0, 255), np.uint8)
     rgb[0] = 255, 0, 0
-    return draw(xyz, rgb, view, reach=1.0, half=half, pixels=101, radius=0.6 * STEP)
+    return draw(xyz, rgb, view, reach=1.0, half=half, pixels=101, step=STEP)
 
 
 def is_red(image: np.ndarray) -> np.ndarray:
@@ -108,6 +108,17 @@ def test_surfaces_have_no_holes_and_right_is_right() -> None:
     row, column = np.argwhere(is_red(image)).mean(axis=0)
     assert column == pytest.approx(50 + 0.4 * 50, abs=1.5)
     assert row == pytest.approx(50 - 0.6 * 50, abs=1.5)
+
+
+def test_a_query_in_a_crack_is_no_gap() -> None:
+    """Closing the surface at both of its sides must not hide it."""
+    camera = View(np.array([0.0, -1, 0]), np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), 0.5)
+    a, b = np.meshgrid(np.arange(-1, 1, STEP), np.arange(STEP, 1, STEP))
+    side = np.column_stack([b.ravel(), np.full(a.size, -0.3), a.ravel()])
+    image = seen(np.vstack([[[0, 0, 0]], side, side * [-1, 1, 1]]), camera)
+    assert is_red(image)[50, 50]
+    crack = image[20:40, 48:53]
+    assert (crack[..., 2] != crack[..., 0]).all(), "the crack is as narrow as other gaps"
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from hpal_cli.errors import HpalError
 OFFICE, SCENES, LABELS, RESULT, FIGURES = "office", "scenes.zarr", "labels.zarr", "result", "figures"
 ROOM = "room.png"
 
-PIXEL = 0.06
-"""Of the room's picture, metres: the grid's cell, so that a surface has no holes."""
+PIXEL = 0.02
+"""Of the room's picture, metres: about as fine as it is shown."""
 
 BUDGET = "0.1%"
 
@@ -163,7 +163,8 @@ class Campaign:
         for n in sorted({1, last}):
             pred = PredictionStore(self._folder / f"preds-{n}.zarr").predicted(scene)
             colors.append((f"predicted, round {n}", class_colors(store.classes, pred)))
-        views = [(title, top_view(points.xyz, rgb, pixel=PIXEL)) for title, rgb in colors]
+        step = store.grid or PIXEL
+        views = [(title, top_view(points.xyz, rgb, pixel=PIXEL, step=step)) for title, rgb in colors]
         side_by_side(views, self._folder / ROOM, [(c.name, c.color) for c in store.classes])
 
     def _report(self, rounds: Sequence[Round]) -> None:

@@ -42,8 +42,8 @@ WIDTH, HEIGHT = 2 * SIDE + COLUMN + 4 * MARGIN, SIDE + 2 * MARGIN + 0.4
 PIXELS = 504
 """As many as the figure has for a view."""
 
-DISC = 0.6
-"""Radius of a point's disc in grid steps."""
+PLAN_PIXELS = 400
+"""Along the longer side of the room from above: more than the figure has for it."""
 
 RING = 0.1
 """Metres."""
@@ -111,7 +111,8 @@ class Room:
         self.scene, self._points, self._unit = scene, points, unit
         self._metres = points.xyz.astype(np.float64) * unit
         self._tree = cKDTree(self._metres)
-        self._step = grid if grid is not None else self._spacing()
+        # Scans can be thinner than the grid.
+        self._step = max(grid or 0.0, self._spacing())
         self.colors = points.rgb if points.rgb is not None else _shades(points, self._metres)
         self._grey = greyed(Points(points.xyz, points.offset, self.colors))
         self._roof = roofed(self._metres)
@@ -157,7 +158,7 @@ class Room:
         figure.set_layout_engine("none")
         for n, (place, view) in enumerate(zip(axes[:2], views, strict=True)):
             place.set_position(_box(MARGIN + n * (SIDE + MARGIN), MARGIN, SIDE, SIDE))
-            image = draw(local, rgb, view, reach=NEAR, half=HALF, pixels=PIXELS, radius=DISC * self._step)
+            image = draw(local, rgb, view, reach=NEAR, half=HALF, pixels=PIXELS, step=self._step)
             place.imshow(image, extent=(-HALF, HALF, -HALF, HALF), interpolation="nearest")
             place.set(xticks=[], yticks=[])
             _mark(place)
@@ -181,9 +182,11 @@ class Room:
     def _locate(self, axes: Axes, query: Query, views: Sequence[View], box: tuple[float, float, float, float]) -> None:
         """The room from above, with the query and where it is looked at from."""
         xyz = self._metres
-        low, pixel = xyz.min(axis=0), max(0.06, 1.7 * self._step)
+        low = xyz.min(axis=0)
+        span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
+        pixel = max(span / PLAN_PIXELS, self._step / 4)
         if self._plan is None:
-            self._plan = top_view(xyz, self.colors, pixel=pixel, below=BELOW if self._roof else 1.0)
+            self._plan = top_view(xyz, self.colors, pixel=pixel, step=self._step, below=BELOW if self._roof else 1.0)
         axes.set_position(_box(*box))
         axes.set_anchor("S")
         axes.set_axis_off()
@@ -195,9 +198,11 @@ class Room:
         axes.plot(
             [here[0]], [here[1]], "o", color=loud, markersize=7, markeredgecolor="white", markeredgewidth=1.2, zorder=5
         )
-        for name, view in zip("AB", views, strict=True):
-            flat = view.toward[:2]
-            tip = here + flat * arm
+        # Seen from above, both may look from the same side: then the second letter stands farther out.
+        first, second = (_away(view.toward[:2]) for view in views)
+        second *= 1.6 if np.linalg.norm(second - first) < 0.6 else 1.0
+        for name, way in (("A", first), ("B", second)):
+            tip = here + way * arm
             axes.plot(*np.stack([here, tip]).T, color="0.1", linewidth=1.2, zorder=4)
             axes.text(
                 float(tip[0]),
@@ -211,13 +216,14 @@ class Room:
                 bbox=_PAPER,
             )
         # The letters stand outside of a small room.
-        axes.set_xlim(min(low[0], here[0] - 1.2 * arm), max(high[0], here[0] + 1.2 * arm))
-        axes.set_ylim(min(low[1], here[1] - 1.2 * arm), max(high[1], here[1] + 1.2 * arm))
+        axes.set_xlim(min(low[0], here[0] - 1.8 * arm), max(high[0], here[0] + 1.8 * arm))
+        axes.set_ylim(min(low[1], here[1] - 1.8 * arm), max(high[1], here[1] + 1.8 * arm))
 
     def _spacing(self) -> float:
         if len(self._metres) < 2:
             return 0.05
-        return max(float(np.median(self._tree.query(self._metres, 2)[0][:, 1])), 1e-3)
+        some = self._metres[:: 1 + len(self._metres) // 10_000]
+        return max(float(np.median(self._tree.query(some, 2)[0][:, 1])), 1e-3)
 
     def _one_a_cell(self, edge: float) -> NDArray[np.int64]:
         """The first point of each cell of this edge."""
@@ -231,6 +237,11 @@ _PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "0.1"
 def _box(left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
     """Inches as shares of the figure."""
     return left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT
+
+
+def _away(flat: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Not so short that a letter at its tip would cover the query: cameras may look down steeply."""
+    return flat * max(1.0, 0.7 / max(float(np.linalg.norm(flat)), 1e-9))
 
 
 def _mark(axes: Axes) -> None:

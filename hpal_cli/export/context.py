@@ -34,6 +34,8 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])
 # Of the picture: lengths in inches, type and lines in points.
 BOX = (7.4, 6.6)
 """The scene fits into it."""
+PIXELS = 800
+"""Along the longer side of the scene, at most: about as many as the figure has for it."""
 MIN_WIDTH = 5.2
 MARGIN = 0.3
 RIM = 0.2
@@ -196,9 +198,11 @@ class _Plan:
         low = xyz.min(axis=0)
         # A single point is drawn as if it were alone in a square of one unit.
         span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
-        pixel = _pixel(xyz[xyz[:, 2] <= cut, :2], span)
+        step = _spacing(xyz[xyz[:, 2] <= cut, :2], span)
+        # Finer ones would show no more of points that lie apart.
+        pixel = max(span / PIXELS, step / 4)
         rgb = greyed(points) if points.rgb is not None else _grey(_height_tone(xyz[:, 2], cut))
-        image = _without_pinholes(top_view(xyz, rgb, pixel=pixel, below=below))
+        image = top_view(xyz, rgb, pixel=pixel, step=step, below=below, shaded=True)
         height, width = image.shape[:2]
         scale = min(BOX[0] / max(width * pixel, span), BOX[1] / max(height * pixel, 0.2 * span))
         return cls(image, width * pixel * scale, height * pixel * scale, scale, cut, low)
@@ -208,12 +212,12 @@ class _Plan:
         return (place - self.low)[:, :2] * self.scale
 
 
-def _pixel(xy: NDArray[np.float64], span: float) -> float:
-    """The edge of a pixel: as fine as paper shows, but so coarse that the points leave no gaps."""
+def _spacing(xy: NDArray[np.float64], span: float) -> float:
+    """How far points lie apart on the ground: the edge of the smallest cells of which few are empty between others."""
     low = xy.min(axis=0)
-    pixel, coarsest = span / 800, span / 40
+    edge, coarsest = span / PIXELS, span / 40
     if not (xy > low).any():
-        return pixel
+        return edge
 
     def covered(edge: float) -> float:
         columns = int(span / edge) + 2
@@ -222,27 +226,10 @@ def _pixel(xy: NDArray[np.float64], span: float) -> float:
         has[row * columns + column] = True
         return float(has.sum()) * edge * edge
 
-    # Where points lie apart, a pixel of twice the edge covers more ground.
-    while pixel < coarsest and covered(pixel) < 0.8 * covered(2 * pixel):
-        pixel *= 1.2
-    return pixel
-
-
-def _without_pinholes(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Empty pixels with five or more of their eight neighbours full have these neighbours' mean: points that lie
-    a bit apart would leave a pattern of white dots that looks like something."""
-    height, width = image.shape[:2]
-    full = np.pad((image != 255).any(axis=2), 1)
-    grey = np.where(full, np.pad(image[:, :, 0], 1), 0).astype(np.int64)
-    around = [(r, c) for r in range(3) for c in range(3) if (r, c) != (1, 1)]
-    count, total = np.zeros((height, width), np.int64), np.zeros((height, width), np.int64)
-    for r, c in around:
-        count += full[r : r + height, c : c + width]
-        total += grey[r : r + height, c : c + width]
-    hole = ~full[1:-1, 1:-1] & (count >= 5)
-    filled = image.copy()
-    filled[hole] = (total[hole] // count[hole])[:, None]
-    return filled
+    # Where points lie farther apart, cells of twice the edge cover more ground.
+    while edge < coarsest and covered(edge) < 0.8 * covered(2 * edge):
+        edge *= 1.2
+    return edge
 
 
 def _grey(brightness: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -8,25 +8,38 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.export.splats import NOBODY, eye_dome, splats
+
 BELOW = 0.75
 """Share of a room's height that is shown: a ceiling would hide all else."""
 
 
 def top_view(
-    position: NDArray[np.floating], rgb: NDArray[np.uint8], *, pixel: float = 0.05, below: float = BELOW
+    position: NDArray[np.floating],
+    rgb: NDArray[np.uint8],
+    *,
+    pixel: float,
+    step: float,
+    below: float = BELOW,
+    shaded: bool = False,
 ) -> NDArray[np.uint8]:
-    """(H, W, 3): the highest point of each pixel, looked at from above, y up; white where there is none.
+    """(H, W, 3): the points from above, the highest on top, y up; white where there is none.
 
-    position: (N, 3); rgb: (N, 3); pixel: its edge in the unit of position.
+    position: (N, 3); rgb: (N, 3); pixel: its edge, and step: how far points lie apart, in the unit of position;
+    shaded: what is beside something higher is darker.
     """
     low, high = position.min(axis=0), position.max(axis=0)
-    shown = position[:, 2] <= cut_height(position, below)
+    shown = np.flatnonzero(position[:, 2] <= cut_height(position, below))
     width, height = (((high - low)[:2]) / pixel).astype(int) + 1
+    column, row = ((position[shown, :2] - low[:2]) / pixel).T
+    z = position[shown, 2]
+    owner = splats(height - 1 - np.floor(row), column, z, shape=(height, width), pixel=pixel, step=step)
+    full = owner != NOBODY
     image = np.full((height, width, 3), 255, np.uint8)
-    # Painted from the lowest to the highest, so that the highest stays.
-    order = np.flatnonzero(shown)[np.argsort(position[shown, 2], kind="stable")]
-    column, row = ((position[order, :2] - low[:2]) / pixel).astype(int).T
-    image[height - 1 - row, column] = rgb[order]
+    image[full] = rgb[shown][owner[full]]
+    if shaded:
+        light = eye_dome(np.append(z, low[2])[owner], max(width, height) * pixel / 2)
+        image[full] = np.rint(image[full] * light[full][:, None])
     return image
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NOBODY = -1
-"""Of a pixel that shows no point."""
+from hpal_cli.export.splats import DISC, NOBODY, eye_dome, splats
 
 TURN = 20
 """Degrees between the directions that are tried, around the vertical."""
@@ -21,9 +20,6 @@ USUAL, UNDER_ROOF = 28, -24
 
 APART = 60
 """Degrees between the two views, at least."""
-
-WIDER = 2.3
-"""How much wider the discs are that close gaps."""
 
 
 @dataclass(frozen=True)
@@ -72,64 +68,37 @@ def draw(
     reach: float,
     half: float,
     pixels: int,
-    radius: float,
+    step: float,
 ) -> NDArray[np.uint8]:
     """(pixels, pixels, 3): the points (N, 3) around the origin, as discs, the nearest on top, on white.
 
     Points farther from the origin than `reach` are left out where they are nearer to the camera: they would hide it.
-    rgb: (N, 3); half: what the picture shows to each side of its middle; radius: of the discs. Edges of depth are drawn
-    dark (eye-dome lighting, Boucheny 2009), so that shapes show without colours.
+    rgb: (N, 3); half: what the picture shows to each side of its middle; step: how far points lie apart.
     """
     xyz = np.asarray(local, np.float64)
-    scale = pixels / (2 * half)
-    column, row, depth = xyz @ view.right * scale, -(xyz @ view.up) * scale, xyz @ view.toward
+    pixel = 2 * half / pixels
+    column, row, depth = xyz @ view.right, -(xyz @ view.up), xyz @ view.toward
     distance = np.linalg.norm(xyz, axis=1)
-    edge = pixels / 2 + WIDER * radius * scale
+    edge = half + step
     shown = (np.abs(column) < edge) & (np.abs(row) < edge) & (depth < view.near)
     seen = np.flatnonzero(shown & ((depth < 0) | (distance < reach)))
     # Its neighbours on a slanted surface would cover half of the point itself.
-    depth[distance == 0] += 2 * radius
-    seen = seen[np.argsort(depth[seen], kind="stable")]
-    at = np.floor(np.stack([row[seen], column[seen]]) + pixels / 2).astype(np.int64)
-    fine, coarse = (_paint(seen, at, max(1, round(size * radius * scale)), pixels) for size in (1.0, WIDER))
-    behind = np.append(depth, -np.inf)
-    # Wide discs close the gaps of a surface, so that what lies behind it does not shine through.
-    owner = np.where(behind[fine] >= behind[coarse] - 4 * radius, fine, coarse)
+    depth[distance == 0] += 2 * DISC * step
+    owner = splats(
+        row[seen] / pixel + pixels / 2,
+        column[seen] / pixel + pixels / 2,
+        depth[seen],
+        shape=(pixels, pixels),
+        pixel=pixel,
+        step=step,
+        kept=int(np.append(np.flatnonzero(distance[seen] == 0), NOBODY)[0]),
+    )
     full = owner != NOBODY
     image = np.full((pixels, pixels, 3), 255.0)
-    image[full] = rgb[owner[full]]
-    far = np.where(full, behind[owner], depth[seen].min(initial=0.0) - half)
-    image[full] *= _edges(far, half)[full][:, None]
+    image[full] = rgb[seen][owner[full]]
+    far = np.append(depth[seen], depth[seen].min(initial=0.0) - half)[owner]
+    image[full] *= eye_dome(far, half)[full][:, None]
     return np.rint(image).astype(np.uint8)
-
-
-def _paint(seen: NDArray[np.int64], at: NDArray[np.int64], size: int, pixels: int) -> NDArray[np.int64]:
-    """(pixels, pixels) the number of the point that each pixel shows. seen: (S,) points, the nearest last; at: (2, S)
-    their rows and columns; size: radius of their discs in pixels."""
-    # A rim as wide as the discs is cut off at the end.
-    rim = 2 * size + 1
-    wide = pixels + 2 * rim
-    inside = (np.abs(at - pixels / 2) < pixels / 2 + size).all(axis=0)
-    owner = np.full(wide * wide, NOBODY, np.int64)
-    y, x = np.mgrid[-size : size + 1, -size : size + 1]
-    disc = (y * wide + x)[y**2 + x**2 <= size * (size + 0.5)]
-    middle = (at[0, inside] + rim) * wide + at[1, inside] + rim
-    # Of several points written to a pixel the last one stays.
-    owner[(middle[:, None] + disc).reshape(-1)] = np.repeat(seen[inside], len(disc))
-    return owner.reshape(wide, wide)[rim : rim + pixels, rim : rim + pixels]
-
-
-def _edges(depth: NDArray[np.float64], half: float) -> NDArray[np.float64]:
-    """(H, W) 1 on even ground, less where neighbours are nearer to the camera."""
-    shade = np.zeros_like(depth)
-    for reach, weight in ((1, 1.0), (3, 0.6)):
-        padded = np.pad(depth, reach, mode="edge")
-        height, width = depth.shape
-        for y, x in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
-            start = (reach + y * reach, reach + x * reach)
-            other = padded[start[0] : start[0] + height, start[1] : start[1] + width]
-            shade += weight * np.clip((other - depth) / half - 0.02, 0, 0.25)
-    return np.maximum(np.exp(-1.1 * shade), 0.45)
 
 
 def _directions() -> NDArray[np.float64]:

@@ -1,0 +1,87 @@
+"""Points as discs on a raster, the gaps between them closed: surfaces look like surfaces."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+NOBODY = -1
+"""Of a pixel that shows no point."""
+
+DISC = 0.6
+"""Radius of a point's disc, in distances between points: on an even surface discs just meet."""
+
+GAP = 2.0
+"""Widest gap that is closed, likewise. On a grid, points of neighbouring cells lie up to two edges apart, and here and
+there a cell is empty."""
+
+SAME = 2.4
+"""What lies farther behind, likewise, is no part of a surface but shines through it."""
+
+
+def splats(
+    row: NDArray[np.floating],
+    column: NDArray[np.floating],
+    depth: NDArray[np.floating],
+    *,
+    shape: tuple[int, int],
+    pixel: float,
+    step: float,
+    kept: int = NOBODY,
+) -> NDArray[np.int64]:
+    """`shape`, the number of the point that each pixel shows, or `NOBODY`.
+
+    row, column: (N,) places in pixels; depth: (N,) larger is nearer; pixel: its edge, and step: how far points lie
+    apart, both in the unit of `depth`; kept: a point that is no gap, however deep it lies between others.
+
+    Holes and gaps up to `GAP` wide have their nearest neighbours' points (a closing of the depths), which leaves
+    outlines, wires and legs as wide as their discs.
+    """
+    order = np.argsort(depth, kind="stable")
+    at = np.floor(np.stack([row[order], column[order]])).astype(np.int64)
+    owner = _painted(order, at, round(DISC * step / pixel), shape)
+    gap = round(GAP * step / pixel)
+    if gap < 1 or not len(depth):
+        return owner
+    from scipy.ndimage import distance_transform_edt, grey_closing
+
+    behind = np.append(depth, -np.inf).astype(np.float64)[owner]
+    hole = grey_closing(behind, size=gap + 1) > behind + SAME * step
+    if kept != NOBODY:
+        hole &= owner != kept
+    if hole.any():
+        nearest = distance_transform_edt(hole, return_distances=False, return_indices=True)
+        owner = owner[tuple(nearest)]
+    return owner
+
+
+def eye_dome(depth: NDArray[np.float64], half: float) -> NDArray[np.float64]:
+    """(H, W) what to multiply colours by: 1 on even ground, less where neighbours are nearer to the camera (eye-dome
+    lighting, Boucheny 2009). Shapes show without colours. half: of what the picture shows, in the unit of `depth`."""
+    shade = np.zeros_like(depth)
+    for reach, weight in ((1, 1.0), (3, 0.6)):
+        padded = np.pad(depth, reach, mode="edge")
+        height, width = depth.shape
+        for y, x in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
+            start = (reach + y * reach, reach + x * reach)
+            other = padded[start[0] : start[0] + height, start[1] : start[1] + width]
+            shade += weight * np.clip((other - depth) / half - 0.02, 0, 0.25)
+    return np.maximum(np.exp(-1.1 * shade), 0.45)
+
+
+def _painted(points: NDArray[np.int64], at: NDArray[np.int64], size: int, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """points: (N,) the nearest last; at: (2, N) their rows and columns; size: radius of their discs in pixels."""
+    # A rim as wide as the discs is cut off at the end.
+    height, width = shape
+    rim = 2 * size + 1
+    wide = width + 2 * rim
+    inside = (at >= -size).all(axis=0) & (at[0] < height + size) & (at[1] < width + size)
+    points, middle = points[inside], (at[0, inside] + rim) * wide + at[1, inside] + rim
+    # Of several points written to a pixel the last one stays; only its disc is seen.
+    owner = np.full((height + 2 * rim) * wide, NOBODY, np.int64)
+    owner[middle] = np.arange(len(middle))
+    seen = np.sort(owner[owner != NOBODY])
+    y, x = np.mgrid[-size : size + 1, -size : size + 1]
+    disc = (y * wide + x)[y**2 + x**2 <= size * (size + 0.5)]
+    owner[(middle[seen, None] + disc).reshape(-1)] = np.repeat(seen, len(disc))
+    return np.append(points, NOBODY)[owner.reshape(-1, wide)[rim : rim + height, rim : rim + width]]
