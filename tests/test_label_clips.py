@@ -110,6 +110,14 @@ def test_surfaces_have_no_holes_and_right_is_right() -> None:
     assert row == pytest.approx(50 - 0.6 * 50, abs=1.5)
 
 
+def test_the_points_around_the_query_do_not_cover_it() -> None:
+    camera = View(np.array([0.0, -1, 0]), np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), 0.5)
+    slanted = sheet(1, 0) + STEP / 2
+    slanted[:, 1] = slanted[:, 2]
+    alone, among = (is_red(seen(np.vstack([[[0, 0, 0]], rest]), camera)) for rest in (slanted[:0], slanted))
+    np.testing.assert_array_equal(alone, among)
+
+
 def test_a_query_in_a_crack_is_no_gap() -> None:
     """Closing the surface at both of its sides must not hide it."""
     camera = View(np.array([0.0, -1, 0]), np.array([1.0, 0, 0]), np.array([0.0, 0, 1]), 0.5)

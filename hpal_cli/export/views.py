@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.splats import DISC, NOBODY, eye_dome, splats
+from hpal_cli.export.splats import NOBODY, eye_dome, splats
 
 TURN = 20
 """Degrees between the directions that are tried, around the vertical."""
@@ -20,6 +20,9 @@ USUAL, UNDER_ROOF = 28, -24
 
 APART = 60
 """Degrees between the two views, at least."""
+
+SURFACE = 2
+"""Distances between points within which another point before one is taken for the same surface."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def draw(
     edge = half + step
     shown = (np.abs(column) < edge) & (np.abs(row) < edge) & (depth < view.near)
     seen = np.flatnonzero(shown & ((depth < 0) | (distance < reach)))
-    # Its neighbours on a slanted surface would cover half of the point itself.
-    depth[distance == 0] += 2 * DISC * step
+    # Its neighbours on a slanted surface would cover the point itself; they are no obstacle to `_free` either.
+    depth[distance == 0] += SURFACE * step
     owner = splats(
         row[seen] / pixel + pixels / 2,
         column[seen] / pixel + pixels / 2,
@@ -118,7 +121,7 @@ def _free(xyz: NDArray[np.float64], toward: NDArray[np.float64], step: float, mo
     along = xyz @ toward
     aside = np.linalg.norm(xyz - along[:, None] * toward, axis=1)
     # A point of the same surface is no obstacle.
-    blocking = along[(along > 2 * step) & (aside < 1.2 * step + 0.1 * along)]
+    blocking = along[(along > SURFACE * step) & (aside < 1.2 * step + 0.1 * along)]
     return float(min(most, blocking.min(initial=np.inf) - step))
 
 
