@@ -199,13 +199,15 @@ def test_eval_takes_answers_for_the_truth(answered: tuple[Path, Path], hpal: Cal
     assert "3 answers left out, since the network has learned from them" in done.err
     text = done.out.decode()
     assert (
-        "all: 2 scenes, 3 answers, 1 more unsure\naccuracy  33.33 %: of all points 6.15 to 79.23 %, with 95 %" in text
+        "all: 3 answers in 2 of 2 scenes, 1 more unsure\naccuracy  33.33 %: of all points 6.15 to 79.23 %, with 95 %"
+        in text
     )
     assert {path.name for path in preds.with_name("figures").iterdir()} == {"confusion.png", "iou.png"}
     found = json.loads(hpal("eval", preds, "--truth", answers, "--split", "val", "--json").out)
     assert found["scenes"] == ["room"]
     assert found["answers"]["accuracy"] == 0.5
     assert found["answers"]["unsure"] == 1
+    assert found["answers"]["scenes"] == ["room"]
     assert len(found["answers"]["accuracy_interval"]) == 2
     refused = hpal("eval", preds, "--truth", answers, "--labels", answers)
     assert refused.rc == 2

@@ -9,6 +9,7 @@ import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
+from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
     from hpal_cli.evaluate.evaluation import Evaluation
@@ -64,8 +65,8 @@ def command(
         result = evaluate_sample(store, LabelStore(truth), split=split or "all", scenes=names, monitor=console)
         metrics = result.metrics
     else:
-        counted = None if labels is None else LabelStore(labels)
-        result = evaluate(store, SceneStore(truth), labels=counted, split=split or "val", scenes=names, monitor=console)
+        kept = None if labels is None else LabelStore(labels)
+        result = evaluate(store, SceneStore(truth), labels=kept, split=split or "val", scenes=names, monitor=console)
         metrics = result.grid
     if figures is not None:
         _draw(console, metrics, result.classes, f"{result.split}, {len(result.scenes)} scenes", figures, overwrite)
@@ -108,7 +109,8 @@ def _print_sample(console: Console, result: Sample) -> None:
     console.table(("class", "IoU %", "answered", "predicted", "right"), rows, data=True)
     low, high = result.accuracy_interval
     print()
-    print(f"{result.split}: {len(result.scenes)} scenes, {metrics.points:,} answers", end="")
+    where = f"{len(result.answered):,} of {counted(len(result.scenes), 'scene')}"
+    print(f"{result.split}: {counted(metrics.points, 'answer')} in {where}", end="")
     print(f", {result.unsure:,} more unsure" if result.unsure else "")
     print(f"accuracy  {_percent(metrics.accuracy)} %: of all points {_percent(low)} to {_percent(high)} %", end="")
     print(", with 95 % confidence, if these were drawn at random")

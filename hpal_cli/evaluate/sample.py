@@ -23,12 +23,14 @@ CONFIDENCE = 0.95
 class Sample:
     """Metrics at the answered points; `split` and `scenes` are those that were asked for.
 
-    learned_from: answers that were left out, since the network was trained on them; unsure: answers without a class.
+    answered: the scenes with answers that count; learned_from: answers that were left out, since the network was
+    trained on them; unsure: answers without a class.
     """
 
     classes: ClassTable
     split: str
     scenes: list[str]
+    answered: list[str]
     metrics: Metrics
     learned_from: int
     unsure: int
@@ -51,6 +53,7 @@ class Sample:
                 **self.metrics.to_json(self.classes),
                 "accuracy_interval": [round(bound, 6) for bound in self.accuracy_interval],
                 "confidence": CONFIDENCE,
+                "scenes": self.answered,
                 "learned_from": self.learned_from,
                 "unsure": self.unsure,
             },
@@ -80,6 +83,7 @@ def evaluate_sample(
     count = len(predictions.classes)
     confusion = np.zeros((count, count), np.int64)
     learned = unsure = given = 0
+    answered = []
     for scene in chosen:
         rows = latest[latest["scene"] == scene.number]
         if not len(rows):
@@ -90,6 +94,7 @@ def evaluate_sample(
         unsure += int((~sure).sum())
         learned += int(known.sum())
         rows = rows[sure & ~known]
+        answered += [scene.name] if len(rows) else []
         confusion += confusion_matrix(rows["label"], predictions.predicted(scene)[rows["index"]], count)
     remedy = "answer for points drawn at random: `hpal score --strategy random`, `hpal select --no-fds`, `hpal label`"
     if not confusion.any():
@@ -100,4 +105,4 @@ def evaluate_sample(
     if len(latest) > given:
         monitor.note(f"{counted(len(latest) - given, 'answer')} in other scenes not looked at")
     names = [scene.name for scene in chosen]
-    return Sample(predictions.classes, split, names, Metrics.of(confusion), learned, unsure)
+    return Sample(predictions.classes, split, names, answered, Metrics.of(confusion), learned, unsure)
