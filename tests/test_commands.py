@@ -484,7 +484,7 @@ def test_the_bare_pipe_at_a_terminal(bench: Path, tmp_path: Path) -> None:
     assert done.rc == 0, done.out.decode()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["preds.zarr", "selection.ply"]
     text = done.out.decode()
-    assert "selected 1 points" in text
+    assert "selected 1 point " in text
     assert "next: hpal label selection.ply" in text
     assert b"\0" not in done.out
     assert b"element vertex" not in done.out

@@ -69,7 +69,14 @@ def command(
         result = evaluate(store, SceneStore(truth), labels=kept, split=split or "val", scenes=names, monitor=console)
         metrics = result.grid
     if figures is not None:
-        _draw(console, metrics, result.classes, f"{result.split}, {len(result.scenes)} scenes", figures, overwrite)
+        _draw(
+            console,
+            metrics,
+            result.classes,
+            f"{result.split}, {counted(len(result.scenes), 'scene')}",
+            figures,
+            overwrite,
+        )
     if json_output:
         print(json.dumps(result.to_json(), indent=2))
     elif isinstance(result, Sample):
@@ -88,7 +95,8 @@ def _print_evaluation(console: Console, result: Evaluation) -> None:
     console.table(("class", "IoU %", "IoU % original", "true points", "predicted"), rows, data=True)
     print()
     print(
-        f"{result.split}: {len(result.scenes)} scenes, {grid.points:,} grid points, {original.points:,} original points"
+        f"{result.split}: {counted(len(result.scenes), 'scene')}, {grid.points:,} grid points, "
+        f"{original.points:,} original points"
     )
     print(f"mIoU      {_percent(grid.miou)} %   original {_percent(original.miou)} %")
     print(f"accuracy  {_percent(grid.accuracy)} %   original {_percent(original.accuracy)} %", end="   ")

@@ -11,6 +11,7 @@ from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
+from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
     from hpal_cli.stream.header import Header
@@ -112,7 +113,7 @@ def command(
         # Before the first byte: whoever reads from the pipe draws its bar from then on.
         to = f" -> {out.path}" if out.path else ""
         of = f" (part {part.part} of {part.parts})" if part.parts > 1 else ""
-        console.say(f"scoring {header.count:,} points of {len(header.pool)} scenes{of} ({how}){to}")
+        console.say(f"scoring {counted(header.count, 'point')} of {counted(len(header.pool), 'scene')}{of} ({how}){to}")
         return stream()
 
     with out.open() as stream:

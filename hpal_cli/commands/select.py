@@ -13,6 +13,7 @@ from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, Output, open_input, require_other
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
     from hpal_cli.predictions.store import PredictionStore
@@ -192,8 +193,9 @@ def _summary(console: Console, selection: Selection, max_per_scene: int | None) 
     share = f" ({100 * chosen / pool:.3g} % of {pool:,})" if pool else ""
     rows = selection.rows
     of = f" of {len(np.unique(rows[['scene', REGION]])):,} regions" if REGION in (rows.dtype.names or ()) else ""
+    where = f"{hit:,} of {counted(len(selection.header.pool) or len(scenes), 'scene')}"
     console.say(
-        f"selected {chosen:,} points{of}{share} in {hit} of {len(selection.header.pool) or len(scenes)} scenes; "
+        f"selected {counted(chosen, 'point')}{of}{share} in {where}; "
         f"{sum(s.visited for s in scenes):,} candidates visited, {sum(s.suppressed for s in scenes):,} suppressed"
     )
     if selection.exhausted:
