@@ -108,6 +108,8 @@ def _print_evaluation(console: Console, result: Evaluation) -> None:
 
 
 def _print_sample(console: Console, result: Sample) -> None:
+    from hpal_cli.evaluate.sample import CONFIDENCE
+
     metrics = result.metrics
     true, said, hit = metrics.confusion.sum(axis=1), metrics.confusion.sum(axis=0), metrics.confusion.diagonal()
     rows = [
@@ -121,7 +123,7 @@ def _print_sample(console: Console, result: Sample) -> None:
     print(f"{result.split}: {counted(metrics.points, 'answer')} in {where}", end="")
     print(f", {result.unsure:,} more unsure" if result.unsure else "")
     print(f"accuracy  {_percent(metrics.accuracy)} %: of all points {_percent(low)} to {_percent(high)} %", end="")
-    print(", with 95 % confidence, if these were drawn at random")
+    print(f", with {100 * CONFIDENCE:g} % confidence, if these were drawn at random")
     print(f"mIoU      {_percent(metrics.miou)} %")
 
 

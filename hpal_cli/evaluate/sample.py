@@ -37,7 +37,8 @@ class Sample:
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """Between which shares the accuracy at all points lies, with a confidence of 95 %: Wilson's score interval."""
+        """Between which shares the accuracy at all points lies, with a confidence of `CONFIDENCE`: Wilson's score
+        interval."""
         from scipy.stats import binomtest
 
         right = int(np.trace(self.metrics.confusion))

@@ -383,8 +383,6 @@ static int short_rows(const table *to, plain_tokens *batch, int count, int64_t r
     const column *first = to->columns, *second = first + to->doubles;
     const uint8_t *digit = batch->digit;
     const int width = to->width;
-    // Rows of doubles that follow each other without a gap are one row.
-    const int solid = to->doubles == width && first->step == width;
     if (to->bytes && to->doubles + to->bytes == width && width <= 8) {
         const __mmask8 doubles = (__mmask8)((1 << to->doubles) - 1), bytes = (__mmask8)((1 << width) - 1 - doubles);
         const __m512i lowest = _mm512_set1_epi64(0x3830282018100800);
@@ -404,6 +402,8 @@ static int short_rows(const table *to, plain_tokens *batch, int count, int64_t r
         return !_mm512_mask_test_epi64_mask(bytes, large, _mm512_set1_epi64(~0xffll)) &&
                !_mm512_mask_test_epi64_mask(bytes, marked, _mm512_set1_epi8((char)(BEHIND_POINT | BEHIND_MINUS)));
     }
+    // Rows of doubles that follow each other without a gap are one row.
+    const int solid = to->doubles == width && first->step == width;
     double *at = solid ? (double *)first->to + row * width : batch->value;
     for (int n = 0; n < count; n += 8) {
         uint64_t fill = *(const word *)(batch->fill + n);
