@@ -59,7 +59,7 @@ def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = ()
     compiler = shutil.which(os.environ.get("CC", "gcc"))
     if compiler is None:
         raise NotCompiled("there is no C compiler (gcc)")
-    headers = [header.read_bytes() for header in sorted(_HEADERS.glob("*.h"))]
+    headers = [header.read_bytes() for folder in (_HEADERS, source.parent) for header in sorted(folder.glob("*.h"))]
     what = (source.read_bytes(), headers, " ".join(flags), compiler, " ".join(link), version, _processor())
     digest = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:16]
     folder = _cache_folder()

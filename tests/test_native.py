@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpal_cli.network import native
+from hpal_cli.compiled import NotCompiled
+from hpal_cli.network import geometry, native
 from hpal_cli.network.convolution import KernelMap, Pair, sparse_matmul
 
 compiled = pytest.mark.skipif(native.missing() is not None, reason=f"no compiled products: {native.missing()}")
@@ -36,12 +37,36 @@ def some_map(rng: np.random.Generator, sources: int, targets: int, volume: int, 
     return KernelMap(pairs)
 
 
+WAYS = {
+    # How products of bfloat16 are computed: the flags, and what hpal_has_bf16 then says.
+    "tiles": ((), 2),
+    "vectors": (("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"), 1),
+}
+
+
+@pytest.fixture(params=[*WAYS, "rounded"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways of multiplying bfloat16 that this processor has; all have the one that only rounds to it."""
+    name = str(request.param)
+    library: object = "not for this test"
+    if name in WAYS:
+        flags, says = WAYS[name]
+        try:
+            library = native.half_library((*native.FLAGS, *flags))
+        except NotCompiled as reason:
+            pytest.skip(str(reason))
+        if library.hpal_has_bf16() != says:
+            pytest.skip(f"this processor does not multiply bfloat16 in {name}")
+    monkeypatch.setattr(native, "_half_library", lambda: library)
+    assert native.serves_half(torch.zeros(4, 16), torch.zeros(27, 16, 16)) == (name in WAYS)
+
+
 def results(
-    pairs: KernelMap, features: torch.Tensor, kernel: torch.Tensor, rows: int
+    pairs: KernelMap, features: torch.Tensor, kernel: torch.Tensor, rows: int, *, half: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output and both gradients, for a loss in which every output has its own weight."""
     features, kernel = features.clone().requires_grad_(), kernel.clone().requires_grad_()
-    out = sparse_matmul(features, kernel, pairs, rows)
+    out = sparse_matmul(features, kernel, pairs, rows, half=half)
     weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     (out * weight).sum().backward()
     assert features.grad is not None
@@ -66,17 +91,16 @@ def test_same_as_float64_in_torch(inputs: int, outputs: int) -> None:
             assert torch.linalg.norm(one.double() - other) <= 1e-6 * torch.linalg.norm(other)
 
 
-@compiled
-def test_any_number_of_threads_gives_the_same_bits() -> None:
-    rng = np.random.default_rng(5)
-    pairs = some_map(rng, 3000, 3000, 27, centre=True)
-    features, kernel = torch.randn(3000, 48), torch.randn(27, 48, 96)
+def assert_same_bits_for_any_threads(rows: int, volume: int, inputs: int, outputs: int, *, half: bool) -> None:
+    rng = np.random.default_rng(rows)
+    pairs = some_map(rng, rows, rows, volume, centre=volume == 27)
+    features, kernel = torch.randn(rows, inputs), torch.randn(volume, inputs, outputs)
     before = torch.get_num_threads()
     try:
         found = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(results(pairs, features, kernel, 3000))
+            found.append(results(pairs, features, kernel, rows, half=half))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
@@ -84,12 +108,29 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
             assert torch.equal(one, two)
 
 
+SHAPES = [(3000, 27, 48, 96), (300, 8, 256, 192), (5000, 8, 32, 16)]
+
+
+@compiled
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_number_of_threads_gives_the_same_bits(shape: tuple[int, int, int, int]) -> None:
+    assert_same_bits_for_any_threads(*shape, half=False)
+
+
+@compiled
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("way")
+def test_and_in_bfloat16(shape: tuple[int, int, int, int]) -> None:
+    assert_same_bits_for_any_threads(*shape, half=True)
+
+
 def test_what_it_does_not_take() -> None:
     assert not native.serves(torch.zeros(4, 16, dtype=torch.float64), torch.zeros(27, 16, 16, dtype=torch.float64))
     assert not native.serves(torch.zeros(4, 16), torch.zeros(27, 16, 13))
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(32, 48), (16, 16), (112, 96), (96, 256), (6, 16), (3, 32), (40, 64)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 48), (16, 16), (112, 96), (384, 256), (6, 16), (3, 32), (40, 64)])
+@pytest.mark.usefixtures("way")
 def test_rounded_factors_and_float_sums(inputs: int, outputs: int) -> None:
     """bf16: what comes out is the float64 product of rounded factors, to float32's accuracy, in both passes."""
     rng = np.random.default_rng(9)
@@ -113,6 +154,20 @@ def test_rounded_factors_and_float_sums(inputs: int, outputs: int) -> None:
             assert torch.linalg.norm(ours.double() - exact) <= 2e-6 * torch.linalg.norm(exact)
         unrounded = sparse_matmul(features.double(), kernel.double(), pairs, targets)
         assert torch.linalg.norm(found[0][0].double() - unrounded) >= 1e-4 * torch.linalg.norm(unrounded)
+
+
+@compiled
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.9])
+def test_rows_that_meet_are_those_that_a_search_finds(share: float) -> None:
+    torch.manual_seed(1)
+    key = torch.nonzero(torch.rand(20_000) < share).squeeze(1) - 7_000
+    for keys in (key, key[:1], key[:2]):
+        shifts = [-9_000, -120, -11, -1, 2, 30_000]
+        found, expected = native.meeting(keys, shifts), geometry.search(keys, shifts)
+        assert found is not None
+        for one, other in zip(found, expected, strict=True):
+            for rows, wanted in zip(one, other, strict=True):
+                assert torch.equal(rows, wanted)
 
 
 _PRINT_LOGITS = """

@@ -90,7 +90,7 @@ def _rounded(x: Tensor, half: bool) -> Tensor:
 
 def _multiply(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, half: bool) -> Tensor:
     dtype = features.dtype
-    if half and native.serves(features, kernel) and native.serves_half(kernel):
+    if half and native.serves_half(features, kernel):
         return native.multiply(features, kernel, pairs.table, rows, half=True)
     features, kernel = _rounded(features, half), _rounded(kernel, half)
     if native.serves(features, kernel):
@@ -107,7 +107,7 @@ def _multiply(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, hal
 
 def _outer(features: Tensor, gradient: Tensor, kernel: Tensor, pairs: KernelMap, half: bool) -> Tensor:
     dtype = features.dtype
-    if half and native.serves(gradient, kernel) and native.serves_half(kernel):
+    if half and native.serves_half(gradient, kernel):
         return native.outer(features, gradient, pairs.table, half=True)
     features, gradient = _rounded(features, half), _rounded(gradient, half)
     if native.serves(gradient, kernel):

@@ -7,12 +7,14 @@ first spatial axis fastest: `k = (dx+1) + 3 (dy+1) + 9 (dz+1)` and, for kernel 2
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hpal_cli.errors import HpalError
+from hpal_cli.network import native
 from hpal_cli.network.convolution import KernelMap, Pair, sparse_matmul
 
 LEVELS = 5
@@ -102,16 +104,20 @@ def _pack(scene: Tensor, xyz: Tensor) -> Tensor:
 def _cube_map(key: Tensor) -> KernelMap:
     """Index lists of the 27 offsets. Half of them are searched for: the other half are the same pairs, turned."""
     maps: list[Pair | None] = [None] * 27
-    last = len(key) - 1
-    for k in range(13):
-        dx, dy, dz = k % 3 - 1, k // 3 % 3 - 1, k // 9 - 1
-        wanted = key + ((dx << 2 * _BITS) + (dy << _BITS) + dz)
-        at = torch.searchsorted(key, wanted).clamp_(max=last)
-        target = torch.nonzero(key[at] == wanted).squeeze(1)
-        source = at[target]
+    shifts = [((k % 3 - 1) << 2 * _BITS) + ((k // 3 % 3 - 1) << _BITS) + (k // 9 - 1) for k in range(13)]
+    for k, (source, target) in enumerate(native.meeting(key, shifts) or search(key, shifts)):
         maps[k] = Pair(source, target)
         maps[26 - k] = Pair(target, source)
     return KernelMap(maps)
+
+
+def search(key: Tensor, shifts: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """As native.meeting, by torch."""
+    for shift in shifts:
+        wanted = key + shift
+        at = torch.searchsorted(key, wanted).clamp_(max=len(key) - 1)
+        target = torch.nonzero(key[at] == wanted).squeeze(1)
+        yield at[target], target
 
 
 def _halve(key: Tensor) -> tuple[Tensor, KernelMap]:

@@ -1,4 +1,4 @@
-"""The compiled products of sparse.c: built by the machine's own C compiler at first use, kept for the next.
+"""pairs.c, sparse.c and sparse_bf16.c: built by the machine's own C compiler at first use, kept for the next.
 
 Without a compiler (or with `HPAL_NATIVE=0`) convolution.py computes the same with torch alone, two to three times
 slower; `missing()` says why.
@@ -7,6 +7,7 @@ slower; `missing()` says why.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from hpal_cli.compiled import NotCompiled, library_or_reason, load
 
-_SOURCE = Path(__file__).with_name("sparse.c")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11")
+_HERE = Path(__file__).parent
 _pointer, _int, _long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 
 
 def missing() -> str | None:
     """Why the compiled products cannot be used here, None if they can."""
-    found = _library()
+    found = _float_library()
     return found if isinstance(found, str) else None
 
 
@@ -29,14 +30,15 @@ def serves(features: Tensor, kernel: Tensor) -> bool:
     """Whether `multiply` and `outer` take these: float32 on the CPU, outputs that fill whole vectors."""
     if features.device.type != "cpu" or features.dtype != torch.float32 or kernel.dtype != torch.float32:
         return False
-    library = _library()
+    library = _float_library()
     return not isinstance(library, str) and kernel.shape[2] % library.hpal_lanes() == 0
 
 
-def serves_half(kernel: Tensor) -> bool:
-    """Whether both also multiply bfloat16 themselves: the processor can, and so many inputs and outputs fit."""
-    _, inputs, outputs = kernel.shape
-    return bool(_call().hpal_has_half()) and inputs % 8 == 0 and outputs <= 512
+def serves_half(features: Tensor, kernel: Tensor) -> bool:
+    """Whether both also round the factors to bfloat16 and multiply these: the processor can, and the widths fit."""
+    if not serves(features, kernel) or isinstance(_half_library(), str):
+        return False
+    return all(width % 16 == 0 and width <= 512 for width in kernel.shape[1:])
 
 
 def multiply(features: Tensor, kernel: Tensor, table: Tensor, rows: int, *, half: bool = False) -> Tensor:
@@ -44,54 +46,119 @@ def multiply(features: Tensor, kernel: Tensor, table: Tensor, rows: int, *, half
 
     half: the factors are rounded to bfloat16 (ask `serves_half` first).
     """
+    library = _loaded(_half_library() if half else _float_library())
     volume, inputs, outputs = kernel.shape
     out = features.new_empty(rows, outputs)
+    threads = torch.get_num_threads()
     if half:
-        features = features.bfloat16()
-        # Two inputs of an output side by side, as the processor multiplies them.
-        kernel = kernel.bfloat16().reshape(volume, inputs // 2, 2, outputs).transpose(2, 3)
+        features, kernel = features.bfloat16(), _packed(library, kernel, threads)
     features, kernel = features.contiguous(), kernel.contiguous()
-    _call().hpal_multiply(
+    library.hpal_multiply(
         features.data_ptr(), kernel.data_ptr(), out.data_ptr(), table.data_ptr(),
-        volume, rows, inputs, outputs, half, torch.get_num_threads(),
+        volume, rows, inputs, outputs, threads,
     )  # fmt: skip
     return out
 
 
 def outer(features: Tensor, gradient: Tensor, table: Tensor, *, half: bool = False) -> Tensor:
     """The kernel's gradient: `features[source_k].T @ gradient[target_k]` for every offset k; half as in `multiply`."""
+    library = _loaded(_half_library() if half else _float_library())
     volume, inputs, outputs = len(table), features.shape[1], gradient.shape[1]
     out = features.new_empty(volume, inputs, outputs)
     if half:
         features, gradient = features.bfloat16(), gradient.bfloat16()
     features, gradient = features.contiguous(), gradient.contiguous()
-    _call().hpal_outer(
+    library.hpal_outer(
         features.data_ptr(), gradient.data_ptr(), out.data_ptr(), table.data_ptr(),
-        volume, len(gradient), inputs, outputs, half, torch.get_num_threads(),
+        volume, len(gradient), inputs, outputs, torch.get_num_threads(),
     )  # fmt: skip
     return out
 
 
-def _call() -> ctypes.CDLL:
-    library = _library()
+def meeting(key: Tensor, shifts: list[int]) -> list[tuple[Tensor, Tensor]] | None:
+    """For each shift the rows `(source, target)` with `key[source] == key[target] + shift`, ascending; None where
+    nothing is compiled.
+
+    key: (M,) int64 on the CPU, ascending, no number twice.
+    """
+    library = _pairs_library()
+    if isinstance(library, str) or key.device.type != "cpu":
+        return None
+    shift = torch.tensor(shifts)
+    source, target = key.new_empty(2, len(shifts), len(key))
+    found = torch.empty_like(shift)
+    library.hpal_pairs(
+        key.contiguous().data_ptr(), len(key), shift.data_ptr(), len(shift),
+        source.data_ptr(), target.data_ptr(), found.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    # Copies, so that the room that was not needed is given back.
+    return [(source[s, :n].clone(), target[s, :n].clone()) for s, n in enumerate(found.tolist())]
+
+
+def _packed(library: ctypes.CDLL, kernel: Tensor, threads: int) -> Tensor:
+    """A kernel in bfloat16, in the order in which the products read it."""
+    volume, inputs, outputs = kernel.shape
+    turned = kernel.transpose(1, 2).is_contiguous()
+    kernel = kernel if turned else kernel.contiguous()
+    # Pairs of inputs are filled up to 16.
+    packed = torch.empty(volume * outputs * -(-inputs // 32) * 32, dtype=torch.bfloat16)
+    library.hpal_pack(kernel.data_ptr(), packed.data_ptr(), volume, inputs, outputs, turned, threads)
+    return packed
+
+
+def _loaded(library: ctypes.CDLL | str) -> ctypes.CDLL:
     assert not isinstance(library, str), "ask serves() first"
     return library
 
 
 @library_or_reason
-def _library() -> ctypes.CDLL:
+def _pairs_library() -> ctypes.CDLL:
+    library = _load("pairs.c")
+    library.hpal_pairs.argtypes = [_pointer, _long, _pointer, _int, _pointer, _pointer, _pointer, _int]
+    library.hpal_pairs.restype = None
+    return library
+
+
+@library_or_reason
+def _float_library() -> ctypes.CDLL:
+    library = _load("sparse.c")
+    library.hpal_lanes.argtypes, library.hpal_lanes.restype = [], _int
+    _declare_products(library)
+    return library
+
+
+@library_or_reason
+def _half_library() -> ctypes.CDLL:
+    return half_library()
+
+
+def half_library(flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
+    """The products of bfloat16, compiled with these flags.
+
+    Raises:
+        NotCompiled: there is no compiler, or the processor does not multiply bfloat16.
+    """
+    library = _load("sparse_bf16.c", flags)
+    if not library.hpal_has_bf16():
+        raise NotCompiled("this processor does not multiply bfloat16")
+    library.hpal_pack.argtypes = [_pointer] * 2 + [_int] * 5
+    library.hpal_pack.restype = None
+    _declare_products(library)
+    return library
+
+
+def _declare_products(library: ctypes.CDLL) -> None:
+    for product in (library.hpal_multiply, library.hpal_outer):
+        product.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int]
+        product.restype = None
+
+
+def _load(source: str, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
     # The thread pool must be torch's own: two pools would spin against each other on the same cores.
     openmp = sorted(path for folder in _torch_folders() for path in folder.glob("libgomp*.so*"))
     if not openmp:
         raise NotCompiled("torch has no libgomp to share")
-    library = load(_SOURCE, flags=_FLAGS, link=[str(openmp[0])], version=torch.__version__)
-    library.hpal_lanes.argtypes, library.hpal_lanes.restype = [], _int
-    library.hpal_has_half.argtypes, library.hpal_has_half.restype = [], _int
-    library.hpal_multiply.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
-    library.hpal_multiply.restype = None
-    library.hpal_outer.argtypes = [_pointer] * 4 + [_int, _long, _int, _int, _int, _int]
-    library.hpal_outer.restype = None
-    return library
+    return load(_HERE / source, flags=flags, link=[str(openmp[0])], version=torch.__version__)
 
 
 def _torch_folders() -> list[Path]:
