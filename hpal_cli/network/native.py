@@ -84,11 +84,11 @@ def meeting(key: Tensor, shifts: list[int]) -> list[tuple[Tensor, Tensor]] | Non
     library = _pairs_library()
     if isinstance(library, str) or key.device.type != "cpu":
         return None
-    shift = torch.tensor(shifts)
+    key, shift = key.contiguous(), torch.tensor(shifts)
     source, target = key.new_empty(2, len(shifts), len(key))
     found = torch.empty_like(shift)
     library.hpal_pairs(
-        key.contiguous().data_ptr(), len(key), shift.data_ptr(), len(shift),
+        key.data_ptr(), len(key), shift.data_ptr(), len(shift),
         source.data_ptr(), target.data_ptr(), found.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     # Copies, so that the room that was not needed is given back.
