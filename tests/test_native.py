@@ -40,6 +40,8 @@ def some_map(rng: np.random.Generator, sources: int, targets: int, volume: int, 
 WAYS = {
     # How products of bfloat16 are computed: the flags, and what hpal_has_bf16 then says.
     "tiles": ((), 2),
+    # What the compiler does not know of tiles shows where it keeps functions apart.
+    "tiles, nothing inlined": (("-fno-inline",), 2),
     "vectors": (("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"), 1),
 }
 
@@ -161,9 +163,9 @@ def test_rounded_factors_and_float_sums(inputs: int, outputs: int) -> None:
 def test_rows_that_meet_are_those_that_a_search_finds(share: float) -> None:
     torch.manual_seed(1)
     key = torch.nonzero(torch.rand(20_000) < share).squeeze(1) - 7_000
-    for keys in (key, key[:1], key[:2]):
+    for keys in (key, key[:1], key[:2], torch.stack([key, -key], 1)[:, 0]):
         shifts = [-9_000, -120, -11, -1, 2, 30_000]
-        found, expected = native.meeting(keys, shifts), geometry.search(keys, shifts)
+        found, expected = native.meeting(keys, shifts), geometry.search(keys.contiguous(), shifts)
         assert found is not None
         for one, other in zip(found, expected, strict=True):
             for rows, wanted in zip(one, other, strict=True):

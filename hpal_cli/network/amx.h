@@ -35,6 +35,8 @@ static void begin_tiles(void) {
         shape.bytes[i] = 64;
         shape.rows[i] = SIDE;
     }
+    /* gcc believes that only the first 8 bytes are read, and would leave the others unwritten. */
+    __asm__ volatile("" : : "r"(&shape) : "memory");
     if (tiles) _tile_loadconfig(&shape);
 }
 

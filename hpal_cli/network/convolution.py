@@ -48,7 +48,7 @@ class KernelMap:
                 assert pair.source.is_contiguous()
                 assert pair.target.is_contiguous()
                 rows.append((pair.source.data_ptr(), pair.target.data_ptr(), len(pair.source)))
-        return torch.tensor(rows, dtype=torch.int64)
+        return torch.tensor(rows, dtype=torch.int64, device="cpu")
 
 
 def sparse_matmul(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, *, half: bool = False) -> Tensor:

@@ -84,7 +84,7 @@ def meeting(key: Tensor, shifts: list[int]) -> list[tuple[Tensor, Tensor]] | Non
     library = _pairs_library()
     if isinstance(library, str) or key.device.type != "cpu":
         return None
-    key, shift = key.contiguous(), torch.tensor(shifts)
+    key, shift = key.contiguous(), torch.tensor(shifts, device=key.device)
     source, target = key.new_empty(2, len(shifts), len(key))
     found = torch.empty_like(shift)
     library.hpal_pairs(
@@ -100,8 +100,8 @@ def _packed(library: ctypes.CDLL, kernel: Tensor, threads: int) -> Tensor:
     volume, inputs, outputs = kernel.shape
     turned = kernel.transpose(1, 2).is_contiguous()
     kernel = kernel if turned else kernel.contiguous()
-    # Pairs of inputs are filled up to 16.
-    packed = torch.empty(volume * outputs * -(-inputs // 32) * 32, dtype=torch.bfloat16)
+    # The inputs are filled up to a multiple of 32.
+    packed = kernel.new_empty(volume * outputs * -(-inputs // 32) * 32, dtype=torch.bfloat16)
     library.hpal_pack(kernel.data_ptr(), packed.data_ptr(), volume, inputs, outputs, turned, threads)
     return packed
 

@@ -1,7 +1,7 @@
 /* The rows that the offsets of a kernel bring together (convolution.KernelMap.table), for the products of this folder.
  *
- * Every row of a result is summed by one thread in the order of the kernel's offsets, and every number of a kernel's
- * gradient in the order of the rows: the same bits for any number of threads.
+ * Every number of a result is summed by one thread in the order of the kernel's offsets, and of a kernel's gradient in
+ * the order of the rows: the same bits for any number of threads.
  */
 #pragma once
 #include <stddef.h>

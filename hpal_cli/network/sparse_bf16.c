@@ -1,10 +1,9 @@
 /* The products of sparse.c with factors of bfloat16 and sums of float: in AMX's tiles where the processor has them and
  * Linux lets us, else in vectors of pairs of bfloat16. Compiled by native.py.
  *
- * Widths are multiples of SIDE, at most MOST; native.py sees to it.
+ * Widths are multiples of SIDE, at most MOST; native.py sees to it. The processor takes what is too small for a full
+ * mantissa (below 1.2e-38) for 0.
  */
-#include "pairs.h"
-
 #if !defined(__AVX512BF16__)
 int hpal_has_bf16(void) { return 0; }
 #else
@@ -192,11 +191,12 @@ INLINE __m512i interleave(const uint16_t *one, const uint16_t *two) {
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-static const uint16_t no_row[MOST];
-
-/* So many pairs and inputs are taken together. Between tiles' rows and columns lies a line more than they fill, so that
+/* So many pairs, inputs and outputs are taken together. Between tiles' rows and columns lies a line more than they fill, so that
  * they do not all fall into the same lines of the processor's nearest memory. */
-enum { PAIRS = 256, STEPS = PAIRS / DEEP, INPUTS = 128, NEXT = STEPS * TILE + DEEP };
+enum { PAIRS = 256, STEPS = PAIRS / DEEP, ACROSS = 128, NEXT = STEPS * TILE + DEEP };
+
+/* Stands for the pairs that a last tile lacks. */
+static const uint16_t no_row[ACROSS];
 
 /* w[i][0 .. wide * SIDE) += sum over pairs p of x[p][i] * y[p], for TALL inputs i; x (count / 2, SIDE, 2) and `wide`
  * such y, NEXT behind one another. */
@@ -223,11 +223,12 @@ INLINE void outer_vectors(const uint16_t *x, const uint16_t *y, int count, float
         }
 }
 
-/* Adds the products of some pairs to inputs begin .. end of a kernel's gradient. */
+/* Adds the products of some pairs to inputs begin .. end, outputs first .. last of a kernel's gradient. */
 static void outer_rows(const uint16_t *features, const uint16_t *gradient, float *weight, const some_pairs *some,
-                       int begin, int end, int inputs, int outputs) {
-    _Alignas(64) uint16_t x[INPUTS / SIDE * NEXT], y[MOST / SIDE * NEXT];
-    const int strips = outputs / SIDE, sides = (end - begin) / SIDE;
+                       int begin, int end, int first, int last, int inputs, int outputs) {
+    _Alignas(64) uint16_t x[ACROSS / SIDE * NEXT], y[ACROSS / SIDE * NEXT];
+    const int strips = (last - first) / SIDE, sides = (end - begin) / SIDE;
+    weight += (size_t)begin * outputs + first;
     for (int64_t p = 0; p < some->count; p += PAIRS) {
         const int n = (int)MIN(some->count - p, PAIRS), steps = steps_of(n);
         for (int s = 0; s < steps; s++) {
@@ -236,7 +237,7 @@ static void outer_rows(const uint16_t *features, const uint16_t *gradient, float
                 const int64_t q = p + s * DEEP + i;
                 const int there = q < some->count;
                 left[i] = there ? features + source_of(some, q) * inputs + begin : no_row;
-                right[i] = there ? gradient + target_of(some, q) * outputs : no_row;
+                right[i] = there ? gradient + target_of(some, q) * outputs + first : no_row;
             }
             for (int i = 0; i < DEEP; i += 2)
                 for (int strip = 0; strip < strips; strip++)
@@ -254,14 +255,14 @@ static void outer_rows(const uint16_t *features, const uint16_t *gradient, float
             for (int side = 0; side < sides; side += 2)
                 for (int strip = 0; strip < strips; strip += 2)
                     sum_tiles(x + side * NEXT, NEXT, y + strip * NEXT, NEXT, steps,
-                              weight + (size_t)(begin + side * SIDE) * outputs + strip * SIDE, outputs,
+                              weight + (size_t)side * SIDE * outputs + strip * SIDE, outputs,
                               MIN(sides - side, 2), MIN(strips - strip, 2), 1);
             continue;
         }
-        for (int first = begin; first < end; first += TALL)
+        for (int input = 0; input < end - begin; input += TALL)
             for (int strip = 0; strip < strips; strip += WIDE) {
-                float *w = weight + (size_t)first * outputs + strip * SIDE;
-                const uint16_t *rows = x + (first - begin) / SIDE * NEXT + 2 * ((first - begin) % SIDE);
+                float *w = weight + (size_t)input * outputs + strip * SIDE;
+                const uint16_t *rows = x + input / SIDE * NEXT + 2 * (input % SIDE);
                 const uint16_t *columns = y + strip * NEXT;
                 int wide = MIN(strips - strip, WIDE);
                 if (wide == 3)
@@ -278,7 +279,7 @@ static void outer_rows(const uint16_t *features, const uint16_t *gradient, float
  * Some thousand rows at a time, so that they come from memory once and not once for each offset. */
 void hpal_outer(const uint16_t *features, const uint16_t *gradient, float *kernel, const pair_list *pairs, int volume,
                 int64_t rows, int inputs, int outputs, int threads) {
-    const int groups = (inputs + INPUTS - 1) / INPUTS;
+    const int down = (inputs + ACROSS - 1) / ACROSS, across = (outputs + ACROSS - 1) / ACROSS;
     memset(kernel, 0, (size_t)volume * inputs * outputs * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
@@ -286,11 +287,12 @@ void hpal_outer(const uint16_t *features, const uint16_t *gradient, float *kerne
         for (int64_t begin_row = 0; begin_row < rows; begin_row += ROWS_TOGETHER) {
             int64_t end_row = MIN(begin_row + ROWS_TOGETHER, rows);
 #pragma omp for schedule(dynamic)
-            for (int task = 0; task < volume * groups; task++) {
-                int k = task / groups, begin = task % groups * INPUTS;
+            for (int task = 0; task < volume * down * across; task++) {
+                int k = task / (down * across);
+                int begin = task / across % down * ACROSS, first = task % across * ACROSS;
                 some_pairs some = pairs_between(pairs + k, begin_row, end_row);
                 outer_rows(features, gradient, kernel + (size_t)k * inputs * outputs, &some, begin,
-                           MIN(begin + INPUTS, inputs), inputs, outputs);
+                           MIN(begin + ACROSS, inputs), first, MIN(first + ACROSS, outputs), inputs, outputs);
             }
         }
         end_tiles();
