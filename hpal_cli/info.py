@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -127,7 +127,8 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
     with path.open("rb") as file:
         start = file.read(4)
     if start[:3] == b"ply":
-        return _points(path)
+        with path.open("rb") as file:
+            return describe_stream(file, path)
     if start == b"PK\x03\x04":
         return _checkpoint(path)
     raise HpalError(path, "is no file of hpal", "give a store, a checkpoint or a point stream (PLY)")
@@ -229,10 +230,14 @@ def _labels(store: LabelStore, check: bool) -> Description:
     return Description("labels", facts, table, [logged.batch.entry for logged in log.batches])
 
 
-def _points(path: Path) -> Description:
-    with path.open("rb") as file:
-        reader = PointReader(file, path)
-        rows = reader.read()
+def describe_stream(file: IO[bytes], name: str | Path) -> Description:
+    """A point stream that is open; name: what errors call it.
+
+    Raises:
+        HpalError: it is damaged or ends early.
+    """
+    reader = PointReader(file, name)
+    rows = reader.read()
     header = reader.header
     names = {s.number: s.name for s in header.pool}
     columns = header.dtype.names or ()

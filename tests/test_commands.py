@@ -170,6 +170,12 @@ BAD = [
     ("train scenes.zarr -o x.pt", 2, "--labels"),
     ("train preds.zarr --labels all -o x.pt", 1, r"preds\.zarr: is a predictions store"),
     ("train scenes.zarr --labels all -o selection.ply", 1, r"selection\.ply: exists already"),
+    (
+        "train scenes.zarr --labels all -o preds.zarr --overwrite",
+        1,
+        r"preds\.zarr: is a folder; give the name of a file",
+    ),
+    ("score preds.zarr -o scenes.zarr --overwrite", 1, r"scenes\.zarr: is a folder; give the name of a file"),
     ("train scenes.zarr --labels all --preset huge -o x.pt", 2, "--preset.*huge"),
     ("predict absent.pt scenes.zarr -o x.zarr", 1, r"absent\.pt"),
     ("predict text.txt scenes.zarr -o x.zarr", 1, r"text\.txt"),
@@ -424,6 +430,42 @@ def test_interrupted(bench: Path, tmp_path: Path, number: int, status: int) -> N
     assert out == b""
     assert err.decode().splitlines() in ([], ["hpal select: interrupted"]), err.decode()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_while_it_loads() -> None:
+    code = """
+import sys
+class Loading:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Loading())
+from hpal_cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"hpal: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "message"),
+    [
+        ("score preds.zarr -q >&-", 1, "hpal score: output: Bad file descriptor"),
+        ("info scenes.zarr >&-", 1, "hpal info: output: Bad file descriptor"),
+        ("score preds.zarr -q -o {new} >&-", 0, ""),
+        ("score preds.zarr -o {new} 2>&-", 0, ""),
+        ("score preds.zarr -q -o {new} <&- >&- 2>&-", 0, ""),
+        ("select <&-", 1, "hpal select: stdin: is empty"),
+    ],
+)
+def test_streams_that_the_shell_closed(bench: Path, tmp_path: Path, call: str, status: int, message: str) -> None:
+    new = tmp_path / "new.ply"
+    done = bash(f"hpal {call.format(new=new)}", bench)
+    assert done.rc == status, done
+    assert len(done.err.splitlines()) == (message != ""), done.err
+    assert done.err.startswith(message)
+    if "{new}" in call:
+        assert plyfile.PlyData.read(str(new))["vertex"].count > 0
 
 
 def wait_until_idle(pid: int) -> None:

@@ -37,6 +37,17 @@ def lines(path: Path) -> list[str]:
     return done.out.decode().splitlines()
 
 
+@pytest.mark.parametrize("argument", [(), ("-",)])
+def test_a_stream_through_a_pipe(predictions: Path, tmp_path: Path, argument: tuple[str, ...]) -> None:
+    scored = run_hpal("score", predictions, "-q", "-o", tmp_path / "scores.ply")
+    assert scored.rc == 0
+    stream = (tmp_path / "scores.ply").read_bytes()
+    done = run_hpal("info", *argument, "--json", stdin=stream)
+    assert (done.rc, done.err) == (0, "")
+    assert done.out == run_hpal("info", tmp_path / "scores.ply", "--json").out
+    assert run_hpal("info", *argument, stdin=stream).out.startswith(b"stdin: scores\n")
+
+
 def test_scenes(scenes: Path) -> None:
     store = SceneStore(scenes)
     splits = [scene.split for scene in store.table]

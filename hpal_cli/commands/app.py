@@ -87,6 +87,7 @@ def main() -> NoReturn:
         completion_init()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    _open_what_is_closed()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -95,6 +96,19 @@ def main() -> NoReturn:
     # from the one it waits for as soon as another program runs: a training step then takes twenty times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(_run(debug))
+
+
+def _open_what_is_closed() -> None:
+    """A standard stream that the shell closed (`>&-`) must not get its number from the next file that is opened: stdin
+    is empty then, writing to stdout fails, and stderr goes nowhere."""
+    ways = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w"))
+    for number, (name, flags, mode) in enumerate(ways):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode))  # noqa: SIM115
 
 
 def _run(debug: bool) -> int:

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console
+from hpal_cli.commands.console import Console, open_input
 
 NAME = "info"
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A store, a checkpoint or a point stream.")],
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="A store, a checkpoint or a point stream. Default: a stream from stdin."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read everything: is it whole and consistent?")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     quiet: opt.Quiet = False,
@@ -23,14 +26,18 @@ def command(
     """Say what a file is: kind, counts, classes, history."""
     import json
 
-    from hpal_cli.info import describe
+    from hpal_cli.info import describe, describe_stream
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
-    found = describe(path, check=check, monitor=console)
+    if path is None or str(path) == "-":
+        with open_input(path) as (file, name):
+            found = describe_stream(file, name)
+    else:
+        name, found = str(path), describe(path, check=check, monitor=console)
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
         return
-    print(f"{path}: {found.kind}")
+    print(f"{name}: {found.kind}")
     lines = list(found.lines())
     width = max((len(what) for what, _ in lines), default=0)
     for what, text in lines:

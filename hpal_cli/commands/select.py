@@ -194,9 +194,10 @@ def _summary(console: Console, selection: Selection, max_per_scene: int | None) 
     rows = selection.rows
     of = f" of {len(np.unique(rows[['scene', REGION]])):,} regions" if REGION in (rows.dtype.names or ()) else ""
     where = f"{hit:,} of {counted(len(selection.header.pool) or len(scenes), 'scene')}"
+    visited, suppressed = sum(s.visited for s in scenes), sum(s.suppressed for s in scenes)
     console.say(
         f"selected {counted(chosen, 'point')}{of}{share} in {where}; "
-        f"{sum(s.visited for s in scenes):,} candidates visited, {sum(s.suppressed for s in scenes):,} suppressed"
+        f"{counted(visited, 'candidate')} visited, {suppressed:,} suppressed"
     )
     if selection.exhausted:
         console.say(f"exhausted: {chosen:,} of {selection.budget:,}, {_why(selection, max_per_scene)}")

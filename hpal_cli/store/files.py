@@ -24,7 +24,7 @@ def replace_when_whole(path: Path, *, overwrite: bool, folder: bool = False) -> 
     Raises:
         HpalError: `path` exists and `overwrite` is not set, its folder is missing, or the disk refuses.
     """
-    require_free(path, overwrite=overwrite)
+    require_free(path, overwrite=overwrite, folder=folder)
     if is_special(path):
         # A device or a named pipe is written to, not replaced.
         yield path
@@ -33,7 +33,7 @@ def replace_when_whole(path: Path, *, overwrite: bool, folder: bool = False) -> 
         with unfinished_folder(path) if folder else _unfinished_file(path) as partial:
             yield partial
             # Somebody else may have made it meanwhile.
-            require_free(path, overwrite=overwrite)
+            require_free(path, overwrite=overwrite, folder=folder)
             _swap(partial, path, overwrite=overwrite)
     except OSError as error:
         raise HpalError(
@@ -125,7 +125,7 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
     Raises:
         HpalError: as `replace_when_whole`; another process is writing it.
     """
-    require_free(path, overwrite=overwrite)
+    require_free(path, overwrite=overwrite, folder=True)
     partial = path.with_name(f".{path.name}.partial")
     whole = False
     try:
@@ -142,7 +142,7 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
                 for left in partial.iterdir():
                     _remove(left)
             yield partial
-            require_free(path, overwrite=overwrite)
+            require_free(path, overwrite=overwrite, folder=True)
             _swap(partial, path, overwrite=overwrite)
             whole = True
         finally:
@@ -155,10 +155,14 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
         ) from error
 
 
-def require_free(path: Path, *, overwrite: bool) -> None:
-    """Raises:
-    HpalError: `path` exists and may not be replaced, or its folder is missing.
+def require_free(path: Path, *, overwrite: bool, folder: bool = False) -> None:
+    """folder: one may be replaced.
+
+    Raises:
+        HpalError: `path` exists and may not be replaced, or its folder is missing.
     """
+    if overwrite and not folder and path.is_dir():
+        raise HpalError(path, "is a folder", "give the name of a file")
     if os.path.lexists(path) and not overwrite and not is_special(path):
         raise HpalError(path, "exists already", "give --overwrite to replace it, or another name")
     if not path.parent.is_dir():
