@@ -81,6 +81,13 @@ void hpal_pack(const float *kernel, uint16_t *packed, int volume, int inputs, in
     }
 }
 
+/* Two numbers that lie side by side, in all places of a vector. */
+INLINE __m512bh two_everywhere(const uint16_t *at) {
+    int two;
+    memcpy(&two, at, sizeof two);
+    return (__m512bh)_mm512_set1_epi32(two);
+}
+
 /* out[i][0 .. wide * SIDE) += x[i] @ w for n of TALL rows; the others repeat a row and are not written. */
 INLINE void multiply_vectors(const uint16_t *const *x, float *const *out, int n, const uint16_t *w, int inputs,
                              const int wide) {
@@ -93,9 +100,7 @@ INLINE void multiply_vectors(const uint16_t *const *x, float *const *out, int n,
         for (int j = 0; j < wide; j++) row[j] = (__m512bh)_mm512_loadu_si512(w + j * strip + c * SIDE);
 #pragma GCC unroll 8
         for (int i = 0; i < TALL; i++) {
-            int two;
-            memcpy(&two, x[i] + c, sizeof two);
-            __m512bh both = (__m512bh)_mm512_set1_epi32(two);
+            __m512bh both = two_everywhere(x[i] + c);
 #pragma GCC unroll 3
             for (int j = 0; j < wide; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], row[j], both);
         }
@@ -191,8 +196,8 @@ INLINE __m512i interleave(const uint16_t *one, const uint16_t *two) {
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-/* So many pairs, inputs and outputs are taken together. Between tiles' rows and columns lies a line more than they fill, so that
- * they do not all fall into the same lines of the processor's nearest memory. */
+/* So many pairs, inputs and outputs are taken together. Between tiles' rows and columns lies a line more than they
+ * fill, so that they do not all fall into the same lines of the processor's nearest memory. */
 enum { PAIRS = 256, STEPS = PAIRS / DEEP, ACROSS = 128, NEXT = STEPS * TILE + DEEP };
 
 /* Stands for the pairs that a last tile lacks. */
@@ -209,9 +214,7 @@ INLINE void outer_vectors(const uint16_t *x, const uint16_t *y, int count, float
         for (int j = 0; j < wide; j++) row[j] = (__m512bh)_mm512_load_si512(y + j * NEXT);
 #pragma GCC unroll 8
         for (int i = 0; i < TALL; i++) {
-            int two;
-            memcpy(&two, x + 2 * i, sizeof two);
-            __m512bh both = (__m512bh)_mm512_set1_epi32(two);
+            __m512bh both = two_everywhere(x + 2 * i);
 #pragma GCC unroll 3
             for (int j = 0; j < wide; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], row[j], both);
         }
