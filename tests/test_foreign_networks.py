@@ -395,9 +395,7 @@ def test_what_else_is_refused(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_program_for_pointcept(
-    program: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_program_for_pointcept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """save_scores.py with a stand-in for Pointcept: fragments that overlap, a thinned scene, a `module.`."""
     import torch
 
