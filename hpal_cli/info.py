@@ -178,7 +178,7 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
     with monitor.task("reading", len(scenes)) as task:
         for scene in scenes:
             pred = store.predicted(scene)
-            counts += np.bincount(pred, minlength=len(store.classes))
+            counts += np.bincount(pred[pred >= 0], minlength=len(store.classes))
             labelled = store.labelled(scene)
             answered += len(labelled)
             if check:

@@ -15,7 +15,20 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hpal_cli import __version__
-from hpal_cli.commands import demo, evaluate, export, info, label, predict, prep, score, select, train
+from hpal_cli.commands import (
+    demo,
+    evaluate,
+    export,
+    info,
+    label,
+    predict,
+    prep,
+    score,
+    select,
+    spread,
+    superpoints,
+    train,
+)
 from hpal_cli.commands.console import is_pipe
 from hpal_cli.errors import HpalError
 
@@ -60,7 +73,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (prep, train, predict, score, select, label, evaluate, info, export, demo):
+for module in (prep, train, predict, score, select, label, spread, evaluate, superpoints, info, export, demo):
     app.command(module.NAME)(module.command)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpal_cli.errors import HpalError
-from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
+from hpal_cli.evaluate.metrics import Metrics, confusion_matrix, missed
 from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
@@ -103,6 +103,7 @@ def evaluate(
     count = len(truth.classes)
     grid = np.zeros((count, count), np.int64)
     original = np.zeros_like(grid)
+    unknown = np.zeros((2, count), np.int64)
     with monitor.task("evaluating", len(chosen)) as task:
         for scene in chosen:
             label = truth.labels(scene)
@@ -116,13 +117,14 @@ def evaluate(
             pred = predictions.predicted(scene)
             grid += confusion_matrix(label, pred, count)
             original += confusion_matrix(points.label, pred[inverse], count)
+            unknown += missed(label, pred, count), missed(points.label, pred[inverse], count)
             task.advance(1, scene.name)
     return Evaluation(
         truth.classes,
         split,
         [s.name for s in chosen],
-        Metrics.of(grid),
-        Metrics.of(original),
+        Metrics.of(grid, unknown[0]),
+        Metrics.of(original, unknown[1]),
         _labelled(predictions, labels),
     )
 

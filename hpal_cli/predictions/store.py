@@ -109,16 +109,31 @@ class PredictionStore:
         return int(node.shape[1]) if isinstance(node, zarr.Array) else 0
 
     def predicted(self, scene: SceneInfo) -> NDArray[np.integer]:
-        """(N,) class ids: `pred`.
+        """(N,) class ids: `pred`; -1 for a point of which nothing is known.
 
         Raises:
             HpalError: not one a point, or a class outside the table.
         """
         pred = self._array(scene, "pred")
-        inside = not pred.size or (pred.dtype.kind in "iu" and pred.min() >= 0 and pred.max() < len(self.classes))
+        inside = not pred.size or (pred.dtype.kind in "iu" and pred.min() >= -1 and pred.max() < len(self.classes))
         if pred.shape != (scene.points,) or not inside:
             raise HpalError(self.path, f"scene {scene.name}: pred is not one class id a point", "write it again")
         return pred
+
+    def superpoints(self, scene: SceneInfo) -> NDArray[np.int32] | None:
+        """(N,) superpoint of each point, 0 to S - 1; None if the store was written without.
+
+        Raises:
+            HpalError: not one a point, or numbers with gaps.
+        """
+        if self._find(scene, "superpoint") is None:
+            return None
+        of = self._array(scene, "superpoint")
+        if of.shape != (scene.points,) or of.dtype.kind not in "iu" or of.min() < 0 or not np.bincount(of).all():
+            raise HpalError(
+                self.path, f"scene {scene.name}: superpoint is not one number a point, from 0 on", "write it again"
+            )
+        return of.astype(np.int32)
 
     def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
         """Rows that have an answer already, ascending: never candidates.
@@ -190,11 +205,18 @@ def write_scene(
     prob: NDArray[np.floating],
     feat: NDArray[np.floating] | None,
     labelled: NDArray[np.int64],
+    *,
+    superpoint: NDArray[np.int32] | None = None,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
-    """One scene of a predictions store; returns `pred`, the class of the largest probability as stored."""
+    """One scene of a predictions store; returns `pred`, the class of the largest probability as stored.
+
+    superpoint: (N,) of each point, where they are known; unknown: (N,) points of which nothing is known, whose `pred`
+    is -1.
+    """
     rows = [slice(start, start + envelope.CHUNK_ROWS) for start in range(0, max(1, len(prob)), envelope.CHUNK_ROWS)]
     blocks = ((prob[r], None if feat is None else feat[r]) for r in rows)
-    return write_scene_blocks(root, scene, points, blocks, labelled)
+    return write_scene_blocks(root, scene, points, blocks, labelled, superpoint=superpoint, unknown=unknown)
 
 
 def write_scene_blocks(
@@ -203,6 +225,9 @@ def write_scene_blocks(
     points: Points,
     blocks: Iterable[tuple[NDArray[np.floating], NDArray[np.floating] | None]],
     labelled: NDArray[np.int64],
+    *,
+    superpoint: NDArray[np.int32] | None = None,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
     """`write_scene` of a scene whose features outgrow memory: (prob, feat) come by blocks of `envelope.CHUNK_ROWS`
     rows, the last one shorter, and are not kept."""
@@ -228,7 +253,11 @@ def write_scene_blocks(
             write("feat", done, np.clip(feat, -65504, 65504).astype(np.float16))
         preds.append(prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16))
         done += len(prob)
-    pred = np.concatenate(preds)
+    pred: NDArray[np.integer] = np.concatenate(preds)
+    if unknown is not None and unknown.any():
+        pred = np.where(unknown, -1, pred.astype(np.int16))
     envelope.write_array(group, "pred", pred)
     envelope.write_array(group, "labelled", labelled.astype(np.int64))
+    if superpoint is not None:
+        envelope.write_array(group, "superpoint", superpoint)
     return pred

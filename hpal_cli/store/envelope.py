@@ -25,7 +25,12 @@ SPEC = 1
 
 CHUNK_ROWS = 1 << 16
 
-MADE_BY = {"scenes": "hpal prep", "predictions": "hpal predict", "labels": "hpal label"}
+MADE_BY = {
+    "scenes": "hpal prep",
+    "predictions": "hpal predict",
+    "labels": "hpal label",
+    "superpoints": "hpal superpoints",
+}
 
 
 @contextlib.contextmanager
@@ -61,7 +66,7 @@ def attributes_of(path: Path) -> dict[str, Any] | None:
 
 
 def kind_of(path: Path) -> str | None:
-    """`scenes`, `predictions` or `labels`; None if this is no hpal store."""
+    """`scenes`, `superpoints`, `predictions` or `labels`; None if this is no hpal store."""
     kind = (attributes_of(path) or {}).get("kind")
     return kind if isinstance(kind, str) else None
 

@@ -1,0 +1,288 @@
+"""What can be said of a superpoint without a label: its shape, place and colour, and what is around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
+
+from hpal_cli.superpoints.graph import Graph
+from hpal_cli.superpoints.surface import Surface, nearest, principal_axes
+from hpal_cli.voxels import group_voxels, voxel_coordinates
+
+COARSE, COARSE_NEIGHBOURS = 0.08, 32
+"""Cell edge in metres to which points are thinned; how many of those left give the coarse shape around a point."""
+
+CELL = 0.1
+"""Edge in metres of the cells that columns count."""
+
+COLUMNS = (0.4, 1.0)
+"""Radii in metres of the columns about a superpoint."""
+
+HALO = 1.2
+"""Metres around a tile from which points are needed to describe what is in it."""
+
+INDOOR = 2.0
+"""Scale up to which a scene is a room: with walls around it and something overhead."""
+
+_SHELVES = (-np.inf, 0.1, 0.5, 0.8, 1.2, 1.8, 2.3, np.inf)
+"""Metres above the ground between which a column's cells are counted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What a superpoint is measured against; lengths in metres of the scene's scale.
+
+    axes: (2, 2) turn in plan after which most walls lie along x and y; look: (4,) the scene's mean colour; low, high:
+    (2,) the turned scene's ends in plan and top its upper end, in a room; None elsewhere, where they mean nothing.
+    """
+
+    axes: NDArray[np.float64]
+    look: NDArray[np.float64]
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
+    top: float = 0.0
+
+
+def frame(
+    xyz: NDArray[np.float64],
+    color: NDArray[np.float64] | None,
+    ground: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    *,
+    indoor: bool,
+) -> Frame:
+    """Of a scene of N points; normal: (M, 3) of those that the axes are taken from."""
+    axes = wall_axes(normal)
+    seen = look(color, len(xyz)).mean(axis=0)
+    if not indoor:
+        return Frame(axes, seen)
+    low, high = np.percentile(xyz[:, :2] @ axes, [0.5, 99.5], axis=0)
+    return Frame(axes, seen, low, high, float(np.percentile(xyz[:, 2] - ground, 99.5)))
+
+
+GROUND_CELL, GROUND_WINDOW = 0.5, 17
+"""Edge in metres of the plan cells of the ground, and how many cells wide the opening is that finds it."""
+
+
+def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) the ground below each point: the lowest heights of plan cells, opened (eroded, then dilated), so that what
+    stands on the ground is not part of it and a slope is followed.
+
+    xyz: (N, 3) metres of the scene's scale.
+    """
+    cell = voxel_coordinates(xyz[:, :2], GROUND_CELL)
+    cell -= cell.min(axis=0)
+    shape = cell.max(axis=0) + 1
+    key = cell[:, 0] * shape[1] + cell[:, 1]
+    # Sorted by cell, then height: the twentieth part of a cell's points may be noise below the ground.
+    order = np.lexsort((xyz[:, 2], key))
+    start = np.flatnonzero(np.r_[True, np.diff(key[order]) != 0])
+    count = np.diff(np.append(start, len(key)))
+    lowest = np.full(int(shape.prod()), np.inf)
+    lowest[key[order][start]] = xyz[order[start + count // 20], 2]
+    eroded = minimum_filter(lowest.reshape(shape), GROUND_WINDOW, mode="nearest")
+    # A cell out of reach of any point has no height, and must not lift the others.
+    opened = maximum_filter(np.where(np.isfinite(eroded), eroded, -np.inf), GROUND_WINDOW, mode="nearest")
+    found: NDArray[np.float64] = opened.reshape(-1)[key]
+    return found
+
+
+def look(color: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:
+    """(N, 4) brightness, red less green, yellow less blue, saturation; zeros where there is no colour."""
+    if color is None:
+        return np.zeros((count, 4))
+    red, green, blue = color.T
+    return np.column_stack([color.mean(axis=1), red - green, (red + green) / 2 - blue, np.ptp(color, axis=1)])
+
+
+def point_columns(
+    xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface: Surface, threads: int
+) -> NDArray[np.float64]:
+    """(N, 13): |n_z|, curvature, the four of `look`, deviation of the brightness nearby, distance of the last
+    neighbour, and of the points thinned to 8 cm linearity, planarity, scattering, |n_z| and |z| of the main
+    direction."""
+    seen = look(color, len(xyz))
+    cell, _ = group_voxels(voxel_coordinates(xyz, COARSE))
+    thin = np.sort(np.unique(cell, return_index=True)[1])
+    _, near = nearest(xyz[thin], xyz[thin], COARSE_NEIGHBOURS, threads)
+    square, axes = principal_axes(xyz[thin][near])
+    small, middle, large = np.sqrt(square).T + 1e-6
+    coarse = np.column_stack(
+        [
+            (large - middle) / large,
+            (middle - small) / large,
+            small / large,
+            np.abs(axes[:, 2, 0]),
+            np.abs(axes[:, 2, 2]),
+        ]
+    )
+    # A point has the coarse shape of the one that stands for its cell.
+    home = np.empty(cell.max() + 1, np.int64)
+    home[cell[thin]] = np.arange(len(thin))
+    return np.column_stack(
+        [
+            np.abs(surface.normal[:, 2]),
+            surface.curvature,
+            seen,
+            seen[:, 0][surface.near].std(axis=1),
+            surface.distance[:, -1],
+            coarse[home[cell]],
+        ]
+    )
+
+
+def sum_by(of: NDArray[np.integer], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """(count, F) sums of the rows of values (N, F) that have each number."""
+    return np.stack([np.bincount(of, column, minlength=count) for column in values.T], axis=1)
+
+
+def describe_own(
+    of: NDArray[np.integer],
+    size: NDArray[np.int64],
+    xyz: NDArray[np.float64],
+    columns: NDArray[np.float64],
+    ground: NDArray[np.float64],
+    frame: Frame,
+) -> NDArray[np.float64]:
+    """(S, 34), or (S, 39) in a room: what the points of each superpoint say of it.
+
+    of: (N,); size: (S,) points of each; xyz: (N, 3); columns: (N, 13) of `point_columns`; ground: (N,).
+    """
+    count = len(size)
+    mean = sum_by(of, columns, count) / size[:, None]
+    square = sum_by(of, columns[:, :8] ** 2, count) / size[:, None]
+    deviation = np.sqrt(np.maximum(square - mean[:, :8] ** 2, 0))
+    turned = np.column_stack([xyz[:, :2] @ frame.axes, xyz[:, 2] - ground])
+    low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
+    np.minimum.at(low, of, turned)
+    np.maximum.at(high, of, turned)
+    middle = sum_by(of, turned, count) / size[:, None]
+    extent = high - low
+    plan = np.sort(extent[:, :2], axis=1)
+    # Points a square centimetre of the bounding box, from above and from the side, as a grid of 4 cm has them.
+    fill = [
+        size / np.maximum(plan.prod(axis=1), 1e-3) / 600,
+        size / np.maximum(plan[:, 1] * extent[:, 2], 1e-3) / 600,
+    ]
+    own = [
+        mean,
+        deviation,
+        low[:, 2:],
+        high[:, 2:],
+        middle[:, 2:],
+        plan,
+        extent[:, 2:],
+        np.log(size)[:, None],
+        np.column_stack(fill),
+        mean[:, 2:6] - frame.look,
+    ]
+    if frame.low is not None and frame.high is not None:
+        to_end = np.minimum(np.abs(middle[:, :2] - frame.low), np.abs(frame.high - middle[:, :2]))
+        outer = np.minimum((low[:, :2] - frame.low).min(axis=1), (frame.high - high[:, :2]).min(axis=1))
+        own += [
+            frame.top - high[:, 2:],
+            np.sort(to_end, axis=1),
+            outer[:, None],
+            np.full((count, 1), frame.top),
+        ]
+    return np.column_stack(own)
+
+
+CORE = (0, 1, 2, 3, 4, 5, 11, 12, 21, 22, 24, 25, 26, 27)
+"""Columns of `describe_own` that are averaged over the superpoints around: shape, colour, heights, extents, size."""
+
+_HEIGHT, _POINTS = 23, 27
+"""Columns of `describe_own`: mean height above the ground, logarithm of the number of points."""
+
+
+def describe_around(own: NDArray[np.float64], size: NDArray[np.int64], graph: Graph) -> NDArray[np.float64]:
+    """(S, 4 x 14 + 1) means of the `CORE` columns over the superpoints that touch, over those of them that are higher
+    and that are lower, those of the largest that touches (its own, if none does), and how many touch."""
+    count = len(own)
+    a, b = np.concatenate([graph.pair, graph.pair[:, ::-1]]).T
+    contact = np.tile(graph.contact, 2).astype(np.float64)
+    core, height = own[:, list(CORE)], own[:, _HEIGHT]
+
+    def mean(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        weights = csr_array((contact[kept], (a[kept], b[kept])), shape=(count, count))
+        total: NDArray[np.float64] = weights @ np.ones(count)
+        return (weights @ core) / np.maximum(total, 1e-9)[:, None]
+
+    above = height[b] > height[a]
+    largest = np.arange(count)
+    order = np.lexsort((b, -size[b] * contact, a))
+    first = order[np.unique(a[order], return_index=True)[1]]
+    largest[a[first]] = b[first]
+    touching = np.bincount(a, minlength=count).astype(np.float64)
+    return np.column_stack([mean(np.ones(len(a), bool)), mean(above), mean(~above), core[largest], touching])
+
+
+_COLUMN_BLOCK = 1 << 12
+"""Superpoints whose columns are held at a time."""
+
+
+def describe_columns(
+    xyz: NDArray[np.float64], height: NDArray[np.float64], columns: NDArray[np.float64], centre: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(S, 32) what is in the column of 0.4 m and in that of 1 m about each centre: the share of occupied cells between
+    seven heights, near in height, and above; the highest; how many a square metre; mean colour of those near in height.
+
+    xyz: (N, 3); height: (N,) above the ground; columns: (N, 13); centre: (S, 4) x, y, z and height above the ground.
+    """
+    cell, count = group_voxels(voxel_coordinates(xyz, CELL))
+    place = sum_by(cell, np.column_stack([xyz, height]), len(count)) / count[:, None]
+    seen = sum_by(cell, columns[:, [0, 2, 3, 4, 6]], len(count)) / count[:, None]
+    tree = cKDTree(place[:, :2])
+    found = np.zeros((len(centre), 16 * len(COLUMNS)))
+    for n, radius in enumerate(COLUMNS):
+        for start in range(0, len(centre), _COLUMN_BLOCK):
+            rows = slice(start, min(start + _COLUMN_BLOCK, len(centre)))
+            found[rows, 16 * n : 16 * (n + 1)] = _column(tree, place, seen, centre[rows], radius)
+    return found
+
+
+def _column(
+    tree: cKDTree,
+    place: NDArray[np.float64],
+    seen: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    radius: float,
+) -> NDArray[np.float64]:
+    lists = tree.query_ball_point(centre[:, :2], radius, return_sorted=True)
+    count = np.array([len(one) for one in lists])
+    home = np.repeat(np.arange(len(centre)), count)
+    near = np.concatenate([np.zeros(0, np.int64), *(np.asarray(one, np.int64) for one in lists)])
+    total, rows = np.maximum(count, 1), len(centre)
+    found = np.zeros((rows, 16))
+    shelf = np.searchsorted(_SHELVES[1:-1], place[near, 3], side="right")
+    found[:, :7] = np.bincount(home * 7 + shelf, minlength=rows * 7).reshape(rows, 7) / total[:, None]
+    up = place[near, 2] - centre[home, 2]
+    close = np.abs(up) < radius
+    beside = np.bincount(home[close], minlength=rows)
+    found[:, 7] = beside / total
+    found[:, 8:13] = sum_by(home[close], seen[near[close]], rows) / np.maximum(beside, 1)[:, None]
+    np.maximum.at(found[:, 13], home, place[near, 3])
+    found[:, 14] = np.bincount(home[up > CELL], minlength=rows) / total
+    found[:, 15] = count / radius**2
+    return found
+
+
+def main_normals(of: NDArray[np.integer], normal: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(S, 3) the direction that the normals of each superpoint share, whatever their signs."""
+    products = (normal[:, :, None] * normal[:, None, :]).reshape(-1, 9)
+    spread = sum_by(of, products, len(size)) / size[:, None]
+    main: NDArray[np.float64] = np.linalg.eigh(spread.reshape(-1, 3, 3))[1][:, :, 2]
+    return main
+
+
+def wall_axes(normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 2) turn in plan after which most upright surfaces lie along x and y: their normals' mean direction, a right
+    angle making no difference."""
+    upright = normal[np.abs(normal[:, 2]) < 0.2]
+    turn = float(np.angle(np.exp(4j * np.arctan2(upright[:, 1], upright[:, 0])).mean())) / 4 if len(upright) else 0.0
+    return np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
