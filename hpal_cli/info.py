@@ -51,7 +51,7 @@ class Description:
         for key, value in self.facts.items():
             if key == "rounds":
                 yield from _round_lines(value)
-            elif key in ("scored_by", "part") and value is None:
+            elif (key in ("scored_by", "part") and value is None) or (key == "spread_to_points" and not value):
                 continue
             elif key == "classes":
                 yield key, f"{len(value):,}" if self.table else ", ".join(value)
@@ -75,6 +75,13 @@ def _splits(scenes: dict[str, int]) -> str:
     return f"{scenes['total']:,} ({', '.join(f'{scenes[split]:,} {split}' for split in SPLITS if scenes[split])})"
 
 
+def _channels(names: Sequence[str]) -> str:
+    """The columns of superpoints in short: there are many, and they have no names of their own."""
+    numbered = [name for name in names if name.startswith("likeness_")]
+    short = [name for name in names if name not in numbered[1:-1]]
+    return " ".join(f"{name} to" if name == numbered[0] else name for name in short) if numbered else " ".join(names)
+
+
 _WORDS: dict[str, Callable[[Any], str]] = {
     "scenes": _splits,
     "grid": lambda edge: "none" if edge is None else format_length(edge),
@@ -84,7 +91,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "source": lambda store: store or "unknown",
     "pool": lambda n: f"{counted(n['scenes'], 'scene')}, {counted(n['points'], 'point')}",
     "part": lambda n: f"{n['number']} of {n['of']}",
-    "channels": " ".join,
+    "channels": _channels,
     "voxel": format_length,
     "teacher": lambda has: "yes" if has else "no",
 }
@@ -272,6 +279,7 @@ def _checkpoint(path: Path) -> Description:
         "steps": model.step,
         "teacher": model.settings.teacher,
         "labelled_points": model.labelled,
+        "spread_to_points": model.spread,
         "classes": list(model.classes.names),
     }
     return Description("checkpoint", facts, history=model.history)

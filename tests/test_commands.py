@@ -719,7 +719,8 @@ def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
         "size": "small", "voxel": "7cm", "steps": "7", "batch": "3", "max_voxels": "11", "optimizer": "adamw",
         "lr": "0.3", "momentum": "0.4", "dampening": "0.2", "weight_decay": "0.6", "schedule": "polynomial",
         "period": "9", "power": "1.5", "class_weights": "sqrt", "dropout": "0.25", "teacher": None, "keep": "0.8",
-        "confidence": "0.9", "consistency": "kl", "elastic": None,
+        "confidence": "0.9", "consistency": "kl", "elastic": None, "inputs": "superpoints", "minutes": "5.0",
+        "even_crops": "0.2", "teacher_after": "0.4", "average": None,
     }  # fmt: skip
     for name, preset in PRESETS.items():
         values = shown("--preset", name)
@@ -729,13 +730,13 @@ def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
     assert shown("--preset", "s3dis")["voxel"] == "0.05 m"
     before = shown("--preset", "s3dis")
     for key, value in given.items():
-        flags = {"teacher": ("--supervised-only",), "elastic": ("--no-elastic",)}
+        flags = {"teacher": ("--supervised-only",), "elastic": ("--no-elastic",), "average": ("--average",)}
         after = shown("--preset", "s3dis", *flags.get(key, (f"--{key.replace('_', '-')}", str(value))))
         assert after[key] != before[key], key
         assert {other: text for other, text in after.items() if other != key} == {
             other: text for other, text in before.items() if other != key
         }
-    for option in ("--preset", "--size", "--optimizer", "--schedule", "--class-weights", "--consistency"):
+    for option in ("--preset", "--size", "--inputs", "--optimizer", "--schedule", "--class-weights", "--consistency"):
         done = run_hpal("train", option, "nonsense", "--show")
         assert done.rc == 2
         assert f"{option}: 'nonsense' is unknown; choose from " in done.err

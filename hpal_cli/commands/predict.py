@@ -31,6 +31,12 @@ def command(
     no_features: Annotated[
         bool, typer.Option("--no-features", help="Leave out the features (then select needs --no-fds).")
     ] = False,
+    turns: Annotated[
+        int, typer.Option(min=1, metavar="K", help="Mean probabilities of the scene turned K times about z.")
+    ] = 1,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Give every point the mean probabilities of its superpoint.")
+    ] = False,
     max_voxels: Annotated[
         int | None,
         typer.Option(
@@ -89,6 +95,8 @@ def command(
             device=chosen_device,
             backend=chosen_backend,
             features=not no_features,
+            turns=turns,
+            smooth=smooth,
             max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
             overwrite=overwrite,
             history=[*model.history, *this_call(NAME)],

@@ -160,7 +160,11 @@ class SceneStore:
         return self._array(name) if self._find(name) is not None else None
 
     def has_color(self, scene: SceneInfo) -> bool:
-        return self._find(f"scenes/{scene.name}/rgb") is not None
+        return self.has_column(scene, "rgb")
+
+    def has_column(self, scene: SceneInfo, name: str) -> bool:
+        """Whether the grid points have this column: `rgb`, `intensity`, ..."""
+        return self._find(f"scenes/{scene.name}/{name}") is not None
 
     def _find(self, name: str) -> zarr.Array | zarr.Group | None:
         return envelope.find(self._root, name, self.path)
