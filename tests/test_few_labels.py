@@ -22,12 +22,13 @@ from hpal_cli.label.oracle import answer
 from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import joined, scene_origin, turned, unit_color, voxelise
-from hpal_cli.network.superpoint_inputs import SHIFT, Columns, SuperpointInputs, augment, reader
+from hpal_cli.network.superpoint_inputs import SHIFT, Columns, SuperpointInputs, augment
 from hpal_cli.predictions.predict import predict, predict_large, predict_points
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.store import envelope
+from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training import train as train_module
 from hpal_cli.training.ahead import Ready
 from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, SoftLabels
@@ -290,7 +291,7 @@ def test_even_crops_are_around_every_class_alike(
 
 
 def test_columns_of_superpoints_reach_their_voxels(store: SceneStore, labels: LabelStore) -> None:
-    chosen, read = store.table.choose("train"), reader(store)
+    chosen, read = store.table.choose("train"), open_superpoints(store).read
     inputs = SuperpointInputs.of(store, chosen, read)
     scene = chosen[0]
     superpoints = read(scene)
@@ -333,7 +334,7 @@ def test_the_checkpoint_holds_what_prediction_needs(
     assert back.superpoints is not None
     assert back.superpoints.appearance == "colour"
     assert model.superpoints is not None
-    feature = reader(store)(store.table.choose("val")[0]).feature
+    feature = open_superpoints(store).read(store.table.choose("val")[0]).feature
     assert np.array_equal(back.superpoints.likeness(feature), model.superpoints.likeness(feature))
     content = torch.load(tmp_path / "few.pt", weights_only=True)
     assert all(isinstance(table, Tensor) for table in content["likeness"].values())
@@ -344,7 +345,7 @@ def test_the_checkpoint_holds_what_prediction_needs(
     assert len(done) == len(store.table)
     predictions = PredictionStore(tmp_path / "preds.zarr")
     scene = store.table.choose("val")[0]
-    of, prob = reader(store)(scene).of, predictions.probabilities(scene)
+    of, prob = open_superpoints(store).read(scene).of, predictions.probabilities(scene)
     for part in range(0, of.max() + 1, 7):
         assert np.ptp(prob[of == part], axis=0).max() == 0
     # All labels, no spread.

@@ -16,6 +16,8 @@ from hpal_cli.training.presets import PRESETS
 
 NAME = "train"
 
+MODELS = ("network", "forest")
+
 
 def _value(metavar: str, text: str, *, least: float | None = None, most: float | None = None) -> Any:
     """An option for a value of the preset."""
@@ -46,6 +48,17 @@ def command(
             help="What `hpal spread` made of the labels: all its points teach, and there is no teacher.",
         ),
     ] = None,
+    old_spread: Annotated[
+        bool, typer.Option("--old-spread", help="Take a --spread that was made from other answers all the same.")
+    ] = False,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="network; or forest: trees on superpoints, trained in a minute. Options of the network do not apply "
+            "to it.",
+            autocompletion=lambda: list(MODELS),
+        ),
+    ] = "network",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="The checkpoint to write; metrics go beside it."),
@@ -124,6 +137,33 @@ def command(
 ) -> None:
     """Train the network on the labelled points. Its own average, the teacher, teaches it about the others: `sure` in
     the progress is the share of them for which the teacher's best class has at least --confidence."""
+    if model not in MODELS:
+        raise UsageError("--model", f"{model!r} is unknown", f"choose from {', '.join(MODELS)}")
+    if old_spread and spread is None:
+        raise UsageError("--old-spread", "is for --spread", "give that too, or leave it out")
+    if model == "forest":
+        network_only = {
+            "--init": init,
+            "--resume": resume or None,
+            "--preset": preset,
+            "--size": size,
+            "--inputs": inputs,
+            "--steps": steps,
+            "--minutes": minutes,
+            "--show": show or None,
+        }
+        given_here = [option for option, value in network_only.items() if value is not None]
+        if given_here:
+            raise UsageError(given_here[0], "is for the network", "leave it out with --model forest")
+        _train_forest(
+            Console(NAME, quiet=quiet, verbose=verbose),
+            *_required(scenes_store, labels, output),
+            spread,
+            old_spread=old_spread,
+            seed=seed,
+            overwrite=overwrite,
+        )
+        return
     from dataclasses import replace
 
     from hpal_cli.lengths import parse_length
@@ -181,14 +221,10 @@ def command(
             print(f"{key:<14} {text}")
         return
     chosen_backend = choose_backend(backend, chosen_device, precision)
-    for option, missing in (("SCENES", scenes_store), ("--labels", labels), ("-o", output)):
-        if missing is None:
-            raise UsageError(option, "is missing", "call it as: hpal train SCENES --labels STORE -o MODEL")
+    scenes_store, labels, output = _required(scenes_store, labels, output)
     if name == "few" and spread is None and labels != "all":
         remedy = f"make it first: hpal spread {labels} {scenes_store} -o spread.zarr"
         raise UsageError("--preset few", "learns from what was spread from the labels, and --spread is missing", remedy)
-    assert scenes_store is not None
-    assert output is not None
 
     from hpal_cli.label.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
@@ -208,6 +244,7 @@ def command(
         answers,
         settings,
         spread=None if spread is None else PredictionStore(spread),
+        old_spread=old_spread,
         init=start,
         device=chosen_device,
         backend=chosen_backend,
@@ -224,6 +261,51 @@ def command(
         count = f"{checkpoint.spread:,} points, spread from {count}"
     console.say(
         f"{output}: {checkpoint.step} steps on {count}; next: hpal predict {output} {scenes_store} -o preds.zarr"
+    )
+
+
+def _required(scenes: Path | None, labels: str | None, output: Path | None) -> tuple[Path, str, Path]:
+    """Raises:
+    UsageError: one of them is missing.
+    """
+    if scenes is None or labels is None or output is None:
+        option = "SCENES" if scenes is None else "--labels" if labels is None else "-o"
+        raise UsageError(option, "is missing", "call it as: hpal train SCENES --labels STORE -o MODEL")
+    return scenes, labels, output
+
+
+def _train_forest(
+    console: Console,
+    scenes: Path,
+    labels: str,
+    output: Path,
+    spread: Path | None,
+    *,
+    old_spread: bool,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    from hpal_cli.forest.train import train_forest
+    from hpal_cli.label.store import LabelStore
+    from hpal_cli.predictions.store import PredictionStore
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.store.files import require_free
+
+    require_free(output, overwrite=overwrite)
+    store = SceneStore(scenes)
+    forest = train_forest(
+        store,
+        None if labels == "all" else LabelStore(Path(labels)),
+        spread=None if spread is None else PredictionStore(spread),
+        old_spread=old_spread,
+        seed=seed,
+        history=[*store.history, *this_call(NAME, seed=seed)],
+        monitor=console,
+    )
+    forest.save(output, overwrite=overwrite)
+    console.say(
+        f"{output}: a forest of {len(forest.stages)} stages, from {forest.labelled:,} labelled points; "
+        f"next: hpal predict {output} {scenes} -o preds.zarr"
     )
 
 

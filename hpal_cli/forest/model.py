@@ -35,7 +35,8 @@ class Forest:
     """A trained forest and all that is needed to use it.
 
     stages: its trees; likeness: of the scenes learned from, whose components are the features of a prediction; columns:
-    of the description of a superpoint; scale: `scale_of` those scenes. scenes: id of the scenes; labels: digest of the
+    of the description of a superpoint; scale: `scale_of` those scenes; appearance: what they had beside positions.
+    scenes: id of the scenes; labels: digest of the
     answers; labelled: points it learned from; answered: scene name -> rows (int64) that someone has answered for,
     labelled or unsure.
     """
@@ -45,6 +46,7 @@ class Forest:
     classes: ClassTable
     columns: int
     scale: float
+    appearance: str
     scenes: str
     labels: str
     labelled: int
@@ -66,6 +68,7 @@ class Forest:
             "classes": self.classes.to_json(),
             "columns": self.columns,
             "scale": self.scale,
+            "appearance": self.appearance,
             "scenes": self.scenes,
             "labels": self.labels,
             "labelled": self.labelled,
@@ -133,6 +136,7 @@ def load(path: Path) -> Forest:
                 ClassTable.from_json(meta["classes"], path),
                 int(meta["columns"]),
                 float(meta["scale"]),
+                str(meta["appearance"]),
                 str(meta["scenes"]),
                 str(meta["labels"]),
                 int(meta["labelled"]),

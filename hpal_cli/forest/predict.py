@@ -19,6 +19,7 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
+from hpal_cli.superpoints.appearance import require_appearance
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
 
@@ -48,6 +49,8 @@ def predict_forest(
             f"has the classes {', '.join(store.classes.names)}; the model knows {', '.join(forest.classes.names)}",
             "use a model trained on these classes",
         )
+    had = f"the model's scenes had {forest.appearance}"
+    require_appearance(store, chosen, forest.appearance, had, "use scenes that have the same")
     superpoints = open_superpoints(store, history=history, monitor=monitor)
     attributes = {
         "id": store.table.id,

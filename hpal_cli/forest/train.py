@@ -7,20 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.errors import HpalError
+from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.forest.learn import FOLDS, STAGES, Example, learn
 from hpal_cli.forest.model import Forest
 from hpal_cli.history import Entry
-from hpal_cli.label.store import LabelStore
+from hpal_cli.label.store import LabelStore, answers_digest
 from hpal_cli.parallel import cores
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.spread.spread import alike, answers_digest, known_superpoints, require_spread_of, spread_scene
+from hpal_cli.spread.spread import alike, known_superpoints, spread_scene
+from hpal_cli.superpoints.appearance import appearance_of, require_appearance
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.store import open_superpoints
+from hpal_cli.training.labels import NOTHING, known_labels, require_same_answers
 
 
 def train_forest(
@@ -47,44 +48,33 @@ def train_forest(
     monitor = monitor or Silent()
     train = store.table.choose("train")
     classes = len(store.classes)
+    appearance = appearance_of(store, train[0])
+    remedy = "use scenes that have the same"
+    require_appearance(store, train, appearance, f"scene {train[0].name} has {appearance}", remedy)
     superpoints = open_superpoints(store, history=history, monitor=monitor)
     scenes = [superpoints.read(scene) for scene in train]
-    answered: dict[str, NDArray[np.int64]] = {}
-    digest, labelled = "all", 0
+    known, answered = known_labels(store, labels)
+    labelled = sum(int((ids >= 0).sum()) for _, ids in known.values())
+    given = [known.get(scene.name, NOTHING) for scene in train]
+    if spread is not None and labels is None:
+        raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
     if labels is None:
-        targets = [_truth(store, scene, one, classes) for scene, one in zip(train, scenes, strict=True)]
-        labelled = sum(int((np.asarray(store.labels(s)) >= 0).sum()) for s in train if store.labels(s) is not None)
+        targets = [_shares(one, *rows, classes) for one, rows in zip(scenes, given, strict=True)]
+    elif spread is None:
+        trees = alike(
+            [(one, *rows) for one, rows in zip(scenes, given, strict=True)], classes, seed=seed, threads=cores()
+        )
+        targets = [
+            spread_scene(one, *rows, classes, None if trees is None else trees(one.feature)).prob
+            for one, rows in zip(scenes, given, strict=True)
+        ]
     else:
-        labels.require_scenes(store.table.id, store.path)
-        labels.check()
-        latest = labels.latest()
-        digest = answers_digest(latest)
-        given = {s.number: latest[latest["scene"] == s.number] for s in store.table}
-        answered = {s.name: given[s.number]["index"].astype(np.int64) for s in store.table if len(given[s.number])}
-        rows = [given[s.number] for s in train]
-        labelled = sum(int((one["label"] >= 0).sum()) for one in rows)
-        if not labelled:
-            raise HpalError(
-                labels.path, "holds no label of a train scene", "answer some points with `hpal label` first"
-            )
-        if spread is None:
-            pairs = [(one["index"].astype(np.int64), one["label"].astype(np.int32)) for one in rows]
-            trees = alike(
-                [(s, *pair) for s, pair in zip(scenes, pairs, strict=True)], classes, seed=seed, threads=cores()
-            )
-            assert trees is not None
-            targets = [
-                spread_scene(s, *pair, classes, trees(s.feature)).prob for s, pair in zip(scenes, pairs, strict=True)
-            ]
-        else:
-            if not old_spread:
-                require_spread_of(spread, labels)
-            targets = [
-                known_superpoints(spread, scene, one.of, len(one))
-                if spread.has(scene)
-                else np.zeros((len(one), classes))
-                for scene, one in zip(train, scenes, strict=True)
-            ]
+        if not old_spread:
+            require_same_answers(spread, store, labels, answered)
+        targets = [
+            known_superpoints(spread, scene, one.of, len(one)) if spread.has(scene) else np.zeros((len(one), classes))
+            for scene, one in zip(train, scenes, strict=True)
+        ]
     if not any(target.any() for target in targets):
         subject = store.path if labels is None else labels.path
         raise HpalError(subject, "holds no label of a train scene", "label some points with `hpal label`")
@@ -97,8 +87,9 @@ def train_forest(
         classes=store.classes,
         columns=scenes[0].feature.shape[1],
         scale=superpoints.scale,
+        appearance=appearance,
         scenes=store.table.id,
-        labels=digest,
+        labels="all" if labels is None else answers_digest(labels.latest()),
         labelled=labelled,
         seed=seed,
         answered=answered,
@@ -107,11 +98,10 @@ def train_forest(
     )
 
 
-def _truth(store: SceneStore, scene: SceneInfo, superpoints: Superpoints, classes: int) -> NDArray[np.float64]:
-    """(S, C) the share of each class among the points of a superpoint."""
-    label = store.labels(scene)
-    if label is None:
-        return np.zeros((len(superpoints), classes))
-    known = label >= 0
-    one_hot = np.eye(classes)[label[known]]
-    return sum_by(superpoints.of[known], one_hot, len(superpoints)) / superpoints.size[:, None]
+def _shares(
+    superpoints: Superpoints, index: NDArray[np.int64], label: NDArray[np.integer], classes: int
+) -> NDArray[np.float64]:
+    """(S, C) the share of each class among the points of a superpoint. index, label: (A,) those that have a label."""
+    sure = label >= 0
+    one_hot = np.eye(classes)[label[sure]]
+    return sum_by(superpoints.of[index[sure]], one_hot, len(superpoints)) / superpoints.size[:, None]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.superpoints.build import Superpoints, build, scale_of
+from hpal_cli.superpoints.appearance import appearance_of, require_appearance
+from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.likeness import Likeness
 
 SHIFT, BLANK = 0.15, 0.1
@@ -21,14 +22,7 @@ Reader = Callable[[SceneInfo], Superpoints]
 """Gives the superpoints of a scene."""
 
 
-def reader(store: SceneStore) -> Reader:
-    """The superpoints of the scenes of a store."""
-
-    def read(scene: SceneInfo) -> Superpoints:
-        points = store.points(scene)
-        return build(points, scale=scale_of(points.xyz, store.grid, store.unit), unit=store.unit)
-
-    return read
+_REMEDY = "use scenes that have the same, or --inputs points"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +56,7 @@ class SuperpointInputs:
             HpalError: some have colour or intensity, and others do not.
         """
         appearance = appearance_of(store, scenes[0])
-        for scene in scenes:
-            _require_appearance(store, scene, appearance, f"scene {scenes[0].name} has {appearance}")
+        require_appearance(store, scenes, appearance, f"scene {scenes[0].name} has {appearance}", _REMEDY)
         return cls(Likeness.of([read(scene).feature for scene in scenes]), appearance)
 
     @property
@@ -75,8 +68,7 @@ class SuperpointInputs:
         """Raises:
         HpalError: a scene has other than what the model's scenes had beside positions.
         """
-        for scene in scenes:
-            _require_appearance(store, scene, self.appearance, f"the model's scenes had {self.appearance}")
+        require_appearance(store, scenes, self.appearance, f"the model's scenes had {self.appearance}", _REMEDY)
 
     def columns(self, store: SceneStore, scene: SceneInfo, superpoints: Superpoints) -> Columns:
         """Those of a scene.
@@ -93,23 +85,6 @@ class SuperpointInputs:
                 "train on scenes of this scale, or with --inputs points",
             )
         return Columns(superpoints.of, self.likeness(superpoints.feature))
-
-
-def appearance_of(store: SceneStore, scene: SceneInfo) -> str:
-    """What descriptions of the superpoints of a scene have beside positions (`superpoints.build.appearance`)."""
-    if store.has_color(scene):
-        return "colour"
-    return "intensity" if store.has_column(scene, "intensity") else "nothing"
-
-
-def _require_appearance(store: SceneStore, scene: SceneInfo, wanted: str, why: str) -> None:
-    found = appearance_of(store, scene)
-    if found != wanted:
-        raise HpalError(
-            store.path,
-            f"scene {scene.name} has {found} beside its positions, and {why}: its superpoints cannot be compared",
-            "use scenes that have the same, or --inputs points",
-        )
 
 
 def augment(columns: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, turned, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
-from hpal_cli.network.superpoint_inputs import Columns, reader
+from hpal_cli.network.superpoint_inputs import Columns
 from hpal_cli.predictions.blend import Blend
 from hpal_cli.predictions.prediction import Answers, InMemory, Prediction
 from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
@@ -28,6 +28,7 @@ from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
+from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.checkpoint import Checkpoint
 
 
@@ -208,7 +209,8 @@ def predict(
     chosen = list(scenes) if scenes is not None else store.table.choose("all")
     check_fits(checkpoint, store, chosen)
     network = checkpoint.network().to(device)
-    read = reader(store) if smooth or checkpoint.superpoints is not None else None
+    wanted = smooth or checkpoint.superpoints is not None
+    read = open_superpoints(store, monitor=monitor).read if wanted else None
     attributes = {
         "id": store.table.id,
         "classes": store.classes.to_json(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.forest.trees import Trees, fit
 from hpal_cli.history import Entry, to_json
-from hpal_cli.label.store import LabelStore
+from hpal_cli.label.store import LabelStore, answers_digest
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.progress import Monitor, Silent
@@ -125,31 +124,6 @@ def known_superpoints(
     classes = prob.shape[1]
     sure = (prob.max(axis=1) * classes - 1) / max(1, classes - 1)
     return prob * np.clip(sure, 0, 1)[:, None] / np.maximum(prob.max(axis=1), 1e-12)[:, None]
-
-
-def require_spread_of(spread: PredictionStore, labels: LabelStore) -> None:
-    """Raises:
-    HpalError: a store that `hpal spread` did not make of these answers as they are now.
-    """
-    said = (envelope.attributes_of(spread.path) or {}).get("spread")
-    if spread.table.id != labels.table.id:
-        raise HpalError(spread.path, f"is of other scenes than {labels.path}", "spread these answers")
-    if not isinstance(said, dict) or "answers" not in said:
-        raise HpalError(spread.path, "was not made by `hpal spread`", f"make it: hpal spread {labels.path} SCENES")
-    if said["answers"] != answers_digest(labels.latest()):
-        raise HpalError(
-            spread.path,
-            f"was made of other answers than {labels.path} holds now",
-            "spread them again, or give --old-spread to use it all the same",
-        )
-
-
-def answers_digest(latest: NDArray[np.void]) -> str:
-    """The same for the same answers: 16 hex digits of the SHA-256 of scene, index and label of each, in order."""
-    digest = hashlib.sha256()
-    for name, kind in (("scene", "<i8"), ("index", "<i8"), ("label", "<i8")):
-        digest.update(latest[name].astype(kind).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def spread(

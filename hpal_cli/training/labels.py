@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.label.store import LabelStore
+from hpal_cli.label.store import LabelStore, answers_digest
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.store.envelope import attributes_of
 
 SceneLabels = tuple[NDArray[np.int64], NDArray[np.int32]]
 """(rows (L,), class ids (L,)): what is known of a scene; -1 is known to be no class."""
@@ -87,6 +88,34 @@ def soft_labels(prob: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArra
     return target, weight
 
 
+def require_same_answers(
+    predictions: PredictionStore,
+    store: SceneStore,
+    labels: LabelStore,
+    answered: Mapping[str, NDArray[np.int64]],
+) -> None:
+    """Raises:
+    HpalError: the predictions were made from other answers than those of `labels` now. `hpal spread` notes which they
+        were; of other predictions the rows that have an answer are compared.
+    """
+    said = (attributes_of(predictions.path) or {}).get("spread")
+    if isinstance(said, dict) and "answers" in said:
+        same = said["answers"] == answers_digest(labels.latest())
+    else:
+        same = not any(
+            len(np.setxor1d(predictions.labelled(scene), answered.get(scene.name, NOTHING[0])))
+            for scene in store.table.choose("train")
+            if predictions.has(scene)
+        )
+    if not same:
+        raise HpalError(
+            predictions.path,
+            f"was made from other answers than {labels.path} holds now",
+            f"make it again: hpal spread {labels.path} {store.path} -o {predictions.path} --overwrite; or give "
+            "--old-spread to learn from it all the same",
+        )
+
+
 class Spread:
     """What `hpal spread`, or a model, says of the points of the train scenes, beside the answers to some of them.
 
@@ -101,8 +130,11 @@ class Spread:
         labels: LabelStore,
         known: Mapping[str, SceneLabels],
         answered: Mapping[str, NDArray[np.int64]],
+        *,
+        old: bool = False,
     ) -> None:
-        """Reads it all once. known, answered: what `known_labels` says of the labels store.
+        """Reads it all once. known, answered: what `known_labels` says of the labels store; old: it may have been made
+        from other answers.
 
         Raises:
             HpalError: it is of other scenes or classes, has none of the train scenes, or was made from other answers.
@@ -115,13 +147,8 @@ class Spread:
         if not any(predictions.has(scene) for scene in train):
             raise HpalError(path, "holds none of the train scenes", remedy)
         self._predictions, self._known = predictions, known
-        differ = sum(
-            len(np.setxor1d(predictions.labelled(scene), answered.get(scene.name, NOTHING[0])))
-            for scene in train
-            if predictions.has(scene)
-        )
-        if differ:
-            raise HpalError(path, f"was made from other answers than those of {labels.path} ({differ} differ)", remedy)
+        if not old:
+            require_same_answers(predictions, store, labels, answered)
         digest = hashlib.sha256()
         self.mass, self.points = np.zeros(len(store.classes)), 0
         self.classes: dict[str, NDArray[np.bool_]] = {}

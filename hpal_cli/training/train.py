@@ -19,11 +19,12 @@ from hpal_cli.label.store import LabelStore
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.network.superpoint_inputs import Columns, SuperpointInputs, reader
+from hpal_cli.network.superpoint_inputs import Columns, SuperpointInputs
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.ahead import Ready, View, ready_batches
 from hpal_cli.training.batches import Batches
 from hpal_cli.training.checkpoint import Checkpoint, channel_names, load
@@ -53,6 +54,7 @@ def train(
     settings: Settings,
     *,
     spread: PredictionStore | None = None,
+    old_spread: bool = False,
     init: Checkpoint | None = None,
     device: torch.device | None = None,
     backend: Backend | None = None,
@@ -68,6 +70,7 @@ def train(
 
     Args:
         labels: the answered points, or None to use every label of the store (fully supervised).
+        old_spread: a spread of other answers will do.
         spread: what `hpal spread` made of these answers, or a model's predictions: then every point that they say
             something of teaches, with its probabilities as target (docs/method.md).
         init: continue from these student weights; without it the network starts from random ones.
@@ -88,7 +91,9 @@ def train(
         if settings.batch < processes.world:
             raise UsageError("--batch", f"{settings.batch} scenes for {processes.world} processes", "give each one")
         monitor = (monitor if processes.first else None) or Silent()
-        run_of = _Run(store, labels, spread, settings, init, device, backend, seed, processes, list(history), monitor)
+        run_of = _Run(
+            store, labels, spread, old_spread, settings, init, device, backend, seed, processes, list(history), monitor
+        )
         return run_of.go(run, save_every=save_every, resume=resume, overwrite=overwrite)
 
 
@@ -100,6 +105,7 @@ class _Run:
         store: SceneStore,
         labels: LabelStore | None,
         spread: PredictionStore | None,
+        old_spread: bool,
         settings: Settings,
         init: Checkpoint | None,
         device: torch.device,
@@ -124,7 +130,11 @@ class _Run:
             )
         if spread is not None and labels is None:
             raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
-        self.spread = None if spread is None or labels is None else Spread(spread, store, labels, known, self.answered)
+        self.spread = (
+            None
+            if spread is None or labels is None
+            else Spread(spread, store, labels, known, self.answered, old=old_spread)
+        )
         train_scenes = store.table.choose("train")
         self.superpoints, columns = self._superpoints(train_scenes, init)
         torch.manual_seed(seed)
@@ -172,7 +182,7 @@ class _Run:
         if not self.processes.first:
             # One process makes the superpoints where they are missing; the others find them.
             self.processes.agree(0)
-        read = reader(self.store)
+        read = open_superpoints(self.store, monitor=self.monitor).read
         inputs = init.superpoints if init is not None else None
         if inputs is None:
             inputs = SuperpointInputs.of(self.store, scenes, read)
