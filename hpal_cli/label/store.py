@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,9 +126,12 @@ class LabelStore:
         return batches[::-1]
 
     def check(self) -> None:
-        """Raises:
-        HpalError: an answer for a scene, row or class that does not exist.
+        """Reads every chunk of every array.
+
+        Raises:
+            HpalError: one is damaged or missing, or an answer is for a scene, row or class that does not exist.
         """
+        envelope.check_arrays(self._root, self.path)
         for batch in self.batches():
             self._check(batch.rows)
 
@@ -285,29 +290,47 @@ class LabelStore:
         return sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
 
     def _round(self, name: str) -> int:
-        return int(str(self._root[f"answers/{name}"].attrs["round"]))
+        _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
+        with self._attributes_of(name):
+            return int(attributes["round"])
+
+    @contextlib.contextmanager
+    def _attributes_of(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            problem = f"the attributes of its answers/{name} are damaged ({error!r})"
+            raise HpalError(self.path, problem, "restore a copy of it") from error
 
     def _batch(self, name: str) -> Batch:
-        group = self._root[f"answers/{name}"]
+        _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
 
         def column(array: str) -> NDArray[Any]:
             return envelope.read_array(self._root, f"answers/{name}/{array}", self.path)
 
         scene, xyz = column("scene"), column("xyz")
+        index, label = column("index"), column("label")
+        self._require_rows(name, len(scene), index, label, xyz)
         rows = np.zeros(len(scene), ANSWER)
-        rows["scene"], rows["index"], rows["label"] = scene, column("index"), column("label")
+        rows["scene"], rows["index"], rows["label"] = scene, index, label
         rows["x"], rows["y"], rows["z"] = xyz.T
-        attributes: dict[str, Any] = dict(group.attrs)
-        rows["round"] = attributes["round"]
         asked = np.zeros(0, QUERY)
         if envelope.find(self._root, f"answers/{name}/open_scene", self.path) is not None:
-            scene = column("open_scene")
+            scene, index = column("open_scene"), column("open_index")
+            self._require_rows(name, len(scene), index)
             asked = np.zeros(len(scene), QUERY)
-            asked["scene"], asked["index"] = scene, column("open_index")
-        (entry,) = history.from_json(attributes["history"])
-        undoes = tuple(int(number) for number in attributes.get("undoes", ()))
-        source, stamp = str(attributes["source"]), float(attributes["time"])
-        return Batch(int(attributes["round"]), source, stamp, rows, asked, undoes, True, entry)
+            asked["scene"], asked["index"] = scene, index
+        with self._attributes_of(name):
+            number, stamp = int(attributes["round"]), float(attributes["time"])
+            (entry,) = history.from_json(attributes["history"])
+            undoes = tuple(int(one) for one in attributes.get("undoes", ()))
+            source = str(attributes["source"])
+        rows["round"] = number
+        return Batch(number, source, stamp, rows, asked, undoes, True, entry)
+
+    def _require_rows(self, name: str, count: int, *columns: NDArray[Any]) -> None:
+        if any(column.shape not in ((count,), (count, 3)) for column in columns):
+            raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
 
 
 def _latest(batches: list[Batch]) -> NDArray[np.void]:

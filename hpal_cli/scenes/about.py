@@ -29,13 +29,16 @@ def about(attributes: Mapping[str, Any], path: Path) -> About:
         HpalError: they are not as docs/formats.md says.
     """
     try:
+        unit = float(attributes.get("unit", 1.0))
+        if not 0 < unit < float("inf"):
+            raise ValueError(f"a unit of {unit} m")
         return About(
             ClassTable.from_json(attributes["classes"], path),
             SceneTable.from_json(attributes["scenes"]),
-            float(attributes.get("unit", 1.0)),
+            unit,
             history.from_json(attributes.get("history", [])),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HpalError(
             path, f"its root attributes are damaged ({error!r})", "make it again, or restore a copy"
         ) from error
