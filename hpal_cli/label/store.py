@@ -21,7 +21,7 @@ from hpal_cli.scenes.about import about
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store import envelope
-from hpal_cli.store.files import unfinished_folder
+from hpal_cli.store.files import sync, unfinished_folder
 
 ANSWER = np.dtype(
     [
@@ -76,6 +76,8 @@ class LabelStore:
         attributes = {"id": table.id, "classes": classes.to_json(), "unit": unit, "scenes": table.to_json()}
         with envelope.create(path, "labels", attributes, overwrite=False) as (root, _):
             root.create_group("answers")
+        sync(path)
+        sync(path.parent, below=False)
         return cls(path)
 
     @classmethod
@@ -255,14 +257,22 @@ class LabelStore:
                     )
                     if undoes is not None:
                         group.attrs["undoes"] = [undoes]
+                    # Who is told that an answer was taken may forget it: it must survive a power cut.
+                    sync(partial)
                     # The name is taken by the rename or not at all: whoever comes second tries the next number.
                     os.rename(partial, folder / name)
-                return self._batch(name)
             except OSError as error:
                 if not (folder / name).exists():
                     raise HpalError(
                         self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
                     ) from error
+                continue
+            try:
+                sync(folder, below=False)
+            except OSError as error:
+                problem = f"has the answers, but the disk does not say that they will stay ({error.strerror})"
+                raise HpalError(self.path, problem, "check the disk, and `hpal label --log`") from error
+            return self._batch(name)
 
     def _check(self, rows: NDArray[np.void]) -> None:
         self._check_points(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -240,16 +241,20 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def sync(folder: Path) -> None:
-    """Waits until everything below `folder`, and the folder itself, would survive a power cut.
+def sync(folder: Path, *, below: bool = True) -> None:
+    """Waits until a folder would survive a power cut, with everything `below` it or with the names that it holds alone.
 
     Raises:
         OSError: the disk refuses.
     """
-    for path in (*folder.rglob("*"), folder):
+    for path in (*(folder.rglob("*") if below else ()), folder):
         held = os.open(path, os.O_RDONLY)
         try:
             os.fsync(held)
+        except OSError as error:
+            # Some network file systems cannot do it for folders.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(held)
 
