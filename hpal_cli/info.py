@@ -145,13 +145,6 @@ def _scenes(store: SceneStore, check: bool, monitor: Monitor) -> Description:
             if label is None:
                 counts[scene.split][0] += scene.points
             else:
-                inside = (
-                    label.shape == (scene.points,)
-                    and label.dtype.kind in "iu"
-                    and label.min(initial=0) >= -1
-                    and label.max(initial=0) < len(store.classes)
-                )
-                _require(store.path, scene.name, bool(inside))
                 counts[scene.split] += np.bincount(label + 1, minlength=len(store.classes) + 1)
             if check:
                 points = store.points(scene)

@@ -3,12 +3,14 @@ header, nothing steers a terminal or a spreadsheet, and what is wrong is said in
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import itertools
 import json
 import random
 import shutil
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -556,3 +558,50 @@ def test_arrays_whose_names_would_break_a_header(scenes: Path, tmp_path: Path) -
     for path in export(copy, tmp_path / "csv", "csv").paths:
         with path.open(newline="", encoding="utf-8") as file:
             assert {"a b", "'=c"} <= set(next(csv.reader(file)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"grid": "x"}, {"grid": -1}, {"grid": True}, {"unit": 0}, {"unit": "1"}, {"unit": float("inf")}]
+)
+def test_root_attributes_that_are_no_lengths(
+    scenes: Path, predictions: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    for store in (scenes, predictions):
+        copy = Path(shutil.copytree(store, tmp_path / store.name))
+        metadata = json.loads((copy / "zarr.json").read_text())
+        metadata["attributes"]["hpal"].update(change)
+        (copy / "zarr.json").write_text(json.dumps(metadata))
+        assert "no length" in one_line(lambda copy=copy: open_scenes(copy))
+
+
+@pytest.mark.parametrize("change", ["empty", "records", "late records", "no steps"])
+def test_a_kept_las_header_that_lies(tmp_path: Path, change: str) -> None:
+    """Who writes the file again must not wait for four thousand million records."""
+    laspy = pytest.importorskip("laspy")
+    made = laspy.LasData(laspy.LasHeader(version="1.4", point_format=6))
+    made.x, made.y, made.z = np.random.default_rng(0).random((3, 40))
+    made.write(str(tmp_path / "a.las"))
+    (tmp_path / "classes.json").write_text('[{"id": 0, "name": "a"}]')
+    args = ("prep", "a.las", "-o", "s.zarr", "--classes", "classes.json", "--grid", "none")
+    done = run_hpal(*args, cwd=tmp_path)
+    assert done.rc == 0, done.err
+    store = tmp_path / "s.zarr"
+    where = store / "scenes" / "a" / "original" / "zarr.json"
+    metadata = json.loads(where.read_text())
+    file = metadata["attributes"]["files"][0]
+    header = bytearray(base64.b64decode(file["las_header"]))
+    if change == "empty":
+        header.clear()
+    elif change == "records":
+        header[100:104] = b"\xff" * 4
+    elif change == "late records":
+        header[243:247] = b"\xff" * 4
+    else:
+        header[131:155] = bytes(24)
+    file["las_header"] = base64.b64encode(header).decode()
+    where.write_text(json.dumps(metadata))
+    begin = time.monotonic()
+    for form in ("las", "ply"):
+        text = one_line(lambda form=form: export(store, tmp_path / "out", form, original=store))
+        assert "LAS" in text or "records" in text, text
+    assert time.monotonic() - begin < 20

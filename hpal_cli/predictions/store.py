@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.predictions.probabilities import bad_rows
-from hpal_cli.scenes.about import about
+from hpal_cli.scenes.about import about, length_of
 from hpal_cli.scenes.store import Points, offset_of
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
@@ -29,8 +29,7 @@ class PredictionStore:
         self.path = path
         self._root, attributes = envelope.open_store(path, "predictions")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
-        grid = attributes.get("grid")
-        self.grid = None if grid is None else float(grid)
+        self.grid = length_of(attributes, "grid", path)
 
     def check(self) -> None:
         """Reads every chunk of every array.

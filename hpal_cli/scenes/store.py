@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.scenes.about import about
+from hpal_cli.scenes.about import about, length_of
 from hpal_cli.scenes.table import SceneInfo, require_scene_name
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
@@ -64,7 +64,7 @@ class SceneStore:
         self.path = path
         self._root, attributes = envelope.open_store(path, "scenes")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
-        self.grid: float | None = attributes.get("grid")
+        self.grid = length_of(attributes, "grid", path)
         self.format = str(attributes.get("format", "unknown"))
 
     def check(self) -> None:
@@ -89,12 +89,12 @@ class SceneStore:
 
     def points(self, scene: SceneInfo, *, label: bool = False) -> Points:
         """The grid points; the labels only if asked for, so that a stage that must not see them cannot."""
-        return self._read(f"scenes/{scene.name}", scene, label)
+        return self._read(f"scenes/{scene.name}", scene, scene.points, label)
 
     def original(self, scene: SceneInfo, *, label: bool = False) -> tuple[Points, NDArray[np.int64]]:
         """The points as they were read, and for each the row of its grid point (N,)."""
         group = f"scenes/{scene.name}/original"
-        return self._read(group, scene, label), self._array(f"{group}/inverse")
+        return self._read(group, scene, scene.original, label), self._array(f"{group}/inverse")
 
     def original_blocks(
         self, scene: SceneInfo, *, label: bool = False, start: int = 0, stop: int | None = None
@@ -164,9 +164,20 @@ class SceneStore:
         return list(itertools.pairwise(edges))
 
     def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
-        """(N,) class ids of the grid points, -1 for none; None if the scene came without labels."""
+        """(N,) class ids of the grid points, -1 for none; None if the scene came without labels.
+
+        Raises:
+            HpalError: not one a point, or a class outside the table.
+        """
         name = f"scenes/{scene.name}/label"
-        return self._array(name) if self._find(name) is not None else None
+        if self._find(name) is None:
+            return None
+        label = self._array(name)
+        inside = label.dtype.kind in "iu" and (not label.size or -1 <= label.min() <= label.max() < len(self.classes))
+        if label.shape != (scene.points,) or not inside:
+            problem = f"scene {scene.name}: label is not one class id a point"
+            raise HpalError(self.path, problem, "run `hpal prep` again")
+        return label
 
     def has_color(self, scene: SceneInfo) -> bool:
         return self._find(f"scenes/{scene.name}/rgb") is not None
@@ -184,10 +195,9 @@ class SceneStore:
         names = [n for n in envelope.array_names(group, self.path) if n not in ("xyz", "inverse")]
         return offset_of(attributes, scene, self.path), ["xyz", *names]
 
-    def _read(self, name: str, scene: SceneInfo, label: bool) -> Points:
+    def _read(self, name: str, scene: SceneInfo, rows: int, label: bool) -> Points:
         offset, names = self._columns(name, scene)
         columns = {key: self._array(f"{name}/{key}") for key in names if label or key != "label"}
-        rows = scene.original if name.endswith("/original") else scene.points
         for key, values in columns.items():
             if values.shape != ((rows, 3) if key in ("xyz", "rgb") else (rows,)):
                 shape = " x ".join(map(str, values.shape))
