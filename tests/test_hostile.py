@@ -30,6 +30,7 @@ from hpal_cli.export.writers import free_paths, scene_path
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
 from hpal_cli.label.answers import open_scenes
+from hpal_cli.label.labelcloud import read_folder
 from hpal_cli.label.queries import queries
 from hpal_cli.label.spreadsheet import read_table, write_queries
 from hpal_cli.label.store import ANSWER, LabelStore
@@ -37,6 +38,7 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneTable, require_scene_name
+from hpal_cli.scenes.unfinished import Unfinished
 from hpal_cli.stream.points import PointReader
 from hpal_cli.training import checkpoint
 from hpal_cli.wording import shown
@@ -436,6 +438,33 @@ def test_files_damaged_at_random(tmp_path: Path, seed: int) -> None:
             refused.append(str(error))
     assert len(refused) > 20
     assert not any("\n" in text for text in refused)
+
+
+def test_json_that_is_too_deep(predictions: Path, tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    for suffix in (".json", ".toml"):
+        table = tmp_path / f"classes{suffix}"
+        table.write_text(deep if suffix == ".json" else f"classes = {deep}")
+        assert "cannot be read as a class table" in one_line(lambda table=table: ClassTable.from_file(table))
+    copy = Path(shutil.copytree(predictions, tmp_path / "p.zarr"))
+    (copy / "zarr.json").write_text(deep)
+    assert "is not an hpal store" in one_line(lambda: PredictionStore(copy))
+    header = f"ply\nformat ascii 1.0\ncomment hpal 1 scores\ncomment history {deep}\nelement vertex 0\nend_header\n"
+    assert "cannot be read (RecursionError" in one_line(lambda: PointReader(io.BytesIO(header.encode()), "s"))
+    project = tmp_path / "project" / "labels"
+    project.mkdir(parents=True)
+    (project / "_classes.json").write_text(deep)
+    store = PredictionStore(predictions)
+    assert "cannot be read" in one_line(lambda: read_folder(project, store.classes, store.table))
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"scene": "a"}', '{"scene": 1, "signature": 2, "info": {"x": 1}}'])
+def test_a_damaged_record_of_an_unfinished_store(tmp_path: Path, line: str) -> None:
+    settings = {"grid": 1}
+    record = tmp_path / "prep.jsonl"
+    Unfinished(tmp_path, settings, resume=False)
+    record.write_text(record.read_text() + line + "\n")
+    assert "is damaged" in one_line(lambda: Unfinished(tmp_path, settings, resume=True))
 
 
 # ---------------------------------------------------------------- what a person is shown

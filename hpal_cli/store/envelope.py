@@ -58,7 +58,7 @@ def attributes_of(path: Path) -> dict[str, Any] | None:
     try:
         metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
         attributes = metadata["attributes"]["hpal"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return attributes if isinstance(attributes, dict) else None
 

@@ -206,10 +206,11 @@ def parse(raw: RawHeader, subject: object) -> Header:
             elif word == "property" and element == "vertex" and not rest.startswith("list"):
                 kind_name, name = rest.split()
                 columns.append((name, "<" + PLY_TYPES[kind_name]))
-        except (ValueError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError) as error:
+            short = line if len(line) < 200 else f"{line[:200]}..."
             raise HpalError(
                 subject,
-                f"its header line {line!r} cannot be read ({error!r})",
+                f"its header line {short!r} cannot be read ({error!r})",
                 "write it as docs/formats.md says",
             ) from error
     names = [name for name, _ in columns]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -123,6 +124,9 @@ def load(path: Path) -> Checkpoint:
         RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
+        NotImplementedError,
+        AttributeError,
         pickle.UnpicklingError,
         EOFError,
         KeyError,
