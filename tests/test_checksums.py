@@ -183,3 +183,23 @@ def test_stores_without_checksums_are_read(
         monkeypatch.undo()
         LabelStore(store).append(rows, "x", BY)
         assert len(LabelStore(store).batches()) == 2
+
+
+def test_chunks_of_other_shapes(tmp_path: Path) -> None:
+    """Of other programs: shards of several chunks, and chunks that have not all columns. The array is named."""
+    values = np.arange(4000, dtype=np.float64).reshape(1000, 4)
+    with envelope.create(tmp_path / "s.zarr", "labels", {}, overwrite=False) as (root, _):
+        for name, how in (("shards", {"chunks": (50, 4), "shards": (500, 4)}), ("columns", {"chunks": (500, 2)})):
+            root.create_array(name, data=values, compressors=[zarr.codecs.Crc32cCodec()], **how)
+    root, _ = envelope.open_store(tmp_path / "s.zarr", "labels")
+    for name, said in (("shards", "shards/c/1/0"), ("columns", "columns")):
+        np.testing.assert_array_equal(envelope.read_array(root, name, tmp_path), values)
+        chunk = tmp_path / "s.zarr" / name / "c" / "1" / "0"
+        data = bytearray(chunk.read_bytes())
+        data[100] ^= 1
+        chunk.write_bytes(data)
+        with pytest.raises(HpalError, match=rf"its array {said} is damaged \("):
+            envelope.read_array(root, name, tmp_path)
+        with pytest.raises(HpalError, match=rf"its array {said} is damaged \("):
+            envelope.RowReader(root, name, tmp_path)(np.array([503]))
+        assert envelope.RowReader(root, name, tmp_path)(np.array([7])).tolist() == [values[7].tolist()]

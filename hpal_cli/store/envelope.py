@@ -283,14 +283,15 @@ def _read(array: zarr.Array, path: Path, rows: slice) -> NDArray[Any]:
 def _bad_chunk(array: zarr.Array, rows: slice) -> tuple[str, Exception] | None:
     """The first chunk that cannot be read, and why."""
     begin, end, _ = rows.indices(array.shape[0])
-    height = array.chunks[0]
+    chunk = array.shards or array.chunks
+    height = chunk[0]
     for number in range(begin // height, -(-end // height)):
         try:
             array[number * height : (number + 1) * height]
         except Exception as error:
             key = array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
             # Where a chunk has not all columns, only the row of chunks is known.
-            return (key if array.chunks[1:] == array.shape[1:] else ""), error
+            return (key if chunk[1:] == array.shape[1:] else ""), error
     return None
 
 
