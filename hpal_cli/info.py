@@ -143,21 +143,20 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
 
 def _scenes(store: SceneStore, check: bool, monitor: Monitor) -> Description:
     if check:
+        store.check()
         _require_id(store.path, store.table)
     counts = {split: np.zeros(len(store.classes) + 1, np.int64) for split in SPLITS}
     with monitor.task("reading", len(store.table)) as task:
         for scene in store.table:
             label = store.labels(scene)
             if label is None:
-                label = np.full(scene.points, -1, np.int32)
-            counts[scene.split] += np.bincount(label + 1, minlength=len(store.classes) + 1)
+                counts[scene.split][0] += scene.points
+            else:
+                counts[scene.split] += np.bincount(label + 1, minlength=len(store.classes) + 1)
             if check:
                 points = store.points(scene)
-                original, inverse = store.original(scene)
-                sizes = (
-                    len(points.xyz) == len(label) == scene.points
-                    and len(original.xyz) == len(inverse) == scene.original
-                )
+                _, inverse = store.original(scene)
+                sizes = len(inverse) == scene.original
                 inside = len(inverse) == 0 or (inverse.min() >= 0 and inverse.max() < scene.points)
                 same = fingerprint(points.offset, np.asarray(points.xyz, np.float32)) == scene.fingerprint
                 _require(store.path, scene.name, sizes and bool(inside) and same)
@@ -178,6 +177,7 @@ def _scenes(store: SceneStore, check: bool, monitor: Monitor) -> Description:
 
 def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Description:
     if check:
+        store.check()
         _require_id(store.path, store.table)
     scenes = store.choose("all")
     counts = np.zeros(len(store.classes), np.int64)
