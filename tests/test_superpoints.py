@@ -637,7 +637,7 @@ def test_scenes_that_differ_in_what_they_have_are_not_compared(tmp_path: Path) -
     )
     assert [appearance_of(store, scene) for scene in store.table] == ["colour", "intensity", "nothing"]
     require_appearance(store, store.table[:1], "colour", "why", "remedy")
-    with pytest.raises(HpalError, match="scene b has intensity beside its positions, and why: .*; remedy"):
+    with pytest.raises(HpalError, match=r"scene b has intensity beside its positions, and why: .*; remedy"):
         require_appearance(store, list(store.table), "colour", "why", "remedy")
 
 

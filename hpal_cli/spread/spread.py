@@ -109,11 +109,10 @@ def alike(
         rows.append(superpoints.feature[answered])
         labels.append(answer.argmax(axis=1))
         weights.append(np.sqrt(superpoints.size[answered]))
-    label = np.concatenate(labels)
-    if not len(label):
+    if not any(map(len, labels)):
         return None
     return fit(
-        np.concatenate(rows), label, np.concatenate(weights), classes,
+        np.concatenate(rows), np.concatenate(labels), np.concatenate(weights), classes,
         trees=ALIKE_TREES, columns=ALIKE_COLUMNS, seed=seed, threads=threads,
     )  # fmt: skip
 
