@@ -274,7 +274,7 @@ def certain(store: SceneStore, path: Path, which: int, only: tuple[str, ...] = (
 
 
 def test_scenes_without_answers_are_left_out(campaign: Campaign, tmp_path: Path) -> None:
-    done = dict((scene.name, known) for scene, known in spread(campaign.labels, campaign.store, tmp_path / "s.zarr"))
+    done = {scene.name: known for scene, known in spread(campaign.labels, campaign.store, tmp_path / "s.zarr")}
     assert done == {"a": True, "b": False, "c": False, "d": False}
     found = PredictionStore(tmp_path / "s.zarr")
     assert [scene.name for scene in found.table if found.has(scene)] == ["a"]
@@ -492,7 +492,7 @@ def test_a_table_of_one_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strength", [0, -1, float("nan"), float("inf"), 1e30])
 def test_strengths_that_mean_nothing(campaign: Campaign, tmp_path: Path, strength: float) -> None:
-    with pytest.raises(UsageError, match="--strength: .* is not between 0 and 1e\\+06; give a number like 1"):
+    with pytest.raises(UsageError, match=r"--strength: .* is not between 0 and 1e\+06; give a number like 1"):
         campaign.spread(tmp_path / "x.zarr", strength=strength)
 
 
@@ -535,26 +535,12 @@ def test_the_command(campaign: Campaign, tmp_path: Path) -> None:
     done = run_hpal("spread", "labels.zarr", "rooms.zarr", "-o", "s.zarr", cwd=tmp_path)
     assert (done.rc, done.out) == (0, b"")
     assert done.err.splitlines() == [
-        "3 scenes without any answer, like b: left out, since nothing is known of them; add --alike or --predictions to "
-        "have them too",
+        "3 scenes without any answer, like b: left out, since nothing is known of them; add --alike or --predictions "
+        "to have them too",
         "s.zarr: 1 scene; next: hpal score s.zarr --per superpoint | hpal select",
     ]
-    done = run_hpal(
-        *[
-            "spread",
-            "labels.zarr",
-            "rooms.zarr",
-            "--alike",
-            "--predictions",
-            "s.zarr",
-            "-o",
-            "all.zarr",
-            "--jobs",
-            "2",
-            "--no-history",
-        ],
-        cwd=tmp_path,
-    )
+    given = ("labels.zarr", "rooms.zarr", "--alike", "--predictions", "s.zarr")
+    done = run_hpal("spread", *given, "-o", "all.zarr", "--jobs", 2, "--no-history", cwd=tmp_path)
     assert done.rc == 0, done.err
     found = PredictionStore(tmp_path / "all.zarr")
     assert found.history == []
