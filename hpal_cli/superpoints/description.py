@@ -75,8 +75,7 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 
     xyz: (N, 3) metres of the scene's scale.
     """
-    cell = voxel_coordinates(xyz[:, :2], GROUND_CELL)
-    cell -= cell.min(axis=0)
+    cell = np.column_stack([_without_gaps(one) for one in voxel_coordinates(xyz[:, :2], GROUND_CELL).T])
     shape = cell.max(axis=0) + 1
     key = cell[:, 0] * shape[1] + cell[:, 1]
     # Sorted by cell, then height: the twentieth part of a cell's points may be noise below the ground.
@@ -89,6 +88,15 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
     # A cell out of reach of any point has no height, and must not lift the others.
     opened = maximum_filter(np.where(np.isfinite(eroded), eroded, -np.inf), GROUND_WINDOW, mode="nearest")
     found: NDArray[np.float64] = opened.reshape(-1)[key]
+    return found
+
+
+def _without_gaps(cell: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cells along one axis, counted from the first, no two neighbours further apart than the opening reaches: one point
+    a hundred kilometres away must not fill the memory with cells between."""
+    there, home = np.unique(cell, return_inverse=True)
+    place = np.concatenate([[0], np.cumsum(np.minimum(np.diff(there), 2 * GROUND_WINDOW))])
+    found: NDArray[np.int64] = place[home.reshape(-1)]
     return found
 
 
