@@ -10,10 +10,14 @@ import numpy as np
 
 from hpal_cli.history import call
 from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.predictions.store import PredictionStore, write_scene
+from hpal_cli.progress import Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
+from hpal_cli.spread.spread import spread
 from hpal_cli.store import envelope
+from hpal_cli.superpoints.store import beside, make_superpoints
 
 CLASSES = ("floor", "wall", "table", "board")
 FLOOR, WALL, TABLE, BOARD = range(4)
@@ -126,3 +130,49 @@ def answers(path: Path, store: SceneStore, given: dict[str, Sequence[tuple[int, 
 def first_of_each(one: Room, classes: Sequence[int] = range(len(CLASSES))) -> list[tuple[int, int]]:
     """An answer for the first point of each class."""
     return [(int(np.flatnonzero(one.label == which)[0]), which) for which in classes]
+
+
+class Noted(Silent):
+    """What a person would have been told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+    warn = note
+
+
+class Campaign:
+    """Scenes a, b, c to learn from and d to validate on; answers for a of every class, for c an unsure one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rooms = rooms(4)
+        self.store = made_scenes(folder / "rooms.zarr", self.rooms)
+        make_superpoints(self.store, beside(self.store.path), jobs=1)
+        self.labels = answers(folder / "labels.zarr", self.store, {"a": first_of_each(self.rooms[0]), "c": [(5, -1)]})
+
+    def spread(self, out: Path, labels: LabelStore | None = None, **options: object) -> PredictionStore:
+        for _ in spread(labels or self.labels, self.store, out, **options):  # type: ignore[arg-type]
+            pass
+        return PredictionStore(out)
+
+
+def certain(store: SceneStore, path: Path, which: int, only: tuple[str, ...] = ()) -> PredictionStore:
+    """A model that says the same of every point of some scenes."""
+    attributes = {
+        "id": store.table.id,
+        "classes": store.classes.to_json(),
+        "unit": store.unit,
+        "grid": store.grid,
+        "scenes": store.table.to_json(),
+        "history": [],
+    }
+    with envelope.create(path, "predictions", attributes, overwrite=False) as (root, _):
+        for scene in store.table:
+            if not only or scene.name in only:
+                prob = np.tile(np.eye(len(store.classes))[which], (scene.points, 1))
+                write_scene(root, scene, store.points(scene), prob, None, np.zeros(0, np.int64))
+    return PredictionStore(path)

@@ -11,7 +11,23 @@ import plyfile
 import pytest
 import zarr
 from conftest import run_hpal, tree
-from made_scenes import BOARD, CLASSES, FLOOR, STEP, TABLE, WALL, Room, answers, first_of_each, made_scenes, room, rooms
+from made_scenes import (
+    BOARD,
+    CLASSES,
+    FLOOR,
+    STEP,
+    TABLE,
+    WALL,
+    Campaign,
+    Noted,
+    Room,
+    answers,
+    certain,
+    first_of_each,
+    made_scenes,
+    room,
+    rooms,
+)
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.evaluate.evaluation import evaluate
@@ -19,9 +35,7 @@ from hpal_cli.export.files import export
 from hpal_cli.history import call
 from hpal_cli.info import describe
 from hpal_cli.label.store import LabelStore
-from hpal_cli.predictions.store import PredictionStore, write_scene
-from hpal_cli.progress import Silent
-from hpal_cli.scenes.store import SceneStore
+from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.spread.spread import (
     alike,
     answers_by_superpoint,
@@ -30,24 +44,11 @@ from hpal_cli.spread.spread import (
     spread_scene,
 )
 from hpal_cli.spread.walk import LEAK, POINTS, reached, walk
-from hpal_cli.store import envelope
 from hpal_cli.superpoints.build import Superpoints, build
 from hpal_cli.superpoints.graph import Graph
-from hpal_cli.superpoints.store import beside, make_superpoints, open_superpoints
+from hpal_cli.superpoints.store import open_superpoints
 
 SCALE = STEP / 0.04
-
-
-class Noted(Silent):
-    """What a person would have been told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-    warn = note
 
 
 # ---------------------------------------------------------------- the walk
@@ -214,22 +215,6 @@ def test_alike_learns_from_the_answered_superpoints_alone(superpoints: tuple[Roo
 # ---------------------------------------------------------------- whole stores
 
 
-class Campaign:
-    """Scenes a, b, c to learn from and d to validate on; answers for a of every class, for c an unsure one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rooms = rooms(4)
-        self.store = made_scenes(folder / "rooms.zarr", self.rooms)
-        make_superpoints(self.store, beside(self.store.path), jobs=1)
-        self.labels = answers(folder / "labels.zarr", self.store, {"a": first_of_each(self.rooms[0]), "c": [(5, -1)]})
-
-    def spread(self, out: Path, labels: LabelStore | None = None, **options: object) -> PredictionStore:
-        for _ in spread(labels or self.labels, self.store, out, **options):  # type: ignore[arg-type]
-            pass
-        return PredictionStore(out)
-
-
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     return Campaign(tmp_path_factory.mktemp("spread"))
@@ -253,24 +238,6 @@ def test_an_answer_is_never_overruled(campaign: Campaign, tmp_path: Path) -> Non
         np.testing.assert_allclose(
             found.probabilities(scene)[others], [[0, 1 / 3, 1 / 3, 1 / 3]] * len(others), atol=1e-3
         )
-
-
-def certain(store: SceneStore, path: Path, which: int, only: tuple[str, ...] = ()) -> PredictionStore:
-    """A model that says the same of every point of some scenes."""
-    attributes = {
-        "id": store.table.id,
-        "classes": store.classes.to_json(),
-        "unit": store.unit,
-        "grid": store.grid,
-        "scenes": store.table.to_json(),
-        "history": [],
-    }
-    with envelope.create(path, "predictions", attributes, overwrite=False) as (root, _):
-        for scene in store.table:
-            if not only or scene.name in only:
-                prob = np.tile(np.eye(len(store.classes))[which], (scene.points, 1))
-                write_scene(root, scene, store.points(scene), prob, None, np.zeros(0, np.int64))
-    return PredictionStore(path)
 
 
 def test_scenes_without_answers_are_left_out(campaign: Campaign, tmp_path: Path) -> None:

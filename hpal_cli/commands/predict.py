@@ -79,9 +79,9 @@ def command(
         if output.resolve() in within or kind_of(folder) is not None:
             raise UsageError(f"--{suffix}", f"{folder} is a store, and files want a folder", "give another name")
     forest = is_forest(checkpoint)
-    if forest and (turns > 1 or smooth):
-        option = "--turns" if turns > 1 else "--smooth"
-        raise UsageError(option, f"is for the network, and {checkpoint} is a forest", "leave it out")
+    for option, given in (("--turns", turns > 1), ("--smooth", smooth), ("--max-voxels", max_voxels is not None)):
+        if forest and given:
+            raise UsageError(option, f"is for the network, and {checkpoint} is a forest", "leave it out")
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
     with contextlib.ExitStack() as room:
