@@ -40,7 +40,10 @@ class Labelled:
 
 @dataclass
 class Evaluation:
-    """Metrics at the grid points and at the original points, over all scenes of a split together."""
+    """Metrics at the grid points and at the original points, over all scenes of a split together.
+
+    left_out: answered grid points that do not count, None if they do.
+    """
 
     classes: ClassTable
     split: str
@@ -48,6 +51,7 @@ class Evaluation:
     grid: Metrics
     original: Metrics
     labelled: Labelled
+    left_out: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,6 +60,7 @@ class Evaluation:
             "classes": self.classes.names,
             "grid": self.grid.to_json(self.classes),
             "original": self.original.to_json(self.classes),
+            "answers_left_out": self.left_out,
             "labelled": {
                 "points": self.labelled.points,
                 "with_unsure": self.labelled.with_unsure,
@@ -74,14 +79,16 @@ def evaluate(
     labels: LabelStore | None = None,
     split: str = "val",
     scenes: Sequence[str] = (),
+    without_answers: bool = False,
     monitor: Monitor | None = None,
 ) -> Evaluation:
     """Confusion summed over all scenes of the split (docs/method.md, Metrics). An original point has its grid point's.
 
-    labels: count the labelled points in this store; without it, in the predictions.
+    labels: count the labelled points in this store; without it, in the predictions. without_answers: leave out the grid
+    points that one of the two has an answer for, "unsure" included, and the original points in their cells.
 
     Raises:
-        HpalError: stores of different scenes or classes, or a scene without labels.
+        HpalError: stores of different scenes or classes, a scene without labels, or no point that is left.
     """
     monitor = monitor or Silent()
     if predictions.table.id != truth.table.id:
@@ -90,8 +97,7 @@ def evaluate(
         )
     if predictions.classes.names != truth.classes.names:
         raise HpalError(truth.path, f"has other classes than {predictions.path}", "give the scenes that were predicted")
-    if labels is not None:
-        labels.require_scenes(truth.table.id, truth.path)
+    answered = {} if labels is None else labels.answered(truth.table.id, truth.path)
     wanted = truth.table.choose(split, scenes)
     chosen = [scene for scene in wanted if predictions.has(scene)]
     if not chosen:
@@ -104,6 +110,7 @@ def evaluate(
     grid = np.zeros((count, count), np.int64)
     original = np.zeros_like(grid)
     unknown = np.zeros((2, count), np.int64)
+    left_out = 0 if without_answers else None
     with monitor.task("evaluating", len(chosen)) as task:
         for scene in chosen:
             label = truth.labels(scene)
@@ -115,10 +122,22 @@ def evaluate(
                     "choose others with --scenes",
                 )
             pred = predictions.predicted(scene)
-            grid += confusion_matrix(label, pred, count)
-            original += confusion_matrix(points.label, pred[inverse], count)
-            unknown += missed(label, pred, count), missed(points.label, pred[inverse], count)
+            kept = np.ones(len(pred), bool)
+            if left_out is not None:
+                kept[predictions.labelled(scene)] = False
+                kept[answered.get(scene.number, [])] = False
+                left_out += int((~kept).sum())
+            pairs = (label[kept], pred[kept]), (points.label[kept[inverse]], pred[inverse][kept[inverse]])
+            grid += confusion_matrix(*pairs[0], count)
+            original += confusion_matrix(*pairs[1], count)
+            unknown += missed(*pairs[0], count), missed(*pairs[1], count)
             task.advance(1, scene.name)
+    if left_out and not (grid.any() or unknown[0].any()):
+        raise HpalError(
+            predictions.path,
+            f"has an answer for every point of split {split} that the truth knows",
+            "leave out --without-answers, or give another --split",
+        )
     return Evaluation(
         truth.classes,
         split,
@@ -126,6 +145,7 @@ def evaluate(
         Metrics.of(grid, unknown[0]),
         Metrics.of(original, unknown[1]),
         _labelled(predictions, labels),
+        left_out,
     )
 
 
