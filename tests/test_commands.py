@@ -26,7 +26,20 @@ from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.scenes.store import SceneStore
 
 ROOT = Path(hpal_cli.__file__).parent
-COMMANDS = ("prep", "train", "predict", "score", "select", "label", "eval", "info", "export", "demo")
+COMMANDS = (
+    "prep",
+    "train",
+    "predict",
+    "score",
+    "select",
+    "label",
+    "spread",
+    "eval",
+    "superpoints",
+    "info",
+    "export",
+    "demo",
+)
 HEAVY = {"torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "scipy", "sklearn"}
 
 
@@ -99,8 +112,8 @@ BAD = [
     ("score absent.zarr", 1, r"absent\.zarr: does not exist"),
     ("score empty", 1, "empty: is not an hpal store"),
     ("score selection.ply", 1, r"selection\.ply: is not an hpal store"),
-    ("score scenes.zarr", 1, r"scenes\.zarr.*--strategy random"),
-    ("score scenes.zarr --strategy mmu", 1, r"scenes\.zarr.*--strategy random"),
+    ("score scenes.zarr", 1, r"scenes\.zarr: is a scenes store.*--strategy diverse for a first"),
+    ("score scenes.zarr --strategy mmu", 1, r"scenes\.zarr: is a scenes store.*--strategy diverse for a first"),
     ("score other.zarr", 1, r"other\.zarr: is a labels store, expected predictions"),
     ("score preds.zarr --strategy best", 2, "--strategy.*best.*hmmu"),
     ("score preds.zarr --levels 0", 2, "--levels.*above zero"),

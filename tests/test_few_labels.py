@@ -195,7 +195,7 @@ def test_a_spread_that_does_not_fit_is_refused(
     against(store, more, spread)
     one["scene"], one["index"] = store.table.choose("train")[0].number, 7
     more.append(one, "test", call("label"))
-    with pytest.raises(HpalError, match=r"made from other answers than those of .*more.zarr \(1 differ\)"):
+    with pytest.raises(HpalError, match=r"made from other answers than .*more.zarr holds now; make it again"):
         against(store, more, spread)
     val = write_spread(tmp_path / "val.zarr", store, labels, mostly_right, split="val")
     with pytest.raises(HpalError, match="none of the train scenes"):
@@ -345,9 +345,13 @@ def test_the_checkpoint_holds_what_prediction_needs(
     assert len(done) == len(store.table)
     predictions = PredictionStore(tmp_path / "preds.zarr")
     scene = store.table.choose("val")[0]
-    of, prob = open_superpoints(store).read(scene).of, predictions.probabilities(scene)
-    for part in range(0, of.max() + 1, 7):
-        assert np.ptp(prob[of == part], axis=0).max() == 0
+    of, prob = open_superpoints(store).read(scene).of, predictions.probabilities(scene).astype(np.float64)
+    inputs = model.superpoints.columns(store, scene, open_superpoints(store).read(scene))
+    alone = predict_points(
+        model.network(), store.points(scene), FEW.voxel, superpoints=inputs, turns=2, unit=store.unit, device=CPU
+    )
+    np.testing.assert_allclose(prob, alone.smoothed(of).prob, atol=2e-3)
+    assert np.abs(prob - alone.prob).max() > 0.01
     # All labels, no spread.
     whole = train(store, None, replace(FEW, steps=2))
     assert whole.superpoints is not None
@@ -608,17 +612,18 @@ def test_a_turned_scene_in_tiles_is_what_it_is_as_a_whole(tmp_path: Path) -> Non
         np.testing.assert_allclose(done.feat, whole.feat, atol=5e-3)
 
 
-def test_smoothing_is_the_mean_in_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoothing_is_half_of_the_mean_of_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     from hpal_cli.predictions import prediction
 
     # Parts go across the blocks in which points are read.
     monkeypatch.setattr(prediction, "CHUNK_ROWS", 700)
-    found = predict_points(Plan(), some_points(), 0.2, device=CPU)  # type: ignore[arg-type]
     of = np.random.default_rng(3).integers(0, 40, 4000).astype(np.int32)
-    smooth = found.smoothed(of)
-    mean = np.stack([found.prob[of == part].mean(axis=0) for part in range(40)])
-    np.testing.assert_allclose(smooth.prob, mean[of], atol=1e-6)
-    assert np.array_equal(smooth.feat, found.feat)
+    for turns in (1, 2):
+        found = predict_points(Plan(), some_points(), 0.2, turns=turns, device=CPU)  # type: ignore[arg-type]
+        smooth = found.smoothed(of)
+        mean = np.stack([found.prob[of == part].mean(axis=0) for part in range(40)])
+        np.testing.assert_allclose(smooth.prob, (found.prob + mean[of]) / 2, atol=1e-6)
+        assert np.array_equal(smooth.feat, found.feat)
 
 
 # At the command line

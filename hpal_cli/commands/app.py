@@ -31,6 +31,7 @@ from hpal_cli.commands import (
 )
 from hpal_cli.commands.console import is_pipe
 from hpal_cli.errors import HpalError
+from hpal_cli.wording import shown
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -163,7 +164,7 @@ def _fail(message: str, status: int) -> int:
     piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
     clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"{clear}{_program()}: {_one_line(message)}\n")
+        sys.stderr.write(f"{clear}{_program()}: {shown(_one_line(message))}\n")
     # What is left in the buffer belongs to an output that failed.
     _discard_stdout()
     return status

@@ -40,7 +40,7 @@ def command(
         int, typer.Option(min=1, metavar="K", help="Mean probabilities of the scene turned K times about z.")
     ] = 1,
     smooth: Annotated[
-        bool, typer.Option("--smooth", help="Give every point the mean probabilities of its superpoint.")
+        bool, typer.Option("--smooth", help="Half a point's own probabilities, half the mean of its superpoint.")
     ] = False,
     max_voxels: Annotated[
         int | None,

@@ -16,6 +16,8 @@ from hpal_cli.superpoints.build import Superpoints
 STAGES, TREES, FOLDS, FOLD_TREES = 3, 200, 5, 60
 COLUMNS = 0.1
 LEAST = 2
+BALANCE = 0.3
+LEAST_SHARE = 0.003
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ def learn(
     fold_trees: int = FOLD_TREES,
     columns: float = COLUMNS,
     least: int = LEAST,
+    balance: float = BALANCE,
     seed: int = 0,
     threads: int = 1,
     task: Task | None = None,
@@ -54,6 +57,10 @@ def learn(
     ends = np.cumsum([0, *(len(one.superpoints) for one in scenes)])
     fold = folds([one.superpoints for one in scenes])
     own = np.concatenate([one.superpoints.feature for one in scenes])
+    # A class weighs by share^-balance: one that is rare would else be lost to the one that it looks like.
+    mass = np.bincount(label, weight, minlength=classes)
+    share = np.maximum(mass / max(mass.sum(), 1e-12), LEAST_SHARE)
+    weight = weight * share[label] ** -balance
     taught = weight > 0
     seen, found = own, []
 

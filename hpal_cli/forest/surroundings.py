@@ -10,6 +10,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.spatial import cKDTree
 
 from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.superpoints.description import pairs_within
 
 NEAR, COLUMN = (0.7, 1.5), 0.4
 """Metres at which a Gaussian weight has fallen to 1/e: around in space, and in plan for what is above or below."""
@@ -62,7 +63,7 @@ class Surroundings:
         """Row-normalised weights (B, S) of some superpoints after the other: near at two radii, above, below."""
         for start in range(0, len(self._size), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(self._size)))
-            a, b = _pairs(self._tree, self._centre[rows], CUT * max(NEAR))
+            a, b = pairs_within(self._tree, self._centre[rows], CUT * max(NEAR))
             square = ((self._centre[rows[a]] - self._centre[b]) ** 2).sum(axis=1)
             other = rows[a] != b
             near = [
@@ -71,7 +72,7 @@ class Surroundings:
                 )
                 for radius in NEAR
             ]
-            a, b = _pairs(self._plan, self._centre[rows, :2], CUT * COLUMN)
+            a, b = pairs_within(self._plan, self._centre[rows, :2], CUT * COLUMN)
             square = ((self._centre[rows[a], :2] - self._centre[b, :2]) ** 2).sum(axis=1)
             other, above = rows[a] != b, self._centre[b, 2] > self._centre[rows[a], 2]
             weight = np.exp(-square / COLUMN**2) * self._size[b]
@@ -91,10 +92,3 @@ class Surroundings:
         a, b, weight = a[kept], b[kept], weight[kept]
         total = np.bincount(a, weight, minlength=count)
         return coo_array((weight / np.maximum(total, 1e-12)[a], (a, b)), shape=(count, len(self._size))).tocsr()
-
-
-def _pairs(tree: cKDTree, centres: NDArray[np.float64], radius: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of `centres`, and of the tree's points within `radius` of them, one after the other."""
-    lists = tree.query_ball_point(centres, radius, return_sorted=True)
-    count = [len(one) for one in lists]
-    return np.repeat(np.arange(len(centres)), count), np.concatenate([np.asarray(one, np.int64) for one in lists])

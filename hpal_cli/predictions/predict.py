@@ -198,7 +198,7 @@ def predict(
 
     Args:
         turns: as in `predict_points`.
-        smooth: every point is given the mean probabilities of its superpoint.
+        smooth: a point's probabilities are half its own, half the mean of its superpoint.
         max_voxels: a scene of more voxels goes through the network in tiles of about so many; 0: never.
 
     Raises:

@@ -56,7 +56,9 @@ class Prediction:
         return self._column(1)
 
     def smoothed(self, of: NDArray[np.int32]) -> Prediction:
-        """The same with one distribution for each part of the points: the mean of those in it.
+        """The same with probabilities that are half a point's own, half the mean of all points of its part.
+
+        The mean alone would give every point of a part one class, whatever lies across its border.
 
         of: (N,) the part of each point, 0 to S - 1.
         """
@@ -79,12 +81,12 @@ class Prediction:
         for start in range(0, len(self), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             prob, feat = self._voxels.take(self._inverse[rows])
-            if self._part is not None:
-                of, mean = self._part
-                prob = mean[of[rows]]
-            elif self._more:
+            if self._more:
                 others = [voxels.take(inverse[rows])[0] for voxels, inverse in self._more]
                 prob = np.mean([prob, *others], axis=0)
+            if self._part is not None:
+                of, mean = self._part
+                prob = (prob + mean[of[rows]]) / 2
             yield prob, feat
 
     def _column(self, which: int) -> NDArray[np.float32]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.predictions.probabilities import bad_rows
-from hpal_cli.scenes.about import about
-from hpal_cli.scenes.store import Points
+from hpal_cli.scenes.about import about, length_of
+from hpal_cli.scenes.store import Points, offset_of
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
@@ -29,8 +29,16 @@ class PredictionStore:
         self.path = path
         self._root, attributes = envelope.open_store(path, "predictions")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
-        grid = attributes.get("grid")
-        self.grid = None if grid is None else float(grid)
+        self.grid = length_of(attributes, "grid", path)
+        self.spread_from = _spread_from(attributes.get("spread"))
+
+    def check(self) -> None:
+        """Reads every chunk of every array.
+
+        Raises:
+            HpalError: one is damaged or missing.
+        """
+        envelope.check_arrays(self._root, self.path)
 
     def has(self, scene: SceneInfo) -> bool:
         """Whether this scene was predicted."""
@@ -45,7 +53,10 @@ class PredictionStore:
 
     def points(self, scene: SceneInfo) -> Points:
         """Positions and colours of the grid points."""
-        group = self._group(scene)
+        if self._find(scene, "") is None:
+            raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
+        _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
+        offset = offset_of({"offset": (0.0, 0.0, 0.0), **attributes}, scene, self.path)
         xyz = self._array(scene, "xyz")
         if xyz.shape != (scene.points, 3):
             shape = " x ".join(map(str, xyz.shape))
@@ -54,7 +65,7 @@ class PredictionStore:
             )
         return Points(
             xyz=xyz,
-            offset=np.array(group.attrs.get("offset", (0.0, 0.0, 0.0)), np.float64),
+            offset=offset,
             rgb=self._array(scene, "rgb") if self.has_color(scene) else None,
         )
 
@@ -148,17 +159,24 @@ class PredictionStore:
             raise HpalError(self.path, f"scene {scene.name}: labelled names a row that is not there", "write it again")
         return rows
 
-    def _group(self, scene: SceneInfo) -> zarr.Group:
-        group = envelope.find(self._root, f"scenes/{scene.name}", self.path)
-        if not isinstance(group, zarr.Group):
-            raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
-        return group
-
     def _find(self, scene: SceneInfo, name: str) -> zarr.Array | zarr.Group | None:
-        return envelope.find(self._root, f"scenes/{scene.name}/{name}", self.path)
+        return envelope.find(self._root, f"scenes/{scene.name}/{name}".rstrip("/"), self.path)
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
+
+
+def _spread_from(said: object) -> dict[str, Any] | None:
+    """What `hpal spread` noted of what it spread (docs/formats.md section 3.1); None for other predictions."""
+    if not isinstance(said, dict) or not isinstance(said.get("answers"), str):
+        return None
+    models = said.get("predictions")
+    return {
+        "labels": str(said.get("labels", "?")),
+        "answers": said["answers"],
+        "predictions": [str(path) for path in models] if isinstance(models, list) else [],
+        "alike": said.get("alike") is True,
+    }
 
 
 class Features:

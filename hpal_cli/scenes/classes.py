@@ -153,7 +153,7 @@ class ClassTable:
                 red, green, blue = (_whole(v) for v in row.get("color", row.get("colour", palette(n))))
                 code = _whole(row.get("code", number))
                 las = None if row.get("las") is None else _whole(row["las"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise HpalError(
                     subject,
                     f"row {n + 1} of the class table cannot be read ({error!r})",
@@ -178,7 +178,7 @@ class ClassTable:
         try:
             text = path.read_text(encoding="utf-8")
             data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise HpalError(path, f"cannot be read as a class table ({error})", "give a .json or .toml file") from error
         rows = data.get("classes") if isinstance(data, dict) else data
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -91,12 +91,14 @@ def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) 
     scale: `scale_of`; unit: metres in one unit of xyz; threads: that look for neighbours, which changes no bit.
     """
     xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
-    color, ground = appearance(points), d.ground_height(xyz)
+    color, ground, cells = appearance(points), d.ground_height(xyz), d.occupied(xyz)
     of, count, parts = np.empty(len(xyz), np.int32), 0, []
     for tile in _tiles(xyz):
         around = surface(xyz[tile.near], threads=threads)
         part, smooth = _segment(xyz, color, tile, around)
-        parts.append(_describe(xyz, color, smooth, ground, tile, around, part, threads, indoor=scale <= d.INDOOR))
+        parts.append(
+            _describe(xyz, color, smooth, ground, tile, around, part, cells, threads, indoor=scale <= d.INDOOR)
+        )
         of[tile.rows] = part + count
         count += int(part.max()) + 1
     size = np.bincount(of, minlength=count)
@@ -200,6 +202,7 @@ def _describe(
     tile: _Tile,
     around: Surface,
     of: NDArray[np.int32],
+    cells: NDArray[np.float64],
     threads: int,
     *,
     indoor: bool,
@@ -217,7 +220,12 @@ def _describe(
     frame = d.frame(xyz, color, ground, around.normal[inside], indoor=indoor)
     return _Described(
         d.describe_own(of, size, places[inside], columns[inside], ground[tile.rows], frame),
-        d.describe_columns(places, height, columns, np.column_stack([places[medoid], height[medoid]])),
+        np.column_stack(
+            [
+                d.describe_columns(places, height, columns, np.column_stack([places[medoid], height[medoid]])),
+                d.describe_relief(places, around.normal, of, size, inside, medoid, cells),
+            ]
+        ),
         d.main_normals(of, around.normal[inside], size),
         None if seen is None else d.sum_by(of, seen[inside], len(size)) / size[:, None],
         Contacts(near[found.i], near[found.j], found.angle, found.color, found.plane),

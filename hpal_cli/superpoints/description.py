@@ -23,7 +23,7 @@ CELL = 0.1
 COLUMNS = (0.4, 1.0)
 """Radii in metres of the columns about a superpoint."""
 
-HALO = 1.2
+HALO = 1.6
 """Metres around a tile from which points are needed to describe what is in it."""
 
 INDOOR = 2.0
@@ -75,8 +75,7 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 
     xyz: (N, 3) metres of the scene's scale.
     """
-    cell = voxel_coordinates(xyz[:, :2], GROUND_CELL)
-    cell -= cell.min(axis=0)
+    cell = np.column_stack([_without_gaps(one) for one in voxel_coordinates(xyz[:, :2], GROUND_CELL).T])
     shape = cell.max(axis=0) + 1
     key = cell[:, 0] * shape[1] + cell[:, 1]
     # Sorted by cell, then height: the twentieth part of a cell's points may be noise below the ground.
@@ -89,6 +88,15 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
     # A cell out of reach of any point has no height, and must not lift the others.
     opened = maximum_filter(np.where(np.isfinite(eroded), eroded, -np.inf), GROUND_WINDOW, mode="nearest")
     found: NDArray[np.float64] = opened.reshape(-1)[key]
+    return found
+
+
+def _without_gaps(cell: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cells along one axis, counted from the first, no two neighbours further apart than the opening reaches: one point
+    a hundred kilometres away must not fill the memory with cells between."""
+    there, home = np.unique(cell, return_inverse=True)
+    place = np.concatenate([[0], np.cumsum(np.minimum(np.diff(there), 2 * GROUND_WINDOW))])
+    found: NDArray[np.int64] = place[home.reshape(-1)]
     return found
 
 
@@ -253,10 +261,8 @@ def _column(
     centre: NDArray[np.float64],
     radius: float,
 ) -> NDArray[np.float64]:
-    lists = tree.query_ball_point(centre[:, :2], radius, return_sorted=True)
-    count = np.array([len(one) for one in lists])
-    home = np.repeat(np.arange(len(centre)), count)
-    near = np.concatenate([np.zeros(0, np.int64), *(np.asarray(one, np.int64) for one in lists)])
+    home, near = pairs_within(tree, centre[:, :2], radius)
+    count = np.bincount(home, minlength=len(centre))
     total, rows = np.maximum(count, 1), len(centre)
     found = np.zeros((rows, 16))
     shelf = np.searchsorted(_SHELVES[1:-1], place[near, 3], side="right")
@@ -270,6 +276,85 @@ def _column(
     found[:, 14] = np.bincount(home[up > CELL], minlength=rows) / total
     found[:, 15] = count / radius**2
     return found
+
+
+RELIEF = (0.7, 1.5)
+"""Radii in metres around a superpoint in which parallel surface is looked for."""
+
+_STEPS = (-0.3, -0.1, -0.04, -0.015, 0.015, 0.04, 0.1, 0.3)
+"""Metres behind (below 0) or before the plane of a superpoint between which parallel surface is counted."""
+
+_PARALLEL = 0.9
+"""Cosine of two normals above which surfaces count as parallel."""
+
+OPEN_CELL, OPEN_RADIUS = 0.5, 3.0
+"""Edge in metres of the cells whose mean within this radius tells to which side of a surface the scene lies."""
+
+
+def occupied(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(M, 3) mean position of the points of each cell of `OPEN_CELL`."""
+    cell, count = group_voxels(voxel_coordinates(xyz, OPEN_CELL))
+    return sum_by(cell, xyz, len(count)) / count[:, None]
+
+
+def describe_relief(
+    xyz: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    of: NDArray[np.integer],
+    size: NDArray[np.int64],
+    inside: NDArray[np.int64],
+    medoid: NDArray[np.int64],
+    cells: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(S, 28) how each superpoint lies to the parallel surface around it: a board is before its wall, a window in it, a
+    column well before it.
+
+    For two radii: the share of the parallel surface in each of nine steps from behind its plane to before it; the share
+    of all surface that is parallel, that is well before it, and that is behind it. Then the three deviations of its
+    points, the smallest first, and |z| of the normal of its plane. Before is the side to which the scene lies.
+
+    xyz, normal: (N, 3); inside: (M,) rows of the points of superpoints `of` (M,), size (S,); medoid: (S,) rows; cells:
+    `occupied` of the whole scene.
+    """
+    count = len(size)
+    own = xyz[inside]
+    centre = sum_by(of, own, count) / size[:, None]
+    away = own - centre[of]
+    spread = sum_by(of, (away[:, :, None] * away[:, None, :]).reshape(-1, 9), count) / size[:, None]
+    square, axes = np.linalg.eigh(spread.reshape(-1, 3, 3))
+    plane = axes[:, :, 0]
+    a, b = pairs_within(cKDTree(cells), centre, OPEN_RADIUS)
+    middle = sum_by(a, cells[b], count) / np.maximum(np.bincount(a, minlength=count), 1)[:, None]
+    plane = plane * np.where(((middle - centre) * plane).sum(axis=1) < 0, -1, 1)[:, None]
+    cell, points = group_voxels(voxel_coordinates(xyz, CELL))
+    place = sum_by(cell, xyz, len(points)) / points[:, None]
+    # The normal of a cell is that of its first point.
+    facing, tree = normal[np.unique(cell, return_index=True)[1]], cKDTree(place)
+    found = []
+    for radius in RELIEF:
+        a, b = pairs_within(tree, xyz[medoid], radius)
+        around = np.maximum(np.bincount(a, minlength=count), 1)
+        step = ((place[b] - centre[a]) * plane[a]).sum(axis=1)
+        parallel = np.abs((facing[b] * plane[a]).sum(axis=1)) > _PARALLEL
+        steps = len(_STEPS) + 1
+        where = a[parallel] * steps + np.searchsorted(_STEPS, step[parallel])
+        beside = np.bincount(a[parallel], minlength=count)
+        found += [
+            np.bincount(where, minlength=count * steps).reshape(count, steps) / np.maximum(beside, 1)[:, None],
+            (beside / around)[:, None],
+            (np.bincount(a, step > _STEPS[-1], minlength=count) / around)[:, None],
+            (np.bincount(a, step < _STEPS[1], minlength=count) / around)[:, None],
+        ]
+    return np.column_stack([*found, np.sqrt(np.maximum(square, 0)), np.abs(plane[:, 2])])
+
+
+def pairs_within(
+    tree: cKDTree, centres: NDArray[np.float64], radius: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of `centres`, and of the tree's points within `radius` of them, one after the other."""
+    lists = tree.query_ball_point(centres, radius, return_sorted=True)
+    rows = np.repeat(np.arange(len(centres)), [len(one) for one in lists])
+    return rows, np.concatenate([np.zeros(0, np.int64), *(np.asarray(one, np.int64) for one in lists)])
 
 
 def main_normals(of: NDArray[np.integer], normal: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.float64]:

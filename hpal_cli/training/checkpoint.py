@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -121,6 +122,10 @@ def load(path: Path) -> Checkpoint:
     try:
         # torch does not look at the checksums that it writes.
         with zipfile.ZipFile(path) as archive:
+            promised = sum(member.file_size for member in archive.infolist())
+            if promised > path.stat().st_size:
+                # torch packs nothing: memory is not asked for on the word of an archive.
+                raise zipfile.BadZipFile(f"it promises {promised:,} bytes")
             altered = archive.testzip()
         if altered is not None:
             raise HpalError(path, f"was altered after it was written ({altered})", remedy)
@@ -131,6 +136,9 @@ def load(path: Path) -> Checkpoint:
         RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
+        NotImplementedError,
+        AttributeError,
         pickle.UnpicklingError,
         EOFError,
         KeyError,
