@@ -170,10 +170,14 @@ def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | N
 
 def _why(selection: Selection, max_per_scene: int | None) -> str:
     """What ended a selection before its budget."""
+    from hpal_cli.stream.rows import SUPERPOINT
+
     if any(scene.chosen == max_per_scene for scene in selection.scenes):
         return f"with at most {max_per_scene} a scene"
     if any(scene.suppressed for scene in selection.scenes):
         return "every other candidate is like a pick near it (a smaller --fds-r or larger --fds-tau lets more in)"
+    if SUPERPOINT in (selection.rows.dtype.names or ()):
+        return "every superpoint is asked about once (hpal score without --per superpoint has a candidate a point)"
     return "there are no more candidates"
 
 
