@@ -71,7 +71,9 @@ def command(
             raise UsageError("--labels", "goes with scenes as --truth", "leave it out")
         if without_answers:
             raise UsageError(
-                "--without-answers", "goes with scenes as --truth", "leave it out: what was learned from never counts here"
+                "--without-answers",
+                "goes with scenes as --truth",
+                "leave it out: what was learned from never counts here",
             )
         result = evaluate_sample(store, LabelStore(truth), split=split or "all", scenes=names, monitor=console)
         metrics = result.metrics
