@@ -19,7 +19,7 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder or file: S3DIS, ScanNet v2, SemanticKITTI, PLY, LAS/LAZ, E57, xyz/txt/csv, npy/npz."
+            help="Folder or file: S3DIS, ScanNet v2, SemanticKITTI, PLY, PCD, LAS/LAZ, E57, xyz/txt/csv, npy/npz."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],
@@ -44,7 +44,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Reader, if not by looking at the data: s3dis, scannet, las, ply, e57, semantickitti, text, numpy.",
+            help="Reader, if not by looking at the data: "
+            "s3dis, scannet, las, ply, pcd, e57, semantickitti, text, numpy.",
         ),
     ] = None,
     columns: Annotated[
