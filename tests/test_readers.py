@@ -526,7 +526,7 @@ def test_scannet(tmp_path: Path) -> None:
     assert [source.name for source in sources] == ["scene0000_00", "scene0001_00"]
     cloud, bare = (readers.read(reader, source) for source in sources)
     assert cloud.label is not None
-    assert cloud.label.tolist() == [39, -1, -1]
+    assert cloud.label.tolist() == [39, 40, -1]
     assert cloud.rgb is not None
     assert cloud.attributes == {}
     assert bare.label is None

@@ -34,7 +34,12 @@ def command(
         list[str] | None, typer.Option(metavar="GLOB", help="Scenes to test on: names, patterns, @file.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class table, JSON or TOML: id, name, color, code, las.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Class table, JSON or TOML (name, id, color, code, las), or "
+            "asprs, s3dis, scannet20, nyu40, semantickitti.",
+        ),
     ] = None,
     unit: Annotated[
         str | None,
@@ -71,7 +76,7 @@ def command(
 ) -> None:
     """Read raw clouds onto a grid. The store that it writes is what all else starts from."""
     from hpal_cli.lengths import format_length, parse_length, parse_unit
-    from hpal_cli.scenes.classes import ClassTable
+    from hpal_cli.scenes.named import class_table
     from hpal_cli.scenes.prepare import prepare
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
@@ -89,7 +94,7 @@ def command(
         scene_per=_scene_per(scene_per),
         val=opt.as_list(val),
         test=opt.as_list(test),
-        classes=None if classes is None else ClassTable.from_file(classes),
+        classes=None if classes is None else class_table(str(classes)),
         unit=None if unit is None else parse_unit(unit),
         strict=strict,
         overwrite=overwrite,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -50,12 +51,19 @@ _OFF = 0.26
 
 def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
     """(C,) the classes' numbers in LAS files: `las` where the table has it, else `code` if the scenes came from LAS
-    (`own`) and these can be LAS's, else id + 64. A table with a code 0 or 1 is not numbered as LAS files are: there
-    they mean "not classified"."""
-    own = own and not any(c.las is None and c.code in readers.las.UNCLASSIFIED for c in classes)
-    return np.array(
-        [c.las if c.las is not None else c.code if own else c.id + FIRST_USER_CLASS for c in classes], np.int64
-    )
+    (`own`) and these can be LAS's, else id + 64 or, if that is taken, the next. A table with a code 0 or 1 is not
+    numbered as LAS files are: there they mean "not classified"."""
+    read = classes.numbers(las=True)
+    own = own and read.keys().isdisjoint(readers.las.UNCLASSIFIED)
+    given = {c.id: c.las for c in classes if c.las is not None}
+    if own:
+        given |= {c.id: c.code for c in classes if c.las is None and c.code is not None and read.get(c.code) == c.id}
+    free = (number for number in itertools.count(FIRST_USER_CLASS + len(classes)) if number not in given.values())
+    for c in classes:
+        if c.id not in given:
+            usual = c.id + FIRST_USER_CLASS
+            given[c.id] = next(free) if usual in given.values() else usual
+    return np.array([given[c.id] for c in classes], np.int64)
 
 
 def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> tuple[NDArray[np.float64], float]:

@@ -36,7 +36,7 @@ _COLOURS = {
     "clutter": (50, 50, 50),
 }
 CLASSES: ClassTable | None = ClassTable(
-    SemanticClass(n, name, colour, n) for n, (name, colour) in enumerate(_COLOURS.items())
+    SemanticClass(n, name, colour, (n,)) for n, (name, colour) in enumerate(_COLOURS.items())
 )
 _IDS = {name: n for n, name in enumerate(_COLOURS)}
 _IDS["stairs"] = _IDS["clutter"]

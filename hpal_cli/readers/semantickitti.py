@@ -37,10 +37,10 @@ _CLASSES = {
     81: ("traffic-sign", (255, 0, 0)),
 }
 CLASSES: ClassTable | None = ClassTable(
-    SemanticClass(n, name, colour, code) for n, (code, (name, colour)) in enumerate(_CLASSES.items())
+    SemanticClass(n, name, colour, (code,)) for n, (code, (name, colour)) in enumerate(_CLASSES.items())
 )
 # What the benchmark counts as another class: what moves as what stands, lane marking as road.
-_AS = {
+AS = {
     13: 20, 16: 20, 60: 40, 252: 10, 253: 31, 254: 30, 255: 32, 256: 20, 257: 20, 258: 18, 259: 20,
     # unlabelled, outlier, other structure, other object
     0: IGNORE, 1: IGNORE, 52: IGNORE, 99: IGNORE,
@@ -48,7 +48,7 @@ _AS = {
 _UNKNOWN = -2
 _CODES = np.full(1 << 16, _UNKNOWN, np.int64)
 _CODES[list(_CLASSES)] = list(_CLASSES)
-_CODES[list(_AS)] = list(_AS.values())
+_CODES[list(AS)] = list(AS.values())
 
 _POINT = 16  # bytes: x y z remission
 _REMEDY = "fetch the scan again"

@@ -7,6 +7,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from hpal_cli.parallel import map_in_order
 from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.readers import Reader
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes.classes import IGNORE, ClassTable
+from hpal_cli.scenes import named
+from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass, palette
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.table import SceneInfo, SceneTable
@@ -132,7 +134,7 @@ def prepare(
             "scene-per": scene_per,
             "grid": edge,
             "unit": unit,
-            "class table": table.to_json(),
+            "class table": table.reading(),
             "strict": strict,
         }
         record = Unfinished(partial, settings, resume=resume)
@@ -274,8 +276,8 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         shutil.rmtree(job.store / "scenes" / work.name, ignore_errors=True)
         group = zarr.open_group(str(job.store), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
         edge = None if job.grid is None else job.grid / metres
-        numbered = job.classes.for_las() if job.reader == readers.las.NAME else job.classes
-        points, original, fingerprint = write_scene(group, raw, numbered, edge, folder)
+        ids = partial(job.classes.from_codes, las=job.reader == readers.las.NAME)
+        points, original, fingerprint = write_scene(group, raw, ids, edge, folder)
         raw.spool.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -375,6 +377,11 @@ def _classes_found(
             "holds no labels, so its classes are unknown",
             "name them in a file and give it with --classes classes.json",
         )
-    rows = [{"id": n, "name": f"class_{code}", "code": code} for n, code in enumerate(sorted(codes))]
-    monitor.note(f"classes made of the numbers found: {', '.join(str(r['name']) for r in rows)} (--classes names them)")
-    return ClassTable.from_json(rows)
+    known = {c.code: c for c in named.ASPRS} if reader is readers.las else {}
+    classes = []
+    for n, code in enumerate(sorted(codes)):
+        given = known.get(code, SemanticClass(n, f"class_{code}", palette(n), (code,)))
+        classes.append(replace(given, id=n, codes=(code,), las_codes=()))
+    names = ", ".join(c.name for c in classes)
+    monitor.note(f"classes made of the numbers found: {names} (--classes names them otherwise)")
+    return ClassTable(classes)
