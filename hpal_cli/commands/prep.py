@@ -19,7 +19,7 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder or file: S3DIS, ScanNet v2, SemanticKITTI, PLY, PCD, LAS/LAZ, E57, xyz/txt/csv, npy/npz."
+            help="Folder or file: S3DIS, ScanNet v2, SemanticKITTI, PLY, PCD, LAS/LAZ/COPC/EPT, E57, text, npy/npz."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],

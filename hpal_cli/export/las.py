@@ -145,6 +145,7 @@ def write_like(
     file: IO[bytes],
     subject: Path,
     *,
+    compress: bool,
     table: NDArray[np.int64] | None,
     colors: NDArray[np.uint8] | None,
     written: Callable[[int], None],
@@ -158,6 +159,7 @@ def write_like(
 
     Args:
         template: an empty LAS file with the header and the records.
+        compress: write LAZ.
         blocks: points with all columns that were read, and (N,) fields of theirs.
         table: (C,) class id -> LAS class; None: `classification` stays as it was, too.
         colors: (C + 1, 3) of the classes and of none, then the file's own go to `scan_r`, `scan_g` and `scan_b`; None:
@@ -184,7 +186,7 @@ def write_like(
             if writer is None:
                 names = _add(header, columns, added)
                 made = laspy.open(
-                    file, mode="w", header=header, do_compress=False, closefd=False, encoding_errors="ignore"
+                    file, mode="w", header=header, do_compress=compress, closefd=False, encoding_errors="ignore"
                 )
                 writer = stack.enter_context(made)
             rows = laspy.ScaleAwarePointRecord.zeros(len(ids), header=header)

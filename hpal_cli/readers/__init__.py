@@ -47,7 +47,7 @@ READERS: tuple[Reader, ...] = (s3dis, scannet, las, ply, pcd, e57, semantickitti
 """In the order of looking: layouts that name themselves come before loose files."""
 
 _LOOKED_FOR = (
-    "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .las/.laz, .ply, .pcd, .e57, velodyne/*.bin, "
+    "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .las/.laz, ept.json, .ply, .pcd, .e57, velodyne/*.bin, "
     ".xyz/.txt/.csv/.pts/.asc with points, .npy/.npz"
 )
 _OWN_ARRAYS = {"xyz", "rgb", "label", "original", "inverse", "source_file", "source_row"}

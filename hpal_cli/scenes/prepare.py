@@ -300,7 +300,9 @@ def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:
 
 
 def _file(source: Source) -> RawFile:
-    suffix = source.path.suffix if source.path.is_file() else ""
+    suffix = source.suffix
+    if suffix is None:
+        suffix = source.path.suffix if source.path.is_file() else ""
     return RawFile(source.path, readers.safe_name(source.name + suffix))
 
 
