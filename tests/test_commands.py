@@ -740,3 +740,15 @@ def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
         assert done.rc == 2
         assert f"{option}: 'nonsense' is unknown; choose from " in done.err
     assert run_hpal("train", "--precision", "fp8", "x", "--labels", "all", "-o", "y").err.count("\n") == 1
+
+
+def test_label_says_once_who_speaks() -> None:
+    done = run_hpal("label")
+    assert done.rc == 2
+    assert done.err == (
+        "hpal label: what to do: is missing; "
+        "choose one: --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or --undo ROUND\n"
+    )
+    done = run_hpal("label", "x.ply", "--table", "a.csv", "--oracle", "s.zarr")
+    assert done.rc == 2
+    assert done.err.startswith("hpal label: --oracle and --table: do not go together; choose one: ")

@@ -101,9 +101,10 @@ def command(
     }
     ways = [name for name, is_given in given.items() if is_given]
     if len(ways) != 1:
-        found = " and ".join(ways) if ways else f"none of {', '.join(given)}"
         remedy = "choose one: --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or --undo ROUND"
-        raise UsageError("label", f"{found} given", remedy)
+        if ways:
+            raise UsageError(" and ".join(ways), "do not go together", remedy)
+        raise UsageError("what to do", "is missing", remedy)
     (way,) = ways
     to_stream = oracle is not None and (output is None or str(output) == "-" or output.suffix == ".ply")
     extra = {

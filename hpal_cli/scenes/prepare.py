@@ -31,6 +31,7 @@ from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, sig
 from hpal_cli.scenes.write import write_scene
 from hpal_cli.store import envelope
 from hpal_cli.store.files import go_on
+from hpal_cli.wording import Repeated
 
 DEFAULT_GRID = 0.04
 """Metres; ScanNet comes at about 2 cm and stays as it is (docs/method.md)."""
@@ -140,6 +141,7 @@ def prepare(
         record = Unfinished(partial, settings, resume=resume)
         done: dict[str, DoneScene] = {}
         failed: dict[str, HpalError] = {}
+        told = Repeated()
 
         def fail(name: str, error: HpalError) -> None:
             if not keep_going:
@@ -149,7 +151,7 @@ def prepare(
 
         try:
             if isinstance(scene_per, float):
-                work = _tiled(job, sources, scene_per, fail, monitor)
+                work = _tiled(job, sources, scene_per, fail, told, monitor)
                 split = settled([one.name for one in work])
             else:
                 work = [_Work(job, name, group) for name, group in names.items()]
@@ -166,7 +168,9 @@ def prepare(
                 else:
                     record.add(one.name, one.signature, result)
                     done[one.name] = result
-                    _tell(one.name, result, edge, monitor)
+                    _tell(one.name, result, edge, told, monitor)
+            for text in told.rest():
+                monitor.warn(text)
             if not done:
                 raise HpalError(root, "none of its scenes can be read", "see the warnings above")
             units = _one_unit(root, done)
@@ -210,6 +214,7 @@ def _tiled(
     sources: Sequence[Source],
     metres: float,
     fail: Callable[[str, HpalError], None],
+    told: Repeated,
     monitor: Monitor,
 ) -> list[_Work]:
     """Reads all files, and deals their points out to tiles."""
@@ -225,7 +230,8 @@ def _tiled(
                 fail(source.name, error)
                 continue
             for note in file.notes:
-                monitor.warn(f"{source.name}: {note}")
+                if told.first(source.name, note):
+                    monitor.warn(f"{source.name}: {note}")
             file.notes.clear()
     return [_Work(job, name, tuple(sources), tiles.scenes[name]) for name in sorted(tiles.scenes)]
 
@@ -330,9 +336,10 @@ def _reader(name: str) -> Reader:
     return reader
 
 
-def _tell(name: str, done: DoneScene, grid: float | None, monitor: Monitor) -> None:
+def _tell(name: str, done: DoneScene, grid: float | None, told: Repeated, monitor: Monitor) -> None:
     for text in done.notes:
-        monitor.warn(f"{name}: {text}")
+        if told.first(name, text):
+            monitor.warn(f"{name}: {text}")
     if grid is not None and done.info.original > MANY * done.info.points:
         size = format_length(grid)
         monitor.warn(f"{name}: {done.info.original:,} points became {done.info.points:,} on a grid of {size}")
