@@ -532,11 +532,15 @@ def test_the_bare_pipe_at_a_terminal(bench: Path, tmp_path: Path) -> None:
     assert b"element vertex" not in done.out
     first = (tmp_path / "selection.ply").read_bytes()
     again = terminal(call, tmp_path)
-    assert again.rc == 1
-    assert "selection.ply: exists already" in again.out.decode()
+    assert again.rc == 0, again.out.decode()
+    assert "selection-2.ply: open it" in again.out.decode(), "a name that was guessed steps aside"
     assert (tmp_path / "selection.ply").read_bytes() == first
+    given = terminal(f"{call} -o selection.ply", tmp_path)
+    assert given.rc == 1, "a name that was given is protected"
+    assert "selection.ply: exists already" in given.out.decode()
     assert terminal(f"{call} --overwrite --budget 2", tmp_path).rc == 0
     assert len(plyfile.PlyData.read(str(tmp_path / "selection.ply"))["vertex"].data) == 2
+    assert not (tmp_path / "selection-3.ply").exists()
 
 
 def test_score_alone_at_a_terminal(bench: Path, tmp_path: Path) -> None:

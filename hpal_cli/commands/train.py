@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console
+from hpal_cli.commands.console import Console, name_for_predictions, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 
@@ -162,5 +162,5 @@ def command(
     count = f"{checkpoint.labelled:,}"
     console.say(
         f"{output}: {checkpoint.step} steps on {count} labelled points; "
-        f"next: hpal predict {output} {scenes_store} -o preds.zarr"
+        f"next: {typed('hpal', 'predict', output, scenes_store, '-o', name_for_predictions(output))}"
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store.behind import store_behind
 
 
 @dataclass
@@ -151,18 +150,7 @@ def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labell
 
 
 def _trained_with(predictions: PredictionStore) -> LabelStore | None:
-    """The labels store that the last training names, if it is there: from here, or beside the predictions."""
-    for entry in reversed(predictions.history):
-        if entry.program != "hpal train":
-            continue
-        args = [part for arg in entry.args for part in (arg.split("=", 1) if arg.startswith("--labels=") else [arg])]
-        if "--labels" not in args[:-1] or args[args.index("--labels") + 1] == "all":
-            return None
-        named = Path(args[args.index("--labels") + 1])
-        for path in (named, predictions.path.parent / named):
-            with contextlib.suppress(HpalError):
-                labels = LabelStore(path)
-                labels.require_scenes(predictions.table.id, predictions.path)
-                return labels
-        return None
-    return None
+    """The labels store that the last training names, if it is still there."""
+    last = [entry for entry in predictions.history if entry.program == "hpal train"][-1:]
+    found = store_behind(last, "labels", predictions.table.id, predictions.path.parent)
+    return None if found is None else LabelStore(found)

@@ -159,6 +159,9 @@ class SceneStore:
         name = f"scenes/{scene.name}/label"
         return self._array(name) if self._find(name) is not None else None
 
+    def has_labels(self, scene: SceneInfo) -> bool:
+        return self._find(f"scenes/{scene.name}/label") is not None
+
     def has_color(self, scene: SceneInfo) -> bool:
         return self._find(f"scenes/{scene.name}/rgb") is not None
 
