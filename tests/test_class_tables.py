@@ -186,7 +186,7 @@ def test_what_is_wrong_is_told_by_file_and_row(tmp_path: Path, rows: list[dict[s
 
 
 def test_tables_by_name() -> None:
-    assert list(TABLES) == ["asprs", "s3dis", "scannet20", "nyu40", "semantickitti"]
+    assert list(TABLES) == ["asprs", "s3dis", "scannet20", "nyu40", "semantickitti", "semanticposs", "nuscenes"]
     asprs = class_table("ASPRS")
     assert class_table("aspras") is asprs
     assert ids(asprs, 2, 3, 5, 6, 9, 17, las=True) == [0, 1, 3, 4, 7, 15]
@@ -195,7 +195,7 @@ def test_tables_by_name() -> None:
     assert class_table("scannet20") is scannet.CLASSES
     assert ids(class_table("scannet20"), 1, 39, 40, 13) == [0, 19, -1, -1]
     with pytest.raises(
-        HpalError, match=r"class number 0 is not in the table of 20 classes .*of your own with --classes"
+        HpalError, match=r"class number 0 is not in the table of 20 classes .*give another with --classes"
     ):
         ids(class_table("scannet20"), 0)
     nyu = class_table("nyu40")
@@ -203,8 +203,11 @@ def test_tables_by_name() -> None:
     assert all(nyu.names[c.code - 1] == c.name for c in class_table("scannet20") if c.code is not None)
     assert ids(nyu, 1, 40) == [0, 39]
     kitti = class_table("semantickitti")
-    assert kitti.names == semantickitti.CLASSES.names
+    assert kitti is semantickitti.CLASSES
     assert ids(kitti, 10, 252, 60, 0, 99, 81) == [0, 0, 8, -1, -1, 18]
+    assert ids(class_table("nuscenes"), 0, 9, 16, 17, 30, 31) == [-1, 0, 2, 3, 15, -1]
+    assert ids(class_table("nuScenes"), *range(32)).count(-1) == 12
+    assert ids(class_table("semanticposs"), 4, 5, 12, 22, 0) == [0, 0, 5, 12, -1]
     for table in TABLES.values():
         assert ClassTable.from_json(table.to_json()) == table
     with pytest.raises(HpalError, match=r"nyu41: is neither a file nor a class table that is known by name \(asprs,"):

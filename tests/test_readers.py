@@ -65,7 +65,7 @@ def test_find_says_what_it_looked_for(tmp_path: Path) -> None:
 
 
 def test_unknown_format_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="s3dis, scannet, las, ply, pcd, e57, semantickitti, text"):
+    with pytest.raises(UsageError, match="s3dis, scannet, nuscenes, las, ply, pcd, e57, ptx, semantickitti, text"):
         readers.find(tmp_path, "obj")
 
 

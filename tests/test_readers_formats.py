@@ -20,6 +20,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import e57, las, number_files, number_table, numpy_files, ply, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.store import SceneStore
 
 # ---------------------------------------------------------------- what is found
 
@@ -353,7 +354,7 @@ def test_semantickitti(tmp_path: Path) -> None:
     assert cloud.xyz.tolist() == [[0, 0.25, 0.5], [1, 1.25, 1.5], [2, 2.25, 2.5]]
     assert cloud.attributes["intensity"].tolist() == [0.75, 1.75, 2.75]
     assert cloud.label is not None
-    assert cloud.label.tolist() == [10, 10, -1]
+    assert cloud.label.tolist() == [10, 252, 99]
     assert cloud.carried["instance"].tolist() == [0, 5, 0]
     assert semantickitti.CLASSES is not None
     assert semantickitti.CLASSES.from_codes(cloud.label, "f").tolist() == [0, 0, -1]
@@ -372,8 +373,31 @@ def test_semantickitti_classes() -> None:
     raw += range(252, 260)
     as_counted = [-1, -1, 0, 1, 4, 2, 4, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, -1, 8, 14, 15, 16, 17, 18, -1]
     as_counted += [0, 6, 5, 7, 4, 4, 3, 4]
-    codes = semantickitti._CODES[raw]
-    assert semantickitti.CLASSES.from_codes(codes, "f").tolist() == as_counted
+    assert semantickitti.CLASSES.from_codes(np.array(raw), "f").tolist() == as_counted
+    assert [c.code for c in semantickitti.CLASSES][:4] == [10, 11, 15, 18], "what stands is what is written"
+
+
+def test_a_class_that_semantickitti_has_not_is_refused(tmp_path: Path) -> None:
+    sweep(tmp_path, labels=[10, 12, 12])
+    done = run_hpal("prep", tmp_path, "-o", tmp_path / "s.zarr")
+    assert done.rc == 1
+    assert "000001.bin: class number 12 is not in the table of 19 classes (2 points)" in done.err
+
+
+def test_semanticposs_by_its_own_table(tmp_path: Path) -> None:
+    """The same layout, with other numbers: 10 is a sign here, and a car there."""
+    sweep(tmp_path, points=5, labels=[4, 5, 10, 22, 0], name="03/velodyne/000001")
+    done = run_hpal("prep", tmp_path, "-o", tmp_path / "s.zarr", "--classes", "semanticposs")
+    assert done.rc == 0, done.err
+    store = SceneStore(tmp_path / "s.zarr")
+    points, _ = store.original(store.table[0], label=True)
+    assert points.label is not None
+    named = [store.classes[n].name if n >= 0 else None for n in points.label]
+    assert named == ["people", "people", "traffic sign", "ground", None]
+    done = run_hpal("prep", tmp_path, "-o", tmp_path / "t.zarr")
+    assert (
+        "class numbers 4, 5, 22 are not in the table of 19 classes (3 points); give another with --classes" in done.err
+    )
 
 
 def test_lone_bin_files(tmp_path: Path) -> None:
@@ -382,7 +406,7 @@ def test_lone_bin_files(tmp_path: Path) -> None:
     assert names(path) == ["scan"]
     cloud = read(path)
     assert cloud.label is not None
-    assert cloud.label.tolist() == [40, -1, 81]
+    assert cloud.label.tolist() == [40, 0, 81]
     write_ply(path.with_name("b.ply"))
     assert readers.find(tmp_path)[0] is ply
 
@@ -391,7 +415,6 @@ def test_lone_bin_files(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         ([10, 10], r"000001\.label: has 8 bytes, not 4 for each of the 3 points of 000001\.bin"),
-        ([10, 12, 12], r"000001\.label: class 12 is none of SemanticKITTI's \(2 points\)"),
     ],
 )
 def test_semantickitti_refuses(tmp_path: Path, labels: list[int], message: str) -> None:

@@ -19,7 +19,8 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder or file: S3DIS, ScanNet v2, SemanticKITTI, PLY, PCD, LAS/LAZ/COPC/EPT, E57, text, npy/npz."
+            help="Folder or file: S3DIS, ScanNet, nuScenes, SemanticKITTI, PLY, PCD, LAS/LAZ/COPC/EPT, E57, PTX, text, "
+            "NumPy."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],
@@ -38,7 +39,7 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Class table, JSON or TOML (name, id, color, code, las), or "
-            "asprs, s3dis, scannet20, nyu40, semantickitti.",
+            "asprs, s3dis, scannet20, nyu40, semantickitti, semanticposs, nuscenes.",
         ),
     ] = None,
     unit: Annotated[
@@ -50,7 +51,7 @@ def command(
         typer.Option(
             metavar="NAME",
             help="Reader, if not by looking at the data: "
-            "s3dis, scannet, las, ply, pcd, e57, semantickitti, text, numpy.",
+            "s3dis, scannet, nuscenes, las, ply, pcd, e57, ptx, semantickitti, text, numpy.",
         ),
     ] = None,
     columns: Annotated[

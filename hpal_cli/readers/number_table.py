@@ -200,6 +200,22 @@ def _columns(columns: Sequence[NDArray[np.generic]]) -> ctypes.Array[_Column]:
     )
 
 
+def skip_lines(file: FileIO, count: int) -> bool:
+    """Move on by so many lines, of a file that is opened without a buffer; whether there were that many."""
+    while count:
+        start = file.tell()
+        piece = file.read(_PIECE)
+        if not piece:
+            return False
+        lines = piece.count(b"\n")
+        if lines >= count:
+            newlines = np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n"))
+            file.seek(start + int(newlines[count - 1]) + 1)
+            return True
+        count -= lines
+    return True
+
+
 def unquoted(text: bytes) -> bytes:
     """The same length of text with blanks for the quotes around cells, and points for the commas between these."""
     return _QUOTED.sub(lambda cell: b" " + cell[1].replace(b",", b".") + b" ", text)

@@ -114,25 +114,56 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         given, held = 0, None
         blank = _may_be_blank(names, layout)
         style, repairs = layout.style, number_table.Repairs()
-        for values in number_table.blocks(
-            file,
-            layout.columns,
-            path,
-            layout.skip + 1,
-            style.separator,
-            decimal_comma=style.decimal_comma,
-            blank=blank,
-            repairs=repairs,
-        ):
-            if held is not None:
-                yield held
-            held = _cloud(values, names, path, given)
-            given += len(values)
+        parts = _parts(file, start, layout, path)
+        for at, line, most in parts:
+            file.seek(at)
+            for values in number_table.blocks(
+                file,
+                layout.columns,
+                path,
+                line,
+                style.separator,
+                most,
+                decimal_comma=style.decimal_comma,
+                blank=blank,
+                repairs=repairs,
+            ):
+                if held is not None:
+                    yield held
+                held = _cloud(values, names, path, given)
+                given += len(values)
     if held is not None:
         held.notes += [*repairs.notes, *([layout.doubt] if layout.doubt else [])]
-        if layout.promised is not None and layout.promised != given:
-            held.notes.append(f"the first line promises {layout.promised} points, the file holds {given}")
+        promised = sum(most or 0 for _, _, most in parts) or layout.promised
+        if promised is not None and promised != given:
+            lines = "the first line promises" if len(parts) == 1 else f"{len(parts)} lines of counts promise"
+            held.notes.append(f"{lines} {promised} points, the file holds {given}")
         yield held
+
+
+def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[int, int, int | None]]:
+    """Where points begin, in bytes and lines, and how many lines of them follow, None for all that are left. A `.pts`
+    file may hold several clouds, each after a line with its count."""
+    whole: list[tuple[int, int, int | None]] = [(start, layout.skip + 1, None)]
+    if layout.promised is None or path.suffix.lower() != ".pts":
+        return whole
+    parts: list[tuple[int, int, int | None]] = []
+    at, line, promised = start, layout.skip + 1, layout.promised
+    while True:
+        file.seek(at)
+        parts.append((at, line, promised))
+        all_there = number_table.skip_lines(file, promised)
+        line += promised
+        while all_there and (text := file.readline()):
+            line += 1
+            if text.strip():
+                break
+        else:
+            # A count that is wrong is told; of one cloud alone all is read.
+            return parts if len(parts) > 1 else whole
+        if not text.strip().isdigit():
+            return whole
+        at, promised = file.tell(), int(text)
 
 
 def _cloud(values: NDArray[np.float64], names: Sequence[str], path: Path, first: int) -> Cloud:

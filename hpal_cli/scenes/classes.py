@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
+from hpal_cli.wording import counted
 
 IGNORE = -1
 """The ignore index: a point with no label, or with one outside the task."""
@@ -25,6 +26,9 @@ UNSURE = "unsure"
 """What a person answers who cannot tell; -1 in labels. No class can be called so."""
 
 MAX_CLASSES = 1024
+
+_SHOWN = 8
+"""Numbers in a message."""
 
 NOT_CLASSIFIED = (0, 1)
 """LAS codes that mean "not classified"; a class with one could not be read back."""
@@ -173,10 +177,11 @@ class ClassTable:
             key = '"las"' if las and any(c.las_codes for c in self._rows) else '"code"'
             remedy = f'add it to the {key} of a class in {self.file}, or to a row with "id": -1 to ignore it'
             if self.file is None:
-                remedy = 'give a table of your own with --classes; a row with "id": -1 names numbers to ignore'
-            number, count = int(np.asarray(codes)[missing][0]), int(missing.sum())
-            points = f"{count:,} point{'s' * (count != 1)}"
-            problem = f"class number {number} is not in the table of {len(self)} classes ({points})"
+                remedy = 'give another with --classes: a name, or a file, in which a row with "id": -1 ignores numbers'
+            absent = np.unique(np.asarray(codes)[missing]).tolist()
+            shown = ", ".join(map(str, absent[:_SHOWN])) + ", ..." * (len(absent) > _SHOWN)
+            which = f"class number {shown} is" if len(absent) == 1 else f"class numbers {shown} are"
+            problem = f"{which} not in the table of {len(self)} classes ({counted(int(missing.sum()), 'point')})"
             raise HpalError(subject, problem, remedy)
         return np.where(missing, np.int32(IGNORE if self.rest is None else self.rest), ids[at])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import s3dis, scannet, semantickitti
-from hpal_cli.scenes.classes import IGNORE, ClassTable, Numbers, SemanticClass, palette
+from hpal_cli.readers import nuscenes, s3dis, scannet, semantickitti
+from hpal_cli.scenes.classes import ClassTable, Numbers, SemanticClass, palette
 
 _ASPRS = {
     2: ("ground", (170, 120, 60)),
@@ -55,20 +55,35 @@ SCANNET20 = _table(scannet.CLASSES)
 _COLOURS = {c.code: c.color for c in SCANNET20}
 NYU40 = ClassTable(SemanticClass(n, name, _COLOURS.get(n + 1, palette(n)), (n + 1,)) for n, name in enumerate(_NYU40))
 
-SEMANTICKITTI = ClassTable(
-    (
-        SemanticClass(c.id, c.name, c.color, (*c.codes, *(n for n, to in semantickitti.AS.items() if to == c.code)))
-        for c in _table(semantickitti.CLASSES)
-    ),
-    ignored=Numbers(tuple(n for n, to in semantickitti.AS.items() if to == IGNORE)),
+_POSS = {
+    "people": ((255, 30, 30), (4, 5)),
+    "rider": ((255, 40, 200), (6,)),
+    "car": ((100, 150, 245), (7,)),
+    "trunk": ((135, 60, 0), (8,)),
+    "plants": ((0, 175, 0), (9,)),
+    "traffic sign": ((255, 0, 0), (10, 11, 12)),
+    "pole": ((255, 240, 150), (13,)),
+    "trashcan": ((125, 255, 0), (14,)),
+    "building": ((255, 200, 0), (15,)),
+    "cone/stone": ((50, 255, 255), (16,)),
+    "fence": ((255, 120, 50), (17,)),
+    "bike": ((100, 230, 245), (21,)),
+    "ground": ((128, 128, 128), (22,)),
+}
+SEMANTICPOSS = ClassTable(
+    (SemanticClass(n, name, colour, codes) for n, (name, (colour, codes)) in enumerate(_POSS.items())),
+    ignored=Numbers((0, 1, 2, 3, 18, 19, 20)),
 )
+"""As its papers count: the people, and the signs, as one class each."""
 
 TABLES = {
     "asprs": ASPRS,
     "s3dis": _table(s3dis.CLASSES),
     "scannet20": SCANNET20,
     "nyu40": NYU40,
-    "semantickitti": SEMANTICKITTI,
+    "semantickitti": _table(semantickitti.CLASSES),
+    "semanticposs": SEMANTICPOSS,
+    "nuscenes": _table(nuscenes.CLASSES),
 }
 _ALSO = {"aspras": "asprs", "scannet": "scannet20"}
 
