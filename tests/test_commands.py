@@ -84,7 +84,7 @@ BAD = [
     ("prep nan.ply -o x.zarr --strict", 1, r"nan\.ply.*NaN"),
     ("prep inf.ply -o x.zarr --strict", 1, r"inf\.ply.*infinite"),
     ("prep labelled.ply --classes two.json -o x.zarr", 1, r"labelled\.ply.*class number 7 .*table of 2"),
-    ("prep office --classes two.json -o x.zarr", 1, "class number .*table of 2"),
+    ("prep office --classes two.json -o x.zarr", 1, "class numbers .*table of 2"),
     ("prep office --classes gap.json -o x.zarr", 1, r"gap\.json.*floor.*id 2"),
     ("prep office --classes absent.json -o x.zarr", 1, r"absent\.json"),
     ("prep office --val nothing -o x.zarr", 2, "--val.*nothing"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import fake_predictions, run_hpal
 from laspy.vlrs.vlrlist import VLRList
-from test_export_las import LOW, assert_same_file, assert_same_points, some_las
+from test_export_las import HIGH, LOW, assert_same_file, assert_same_points, some_las
 from test_readers import names, read, shared, write
 
 from hpal_cli import readers
@@ -25,7 +25,9 @@ from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.train import train
 
 FORMATS = [0, 1, 2, 3, 6, 7, 8]
-"""Those that are compressed in the wild."""
+WAVEFORMS = [4, 5, 9, 10]
+ANGLES = ("scan_angle_rank", "scan_angle")
+"""Of which the wider formats have another one."""
 
 
 def some_laz(path: Path, point_format: int = 6, *, copc: bool = False) -> Path:
@@ -64,6 +66,23 @@ def test_laz_stays_laz(tmp_path: Path, point_format: int, predict: bool) -> None
     for name in plain.point_format.dimension_names:
         np.testing.assert_array_equal(np.asarray(plain[name]), np.asarray(after[name]), name)
     assert [record.record_data_bytes() for record in after.evlrs] == [r.record_data_bytes() for r in before.evlrs]
+
+
+@pytest.mark.parametrize("point_format", WAVEFORMS)
+def test_waveform_fields_are_not_spoilt(tmp_path: Path, point_format: int) -> None:
+    """lazrs compresses those of formats 9 and 10 wrongly, and a table with large numbers makes 4 and 5 such ones."""
+    raw = some_laz(tmp_path / "a.laz", point_format)
+    assert bool(read(raw).notes) == (point_format in (9, 10))
+    prepare(raw, tmp_path / "s.zarr", grid=100.0, classes=HIGH)
+    fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
+    (path,) = export(tmp_path / "p.zarr", tmp_path / "out", "las", original=tmp_path / "s.zarr").paths
+    assert path.name == "a.las"
+    assert_same_points(laspy.read(raw), laspy.read(path), but=("classification", "class", "label", *ANGLES))
+    with pytest.raises(
+        HpalError, match=r"a\.laz: LAZ would spoil the waveform fields of its points; write las instead"
+    ):
+        export(tmp_path / "p.zarr", tmp_path / "laz", "laz", original=tmp_path / "s.zarr")
+    assert not (tmp_path / "laz").exists()
 
 
 def test_las_and_ply_get_compressed_only_where_asked(tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ _STEPS = (1 << 31) - 1
 _WIDER = {0: 6, 1: 6, 2: 7, 3: 7, 4: 9, 5: 10}
 """The point formats whose classes have 5 bits, and what holds all of them with 8."""
 
+_WAVEFORMS = (4, 5, 9, 10)
+"""The point formats with the place of a waveform. lazrs 0.8 compresses those of 9 and 10 wrongly, without a word, and
+4 and 5 may have to become these."""
+
+_POINT_FORMAT = 104
+"""The byte of a header, with the two highest bits for LAZ."""
+
 _NO_FIELDS = ("X", "Y", "Z", "red", "green", "blue", "classification", "scan_angle")
 """Dimensions that no field of the same name is for: they come from elsewhere, or have a unit of their own."""
 
@@ -64,6 +71,11 @@ def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
             usual = c.id + FIRST_USER_CLASS
             given[c.id] = next(free) if usual in given.values() else usual
     return np.array([given[c.id] for c in classes], np.int64)
+
+
+def compressible(template: bytes) -> bool:
+    """Whether all fields of this LAS file come back from LAZ as they were."""
+    return template[_POINT_FORMAT] & 0x3F not in _WAVEFORMS
 
 
 def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> tuple[NDArray[np.float64], float]:
@@ -171,6 +183,8 @@ def write_like(
     """
     import laspy
 
+    if compress and not compressible(template):
+        raise HpalError(subject, "LAZ would spoil the waveform fields of its points", "write las instead")
     header, evlrs = _opened(template, subject)
     columns = _stored_names(header.point_format)
     if colors is not None:

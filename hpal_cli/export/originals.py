@@ -51,9 +51,10 @@ class Originals:
     parts: tuple[Part, ...]
 
     def suffix(self, format: str, *, uncompressed: bool = False) -> str:
-        """Of the file to write: a LAZ file stays one, unless `uncompressed`."""
+        """Of the file to write: LAZ stays LAZ, unless `uncompressed` or with waveforms (`las.compressible`)."""
+        header = self.file.las_header
         laz = format == "las" and not uncompressed and self.file.name.lower().endswith(".laz")
-        return "laz" if laz else format
+        return "laz" if laz and (header is None or las.compressible(header)) else format
 
     @property
     def points(self) -> int:

@@ -38,6 +38,8 @@ _RECORD, _EXTENDED_RECORD = 54, 60  # bytes, at least
 _CHUNKED = (2, 3)
 _LAYERED = 3
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # by kind of item: point, colours, colours and infrared, waveform
+_WAVEFORM_LAYERS = (9, 10)
+"""Point formats whose waveform fields lazrs 0.8 does not give back as they were compressed."""
 _EXTRA_BYTES = 14  # a layer for each byte
 _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
@@ -110,6 +112,8 @@ def _read_file(path: Path) -> Iterator[Cloud]:
         for chunk in reader.chunk_iterator(CHUNK):
             seen += len(chunk)
             cloud = _cloud(header, chunk)
+            if prelude is not None and header.are_points_compressed and header.point_format.id in _WAVEFORM_LAYERS:
+                cloud.notes.append("the fields of its waveforms may be wrong: lazrs has an error there")
             cloud.las_header, prelude = prelude, None
             yield cloud
         if seen != header.point_count:
