@@ -6,11 +6,13 @@ for machines without a compiler, and says which one is used.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -60,12 +62,11 @@ def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = ()
     if compiler is None:
         raise NotCompiled("there is no C compiler (gcc)")
     headers = [header.read_bytes() for folder in (_HEADERS, source.parent) for header in sorted(folder.glob("*.h"))]
-    what = (source.read_bytes(), headers, " ".join(flags), compiler, " ".join(link), version, _processor())
-    digest = hashlib.sha256("\0".join(map(str, what)).encode()).hexdigest()[:16]
-    folder = _cache_folder()
-    target = folder / f"{source.stem}-{digest}.so"
     try:
-        if not target.exists():
+        what = (source.read_bytes(), headers, flags, _version(compiler), link, version, _processor())
+        digest = hashlib.sha256("\0".join(map(repr, what)).encode()).hexdigest()[:16]
+        target = _cache_folder() / f"{source.stem}-{digest}.so"
+        if not _is_ours(target):
             _compile(compiler, source, target, flags, link)
         return ctypes.CDLL(str(target))
     except OSError as error:
@@ -86,7 +87,25 @@ def _compile(compiler: str, source: Path, target: Path, flags: Sequence[str], li
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
                 raise NotCompiled(f"{Path(compiler).name} failed ({lines[0][:120]})")
+        # Whatever the umask: what others can write to is not taken for ours.
+        made.chmod(0o700)
         made.replace(target)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether this is a file of this user that nobody else can write to: what lies in it is run."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
+
+
+def _version(compiler: str) -> tuple[str, int, int]:
+    """Changes when another compiler comes to lie at the same path."""
+    path = os.path.realpath(compiler)
+    about = os.stat(path)
+    return path, about.st_size, about.st_mtime_ns
 
 
 def _processor() -> str:
@@ -100,14 +119,21 @@ def _processor() -> str:
 
 @cache
 def _cache_folder() -> Path:
-    """A folder that only this user can write to: what lies in it is run."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "hpal"
+    """A folder that only this user can write to: what lies in it is run.
+
+    Raises:
+        OSError: there is none, and none can be made.
+    """
     try:
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (given if given.is_absolute() else Path.home() / ".cache") / "hpal"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
-        if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
+        about = folder.stat()
+        if about.st_uid == os.getuid() and not about.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
     except (OSError, RuntimeError):
+        # RuntimeError: there is no home.
         pass
-    return Path(tempfile.mkdtemp(prefix="hpal-"))
+    made = Path(tempfile.mkdtemp(prefix="hpal-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made

@@ -26,7 +26,20 @@ from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.scenes.store import SceneStore
 
 ROOT = Path(hpal_cli.__file__).parent
-COMMANDS = ("prep", "train", "predict", "score", "select", "label", "eval", "info", "export", "demo")
+COMMANDS = (
+    "prep",
+    "train",
+    "predict",
+    "score",
+    "select",
+    "label",
+    "spread",
+    "eval",
+    "superpoints",
+    "info",
+    "export",
+    "demo",
+)
 HEAVY = {"torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "scipy", "sklearn"}
 
 
@@ -99,8 +112,8 @@ BAD = [
     ("score absent.zarr", 1, r"absent\.zarr: does not exist"),
     ("score empty", 1, "empty: is not an hpal store"),
     ("score selection.ply", 1, r"selection\.ply: is not an hpal store"),
-    ("score scenes.zarr", 1, r"scenes\.zarr.*--strategy random"),
-    ("score scenes.zarr --strategy mmu", 1, r"scenes\.zarr.*--strategy random"),
+    ("score scenes.zarr", 1, r"scenes\.zarr: is a scenes store.*--strategy diverse for a first"),
+    ("score scenes.zarr --strategy mmu", 1, r"scenes\.zarr: is a scenes store.*--strategy diverse for a first"),
     ("score other.zarr", 1, r"other\.zarr: is a labels store, expected predictions"),
     ("score preds.zarr --strategy best", 2, "--strategy.*best.*hmmu"),
     ("score preds.zarr --levels 0", 2, "--levels.*above zero"),
@@ -501,7 +514,7 @@ def terminal(script: str, cwd: Path) -> Done:
         start_new_session=True,
     )
     os.close(slave)
-    seen, end = b"", time.monotonic() + 60
+    seen, end = b"", time.monotonic() + 300
     while time.monotonic() < end:
         ready, _, _ = os_select.select([master], [], [], 0.2)
         if ready:
@@ -723,7 +736,8 @@ def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
         "size": "small", "voxel": "7cm", "steps": "7", "batch": "3", "max_voxels": "11", "optimizer": "adamw",
         "lr": "0.3", "momentum": "0.4", "dampening": "0.2", "weight_decay": "0.6", "schedule": "polynomial",
         "period": "9", "power": "1.5", "class_weights": "sqrt", "dropout": "0.25", "teacher": None, "keep": "0.8",
-        "confidence": "0.9", "consistency": "kl", "elastic": None,
+        "confidence": "0.9", "consistency": "kl", "elastic": None, "inputs": "superpoints", "minutes": "5.0",
+        "even_crops": "0.2", "teacher_after": "0.4", "average": None,
     }  # fmt: skip
     for name, preset in PRESETS.items():
         values = shown("--preset", name)
@@ -733,13 +747,13 @@ def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
     assert shown("--preset", "s3dis")["voxel"] == "0.05 m"
     before = shown("--preset", "s3dis")
     for key, value in given.items():
-        flags = {"teacher": ("--supervised-only",), "elastic": ("--no-elastic",)}
+        flags = {"teacher": ("--supervised-only",), "elastic": ("--no-elastic",), "average": ("--average",)}
         after = shown("--preset", "s3dis", *flags.get(key, (f"--{key.replace('_', '-')}", str(value))))
         assert after[key] != before[key], key
         assert {other: text for other, text in after.items() if other != key} == {
             other: text for other, text in before.items() if other != key
         }
-    for option in ("--preset", "--size", "--optimizer", "--schedule", "--class-weights", "--consistency"):
+    for option in ("--preset", "--size", "--inputs", "--optimizer", "--schedule", "--class-weights", "--consistency"):
         done = run_hpal("train", option, "nonsense", "--show")
         assert done.rc == 2
         assert f"{option}: 'nonsense' is unknown; choose from " in done.err

@@ -172,6 +172,8 @@ def test_the_programs_of_the_specification(campaign: Path) -> None:
     assert one == [(1, 7, -1)]
     assert [b.source for b in store.batches()][-2:] == ["answer.py", "answer.py"]
     assert [b.round for b in store.batches()] == list(range(len(store.batches())))
+    # Chunks of nothing but zeros are written too.
+    bash("python answer.py more.zarr 0 0 0 && hpal info --check more.zarr", campaign)
 
 
 def test_the_smallest_stream_of_the_specification(campaign: Path) -> None:

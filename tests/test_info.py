@@ -179,6 +179,7 @@ def test_a_checkpoint(scenes: Path, tmp_path: Path) -> None:
         "steps": 1,
         "teacher": False,
         "labelled_points": sum(scene.points for scene in SceneStore(scenes).table if scene.split == "train"),
+        "spread_to_points": 0,
         "table": [],
     }
     said = lines(model)

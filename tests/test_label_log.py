@@ -214,7 +214,8 @@ def test_two_processes_that_never_wait_lose_nothing(labels: LabelStore) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
+        # Each answer waits for the disk.
+        worker.join(300)
     assert [worker.exitcode for worker in workers] == [0, 0]
     batches = labels.batches()
     assert len(batches) == 2 * (turns + turns // 10)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import Done
+from made_scenes import Campaign, certain, made_scenes, rooms
 from test_commands import terminal
 
 from hpal_cli.history import Entry
@@ -89,6 +91,75 @@ def test_two_rounds_of_nothing_but_what_is_said(folder: Path) -> None:
     assert following(text) == "hpal predict model-1.pt 'the scenes.zarr' -o preds-1-2.zarr"
     text = ok(f"hpal train 'the scenes.zarr' --labels labels.zarr -o mine.pt {QUICK}", folder)
     assert following(text) == "hpal predict mine.pt 'the scenes.zarr' -o preds.zarr"
+
+
+def test_rounds_with_superpoints(tmp_path: Path) -> None:
+    """A superpoint at a time, spread after each round, and a forest at the end."""
+    made_scenes(tmp_path / "my rooms.zarr", rooms())
+    step = following(ok("hpal superpoints 'my rooms.zarr' --jobs 1", tmp_path))
+    assert step == "hpal score 'my rooms.zarr' --strategy diverse | hpal select"
+    # What both are told is one number.
+    step = following(ok(f"{step.replace(' |', ' --budget 6 |')} --budget 6", tmp_path))
+    oracle, person = re.fullmatch(r"(.*)  \(a person answers: (.*)\)", step).groups()
+    assert oracle == "hpal label selection.ply --oracle 'my rooms.zarr' -o labels.zarr"
+    step = following(ok(person, tmp_path))
+    assert step == "hpal label --from queries.csv --source 'my rooms.zarr' -o labels.zarr"
+    assert "6 answers" in ok(oracle, tmp_path)
+    step = following(ok("hpal spread labels.zarr 'my rooms.zarr' --alike -o 'the spread.zarr'", tmp_path))
+    assert step == "hpal score 'the spread.zarr' --per superpoint | hpal select"
+    step = following(ok(f"{step} --budget 4", tmp_path))
+    oracle, person = re.fullmatch(r"(.*)  \(a person answers: (.*)\)", step).groups()
+    assert oracle == "hpal label selection-2.ply --oracle 'my rooms.zarr' -o labels.zarr"
+    step = following(ok(person, tmp_path))
+    assert step == "hpal label --from queries-2.csv --source 'the spread.zarr' -o labels.zarr"
+    fill_in(tmp_path / "queries-2.csv", "unsure")
+    ok(step, tmp_path)
+    assert len(LabelStore(tmp_path / "labels.zarr").latest()) == 10
+    ok("hpal spread labels.zarr 'my rooms.zarr' --alike -o 'the spread.zarr' --overwrite", tmp_path)
+    # What is told of the share that was labelled leaves out the unsure ones, of a spread and of a forest from it.
+    assert _labelled("the spread.zarr", tmp_path) == 6
+    learn = "hpal train 'my rooms.zarr' --labels labels.zarr --model forest"
+    step = following(ok(f"{learn} --spread 'the spread.zarr' -o model-2.pt", tmp_path))
+    assert step == "hpal predict model-2.pt 'my rooms.zarr' -o preds-2.zarr"
+    ok(step, tmp_path)
+    assert _labelled("preds-2.zarr", tmp_path) == 6
+    step = following(ok(f"{learn} -o forest.pt", tmp_path))
+    assert step == "hpal predict forest.pt 'my rooms.zarr' -o preds.zarr"
+    ok(step, tmp_path)
+    assert following(ok(f"{learn} -o forest.pt --overwrite", tmp_path)).endswith(" -o preds-3.zarr")
+    assert following(ok("hpal score preds.zarr --per superpoint", tmp_path)) == "hpal select scores.ply"
+
+
+def test_a_network_from_a_spread_says_what_is_next(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path)
+    campaign.spread(tmp_path / "s.zarr")
+    (tmp_path / "preds.zarr").mkdir()
+    quick = "--steps 1 --batch 1 --voxel 20cm --max-voxels 500 --device cpu"
+    text = ok(f"hpal train rooms.zarr --labels labels.zarr --spread s.zarr -o few.pt {quick}", tmp_path)
+    assert "few preset" in text
+    step = following(text)
+    assert step == "hpal predict few.pt rooms.zarr -o preds-2.zarr"
+    ok(f"{step} --device cpu", tmp_path)
+
+
+def test_scenes_that_nobody_asks_about_have_no_next(tmp_path: Path) -> None:
+    """`hpal score` asks about the train split."""
+    campaign = Campaign(tmp_path)
+    certain(campaign.store, tmp_path / "p.zarr", 0)
+    text = ok("hpal spread labels.zarr rooms.zarr --predictions p.zarr --split val -o s.zarr", tmp_path)
+    assert "s.zarr: 1 scene" in text
+    assert "next:" not in text
+    home = tmp_path / "val"
+    home.mkdir()
+    made_scenes(home / "rooms.zarr", rooms(count=0, val=1))
+    text = ok("hpal superpoints rooms.zarr --jobs 1", home)
+    assert "rooms.superpoints.zarr: " in text
+    assert "next:" not in text
+
+
+def _labelled(predictions: str, folder: Path) -> int:
+    done = ok(f"hpal eval '{predictions}' --truth 'my rooms.zarr' --split all --json -q", folder)
+    return json.loads(done[done.index("{") : done.rindex("}") + 1])["labelled"]["points"]
 
 
 def test_answers_that_measure_are_kept_apart(predictions: Path, folder: Path) -> None:

@@ -20,9 +20,10 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.ahead import ready_batches
 from hpal_cli.training.batches import Batches
 from hpal_cli.training.checkpoint import load
+from hpal_cli.training.labels import known_labels
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.processes import own_device, rank_and_world
-from hpal_cli.training.train import known_labels, train
+from hpal_cli.training.train import train
 
 CPU = torch.device("cpu")
 

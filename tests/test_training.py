@@ -31,10 +31,11 @@ from hpal_cli.training.ahead import Ready
 from hpal_cli.training.augment import augment_color, augment_position, elastic
 from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, _labels_of, crop
 from hpal_cli.training.checkpoint import load
+from hpal_cli.training.labels import known_labels
 from hpal_cli.training.losses import class_weights, follow, objective
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.schedule import learning_rate
-from hpal_cli.training.train import _Run, known_labels, train
+from hpal_cli.training.train import _Run, train
 
 TINY = replace(PRESETS["small"], voxel=0.12, steps=6, batch=2, max_voxels=2000, period=6)
 
@@ -133,7 +134,7 @@ def test_without_confident_points_the_second_term_is_zero_and_without_any_all_is
 
 def test_class_weights_are_a_weighted_mean_and_mean_one_over_the_labels() -> None:
     counts = torch.tensor([900, 100, 0])
-    weight = class_weights(counts)
+    weight = class_weights(counts, 0.5)
     assert float((weight * counts).sum() / 1000) == pytest.approx(1)
     assert float(weight[1] / weight[0]) == pytest.approx(3)
     assert weight[2] == 0

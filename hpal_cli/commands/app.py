@@ -15,9 +15,23 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hpal_cli import __version__
-from hpal_cli.commands import demo, evaluate, export, info, label, predict, prep, score, select, train
+from hpal_cli.commands import (
+    demo,
+    evaluate,
+    export,
+    info,
+    label,
+    predict,
+    prep,
+    score,
+    select,
+    spread,
+    superpoints,
+    train,
+)
 from hpal_cli.commands.console import is_pipe
 from hpal_cli.errors import HpalError
+from hpal_cli.wording import shown
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -60,7 +74,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (prep, train, predict, score, select, label, evaluate, info, export, demo):
+for module in (prep, train, predict, score, select, label, spread, evaluate, superpoints, info, export, demo):
     app.command(module.NAME)(module.command)
 
 
@@ -150,7 +164,7 @@ def _fail(message: str, status: int) -> int:
     piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
     clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"{clear}{_program()}: {_one_line(message)}\n")
+        sys.stderr.write(f"{clear}{_program()}: {shown(_one_line(message))}\n")
     # What is left in the buffer belongs to an output that failed.
     _discard_stdout()
     return status

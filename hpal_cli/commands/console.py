@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.progress import Task
+from hpal_cli.wording import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -69,7 +70,7 @@ class Console:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             console=rich.console.Console(file=sys.stderr),
             transient=True,
         ) as progress:
@@ -86,19 +87,28 @@ class Console:
         from rich import box
         from rich.console import Console as RichConsole
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for n, header in enumerate(headers):
-            table.add_column(header, justify="left" if n == 0 else "right", no_wrap=True)
+            table.add_column(Text(shown(header)), justify="left" if n == 0 else "right", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            # As a Text, for in a string `[red]` is a colour.
+            table.add_row(*(Text(shown(cell)) for cell in row))
         # Through a string: rich ends the process in its own way when a pipe breaks.
         text = io.StringIO()
         RichConsole(file=text, width=200, highlight=False).print(table)
         lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
         print(lines, file=sys.stdout if data else sys.stderr)
 
+    def data(self, text: str) -> None:
+        """A line of what was asked for, on stdout."""
+        print(shown(text))
+
     def _line(self, text: str) -> None:
+        # A line begins with an empty one where two parts of a report are kept apart.
+        begin = "\n" if text.startswith("\n") else ""
+        text = begin + shown(text.removeprefix("\n"))
         if self._progress is not None:
             self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
@@ -115,7 +125,7 @@ class _Bar:
         self._task = progress.add_task(what, total=total, status="")
 
     def advance(self, amount: int = 1, status: str = "") -> None:
-        self._progress.update(self._task, advance=amount, status=status)
+        self._progress.update(self._task, advance=amount, status=shown(status))
 
 
 class _Lines:

@@ -37,17 +37,17 @@ def command(
     if json_output:
         print(json.dumps(found.to_json(), indent=2))
         return
-    print(f"{name}: {found.kind}")
+    console.data(f"{name}: {found.kind}")
     lines = list(found.lines())
     width = max((len(what) for what, _ in lines), default=0)
     for what, text in lines:
-        print(f"  {what:<{width}}  {text}")
+        console.data(f"  {what:<{width}}  {text}")
     if found.table:
         print()
         console.table(*found.cells(), data=True)
     if found.history:
         print("\nhistory")
         for entry in found.history:
-            print(f"  {entry}")
+            console.data(f"  {entry}")
     if check:
         print("\nwhole and consistent")

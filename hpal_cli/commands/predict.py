@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,10 @@ from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.scenes.table import SceneInfo
 
 NAME = "predict"
 
@@ -31,6 +36,12 @@ def command(
     color: opt.Color = "auto",
     no_features: Annotated[
         bool, typer.Option("--no-features", help="Leave out the features (then select needs --no-fds).")
+    ] = False,
+    turns: Annotated[
+        int, typer.Option(min=1, metavar="K", help="Mean probabilities of the scene turned K times about z.")
+    ] = 1,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Half a point's own probabilities, half the mean of its superpoint.")
     ] = False,
     max_voxels: Annotated[
         int | None,
@@ -52,14 +63,10 @@ def command(
 ) -> None:
     """Predict every point: class, probabilities, features."""
     from hpal_cli.export.files import COLORS, export_originals, room_for_originals
-    from hpal_cli.network.backend import choose as choose_backend
-    from hpal_cli.network.device import choose
-    from hpal_cli.predictions.predict import predict
+    from hpal_cli.forest.model import is_forest
     from hpal_cli.predictions.store import PredictionStore
-    from hpal_cli.predictions.tiles import MAX_VOXELS
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.store.envelope import kind_of
-    from hpal_cli.training.checkpoint import load
     from hpal_cli.wording import counted
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
@@ -74,9 +81,10 @@ def command(
         within = (folder.resolve(), *folder.resolve().parents)
         if output.resolve() in within or kind_of(folder) is not None:
             raise UsageError(f"--{suffix}", f"{folder} is a store, and files want a folder", "give another name")
-    chosen_device = choose(device)
-    chosen_backend = choose_backend(backend, chosen_device, precision)
-    model = load(checkpoint)
+    forest = is_forest(checkpoint)
+    for option, given in (("--turns", turns > 1), ("--smooth", smooth), ("--max-voxels", max_voxels is not None)):
+        if forest and given:
+            raise UsageError(option, f"is for the network, and {checkpoint} is a forest", "leave it out")
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
     with contextlib.ExitStack() as room:
@@ -86,22 +94,27 @@ def command(
                     store, chosen, folder, suffix, color=color, uncompressed=uncompressed, overwrite=overwrite
                 )
             )
-        console.debug(f"on {chosen_device}, {chosen_backend}")
-        points = 0
-        for scene, _, _ in predict(
-            model,
-            store,
-            output,
-            scenes=chosen,
-            device=chosen_device,
-            backend=chosen_backend,
-            features=not no_features,
-            max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
-            overwrite=overwrite,
-            history=[*model.history, *this_call(NAME)],
-            monitor=console,
-        ):
-            points += scene.points
+        if forest:
+            from hpal_cli.forest.model import load as load_forest
+            from hpal_cli.forest.predict import predict_forest
+
+            model = load_forest(checkpoint)
+            done = predict_forest(
+                model,
+                store,
+                output,
+                scenes=chosen,
+                features=not no_features,
+                overwrite=overwrite,
+                history=[*model.history, *this_call(NAME)],
+                monitor=console,
+            )
+        else:
+            done = _by_network(
+                console, checkpoint, store, output, chosen, device=device, backend=backend, precision=precision,
+                features=not no_features, turns=turns, smooth=smooth, max_voxels=max_voxels, overwrite=overwrite,
+            )  # fmt: skip
+        points = sum(scene.points for scene in done)
         console.say(f"{output}: {counted(len(chosen), 'scene')}, {counted(points, 'point')}")
         for folder, suffix in folders:
             written = export_originals(
@@ -117,3 +130,47 @@ def command(
             )
             files = counted(len(written.paths), f"{suffix.upper()} file")
             console.say(f"{folder}/: {files}, {counted(written.points, 'original point')}")
+
+
+def _by_network(
+    console: Console,
+    checkpoint: Path,
+    store: SceneStore,
+    output: Path,
+    chosen: Sequence[SceneInfo],
+    *,
+    device: str,
+    backend: str,
+    precision: str,
+    features: bool,
+    turns: int,
+    smooth: bool,
+    max_voxels: int | None,
+    overwrite: bool,
+) -> Iterator[SceneInfo]:
+    from hpal_cli.network.backend import choose as choose_backend
+    from hpal_cli.network.device import choose
+    from hpal_cli.predictions.predict import predict
+    from hpal_cli.predictions.tiles import MAX_VOXELS
+    from hpal_cli.training.checkpoint import load
+
+    chosen_device = choose(device)
+    chosen_backend = choose_backend(backend, chosen_device, precision)
+    console.debug(f"on {chosen_device}, {chosen_backend}")
+    model = load(checkpoint)
+    for scene, _, _ in predict(
+        model,
+        store,
+        output,
+        scenes=chosen,
+        device=chosen_device,
+        backend=chosen_backend,
+        features=features,
+        turns=turns,
+        smooth=smooth,
+        max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
+        overwrite=overwrite,
+        history=[*model.history, *this_call(NAME)],
+        monitor=console,
+    ):
+        yield scene

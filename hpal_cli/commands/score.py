@@ -18,21 +18,26 @@ if TYPE_CHECKING:
 
 NAME = "score"
 
-STRATEGIES = ("hmmu", "mmu", "lc", "entropy", "random", "redal", "ssdr")
+STRATEGIES = ("hmmu", "mmu", "lc", "entropy", "random", "diverse", "redal", "ssdr")
+
+UNITS = ("point", "superpoint")
 
 HIERARCHIES = ("flat", "nested")
 
 
 def command(
     predictions: Annotated[
-        Path, typer.Argument(metavar="STORE", help="Predictions store (or scenes store, for `random`).")
+        Path, typer.Argument(metavar="STORE", help="Predictions store (or scenes store, for `random` and `diverse`).")
     ],
     strategy: Annotated[
         str, typer.Option(help=f"{', '.join(STRATEGIES)}.", autocompletion=lambda: list(STRATEGIES))
     ] = "hmmu",
     levels: Annotated[
         list[str] | None,
-        typer.Option(metavar="LENGTHS", help="Voxel edges of HMMU (bare: centimetres).  [10,50,100]"),
+        typer.Option(
+            metavar="LENGTHS",
+            help="Voxel edges of HMMU (bare: centimetres).  [10,50,100; more where points are more than 8 cm apart]",
+        ),
     ] = None,
     weights: Annotated[
         list[str] | None, typer.Option(metavar="NUMBERS", help="One weight a level.  [0.1,0.01,0.001]")
@@ -44,8 +49,17 @@ def command(
             autocompletion=lambda: list(HIERARCHIES),
         ),
     ] = "flat",
+    per: Annotated[
+        str,
+        typer.Option(
+            help="What one answer is for. point: the paper's way. superpoint: a whole piece of surface, asked about at "
+            "the point in its middle; `diverse` always does so.",
+            autocompletion=lambda: list(UNITS),
+        ),
+    ] = "point",
     budget: Annotated[
-        str | None, typer.Option(help="What select will take; it matters to `ssdr` alone.  [0.02%]", show_default=False)
+        str | None,
+        typer.Option(help="What select will take; it matters to `diverse` and `ssdr`.  [0.02%]", show_default=False),
     ] = None,
     output: Annotated[
         Path | None,
@@ -75,24 +89,30 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Score every unlabelled point. The higher the score, the more the point's label would teach."""
-    for option, value, known in (("--strategy", strategy, STRATEGIES), ("--hierarchy", hierarchy, HIERARCHIES)):
+    for option, value, known in (
+        ("--strategy", strategy, STRATEGIES),
+        ("--hierarchy", hierarchy, HIERARCHIES),
+        ("--per", per, UNITS),
+    ):
         if value not in known:
             raise UsageError(option, f"{value!r} is unknown", f"choose from {', '.join(known)}")
     if strategy != "hmmu" and (levels or weights or hierarchy != "flat" or device != "cpu"):
         raise UsageError(
             "--strategy", f"{strategy} has no voxels", "leave out --levels, --weights, --hierarchy and --device"
         )
-    if budget is not None and strategy != "ssdr":
+    if budget is not None and strategy not in ("ssdr", "diverse"):
         raise UsageError("--budget", f"has no meaning for {strategy}", "give it to `hpal select`")
     from hpal_cli.budget import DEFAULT, Budget
     from hpal_cli.label.store import LabelStore
     from hpal_cli.lengths import format_length, parse_length
     from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, missing
-    from hpal_cli.score.scorer import Plan, Strategy, score
+    from hpal_cli.score.scorer import Plan, Strategy, scale_of_grid, score
     from hpal_cli.score.shard import Shard
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
-    edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels)) or LEVELS
+    edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels))
+    if not edges:
+        edges = tuple(edge * scale_of_grid(predictions) for edge in LEVELS)
     factors = tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges)
     plan = Plan(
         Strategy(strategy),
@@ -100,6 +120,7 @@ def command(
         seed,
         _device(device),
         Budget.parse(budget or DEFAULT),
+        per_superpoint=per == "superpoint" or strategy == "diverse",
     )
     part = Shard.of_array_task() if shard is None else Shard.parse(shard)
     alone = part.parts == 1
@@ -107,6 +128,7 @@ def command(
     out = Output(output, usual, overwrite=overwrite, fixed=not alone)
     nested = "nested hmmu" if hierarchy == "nested" else "hmmu"
     how = f"{nested} at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
+    what = "superpoint" if plan.per_superpoint else "point"
     if strategy == "hmmu" and plan.device == "cpu" and missing():
         console.say(f"{missing()}: hmmu by NumPy alone, which takes some fifteen times as long")
 
@@ -114,7 +136,7 @@ def command(
         # Before the first byte: whoever reads from the pipe draws its bar from then on.
         to = f" -> {out.path}" if out.path else ""
         of = f" (part {part.part} of {part.parts})" if part.parts > 1 else ""
-        console.say(f"scoring {counted(header.count, 'point')} of {counted(len(header.pool), 'scene')}{of} ({how}){to}")
+        console.say(f"scoring {counted(header.count, what)} of {counted(len(header.pool), 'scene')}{of} ({how}){to}")
         return stream()
 
     with out.open() as stream:
@@ -129,7 +151,9 @@ def command(
             jobs=jobs,
             ply=ply,
             overwrite=overwrite,
-            history=None if no_history else this_call(NAME, seed=seed if strategy in ("random", "redal") else None),
+            history=None
+            if no_history
+            else this_call(NAME, seed=seed if strategy in ("random", "redal", "diverse") else None),
             monitor=console,
         )
     if ply is not None:

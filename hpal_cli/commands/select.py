@@ -122,8 +122,9 @@ def command(
         if suppression is not None and radius > _WIDE:
             console.warn(f"--fds-r {radius:g}m is wide: a bare number is in metres, and 20cm is the paper's")
         name, _, settings = (header.strategy or "").partition(" ")
-        if name == "ssdr" and settings and settings != str(limit):
-            console.warn(f"scored for --budget {settings}, which is what ssdr spread its regions for")
+        scored_for, _, _ = settings.partition(" ")
+        if name in ("ssdr", "diverse") and scored_for and scored_for != str(limit):
+            console.warn(f"scored for --budget {scored_for}, which is what {name} spread its picks for")
         rooms = _rooms(header, predictions, beside) if context is not None else None
         selection = select(
             readers,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpal_cli.errors import HpalError
-from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
+from hpal_cli.evaluate.metrics import Metrics, confusion_matrix, missed
 from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
@@ -82,7 +82,7 @@ def evaluate_sample(
     chosen = predictions.choose(split, scenes)
     latest = answers.latest()
     count = len(predictions.classes)
-    confusion = np.zeros((count, count), np.int64)
+    confusion, unknown = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
     learned = unsure = given = 0
     answered = []
     for scene in chosen:
@@ -96,9 +96,11 @@ def evaluate_sample(
         learned += int(known.sum())
         rows = rows[sure & ~known]
         answered += [scene.name] if len(rows) else []
-        confusion += confusion_matrix(rows["label"], predictions.predicted(scene)[rows["index"]], count)
+        said = predictions.predicted(scene)[rows["index"]]
+        confusion += confusion_matrix(rows["label"], said, count)
+        unknown += missed(rows["label"], said, count)
     remedy = "answer for points drawn at random: `hpal score --strategy random`, `hpal select --no-fds`, `hpal label`"
-    if not confusion.any():
+    if not confusion.any() and not unknown.any():
         what = "no answers" if not given else "no answers that the network has not learned from"
         raise HpalError(answers.path, f"holds {what} in these scenes", remedy)
     if learned:
@@ -106,4 +108,4 @@ def evaluate_sample(
     if len(latest) > given:
         monitor.note(f"{counted(len(latest) - given, 'answer')} in other scenes not looked at")
     names = [scene.name for scene in chosen]
-    return Sample(predictions.classes, split, names, answered, Metrics.of(confusion), learned, unsure)
+    return Sample(predictions.classes, split, names, answered, Metrics.of(confusion, unknown), learned, unsure)

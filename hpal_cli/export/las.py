@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError
-from hpal_cli.readers.las import IDENTIFIERS, SHOWN
+from hpal_cli.readers.las import IDENTIFIERS, SHOWN, check_records
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points
 
@@ -243,11 +243,16 @@ def _opened(template: bytes, subject: object) -> tuple[Any, Any]:
     import laspy
 
     try:
+        check_records(template[:375], len(template), subject)
         with laspy.open(io.BytesIO(template)) as reader:
+            scales = np.array(reader.header.scales)
+            if not (np.isfinite(scales) & (scales > 0)).all():
+                raise ValueError(f"its steps are {', '.join(map(str, scales))}")
             return reader.header, reader.evlrs
     # laspy raises whatever its parts do.
     except Exception as error:
-        raise HpalError(subject, f"its LAS header cannot be read ({error})", "run `hpal prep` again") from error
+        why = error.problem if isinstance(error, HpalError) else error
+        raise HpalError(subject, f"its LAS header cannot be read ({why})", "run `hpal prep` again") from error
 
 
 def _added(

@@ -14,10 +14,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.cells import safe_cell
 from hpal_cli.errors import HpalError
 from hpal_cli.export import las
 from hpal_cli.store.envelope import kind_of
-from hpal_cli.store.files import replace_when_whole, require_free
+from hpal_cli.store.files import inside, replace_when_whole, require_free
 from hpal_cli.stream.viewer_names import PREFIX, QUALITY
 
 FORMATS = ("ply", "las", "laz", "csv")
@@ -63,10 +64,10 @@ def scene_path(folder: Path, scene: str, suffix: str) -> Path:
     """`folder/Area_1/office_1.ply`, its folder made.
 
     Raises:
-        HpalError: `folder` is a file.
+        HpalError: `folder` is a file, or the scene's name would lead out of it.
     """
     _require_folder(folder)
-    path = folder / f"{scene}.{suffix}"
+    path = inside(folder, f"{scene}.{suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -83,7 +84,7 @@ def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterat
     _require_folder(folder)
     if kind_of(folder) is not None:
         raise HpalError(folder, "is an hpal store, and a folder for files is wanted", "give another name")
-    paths = [folder / name for name in names]
+    paths = [inside(folder, name) for name in names]
     for path in paths:
         if os.path.lexists(path):
             require_free(path, overwrite=overwrite)
@@ -147,7 +148,9 @@ def _write_ply(
             columns |= {channel: cloud.rgb[:, n] for n, channel in enumerate(("red", "green", "blue"))}
         normals = NORMALS if all(name in cloud.fields for name in NORMALS) else ()
         for name, values in cloud.fields.items():
-            wanted = name if name in normals or name.startswith(PREFIX) else PREFIX + name
+            # A blank or a line's end in a name would be another header than was meant.
+            plain = "".join(letter if letter.isprintable() and not letter.isspace() else "_" for letter in name)
+            wanted = plain if name in normals or plain.startswith(PREFIX) else PREFIX + plain
             while wanted in columns:
                 wanted += "_"
             columns[wanted] = _ply_values(values, name, path)
@@ -197,19 +200,23 @@ def _ply_values(values: NDArray[np.generic], name: str, path: Path) -> NDArray[n
 
 
 def _write_csv(blocks: Iterator[ViewerCloud], file: IO[bytes], written: Callable[[int], None]) -> None:
-    """Comma separated, one header line: x, y, z, red, green, blue, then the fields by name; lines end in LF."""
+    """Comma separated, one header line: x, y, z, red, green, blue, then the fields by name; lines end in LF.
+
+    What a spreadsheet would take for a formula is marked (`safe_cell`).
+    """
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
     begun = False
     for cloud in blocks:
         if not begun:
             colours = ["red", "green", "blue"] if cloud.rgb is not None else []
-            writer.writerow(["x", "y", "z", *colours, *cloud.fields, *cloud.texts])
+            writer.writerow(["x", "y", "z", *colours, *map(safe_cell, (*cloud.fields, *cloud.texts))])
             begun = True
         position = np.round(cloud.position, cloud.digits)
         columns = [*position.T, *(cloud.rgb.T if cloud.rgb is not None else []), *cloud.fields.values()]
         words = [_csv_values(column) for column in columns]
-        writer.writerows(zip(*words, *cloud.texts.values(), strict=True))
+        texts = ([safe_cell(text) for text in column] for column in cloud.texts.values())
+        writer.writerows(zip(*words, *texts, strict=True))
         written(len(cloud.position))
     text.flush()
     text.detach()

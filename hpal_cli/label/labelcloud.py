@@ -51,7 +51,7 @@ def _numbers(path: Path, classes: ClassTable) -> NDArray[np.int32]:
         listed = data["classes"] if "classes" in data else [{"name": k, "id": v} for k, v in data.items()]
         rows = [(str(row["name"]), int(row["id"])) for row in listed]
         default = int(data.get("default", 0)) if "classes" in data else 0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise HpalError(path, f"cannot be read ({error!r})", "give the file that labelCloud wrote") from error
     for name, number in rows:
         if not 0 <= number <= MOST:

@@ -10,6 +10,7 @@ from typing import IO
 
 import numpy as np
 
+from hpal_cli.cells import plain_cell, safe_cell
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated, scenes_named
 from hpal_cli.label.queries import Query
@@ -49,15 +50,19 @@ def write_queries(
         for n, query in enumerate(queries):
             guess = query.guess
             row = [
-                names.get(query.scene, query.scene),
+                safe_cell(names.get(query.scene, str(query.scene))),
                 query.index,
                 *(f"{value:.5f}" for value in query.position),
                 "" if query.rank is None else query.rank,
                 "" if query.score is None else f"{query.score:.6f}",
-                *(("", "", "") if guess is None else (guess.first, guess.second, f"{guess.confidence:.3f}")),
+                *(
+                    ("", "", "")
+                    if guess is None
+                    else (safe_cell(guess.first), safe_cell(guess.second), f"{guess.confidence:.3f}")
+                ),
                 *([len(query.points)] if wide else []),
                 "",
-                *([clips[n]] if clips is not None else []),
+                *([safe_cell(clips[n])] if clips is not None else []),
             ]
             writer.writerow(row)
 
@@ -134,7 +139,10 @@ def _take(
     text = (line["label"] or "").strip()
     if not text:
         return
-    label = IGNORE if text.casefold() == UNSURE else classes.id_of(text)
+    # Perhaps copied from the column `predicted`, where a name like a formula is marked.
+    label = IGNORE if text.casefold() == UNSURE else classes.id_of(plain_cell(text))
+    if label is None:
+        label = classes.id_of(text)
     if label is None and comma:
         label = classes.id_of(text.replace(",", "."))
     if label is None:
@@ -143,7 +151,7 @@ def _take(
     found.label[n] = label
     found.regions += (line.get("points") or "1").strip() != "1"
     assert found.position is not None
-    name, row = ((line.get(column) or "").strip() for column in ("scene", "index"))
+    name, row = (plain_cell((line.get(column) or "").strip()) for column in ("scene", "index"))
     try:
         position = [_number(line.get(axis) or "nan", comma=comma) for axis in "xyz"]
     except ValueError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from hpal_cli.scenes.about import about
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store import envelope
-from hpal_cli.store.files import unfinished_folder
+from hpal_cli.store.files import sync, unfinished_folder
 
 ANSWER = np.dtype(
     [
@@ -74,6 +77,8 @@ class LabelStore:
         attributes = {"id": table.id, "classes": classes.to_json(), "unit": unit, "scenes": table.to_json()}
         with envelope.create(path, "labels", attributes, overwrite=False) as (root, _):
             root.create_group("answers")
+        sync(path)
+        sync(path.parent, below=False)
         return cls(path)
 
     @classmethod
@@ -124,9 +129,12 @@ class LabelStore:
         return batches[::-1]
 
     def check(self) -> None:
-        """Raises:
-        HpalError: an answer for a scene, row or class that does not exist.
+        """Reads every chunk of every array.
+
+        Raises:
+            HpalError: one is damaged or missing, or an answer is for a scene, row or class that does not exist.
         """
+        envelope.check_arrays(self._root, self.path)
         for batch in self.batches():
             self._check(batch.rows)
 
@@ -250,14 +258,22 @@ class LabelStore:
                     )
                     if undoes is not None:
                         group.attrs["undoes"] = [undoes]
+                    # Who is told that an answer was taken may forget it: it must survive a power cut.
+                    sync(partial)
                     # The name is taken by the rename or not at all: whoever comes second tries the next number.
                     os.rename(partial, folder / name)
-                return self._batch(name)
             except OSError as error:
                 if not (folder / name).exists():
                     raise HpalError(
                         self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
                     ) from error
+                continue
+            try:
+                sync(folder, below=False)
+            except OSError as error:
+                problem = f"has the answers, but the disk does not say that they will stay ({error.strerror})"
+                raise HpalError(self.path, problem, "check the disk, and `hpal label --log`") from error
+            return self._batch(name)
 
     def _check(self, rows: NDArray[np.void]) -> None:
         self._check_points(rows)
@@ -285,29 +301,47 @@ class LabelStore:
         return sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
 
     def _round(self, name: str) -> int:
-        return int(str(self._root[f"answers/{name}"].attrs["round"]))
+        _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
+        with self._attributes_of(name):
+            return int(attributes["round"])
+
+    @contextlib.contextmanager
+    def _attributes_of(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            problem = f"the attributes of its answers/{name} are damaged ({error!r})"
+            raise HpalError(self.path, problem, "restore a copy of it") from error
 
     def _batch(self, name: str) -> Batch:
-        group = self._root[f"answers/{name}"]
+        _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
 
         def column(array: str) -> NDArray[Any]:
             return envelope.read_array(self._root, f"answers/{name}/{array}", self.path)
 
         scene, xyz = column("scene"), column("xyz")
+        index, label = column("index"), column("label")
+        self._require_rows(name, len(scene), index, label, xyz)
         rows = np.zeros(len(scene), ANSWER)
-        rows["scene"], rows["index"], rows["label"] = scene, column("index"), column("label")
+        rows["scene"], rows["index"], rows["label"] = scene, index, label
         rows["x"], rows["y"], rows["z"] = xyz.T
-        attributes: dict[str, Any] = dict(group.attrs)
-        rows["round"] = attributes["round"]
         asked = np.zeros(0, QUERY)
         if envelope.find(self._root, f"answers/{name}/open_scene", self.path) is not None:
-            scene = column("open_scene")
+            scene, index = column("open_scene"), column("open_index")
+            self._require_rows(name, len(scene), index)
             asked = np.zeros(len(scene), QUERY)
-            asked["scene"], asked["index"] = scene, column("open_index")
-        (entry,) = history.from_json(attributes["history"])
-        undoes = tuple(int(number) for number in attributes.get("undoes", ()))
-        source, stamp = str(attributes["source"]), float(attributes["time"])
-        return Batch(int(attributes["round"]), source, stamp, rows, asked, undoes, True, entry)
+            asked["scene"], asked["index"] = scene, index
+        with self._attributes_of(name):
+            number, stamp = int(attributes["round"]), float(attributes["time"])
+            (entry,) = history.from_json(attributes["history"])
+            undoes = tuple(int(one) for one in attributes.get("undoes", ()))
+            source = str(attributes["source"])
+        rows["round"] = number
+        return Batch(number, source, stamp, rows, asked, undoes, True, entry)
+
+    def _require_rows(self, name: str, count: int, *columns: NDArray[Any]) -> None:
+        if any(column.shape not in ((count,), (count, 3)) for column in columns):
+            raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
 
 
 def _latest(batches: list[Batch]) -> NDArray[np.void]:
@@ -323,6 +357,14 @@ def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
     have, asked = keys(known), keys(rows)
     at = np.minimum(np.searchsorted(have, asked), len(known) - 1)
     return rows[(have[at] != asked) | (known["label"][at] != rows["label"])]
+
+
+def answers_digest(latest: NDArray[np.void]) -> str:
+    """The same for the same answers: 16 hex digits of the SHA-256 of scene, index and label of each, in order."""
+    digest = hashlib.sha256()
+    for name, kind in (("scene", "<i8"), ("index", "<i8"), ("label", "<i8")):
+        digest.update(latest[name].astype(kind).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def keys(points: NDArray[np.void]) -> NDArray[np.int64]:

@@ -75,23 +75,38 @@ def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
     return None if rgb is None else np.divide(rgb, np.float32(255), dtype=np.float32)
 
 
-def channels(xyz: NDArray[np.float32], color: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """(M, 3) each -> (M, 6), or (M, 3) without colour: what the network is given of each voxel's point."""
-    return xyz if color is None else np.concatenate([color, xyz], axis=1)
+def joined(*columns: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    """(N, F) what there is beside position: colours and others, side by side; None if there is nothing."""
+    there = [one for one in columns if one is not None]
+    return None if not there else there[0] if len(there) == 1 else np.concatenate(there, axis=1)
+
+
+def turned(xyz: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
+    """(N, 3) turned about the vertical axis through the origin; 0 changes no bit."""
+    if not angle:
+        return xyz
+    sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
+    x, y, z = xyz.T
+    return np.stack([cosine * x - sine * y, sine * x + cosine * y, z], axis=1)
+
+
+def channels(xyz: NDArray[np.float32], columns: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """(M, 3) and (M, F) or None -> (M, F + 3): what the network is given of each voxel's point."""
+    return xyz if columns is None else np.concatenate([columns, xyz], axis=1)
 
 
 def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
-    """(xyz in metres (N, 3), colours in [0, 1] (N, 3) or None) a scene, as one batch.
+    """(xyz in metres (N, 3), further columns (N, F) or None) a scene, as one batch.
 
     The first point of a voxel gives its features (docs/method.md); labels stay with the points, which
     reach their voxel through `inverse`, so that every labelled point acts.
     """
     features, voxels, inverses, done = [], [], [], 0
-    for n, (xyz, color) in enumerate(clouds):
+    for n, (xyz, columns) in enumerate(clouds):
         cell = cells(xyz, voxel)
         inverse, _ = group_voxels(cell)
         _, first = np.unique(inverse, return_index=True)
-        features.append(channels(xyz[first], None if color is None else color[first]))
+        features.append(channels(xyz[first], None if columns is None else columns[first]))
         voxels.append(np.column_stack([np.full(len(first), n), cell[first]]))
         inverses.append(inverse + done)
         done += len(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,14 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpal_cli.errors import HpalError
+from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.inputs import NetworkInput, scene_origin, unit_color, voxelise
+from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, turned, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
+from hpal_cli.network.superpoint_inputs import Columns
 from hpal_cli.predictions.blend import Blend
-from hpal_cli.predictions.prediction import InMemory, Prediction
+from hpal_cli.predictions.prediction import Answers, InMemory, Prediction
 from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.predictions.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
@@ -26,6 +28,7 @@ from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
+from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.checkpoint import Checkpoint
 
 
@@ -36,13 +39,18 @@ def predict_points(
     *,
     unit: float = 1.0,
     color: bool = True,
+    superpoints: Columns | None = None,
+    turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
     name: str = "scene",
 ) -> Prediction:
-    """A network in evaluation mode on one whole scene, not augmented; the points of a voxel share its answer.
+    """A network in evaluation mode on one whole scene; the points of a voxel share its answer.
 
     Args:
+        superpoints: columns that the network is given beside colour and position.
+        turns: the scene is shown so many times, turned by equal angles about its middle, the first time as it is.
+            Probabilities are the mean of all, features the first time's.
         backend: whose convolution to use, None for what `auto` takes.
         name: the scene's, for messages.
 
@@ -51,9 +59,14 @@ def predict_points(
     """
     backend = backend or choose("auto", device)
     xyz = scene_origin(points.xyz, unit)
-    rgb = unit_color(points.rgb) if color else None
-    inputs = voxelise([(xyz, rgb)], voxel)
-    return Prediction(predict_voxels(network, inputs, device, backend, name), inputs.inverse.numpy())
+    columns = joined(
+        unit_color(points.rgb) if color else None, None if superpoints is None else superpoints(slice(None))
+    )
+    answers = []
+    for angle in _angles(turns):
+        inputs = voxelise([(turned(xyz, angle), columns)], voxel)
+        answers.append((predict_voxels(network, inputs, device, backend, name), inputs.inverse.numpy()))
+    return Prediction(*answers[0], *answers[1:])
 
 
 @contextlib.contextmanager
@@ -64,6 +77,8 @@ def predict_large(
     *,
     unit: float = 1.0,
     color: bool = True,
+    superpoints: Columns | None = None,
+    turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
     name: str = "scene",
@@ -77,8 +92,8 @@ def predict_large(
 
     Args:
         features: whether they are wanted; without, a scene in tiles has 0 of them.
-        folder: on a disk that holds a large scene's answers (2 bytes a feature, 4 a class, for each voxel) until the
-            block ends. The prediction is of no use after that.
+        folder: on a disk that holds a large scene's answers (2 bytes a feature, 4 a class and turn, for each voxel)
+            until the block ends. The prediction is of no use after that.
 
     Raises:
         HpalError: an answer that is not finite.
@@ -86,33 +101,62 @@ def predict_large(
     monitor = monitor or Silent()
     task = task or Silent()
     backend = backend or choose("auto", device)
-    # A voxel holds a point at least, so most scenes need no counting.
-    narrow = np.ptp(points.xyz[:, :2], axis=0).max() * unit / voxel < WIDEST
+    # A voxel holds a point at least, so most scenes need no counting. A diagonal is the widest that a turn can make.
+    plan = np.ptp(points.xyz[:, :2], axis=0)
+    narrow = (plan.max() if turns == 1 else np.hypot(*plan)) * unit / voxel < WIDEST
     if not max_voxels or (len(points.xyz) <= max_voxels and narrow):
-        yield predict_points(network, points, voxel, unit=unit, color=color, device=device, backend=backend, name=name)
+        yield predict_points(
+            network,
+            points,
+            voxel,
+            unit=unit,
+            color=color,
+            superpoints=superpoints,
+            turns=turns,
+            device=device,
+            backend=backend,
+            name=name,
+        )
         return
-    voxels = SceneVoxels(points, voxel, unit=unit, color=color, name=name)
-    tiles = cut(voxels, max_voxels)
-    largest = max(tile.count(voxels) for tile in tiles)
-    if largest > max_voxels:
-        most = f"{largest:,} voxels, more than --max-voxels {max_voxels:,}"
-        monitor.warn(f"{name}: a tile has {most}: it is not cut to less than {SHORTEST} voxels and their surroundings")
-    if len(tiles) == 1:
-        whole = voxels.inputs(np.arange(len(voxels)))
-        yield Prediction(predict_voxels(network, whole, device, backend, name), voxels.inverse)
-        return
-    # Without a name, so that the system removes it however the process ends.
-    with tempfile.TemporaryFile(dir=folder) as file:
-        blend = Blend(file, len(voxels))
-        for n, tile in enumerate(tiles, 1):
-            rows = rows_of(voxels.runs(*tile.seen()))
-            answers = predict_voxels(network, voxels.inputs(rows), device, backend, name)
-            weight = tile.weight(voxels.cell(rows))
-            used = weight > 0
-            feat = answers.feat if features else answers.feat[:, :0]
-            blend.add(rows[used], weight[used], answers.prob[used], feat[used])
-            task.advance(0, f"{name}  tile {n} of {len(tiles)}")
-        yield Prediction(blend, voxels.inverse)
+    with contextlib.ExitStack() as files:
+        answers: list[tuple[Answers, NDArray[np.int64]]] = []
+        for turn, angle in enumerate(_angles(turns)):
+            voxels = SceneVoxels(points, voxel, unit=unit, color=color, superpoints=superpoints, angle=angle, name=name)
+            tiles = cut(voxels, max_voxels)
+            largest = max(tile.count(voxels) for tile in tiles)
+            if largest > max_voxels and not turn:
+                most = f"{largest:,} voxels, more than --max-voxels {max_voxels:,}"
+                monitor.warn(
+                    f"{name}: a tile has {most}: it is not cut to less than {SHORTEST} voxels and their surroundings"
+                )
+            if len(tiles) == 1:
+                whole = voxels.inputs(np.arange(len(voxels)))
+                answers.append((predict_voxels(network, whole, device, backend, name), voxels.inverse))
+                continue
+            # Without a name, so that the system removes it however the process ends.
+            blend = Blend(files.enter_context(tempfile.TemporaryFile(dir=folder)), len(voxels))
+            for n, tile in enumerate(tiles, 1):
+                rows = rows_of(voxels.runs(*tile.seen()))
+                found = predict_voxels(network, voxels.inputs(rows), device, backend, name)
+                weight = tile.weight(voxels.cell(rows))
+                used = weight > 0
+                feat = found.feat if features and not turn else found.feat[:, :0]
+                blend.add(rows[used], weight[used], found.prob[used], feat[used])
+                again = f" of turn {turn + 1}" if turn else ""
+                task.advance(0, f"{name}  tile {n} of {len(tiles)}{again}")
+            answers.append((blend, voxels.inverse))
+        yield Prediction(*answers[0], *answers[1:])
+
+
+def _angles(turns: int) -> list[float]:
+    """Radians.
+
+    Raises:
+        UsageError: fewer than one turn.
+    """
+    if turns < 1:
+        raise UsageError("--turns", f"{turns} is no number of turns", "give 1 or more")
+    return [2 * math.pi * turn / turns for turn in range(turns)]
 
 
 @torch.no_grad()
@@ -141,6 +185,8 @@ def predict(
     device: torch.device | None = None,
     backend: Backend | None = None,
     features: bool = True,
+    turns: int = 1,
+    smooth: bool = False,
     max_voxels: int = MAX_VOXELS,
     overwrite: bool = False,
     history: Sequence[Entry] = (),
@@ -151,16 +197,20 @@ def predict(
     The store is whole when the iteration ends. The prediction can be asked for probabilities until the next scene is.
 
     Args:
+        turns: as in `predict_points`.
+        smooth: a point's probabilities are half its own, half the mean of its superpoint.
         max_voxels: a scene of more voxels goes through the network in tiles of about so many; 0: never.
 
     Raises:
-        HpalError: the checkpoint's classes or channels are not the scenes'.
+        HpalError: the checkpoint's classes or channels are not the scenes', or superpoints that it knows otherwise.
     """
     monitor = monitor or Silent()
     device = device or torch.device("cpu")
     chosen = list(scenes) if scenes is not None else store.table.choose("all")
     check_fits(checkpoint, store, chosen)
     network = checkpoint.network().to(device)
+    wanted = smooth or checkpoint.superpoints is not None
+    read = open_superpoints(store, monitor=monitor).read if wanted else None
     attributes = {
         "id": store.table.id,
         "classes": store.classes.to_json(),
@@ -178,12 +228,18 @@ def predict(
     ):
         for scene in chosen:
             points = store.points(scene)
+            superpoints = None if read is None else read(scene)
+            columns = None
+            if superpoints is not None and checkpoint.superpoints is not None:
+                columns = checkpoint.superpoints.columns(store, scene, superpoints)
             work = predict_large(
                 network,
                 points,
                 checkpoint.settings.voxel,
                 unit=store.unit,
                 color=checkpoint.color,
+                superpoints=columns,
+                turns=turns,
                 device=device,
                 backend=backend,
                 name=scene.name,
@@ -194,6 +250,8 @@ def predict(
                 monitor=monitor,
             )
             with work as done:
+                if smooth and superpoints is not None:
+                    done = done.smoothed(superpoints.of)
                 pred = write_scene_blocks(
                     root,
                     scene,
@@ -207,7 +265,8 @@ def predict(
 
 def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[SceneInfo]) -> None:
     """Raises:
-    HpalError: other classes, or colours that the network needs and a scene lacks.
+    HpalError: other classes, or colours that the network needs and a scene lacks, or superpoints that were described
+        from other columns.
     """
     if checkpoint.classes.names != store.classes.names:
         raise HpalError(
@@ -223,6 +282,8 @@ def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[Scene
                     f"scene {scene.name} has no colour, which the model needs",
                     "train on scenes without",
                 )
+    if checkpoint.superpoints is not None:
+        checkpoint.superpoints.require(store, scenes)
 
 
 def _labelled(checkpoint: Checkpoint, scene: SceneInfo, same_scenes: bool) -> NDArray[np.int64]:

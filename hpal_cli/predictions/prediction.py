@@ -34,10 +34,13 @@ class Prediction:
     """What a network says of N points. The points of a voxel share its answer, and are given it when asked for: 96
     features a point can outgrow memory."""
 
-    def __init__(self, voxels: Answers, inverse: NDArray[np.int64]) -> None:
-        """inverse: (N,) the row of every point's voxel."""
+    def __init__(self, voxels: Answers, inverse: NDArray[np.int64], *more: tuple[Answers, NDArray[np.int64]]) -> None:
+        """inverse: (N,) the row of every point's voxel; more: other answers for the same points, and the rows of their
+        voxels: the probabilities are the mean of all, the features those of the first."""
         self._voxels = voxels
         self._inverse = inverse
+        self._more = more
+        self._part: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
 
     def __len__(self) -> int:
         return len(self._inverse)
@@ -52,10 +55,39 @@ class Prediction:
         """(N, F)."""
         return self._column(1)
 
+    def smoothed(self, of: NDArray[np.int32]) -> Prediction:
+        """The same with probabilities that are half a point's own, half the mean of all points of its part.
+
+        The mean alone would give every point of a part one class, whatever lies across its border.
+
+        of: (N,) the part of each point, 0 to S - 1.
+        """
+        sums, done = np.zeros((0, 0)), 0
+        for prob, _ in self.blocks():
+            if not done:
+                sums = np.zeros((int(of.max()) + 1, prob.shape[1]))
+            mine = of[done : done + len(prob)]
+            order = np.argsort(mine, kind="stable")
+            parts, start = np.unique(mine[order], return_index=True)
+            sums[parts] += np.add.reduceat(prob[order].astype(np.float64), start)
+            done += len(prob)
+        mean = sums / np.maximum(np.bincount(of, minlength=len(sums)), 1)[:, None]
+        smoothed = Prediction(self._voxels, self._inverse, *self._more)
+        smoothed._part = (of, mean.astype(np.float32))
+        return smoothed
+
     def blocks(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """(prob, feat) of `CHUNK_ROWS` points at a time."""
         for start in range(0, len(self), CHUNK_ROWS):
-            yield self._voxels.take(self._inverse[start : start + CHUNK_ROWS])
+            rows = slice(start, start + CHUNK_ROWS)
+            prob, feat = self._voxels.take(self._inverse[rows])
+            if self._more:
+                others = [voxels.take(inverse[rows])[0] for voxels, inverse in self._more]
+                prob = np.mean([prob, *others], axis=0)
+            if self._part is not None:
+                of, mean = self._part
+                prob = ((prob + mean[of[rows]]) / 2).astype(np.float32)
+            yield prob, feat
 
     def _column(self, which: int) -> NDArray[np.float32]:
         values, done = np.zeros((0, 0), np.float32), 0

@@ -7,7 +7,17 @@ import torch
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.network.inputs import NetworkInput, cells, channels, metres_from, origin_of, unit_color
+from hpal_cli.network.inputs import (
+    NetworkInput,
+    cells,
+    channels,
+    joined,
+    metres_from,
+    origin_of,
+    turned,
+    unit_color,
+)
+from hpal_cli.network.superpoint_inputs import Columns
 from hpal_cli.scenes.store import Points
 
 BLOCK = 1 << 20
@@ -21,16 +31,28 @@ class SceneVoxels:
     of each, are those of `voxelise` on the whole scene.
     """
 
-    def __init__(self, points: Points, voxel: float, *, unit: float, color: bool, name: str = "scene") -> None:
-        """voxel: metres; unit: metres in one unit of the points' coordinates; name: the scene's, for messages.
+    def __init__(
+        self,
+        points: Points,
+        voxel: float,
+        *,
+        unit: float,
+        color: bool,
+        superpoints: Columns | None = None,
+        angle: float = 0.0,
+        name: str = "scene",
+    ) -> None:
+        """voxel: metres; unit: metres in one unit of the points' coordinates; superpoints: further columns; angle: by
+        which the scene is turned about its middle; name: the scene's, for messages.
 
         Raises:
             HpalError: a scene so wide that its voxels have no 62-bit number.
         """
         self._points, self._voxel, self._unit, self._color = points, voxel, unit, color
+        self._superpoints, self._angle = superpoints, angle
         self._origin = origin_of(points.xyz)
-        corners = np.stack([points.xyz.min(axis=0), points.xyz.max(axis=0)])
-        self._low, last = self._cells(corners)
+        corners = np.stack(self._extent())
+        self._low, last = cells(corners, voxel)
         extent = (last - self._low + 1).tolist()
         self.extent: tuple[int, int, int] = (extent[0], extent[1], extent[2])
         if float(np.prod(np.array(self.extent, np.float64))) >= 2.0**62:
@@ -75,14 +97,27 @@ class SceneVoxels:
     def inputs(self, rows: NDArray[np.int64]) -> NetworkInput:
         """These voxels as a batch, in this order; each stands for itself, so `inverse` is 0, 1, 2, ..."""
         first = self._first[rows]
-        xyz = metres_from(self._origin, self._points.xyz[first], self._unit)
         rgb = self._points.rgb
         color = unit_color(rgb[first]) if self._color and rgb is not None else None
+        columns = joined(color, None if self._superpoints is None else self._superpoints(first))
         voxel = np.column_stack([np.zeros(len(rows), np.int64), self.cell(rows) + self._low])
-        return NetworkInput(torch.from_numpy(channels(xyz, color)), torch.from_numpy(voxel), torch.arange(len(rows)))
+        values = channels(self._metres(self._points.xyz[first]), columns)
+        return NetworkInput(torch.from_numpy(values), torch.from_numpy(voxel), torch.arange(len(rows)))
+
+    def _metres(self, xyz: NDArray[np.floating]) -> NDArray[np.float32]:
+        return turned(metres_from(self._origin, xyz, self._unit), self._angle)
+
+    def _extent(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The lowest and the highest x, y and z in metres of the scene as it is turned."""
+        xyz = self._points.xyz
+        if not self._angle:
+            return self._metres(xyz.min(axis=0, keepdims=True))[0], self._metres(xyz.max(axis=0, keepdims=True))[0]
+        blocks = (self._metres(xyz[start : start + BLOCK]) for start in range(0, len(xyz), BLOCK))
+        ends = np.array([(one.min(axis=0), one.max(axis=0)) for one in blocks])
+        return ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)
 
     def _cells(self, xyz: NDArray[np.floating]) -> NDArray[np.int64]:
-        return cells(metres_from(self._origin, xyz, self._unit), self._voxel)
+        return cells(self._metres(xyz), self._voxel)
 
 
 def rows_of(runs: NDArray[np.int64]) -> NDArray[np.int64]:

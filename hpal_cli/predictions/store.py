@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.predictions.probabilities import bad_rows
-from hpal_cli.scenes.about import about
-from hpal_cli.scenes.store import Points
+from hpal_cli.scenes.about import about, length_of
+from hpal_cli.scenes.store import Points, offset_of
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
@@ -29,8 +29,16 @@ class PredictionStore:
         self.path = path
         self._root, attributes = envelope.open_store(path, "predictions")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
-        grid = attributes.get("grid")
-        self.grid = None if grid is None else float(grid)
+        self.grid = length_of(attributes, "grid", path)
+        self.spread_from = _spread_from(attributes.get("spread"))
+
+    def check(self) -> None:
+        """Reads every chunk of every array.
+
+        Raises:
+            HpalError: one is damaged or missing.
+        """
+        envelope.check_arrays(self._root, self.path)
 
     def has(self, scene: SceneInfo) -> bool:
         """Whether this scene was predicted."""
@@ -45,7 +53,10 @@ class PredictionStore:
 
     def points(self, scene: SceneInfo) -> Points:
         """Positions and colours of the grid points."""
-        group = self._group(scene)
+        if self._find(scene, "") is None:
+            raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
+        _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
+        offset = offset_of({"offset": (0.0, 0.0, 0.0), **attributes}, scene, self.path)
         xyz = self._array(scene, "xyz")
         if xyz.shape != (scene.points, 3):
             shape = " x ".join(map(str, xyz.shape))
@@ -54,7 +65,7 @@ class PredictionStore:
             )
         return Points(
             xyz=xyz,
-            offset=np.array(group.attrs.get("offset", (0.0, 0.0, 0.0)), np.float64),
+            offset=offset,
             rgb=self._array(scene, "rgb") if self.has_color(scene) else None,
         )
 
@@ -109,16 +120,31 @@ class PredictionStore:
         return int(node.shape[1]) if isinstance(node, zarr.Array) else 0
 
     def predicted(self, scene: SceneInfo) -> NDArray[np.integer]:
-        """(N,) class ids: `pred`.
+        """(N,) class ids: `pred`; -1 for a point of which nothing is known.
 
         Raises:
             HpalError: not one a point, or a class outside the table.
         """
         pred = self._array(scene, "pred")
-        inside = not pred.size or (pred.dtype.kind in "iu" and pred.min() >= 0 and pred.max() < len(self.classes))
+        inside = not pred.size or (pred.dtype.kind in "iu" and pred.min() >= -1 and pred.max() < len(self.classes))
         if pred.shape != (scene.points,) or not inside:
             raise HpalError(self.path, f"scene {scene.name}: pred is not one class id a point", "write it again")
         return pred
+
+    def superpoints(self, scene: SceneInfo) -> NDArray[np.int32] | None:
+        """(N,) superpoint of each point, 0 to S - 1; None if the store was written without.
+
+        Raises:
+            HpalError: not one a point, or numbers with gaps.
+        """
+        if self._find(scene, "superpoint") is None:
+            return None
+        of = self._array(scene, "superpoint")
+        if of.shape != (scene.points,) or of.dtype.kind not in "iu" or of.min() < 0 or not np.bincount(of).all():
+            raise HpalError(
+                self.path, f"scene {scene.name}: superpoint is not one number a point, from 0 on", "write it again"
+            )
+        return of.astype(np.int32)
 
     def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
         """Rows that have an answer already, ascending: never candidates.
@@ -133,17 +159,24 @@ class PredictionStore:
             raise HpalError(self.path, f"scene {scene.name}: labelled names a row that is not there", "write it again")
         return rows
 
-    def _group(self, scene: SceneInfo) -> zarr.Group:
-        group = envelope.find(self._root, f"scenes/{scene.name}", self.path)
-        if not isinstance(group, zarr.Group):
-            raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
-        return group
-
     def _find(self, scene: SceneInfo, name: str) -> zarr.Array | zarr.Group | None:
-        return envelope.find(self._root, f"scenes/{scene.name}/{name}", self.path)
+        return envelope.find(self._root, f"scenes/{scene.name}/{name}".rstrip("/"), self.path)
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
+
+
+def _spread_from(said: object) -> dict[str, Any] | None:
+    """What `hpal spread` noted of what it spread (docs/formats.md section 3.1); None for other predictions."""
+    if not isinstance(said, dict) or not isinstance(said.get("answers"), str):
+        return None
+    models = said.get("predictions")
+    return {
+        "labels": str(said.get("labels", "?")),
+        "answers": said["answers"],
+        "predictions": [str(path) for path in models] if isinstance(models, list) else [],
+        "alike": said.get("alike") is True,
+    }
 
 
 class Features:
@@ -190,11 +223,18 @@ def write_scene(
     prob: NDArray[np.floating],
     feat: NDArray[np.floating] | None,
     labelled: NDArray[np.int64],
+    *,
+    superpoint: NDArray[np.int32] | None = None,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
-    """One scene of a predictions store; returns `pred`, the class of the largest probability as stored."""
+    """One scene of a predictions store; returns `pred`, the class of the largest probability as stored.
+
+    superpoint: (N,) of each point, where they are known; unknown: (N,) points of which nothing is known, whose `pred`
+    is -1.
+    """
     rows = [slice(start, start + envelope.CHUNK_ROWS) for start in range(0, max(1, len(prob)), envelope.CHUNK_ROWS)]
     blocks = ((prob[r], None if feat is None else feat[r]) for r in rows)
-    return write_scene_blocks(root, scene, points, blocks, labelled)
+    return write_scene_blocks(root, scene, points, blocks, labelled, superpoint=superpoint, unknown=unknown)
 
 
 def write_scene_blocks(
@@ -203,6 +243,9 @@ def write_scene_blocks(
     points: Points,
     blocks: Iterable[tuple[NDArray[np.floating], NDArray[np.floating] | None]],
     labelled: NDArray[np.int64],
+    *,
+    superpoint: NDArray[np.int32] | None = None,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
     """`write_scene` of a scene whose features outgrow memory: (prob, feat) come by blocks of `envelope.CHUNK_ROWS`
     rows, the last one shorter, and are not kept."""
@@ -228,7 +271,11 @@ def write_scene_blocks(
             write("feat", done, np.clip(feat, -65504, 65504).astype(np.float16))
         preds.append(prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16))
         done += len(prob)
-    pred = np.concatenate(preds)
+    pred: NDArray[np.integer] = np.concatenate(preds)
+    if unknown is not None and unknown.any():
+        pred = np.where(unknown, -1, pred.astype(np.int16))
     envelope.write_array(group, "pred", pred)
     envelope.write_array(group, "labelled", labelled.astype(np.int64))
+    if superpoint is not None:
+        envelope.write_array(group, "superpoint", superpoint)
     return pred

@@ -161,7 +161,8 @@ def opened(path: Path) -> Iterator[Any]:
         HpalError: whatever is wrong with the file, inside the block too.
     """
     with _named(path):
-        _check_records(path)
+        with path.open("rb") as file:
+            check_records(file.read(375), path.stat().st_size, path)
         import laspy
 
         with laspy.open(path) as reader:
@@ -202,10 +203,14 @@ def _named(path: Path) -> Iterator[None]:
         raise HpalError(path, f"cannot be read as LAS/LAZ ({why[0]})", _REMEDY) from error
 
 
-def _check_records(path: Path) -> None:
-    """Refuse counts of header records that cannot be: laspy would go on making empty ones past the end."""
-    with path.open("rb") as file:
-        size, head = path.stat().st_size, file.read(375)
+def check_records(head: bytes, size: int, path: object) -> None:
+    """Refuses counts of header records that cannot be: laspy would go on making empty ones past the end.
+
+    head: the first 375 bytes of a file of `size` bytes.
+
+    Raises:
+        HpalError: it is no LAS file, or such a count.
+    """
     if head[:4] != b"LASF" or len(head) < 227:
         raise HpalError(path, "is not a LAS or LAZ file", _REMEDY)
     header_size, start, records = struct.unpack_from("<HII", head, 94)

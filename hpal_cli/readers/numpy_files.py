@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -47,8 +49,8 @@ def count(source: Source) -> int | None:
     if path.suffix.lower() != ".npy":
         return None
     try:
-        return int(np.load(path, mmap_mode="r", allow_pickle=False).shape[0])
-    except (OSError, ValueError, EOFError, IndexError):
+        return len(_load(path))
+    except (OSError, TypeError, HpalError):
         return None
 
 
@@ -84,18 +86,52 @@ def _firsts(array: NDArray[np.generic]) -> range:
 
 
 def _load(path: Path) -> NDArray[np.generic]:
-    try:
+    with _named(path):
         # Mapping refuses a header that promises more than the file holds before memory is asked for.
         return _numbers(np.load(path, mmap_mode="r", allow_pickle=False), path.name, path)
-    except (ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
 
 
 def _load_all(path: Path) -> dict[str, NDArray[np.generic]]:
+    with _named(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                _refuse_promises(archive, member)
+            promised, held = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+        if promised > max(UNASKED, MOST_PACKED * held):
+            raise ValueError(f"its {held:,} bytes promise {promised:,} of numbers, which no scan does")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: _numbers(arrays[key], key, path) for key in arrays.files}
+
+
+UNASKED = 1 << 26
+"""Bytes of arrays that an archive may hold however well it is packed."""
+
+MOST_PACKED = 100
+"""Bytes of arrays that may come of one byte of an archive. Positions hardly pack at all; what packs a thousandfold was
+made to fill memories."""
+
+
+def _refuse_promises(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raises:
+    ValueError: an array whose header promises more than its member of the archive holds.
+    """
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read_header.get(version, np.lib.format.read_array_header_2_0)(file)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename} promises {' x '.join(map(str, shape))} numbers, and holds fewer")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns what NumPy, zipfile and zlib raise at a damaged file into one line that names it."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: _numbers(archive[key], key, path) for key in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, MemoryError, AttributeError, TypeError) as error:
+        yield
+    except (HpalError, OSError):
+        raise
+    # Its header is Python that is parsed, its archive has a dozen methods: their errors have no common class but this.
+    except Exception as error:
         raise _unreadable(path, error) from error
 
 

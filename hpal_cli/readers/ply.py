@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +41,9 @@ class _Element:
 
 
 @dataclass
-class _Header:
+class Header:
+    """What a PLY header says; `size` in bytes and `lines` are the header's own."""
+
     encoding: str
     elements: list[_Element]
     size: int
@@ -103,7 +108,7 @@ def blocks(path: Path, repairs: number_table.Repairs | None = None) -> Iterator[
     missing = columns.missing_axes(element.types)
     if missing:
         raise HpalError(path, f"the vertices have no {', '.join(missing)}", "write points with x, y and z")
-    _refuse_promises(header, path)
+    refuse_promises(header, path.stat().st_size - header.size, path)
     before = header.elements[: header.elements.index(element)]
     if element.lists or any(other.lists for other in before):
         yield _through_plyfile(path, element)
@@ -116,7 +121,7 @@ def blocks(path: Path, repairs: number_table.Repairs | None = None) -> Iterator[
 
 
 def _ascii(
-    path: Path, header: _Header, element: _Element, skip: int, repairs: number_table.Repairs | None
+    path: Path, header: Header, element: _Element, skip: int, repairs: number_table.Repairs | None
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
     given = 0
     with path.open("rb") as text:
@@ -132,7 +137,7 @@ def _ascii(
         raise HpalError(path, f"holds {given} of its {element.count} points", "fetch the file again")
 
 
-def _binary(path: Path, header: _Header, element: _Element, skip: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+def _binary(path: Path, header: Header, element: _Element, skip: int) -> Iterator[dict[str, NDArray[np.generic]]]:
     order = _ORDERS[header.encoding]
     row_type = np.dtype([(name, order + kind) for name, kind in element.types.items()])
     with path.open("rb") as file:
@@ -156,36 +161,45 @@ def _cast(values: NDArray[np.float64], kind: str, name: str, path: Path) -> NDAr
     return values.astype(dtype)
 
 
-def _header(path: Path) -> _Header:
+def _header(path: Path) -> Header:
+    with path.open("rb") as file:
+        return read_header(file, path)
+
+
+def read_header(file: IO[bytes], subject: object) -> Header:
+    """The header at the begin of a file, which is read to its end.
+
+    Raises:
+        HpalError: not a PLY, or a line that cannot be understood.
+    """
     encoding = ""
     elements: list[_Element] = []
-    with path.open("rb") as file:
-        if file.readline(64).strip() != b"ply":
-            raise HpalError(path, "is not a PLY file", "check the file, or give its --format")
-        number = 1
-        while file.tell() < _MAX_HEADER:
-            number += 1
-            words = _decoded(file.readline(_MAX_HEADER)).split()
-            try:
-                match words:
-                    case ["end_header"] if encoding:
-                        return _Header(encoding, elements, file.tell(), number)
-                    case ["format", word, *_] if word in _ORDERS:
-                        encoding = word
-                    case ["comment" | "obj_info", *_]:
-                        pass
-                    case ["element", name, count] if int(count) >= 0:
-                        elements.append(_Element(name, int(count)))
-                    case ["property", "list", length, kind, name]:
-                        elements[-1].lists[name] = _TYPES[length]
-                        _TYPES[kind]
-                    case ["property", kind, name] if name not in elements[-1].types:
-                        elements[-1].types[name] = _TYPES[kind]
-                    case _:
-                        break
-            except (ValueError, KeyError, IndexError):
-                break
-    raise HpalError(path, f"line {number} of the PLY header cannot be understood", _REMEDY)
+    if file.readline(64).strip() != b"ply":
+        raise HpalError(subject, "is not a PLY file", "check the file, or give its --format")
+    number = 1
+    while file.tell() < _MAX_HEADER:
+        number += 1
+        words = _decoded(file.readline(_MAX_HEADER)).split()
+        try:
+            match words:
+                case ["end_header"] if encoding:
+                    return Header(encoding, elements, file.tell(), number)
+                case ["format", word, *_] if word in _ORDERS:
+                    encoding = word
+                case ["comment" | "obj_info", *_]:
+                    pass
+                case ["element", name, count] if int(count) >= 0:
+                    elements.append(_Element(name, int(count)))
+                case ["property", "list", length, kind, name]:
+                    elements[-1].lists[name] = _TYPES[length]
+                    _TYPES[kind]
+                case ["property", kind, name] if name not in elements[-1].types:
+                    elements[-1].types[name] = _TYPES[kind]
+                case _:
+                    break
+        except (ValueError, KeyError, IndexError):
+            break
+    raise HpalError(subject, f"line {number} of the PLY header cannot be understood", _REMEDY)
 
 
 def _decoded(line: bytes) -> str:
@@ -195,9 +209,14 @@ def _decoded(line: bytes) -> str:
         return line.decode("latin-1")
 
 
-def _refuse_promises(header: _Header, path: Path) -> None:
-    """Refuse a header that promises more rows than the file can hold, before memory is asked for."""
-    held = path.stat().st_size - header.size
+def refuse_promises(header: Header, held: int, subject: object, remedy: str = "fetch the file again") -> None:
+    """Before memory is asked for.
+
+    held: bytes after the header.
+
+    Raises:
+        HpalError: the header promises more rows than these bytes can hold.
+    """
     slack = 1 if header.encoding == "ascii" else 0  # the last line need not end
     needed = 0
     for element in header.elements:
@@ -209,9 +228,9 @@ def _refuse_promises(header: _Header, path: Path) -> None:
     if needed > held + slack:
         promised = ", ".join(f"{element.count} {element.name}" for element in header.elements)
         raise HpalError(
-            path,
+            subject,
             f"the header promises {promised} rows, more than its {held} bytes can hold",
-            "fetch the file again",
+            remedy,
         )
 
 
@@ -219,8 +238,21 @@ def _through_plyfile(path: Path, element: _Element) -> dict[str, NDArray[np.gene
     """Where rows differ in length (lists among or before the vertices) and have to be walked one by one."""
     import plyfile
 
-    try:
+    with plyfile_errors(path):
         rows = plyfile.PlyData.read(str(path))["vertex"]
         return {name: np.array(rows[name]) for name in element.types}
-    except (plyfile.PlyParseError, ValueError, KeyError, EOFError) as error:
-        raise HpalError(path, f"cannot be read as PLY ({error})", _REMEDY) from error
+
+
+@contextmanager
+def plyfile_errors(subject: object) -> Iterator[None]:
+    """Turns what plyfile raises at a damaged file into one line that names it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (HpalError, OSError, MemoryError):
+        raise
+    # Besides its own errors there are NumPy's, at a list of -1 numbers among others.
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HpalError(subject, f"cannot be read as PLY ({why})", _REMEDY) from error

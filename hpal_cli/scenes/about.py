@@ -32,10 +32,24 @@ def about(attributes: Mapping[str, Any], path: Path) -> About:
         return About(
             ClassTable.from_json(attributes["classes"], path),
             SceneTable.from_json(attributes["scenes"]),
-            float(attributes.get("unit", 1.0)),
+            length_of({"unit": 1.0, **attributes}, "unit", path) or 1.0,
             history.from_json(attributes.get("history", [])),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HpalError(
             path, f"its root attributes are damaged ({error!r})", "make it again, or restore a copy"
         ) from error
+
+
+def length_of(attributes: Mapping[str, Any], name: str, path: Path) -> float | None:
+    """The root attribute `name`, in metres; None where it is null or missing.
+
+    Raises:
+        HpalError: it is no length.
+    """
+    value = attributes.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise HpalError(path, f"its root attribute {name} is {value!r}, and no length", "make it again")
+    return float(value)

@@ -314,7 +314,7 @@ def _refused(subject: object, place: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise HpalError(subject, f"{place} has no {error.args[0]}", _EXAMPLE) from error
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HpalError(subject, f"{place} cannot be read: {error}", _EXAMPLE) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from hpal_cli.scenes import named
 from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass, palette
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.splits import splits
-from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.scenes.table import SceneInfo, SceneTable, outer_names
 from hpal_cli.scenes.tiles import Tiles
 from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, signature
 from hpal_cli.scenes.write import write_scene
@@ -361,7 +360,7 @@ def _refuse_nested(root: Path, names: Sequence[str]) -> None:
     """A scene is a group of the store, and cannot hold another: the other's name could be one of its arrays'."""
     every = set(names)
     for name in sorted(every):
-        for outer in itertools.accumulate(name.split("/")[:-1], "{}/{}".format):
+        for outer in outer_names(name):
             if outer in every:
                 raise HpalError(root, f"scene {name} lies inside scene {outer}", "rename one of them")
 

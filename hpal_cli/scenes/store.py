@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ import zarr
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.scenes.about import about
-from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.scenes.about import about, length_of
+from hpal_cli.scenes.table import SceneInfo, require_scene_name
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
 
@@ -64,8 +64,16 @@ class SceneStore:
         self.path = path
         self._root, attributes = envelope.open_store(path, "scenes")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
-        self.grid: float | None = attributes.get("grid")
+        self.grid = length_of(attributes, "grid", path)
         self.format = str(attributes.get("format", "unknown"))
+
+    def check(self) -> None:
+        """Reads every chunk of every array.
+
+        Raises:
+            HpalError: one is damaged or missing.
+        """
+        envelope.check_arrays(self._root, self.path)
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
         """`SceneTable.choose`: a scenes store holds all of its table."""
@@ -81,12 +89,12 @@ class SceneStore:
 
     def points(self, scene: SceneInfo, *, label: bool = False) -> Points:
         """The grid points; the labels only if asked for, so that a stage that must not see them cannot."""
-        return self._read(f"scenes/{scene.name}", scene, label)
+        return self._read(f"scenes/{scene.name}", scene, scene.points, label)
 
     def original(self, scene: SceneInfo, *, label: bool = False) -> tuple[Points, NDArray[np.int64]]:
         """The points as they were read, and for each the row of its grid point (N,)."""
         group = f"scenes/{scene.name}/original"
-        return self._read(group, scene, label), self._array(f"{group}/inverse")
+        return self._read(group, scene, scene.original, label), self._array(f"{group}/inverse")
 
     def original_blocks(
         self, scene: SceneInfo, *, label: bool = False, start: int = 0, stop: int | None = None
@@ -97,7 +105,7 @@ class SceneStore:
             HpalError: columns of another length than the scene, or a grid point that is not there.
         """
         name = f"scenes/{scene.name}/original"
-        _, offset, names = self._columns(name, scene)
+        offset, names = self._columns(name, scene)
         names = [n for n in names if label or n != "label"]
         columns = {n: RowReader(self._root, f"{name}/{n}", self.path) for n in [*names, "inverse"]}
         for column, reader in columns.items():
@@ -120,11 +128,12 @@ class SceneStore:
         Raises:
             HpalError: what is said of them is damaged.
         """
-        rows: Any = self._columns(f"scenes/{scene.name}/original", scene)[0].attrs.get("files", [])
+        _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}/original", self.path)
+        rows: Any = attributes.get("files", [])
         try:
             return [
                 SourceFile(
-                    str(row["name"]),
+                    require_scene_name(str(row["name"])),
                     int(row["points"]),
                     base64.b64decode(row["las_header"], validate=True) if "las_header" in row else None,
                     tuple(map(str, row["columns"])) if "columns" in row else None,
@@ -155,15 +164,30 @@ class SceneStore:
         return list(itertools.pairwise(edges))
 
     def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
-        """(N,) class ids of the grid points, -1 for none; None if the scene came without labels."""
+        """(N,) class ids of the grid points, -1 for none; None if the scene came without labels.
+
+        Raises:
+            HpalError: not one a point, or a class outside the table.
+        """
         name = f"scenes/{scene.name}/label"
-        return self._array(name) if self._find(name) is not None else None
+        if self._find(name) is None:
+            return None
+        label = self._array(name)
+        inside = label.dtype.kind in "iu" and (not label.size or -1 <= label.min() <= label.max() < len(self.classes))
+        if label.shape != (scene.points,) or not inside:
+            problem = f"scene {scene.name}: label is not one class id a point"
+            raise HpalError(self.path, problem, "run `hpal prep` again")
+        return label
 
     def has_labels(self, scene: SceneInfo) -> bool:
         return self._find(f"scenes/{scene.name}/label") is not None
 
     def has_color(self, scene: SceneInfo) -> bool:
-        return self._find(f"scenes/{scene.name}/rgb") is not None
+        return self.has_column(scene, "rgb")
+
+    def has_column(self, scene: SceneInfo, name: str) -> bool:
+        """Whether the grid points have this column: `rgb`, `intensity`, ..."""
+        return self._find(f"scenes/{scene.name}/{name}") is not None
 
     def _find(self, name: str) -> zarr.Array | zarr.Group | None:
         return envelope.find(self._root, name, self.path)
@@ -171,18 +195,37 @@ class SceneStore:
     def _array(self, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, name, self.path)
 
-    def _columns(self, name: str, scene: SceneInfo) -> tuple[zarr.Group, NDArray[np.float64], list[str]]:
-        """The group `name` of a scene, the scene's offset, and the group's columns in order of name, xyz first."""
-        group = self._find(name)
-        home = self._find(f"scenes/{scene.name}")
-        if not isinstance(group, zarr.Group) or not isinstance(home, zarr.Group):
-            raise HpalError(self.path, f"scene {scene.name} is missing", "run `hpal prep` again")
-        names = sorted(set(group.array_keys()) - {"xyz", "inverse"})
-        return group, np.array(home.attrs["offset"], np.float64), ["xyz", *names]
+    def _columns(self, name: str, scene: SceneInfo) -> tuple[NDArray[np.float64], list[str]]:
+        """The scene's offset, and the columns of its group `name` in order of name, xyz first."""
+        group, _ = envelope.read_group(self._root, name, self.path)
+        _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
+        names = [n for n in envelope.array_names(group, self.path) if n not in ("xyz", "inverse")]
+        return offset_of(attributes, scene, self.path), ["xyz", *names]
 
-    def _read(self, name: str, scene: SceneInfo, label: bool) -> Points:
-        _, offset, names = self._columns(name, scene)
+    def _read(self, name: str, scene: SceneInfo, rows: int, label: bool) -> Points:
+        offset, names = self._columns(name, scene)
         columns = {key: self._array(f"{name}/{key}") for key in names if label or key != "label"}
+        for key, values in columns.items():
+            if values.shape != ((rows, 3) if key in ("xyz", "rgb") else (rows,)):
+                shape = " x ".join(map(str, values.shape))
+                problem = f"scene {scene.name}: {key} of {name} is {shape}, for {rows} points"
+                raise HpalError(self.path, problem, "run `hpal prep` again")
         return Points(
             columns.pop("xyz"), offset, columns.pop("rgb", None), columns.pop("label", None), attributes=columns
         )
+
+
+def offset_of(attributes: Mapping[str, Any], scene: SceneInfo, path: Path) -> NDArray[np.float64]:
+    """(3,) from the attributes of a scene's group.
+
+    Raises:
+        HpalError: it is missing, or not three finite numbers.
+    """
+    try:
+        offset = np.array(attributes["offset"], np.float64)
+        if offset.shape != (3,) or not np.isfinite(offset).all():
+            raise ValueError("not three finite numbers")
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"scene {scene.name}: its offset is missing or damaged ({error})"
+        raise HpalError(path, problem, "restore a copy, or write it again") from error
+    return offset

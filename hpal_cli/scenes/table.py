@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,8 +71,10 @@ class SceneTable(Sequence[SceneInfo]):
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> SceneTable:
-        """Raises:
-        KeyError, TypeError, ValueError: rows that are no table.
+        """A table that was read, of which nothing is believed: names become paths, and numbers places in arrays.
+
+        Raises:
+            KeyError, TypeError, ValueError: rows that are no table (docs/formats.md section 1.5).
         """
         table = cls(
             [
@@ -87,7 +91,31 @@ class SceneTable(Sequence[SceneInfo]):
         )
         if any(info.number != n for n, info in enumerate(table)) or len(table.by_name) != len(table):
             raise ValueError("the scenes are not numbered 0, 1, 2, ... by name")
+        for info in table:
+            require_scene_name(info.name)
+            outer = next((name for name in outer_names(info.name) if name in table.by_name), None)
+            if outer is not None:
+                raise ValueError(f"scene {info.name} lies inside scene {outer}")
+            if info.split not in SPLITS or info.points < 0 or info.original < 0:
+                raise ValueError(f"scene {info.name} has a split or a number of points that cannot be")
         return table
+
+
+def require_scene_name(name: str) -> str:
+    """The name as it came.
+
+    Raises:
+        ValueError: it is not segments of `A-Z a-z 0-9 . _ -` joined by `/`, or one of them is dots alone: it could lead
+            out of a folder, or say something to a terminal.
+    """
+    if not all(re.fullmatch(r"[A-Za-z0-9._-]+", segment) and segment.strip(".") for segment in name.split("/")):
+        raise ValueError(f"{name!r} is no name of a scene")
+    return name
+
+
+def outer_names(name: str) -> list[str]:
+    """`a` and `a/b` of `a/b/c`."""
+    return list(itertools.accumulate(name.split("/")[:-1], "{}/{}".format))
 
 
 def fingerprint(offset: NDArray[np.float64], xyz: NDArray[np.float32]) -> str:

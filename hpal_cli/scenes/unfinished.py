@@ -34,13 +34,17 @@ class Unfinished:
         """Goes on with what is there, or begins.
 
         Raises:
-            HpalError: what is there was begun with other settings.
+            HpalError: what is there was begun with other settings, or its record is damaged.
         """
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}
         shutil.rmtree(folder / SPOOLS, ignore_errors=True)
         if resume and self._path.exists():
-            self._read(settings)
+            try:
+                self._read(settings)
+            except (KeyError, TypeError, ValueError) as error:
+                problem = f"the record of the unfinished store is damaged ({error!r})"
+                raise HpalError("--resume", problem, "leave it out to begin anew") from error
         else:
             self._write({"settings": settings})
 

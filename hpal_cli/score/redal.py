@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.vq import vq
 
+from hpal_cli.score.kmeans import kmeans
 from hpal_cli.score.regions import (
     BLOCK,
     Regions,
@@ -27,8 +27,6 @@ CURVATURE_WEIGHT = 0.05
 COLOR_LIMIT = 0.1
 CLUSTERS = 400
 DECAY = 0.95
-
-_ITERATIONS = 100
 
 
 def measure(
@@ -119,29 +117,5 @@ def clusters(feature: NDArray[np.floating], count: int, seed: int) -> NDArray[np
     feature: (K, F). Starts by k-means++ (Arthur and Vassilvitskii 2007). Depends on the rows, not on their order.
     """
     rows, inverse, times = np.unique(feature.astype(np.float64), axis=0, return_inverse=True, return_counts=True)
-    centres = _spread(rows, times, count, np.random.default_rng(seed))
-    found = np.zeros(len(rows), np.int32)
-    for _ in range(_ITERATIONS if len(centres) > 1 else 0):
-        before, found = found, vq(rows, centres)[0]
-        if np.array_equal(before, found):
-            break
-        size = np.bincount(found, weights=times, minlength=len(centres))
-        # A cluster that lost all its rows keeps its centre.
-        full = size > 0
-        centres[full] = sums(found, len(centres), rows * times[:, None])[full] / size[full, None]
+    _, found = kmeans(rows, times.astype(np.float64), count, np.random.default_rng(seed))
     return found[inverse.reshape(-1)]
-
-
-def _spread(
-    rows: NDArray[np.float64], times: NDArray[np.int64], count: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """At most `count` rows, each drawn with a chance that grows with the squared distance to those before it."""
-    chance = times.astype(np.float64)
-    away = np.full(len(rows), np.inf)
-    chosen: list[int] = []
-    while len(chosen) < count and chance.any():
-        up_to = np.cumsum(chance)
-        chosen.append(int(np.searchsorted(up_to, rng.random() * up_to[-1], side="right")))
-        away = np.minimum(away, ((rows - rows[chosen[-1]]) ** 2).sum(axis=1))
-        chance = away * times
-    return rows[chosen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,23 +25,29 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score import hmmu, pointwise
+from hpal_cli.score.diverse import diverse
 from hpal_cli.score.hmmu import Hierarchy
 from hpal_cli.score.shard import Shard
-from hpal_cli.store.envelope import kind_of
+from hpal_cli.score.superpoints import Worth, free_superpoints
+from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.store.files import new_files
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
-from hpal_cli.stream.rows import GUESS, REGION, Rows
+from hpal_cli.stream.rows import GUESS, REGION, SUPERPOINT, Rows
+from hpal_cli.superpoints.build import ROOM_GRID, medoids, partition, scale_of
+from hpal_cli.superpoints.description import INDOOR
+from hpal_cli.superpoints.store import open_superpoints
 
 
 class Strategy(StrEnum):
-    """What makes a point worth its label; `redal` and `ssdr` score regions of points."""
+    """What makes a point worth its label; `redal` and `ssdr` score regions of points, `diverse` superpoints."""
 
     HMMU = "hmmu"
     MMU = "mmu"
     LC = "lc"
     ENTROPY = "entropy"
     RANDOM = "random"
+    DIVERSE = "diverse"
     REDAL = "redal"
     SSDR = "ssdr"
 
@@ -54,13 +60,17 @@ POINTWISE: dict[Strategy, Callable[..., pointwise.Scores]] = {
 
 REGIONAL = (Strategy.REDAL, Strategy.SSDR)
 
+WITHOUT_MODEL = (Strategy.RANDOM, Strategy.DIVERSE)
+"""Strategies that need no predictions: for a first round."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """How points are scored.
 
-    hierarchy: of HMMU; seed: of what is drawn at random; device: `cpu`, or what torch calls a GPU, for HMMU; budget:
-    what the selection will take, which SSDR-AL's diversity is about.
+    per_superpoint: a superpoint is one candidate, at its medoid, and its points' scores count together; hierarchy: of
+    HMMU; seed: of what is drawn at random; device: `cpu`, or what torch calls a GPU, for HMMU; budget: what the
+    selection will take, which the diversity of `ssdr` and `diverse` is about.
     """
 
     strategy: Strategy = Strategy.HMMU
@@ -68,6 +78,7 @@ class Plan:
     seed: int = 0
     device: str = "cpu"
     budget: Budget = field(default_factory=lambda: Budget.parse(DEFAULT))
+    per_superpoint: bool = False
 
     def __str__(self) -> str:
         """The strategy and what its scores depend on, for streams that are to be selected from together."""
@@ -79,11 +90,23 @@ class Plan:
             settings = ["seed", self.seed]
         elif self.strategy is Strategy.SSDR:
             settings = [self.budget]
+        elif self.strategy is Strategy.DIVERSE:
+            settings = [self.budget, "seed", self.seed]
+        if self.per_superpoint:
+            settings.append("per superpoint")
         return " ".join(map(str, (self.strategy, *settings)))
 
 
 def _listed(numbers: Sequence[float]) -> str:
     return ",".join(f"{number:g}" for number in numbers) or "none"
+
+
+def scale_of_grid(path: Path) -> float:
+    """How many times as long the default levels are: 1 for a room, grid / 4 cm for scans whose points are so far apart
+    that no room can be meant."""
+    grid = (attributes_of(path) or {}).get("grid")
+    scale = float(grid) / ROOM_GRID if isinstance(grid, int | float) else 1.0
+    return scale if scale > INDOOR else 1.0
 
 
 def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
@@ -93,13 +116,15 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
         HpalError: a store that this strategy cannot be computed from.
     """
     if kind_of(path) == "scenes":
-        if strategy is Strategy.RANDOM:
+        if strategy in WITHOUT_MODEL:
             return SceneStore(path)
         raise HpalError(
             path,
             f"is a scenes store, and {strategy} needs predictions",
-            "give the output of `hpal predict`, or --strategy random for a first round",
+            "give the output of `hpal predict` or `hpal spread`, or --strategy diverse for a first round",
         )
+    if strategy is Strategy.DIVERSE:
+        raise HpalError(path, "is no scenes store, and diverse looks at the scenes", "give the output of `hpal prep`")
     return PredictionStore(path)
 
 
@@ -133,10 +158,12 @@ def score(
     """
     monitor, plan, shard = monitor or Silent(), plan or Plan(), shard or Shard()
     regional = plan.strategy in REGIONAL
-    if regional and shard.parts > 1:
+    if (regional or plan.strategy is Strategy.DIVERSE) and shard.parts > 1:
         raise UsageError(
             "--shard", f"{plan.strategy} compares the regions of all scenes", "score them in one run: --shard 1/1"
         )
+    if regional and plan.per_superpoint:
+        raise UsageError("--per", f"{plan.strategy} has regions of its own", "leave --per out")
     store = open_source(path, plan.strategy)
     pool = store.choose(split, scenes)
     chosen = shard.of(pool)
@@ -148,6 +175,13 @@ def score(
     clouds = [] if ply is None else [scene_path(ply, scene.name, "ply") for scene in chosen]
     taken = {s.number: np.union1d(store.labelled(s), answered.get(s.number, ())).astype(np.int64) for s in chosen}
     extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(plan.strategy, ())
+    groups: dict[int, NDArray[np.int32]] = {}
+    worth: Worth | None = None
+    if plan.per_superpoint:
+        extra = (SUPERPOINT,)
+        groups = _superpoints(store, pool, jobs, monitor)
+        # What a class weighs depends on the whole pool, of which this may be a part.
+        worth = Worth.of(store, pool, plan.strategy, max(int(np.bincount(of).max()) for of in groups.values()))
     header = Header(
         kind="scores",
         source=str(path),
@@ -159,11 +193,23 @@ def score(
         pool=tuple(PoolScene.of(s) for s in chosen),
         history=() if history is None else (*store.history, *history),
         dtype=point_dtype(color=all(store.has_color(s) for s in pool), extra=tuple((n, "<i4") for n in extra)),
-        count=sum(s.points - len(taken[s.number]) for s in chosen),
+        count=sum(
+            len(free_superpoints(groups[s.number], taken[s.number]))
+            if plan.per_superpoint
+            else s.points - len(taken[s.number])
+            for s in chosen
+        ),
     )
     jobs = min(jobs, max(1, len(chosen)))
     threads = max(1, cores() // jobs)
-    work = [_Work(store, s, plan, header.dtype, taken[s.number], threads, ply, overwrite) for s in chosen]
+    ranks = _diverse(store, chosen, groups, taken, plan, monitor) if plan.strategy is Strategy.DIVERSE else {}
+    work = [
+        _Work(
+            store, s, plan, header.dtype, taken[s.number], threads, ply, overwrite,
+            groups.get(s.number), worth, ranks.get(s.number),
+        )
+        for s in chosen
+    ]  # fmt: skip
     warnings: list[str] = []
     writer: PointWriter | None = None
     # Written by a thread: whoever reads from the pipe is busy with one scene while the next is scored.
@@ -199,7 +245,11 @@ _WARNINGS, _WAITING = 1, 4
 
 @dataclass(frozen=True)
 class _Work:
-    """One scene to score; a process of its own may do it. taken: rows that are no candidates."""
+    """One scene to score; a process of its own may do it.
+
+    taken: rows that are no candidates; superpoint: (N,) of each point, where they are the candidates, and worth what
+    their points' scores are multiplied by; ranked: (S,) their scores, where all scenes were compared already.
+    """
 
     store: PredictionStore | SceneStore
     scene: SceneInfo
@@ -209,6 +259,9 @@ class _Work:
     threads: int
     ply: Path | None
     overwrite: bool
+    superpoint: NDArray[np.int32] | None = None
+    worth: Worth | None = None
+    ranked: NDArray[np.float64] | None = None
 
 
 def _score_scene(work: _Work) -> tuple[Rows, str]:
@@ -217,7 +270,9 @@ def _score_scene(work: _Work) -> tuple[Rows, str]:
     points = store.points(scene)
     shares: dict[str, NDArray[np.floating]] = {}
     warning = ""
-    if plan.strategy is Strategy.RANDOM or isinstance(store, SceneStore):
+    if work.ranked is not None and work.superpoint is not None:
+        scores = work.ranked[work.superpoint]
+    elif plan.strategy is Strategy.RANDOM or isinstance(store, SceneStore):
         scores = pointwise.random(scene.points, plan.seed, scene.number)
     elif plan.strategy is Strategy.HMMU:
         measured = _measure(work, store.probabilities(scene), points.xyz, store.unit)
@@ -230,6 +285,9 @@ def _score_scene(work: _Work) -> tuple[Rows, str]:
             shares = {f"share_{n}": part for n, part in zip(names, measured.shares(plan.hierarchy), strict=True)}
     else:
         scores = POINTWISE[plan.strategy](store.probabilities(scene))
+    if work.worth is not None and work.superpoint is not None and work.ranked is None:
+        prob = None if isinstance(store, SceneStore) else store.probabilities(scene)
+        scores = work.worth(scores, prob, work.superpoint)[work.superpoint]
     return _rows(work, points, scores, shares), warning
 
 
@@ -289,15 +347,75 @@ def _rows(
 
         cloud = uncertainty_cloud(points, scores, shares, work.taken, work.scene)
         write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)
-    free = np.delete(np.arange(work.scene.points), work.taken) if len(work.taken) else slice(None)
-    rows = np.zeros(work.scene.points - len(work.taken), work.dtype)
+    free: NDArray[np.int64] = np.arange(work.scene.points)
+    if work.superpoint is not None:
+        free = np.sort(medoids(work.superpoint, points.xyz)[free_superpoints(work.superpoint, work.taken)])
+        extra = {SUPERPOINT: work.superpoint}
+    elif len(work.taken):
+        free = np.delete(free, work.taken)
+    rows = np.zeros(len(free), work.dtype)
     rows["x"], rows["y"], rows["z"] = points.position[free].T
     if points.rgb is not None and "red" in (work.dtype.names or ()):
         rows["red"], rows["green"], rows["blue"] = points.rgb[free].T
-    rows["scene"], rows["index"], rows["score"] = work.scene.number, np.arange(work.scene.points)[free], scores[free]
+    rows["scene"], rows["index"], rows["score"] = work.scene.number, free, scores[free]
     for name, values in (extra or {}).items():
         rows[name] = values[free]
     return rows
+
+
+def _superpoints(
+    store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], jobs: int, monitor: Monitor
+) -> dict[int, NDArray[np.int32]]:
+    """Scene number -> (N,) superpoint of each point: those that the predictions carry or that lie beside the scenes,
+    else found here from the positions and colours."""
+    if isinstance(store, SceneStore):
+        known = open_superpoints(store, monitor=monitor)
+        return {scene.number: known.partition(scene) for scene in pool}
+    found = {scene.number: of for scene in pool if (of := store.superpoints(scene)) is not None}
+    missing = [_Partition(store, scene) for scene in pool if scene.number not in found]
+    with monitor.task("superpoints", len(missing)) as task:
+        for one, of in zip(missing, map_in_order(_partition, missing, jobs), strict=True):
+            found[one.scene.number] = of
+            task.advance(1, one.scene.name)
+    return found
+
+
+@dataclass(frozen=True)
+class _Partition:
+    store: PredictionStore
+    scene: SceneInfo
+
+
+def _partition(work: _Partition) -> NDArray[np.int32]:
+    points = work.store.points(work.scene)
+    return partition(points, scale=scale_of(points.xyz, work.store.grid, work.store.unit), unit=work.store.unit)
+
+
+def _diverse(
+    store: PredictionStore | SceneStore,
+    chosen: Sequence[SceneInfo],
+    groups: Mapping[int, NDArray[np.int32]],
+    taken: Mapping[int, NDArray[np.int64]],
+    plan: Plan,
+    monitor: Monitor,
+) -> dict[int, NDArray[np.float64]]:
+    """Scene number -> (S,) score of its superpoints under `diverse`."""
+    assert isinstance(store, SceneStore)
+    known = open_superpoints(store, monitor=monitor)
+    likeness = known.likeness()
+    scenes = [known.read(scene) for scene in chosen]
+    free = []
+    for scene, one in zip(chosen, scenes, strict=True):
+        open_ = np.zeros(len(one), bool)
+        open_[free_superpoints(groups[scene.number], taken[scene.number])] = True
+        free.append(open_)
+    points = sum(scene.points for scene in chosen)
+    count = sum(plan.budget.of(scene.points) for scene in chosen) if plan.budget.per_scene else plan.budget.of(points)
+    scores = diverse(
+        [likeness(one.feature) for one in scenes], likeness.deviation, [one.size for one in scenes], free,
+        count, plan.seed,
+    )  # fmt: skip
+    return {scene.number: score for scene, score in zip(chosen, scores, strict=True)}
 
 
 _UNIT = "is its unit right? (a bare level is in centimetres)"

@@ -40,7 +40,7 @@ class _Visited:
 
     score: NDArray[np.floating]
     chosen: NDArray[np.bool_]
-    guess: NDArray[np.uint16] | None
+    guess: NDArray[np.integer] | None
     exhausted: bool
 
     def first(self, count: int) -> _Visited:
@@ -71,7 +71,7 @@ class Tally:
         scene: int,
         found: Walk,
         score: NDArray[np.floating],
-        guess: NDArray[np.uint16] | None,
+        guess: NDArray[np.integer] | None,
         *,
         all_able: bool,
     ) -> None:
@@ -108,7 +108,8 @@ class Tally:
         self._reports[scene] = SceneReport(self._names.get(scene, str(scene)), *counts, reached.exhausted)
         if reached.guess is not None:
             for row, these in enumerate((dropped | reached.chosen, dropped, reached.chosen)):
-                self._by_class[row] += np.bincount(reached.guess[these], minlength=len(self._classes))
+                known = reached.guess[these]
+                self._by_class[row] += np.bincount(known[known >= 0], minlength=len(self._classes))
 
 
 def _reached(visited: _Visited, scene: int, picks: Rows) -> int:

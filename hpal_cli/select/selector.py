@@ -23,7 +23,7 @@ from hpal_cli.store.envelope import kind_of
 from hpal_cli.stream.header import Header, PoolScene, require_columns, require_scenes
 from hpal_cli.stream.merge import merged_header, scenes_of
 from hpal_cli.stream.points import PointReader
-from hpal_cli.stream.rows import REGION, Rows, with_column
+from hpal_cli.stream.rows import REGION, SUPERPOINT, Rows, with_column
 
 
 def find_predictions(
@@ -130,6 +130,9 @@ def select(
                 done = np.union1d(done, predictions.labelled(scene))
             if len(done):
                 rows = rows[~np.isin(rows["index"], done)]
+            if SUPERPOINT in (rows.dtype.names or ()):
+                of = None if predictions is None or scene is None else predictions.superpoints(scene)
+                rows = _one_a_superpoint(rows, None if of is None else of[done])
             limit = budget.of(sizes.get(number, len(rows))) if total is None else total
             budgets += limit if number not in sizes else 0
             limit = min(limit, max_per_scene or limit)
@@ -143,7 +146,7 @@ def select(
                 found = _walk_scene(able, predictions, scene, suppression, stones, limit, header.unit or 1.0)
             guess = None
             if predictions is not None and scene is not None:
-                guess = predictions.predicted(scene)[able["index"][found.order]].astype(np.uint16)
+                guess = predictions.predicted(scene)[able["index"][found.order]].astype(np.int32)
             tally.add(number, found, able["score"][found.order], guess, all_able=len(able) == len(rows))
             new.append(able[found.picks])
             # Many picks are merged now and then: sorting them all for each scene would take longer than the walks.
@@ -240,6 +243,16 @@ def _walk_scene(
     placed = Stones(stones, predictions.points(scene).position[stones]) if len(stones) else None
     features = predictions.features(scene)
     return walk(rows["score"], rows["index"], xyz, limit, suppression, features, unit=unit, stones=placed)
+
+
+def _one_a_superpoint(rows: Rows, answered: NDArray[np.integer] | None) -> Rows:
+    """The candidate of the highest score of each superpoint (ties: the smallest index), in the order of the rows,
+    without the superpoints that were `answered`."""
+    order = np.lexsort((rows["index"], -rows["score"].astype(np.float64)))
+    best = order[np.unique(rows[SUPERPOINT][order], return_index=True)[1]]
+    if answered is not None:
+        best = best[~np.isin(rows[SUPERPOINT][best], answered)]
+    return rows[np.sort(best)]
 
 
 def _check_rows(rows: Rows, name: str, points: int | None, subject: object) -> None:

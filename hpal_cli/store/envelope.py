@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,14 @@ SPEC = 1
 
 CHUNK_ROWS = 1 << 16
 
-MADE_BY = {"scenes": "hpal prep", "predictions": "hpal predict", "labels": "hpal label"}
+_REMEDY = "restore a copy, or write it again"
+
+MADE_BY = {
+    "scenes": "hpal prep",
+    "predictions": "hpal predict",
+    "labels": "hpal label",
+    "superpoints": "hpal superpoints",
+}
 
 
 @contextlib.contextmanager
@@ -55,13 +63,13 @@ def attributes_of(path: Path) -> dict[str, Any] | None:
     try:
         metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
         attributes = metadata["attributes"]["hpal"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return attributes if isinstance(attributes, dict) else None
 
 
 def kind_of(path: Path) -> str | None:
-    """`scenes`, `predictions` or `labels`; None if this is no hpal store."""
+    """`scenes`, `superpoints`, `predictions` or `labels`; None if this is no hpal store."""
     kind = (attributes_of(path) or {}).get("kind")
     return kind if isinstance(kind, str) else None
 
@@ -89,11 +97,14 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
         raise HpalError(path, f"is a {kind} store, expected {wanted}", f"give the output of `{makers}`")
     if attributes.get("complete") is not True:
         raise HpalError(path, "is not complete (its writer did not finish)", f"run `{makers}` again")
-    return zarr.open_group(str(path), mode="r", use_consolidated=False), attributes
+    try:
+        return zarr.open_group(str(path), mode="r", use_consolidated=False), attributes
+    except Exception as error:  # of Zarr, in many kinds
+        raise HpalError(path, f"its zarr.json is damaged ({_first_line(error)})", _REMEDY) from error
 
 
 def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> None:
-    """(N, ...) as one array: chunks of whole rows, compressed, missing chunks never left out."""
+    """(N, ...) as one array: chunks of whole rows, compressed, each with a checksum, missing ones never left out."""
     values = np.ascontiguousarray(values)
     array = create_array(group, name, values.shape, values.dtype)
     if values.size:
@@ -111,7 +122,8 @@ def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np
         shape=shape,
         dtype=dtype,
         chunks=(max(1, min(CHUNK_ROWS, shape[0])), *shape[1:]),
-        compressors=codec,
+        # Without it most flipped bits go unnoticed: Blosc has no checksum, and numbers that differ are numbers too.
+        compressors=[codec, zarr.codecs.Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
 
@@ -122,8 +134,8 @@ def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
     Raises:
         HpalError: it is missing, or a chunk of it is, or one cannot be decoded.
     """
-    with _damage(path, group, name):
-        return np.asarray(_whole(group, name, path)[...])
+    array = _whole(group, name, path)
+    return _read(array, path, slice(None))
 
 
 KEPT = 1 << 27
@@ -137,11 +149,11 @@ class RowReader:
         """Raises:
         HpalError: it is missing, or a chunk of it is.
         """
-        self._group, self.name, self._path = group, name, path
-        with _damage(path, group, name):
-            self._array = _whole(group, name, path)
+        self.name, self._path = name, path
+        self._array = _whole(group, name, path)
         self.shape = self._array.shape
-        self._rows = self._array.chunks[0]
+        self._rows = self._array.chunks[0] if self.shape else 1
+        self.row_bytes = self._array.dtype.itemsize * math.prod(self.shape[1:])
         self._chunks: OrderedDict[int, NDArray[Any]] = OrderedDict()
 
     def __call__(self, rows: NDArray[np.integer]) -> NDArray[Any]:
@@ -179,19 +191,50 @@ class RowReader:
         Raises:
             HpalError: a chunk cannot be decoded.
         """
-        with _damage(self._path, self._group, self.name):
-            return np.asarray(self._array[start:stop])
+        return _read(self._array, self._path, slice(start, stop))
+
+
+def check_arrays(root: zarr.Group, path: Path) -> None:
+    """Reads every chunk of every array of a store, known to its tables or not.
+
+    Raises:
+        HpalError: a chunk is missing or damaged, or the metadata of an array or a group is.
+    """
+    with _damage(path, ""):
+        names = [name for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)]
+    for name in names:
+        read = RowReader(root, name, path)
+        rows = read.shape[0] if read.shape else 0
+        step = max(1, KEPT // max(1, read.row_bytes))
+        for start in range(0, rows, step):
+            read.block(start, min(start + step, rows))
+
+
+ATTEMPTED = 1 << 28
+"""Bytes of an array that are asked for without a look at the size of its chunks."""
+
+RATIO = 1 << 16
+"""More than Blosc makes of a byte, even of one that is repeated."""
 
 
 def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
-    """The array `name`, if all of its chunks are there."""
+    """The array `name`, if all of its chunks are there.
+
+    Raises:
+        HpalError: it is missing, a chunk is, or its chunks cannot hold what its shape promises.
+    """
     node = find(group, name, path)
-    if not isinstance(node, zarr.Array):
-        raise TypeError("it is not there" if node is None else "it is a group")
-    # Zarr reads a chunk that is gone as zeros, which would pass for data.
-    if node.size and node.nchunks_initialized < node.nchunks:
-        raise ValueError("a chunk is gone")
-    return node
+    with _damage(path, _where(group, name)):
+        if not isinstance(node, zarr.Array):
+            raise TypeError("it is not there" if node is None else "it is a group")
+        if node.dtype.kind not in "biuf":
+            raise TypeError(f"it holds {node.dtype}, not numbers")
+        # Zarr reads a chunk that is gone as zeros, which would pass for data.
+        if node.size and node.nchunks_initialized < node.nchunks:
+            raise ValueError("a chunk is gone")
+        if node.nbytes > ATTEMPTED and node.nbytes > RATIO * node.nbytes_stored():
+            raise ValueError(f"it promises {node.nbytes:,} bytes, which its chunks cannot hold")
+        return node
 
 
 def find(group: zarr.Group, name: str, path: Path) -> zarr.Array | zarr.Group | None:
@@ -200,15 +243,75 @@ def find(group: zarr.Group, name: str, path: Path) -> zarr.Array | zarr.Group | 
     Raises:
         HpalError: its metadata cannot be read.
     """
-    with _damage(path, group, name):
+    with _damage(path, _where(group, name)):
         return group.get(name)
 
 
+def read_group(group: zarr.Group, name: str, path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+    """The group `name` of a group, and its attributes.
+
+    Raises:
+        HpalError: it is not there, or its metadata cannot be read.
+    """
+    node = find(group, name, path)
+    if not isinstance(node, zarr.Group):
+        raise HpalError(path, f"its group {_where(group, name)} is missing or damaged", _REMEDY)
+    with _damage(path, _where(group, name)):
+        return node, dict(node.attrs)
+
+
+def array_names(group: zarr.Group, path: Path) -> list[str]:
+    """The names of the arrays of a group, sorted.
+
+    Raises:
+        HpalError: the metadata of one cannot be read.
+    """
+    with _damage(path, group.path):
+        return sorted(group.array_keys())
+
+
+def _where(group: zarr.Group, name: str) -> str:
+    return f"{group.path}/{name}".strip("/")
+
+
+def _read(array: zarr.Array, path: Path, rows: slice) -> NDArray[Any]:
+    try:
+        return np.asarray(array[rows])
+    except MemoryError:
+        raise
+    except Exception as error:  # of Zarr and its codecs, in many kinds
+        chunk, why = _bad_chunk(array, rows) or ("", error)
+        where = "/".join(part for part in (array.path, chunk) if part)
+        raise HpalError(path, f"its array {where} is damaged ({_first_line(why)})", _REMEDY) from error
+
+
+def _bad_chunk(array: zarr.Array, rows: slice) -> tuple[str, Exception] | None:
+    """The first chunk that cannot be read, and why."""
+    begin, end, _ = rows.indices(array.shape[0])
+    chunk = array.shards or array.chunks
+    height = chunk[0]
+    for number in range(begin // height, -(-end // height)):
+        try:
+            array[number * height : (number + 1) * height]
+        except Exception as error:
+            key = array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
+            # Where a chunk has not all columns, only the row of chunks is known.
+            return (key if chunk[1:] == array.shape[1:] else ""), error
+    return None
+
+
 @contextlib.contextmanager
-def _damage(path: Path, group: zarr.Group, name: str) -> Iterator[None]:
-    """What Zarr raises at a damaged store, as an error that names the array."""
+def _damage(path: Path, where: str) -> Iterator[None]:
+    """What Zarr raises at damaged metadata, as an error that names the array or group."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        where = f"{group.path}/{name}".strip("/")
-        raise HpalError(path, f"its array {where} is missing or damaged ({error})", "write it again") from error
+    except (HpalError, MemoryError):
+        raise
+    except Exception as error:  # of Zarr, in many kinds
+        raise HpalError(
+            path, f"its {where or 'metadata'} is missing or damaged ({_first_line(error)})", _REMEDY
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from hpal_cli.errors import HpalError
+
+_OURS = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)(\.lock)?")
+"""What is written, what was replaced and is being removed, and the file that is locked meanwhile."""
 
 
 @contextlib.contextmanager
 def replace_when_whole(path: Path, *, overwrite: bool, folder: bool = False) -> Iterator[Path]:
     """Yields a name beside `path` to write to; renames it to `path` at the end.
 
-    On any error the unfinished work is removed and what stood at `path` stays as it was.
-    folder: it is one, so what a killed writer left of it may be large, and goes (`unfinished_folder`).
+    On any error the unfinished work is removed and what stood at `path` stays as it was. What killed writers of `path`
+    left is removed first.
+    folder: it is one. Otherwise an empty file is there already, to be written to and not to be replaced.
 
     Raises:
         HpalError: `path` exists and `overwrite` is not set, its folder is missing, or the disk refuses.
     """
+    with contextlib.suppress(OSError):
+        _sweep(path, once=not folder)
     require_free(path, overwrite=overwrite, folder=folder)
     if is_special(path):
         # A device or a named pipe is written to, not replaced.
         yield path
         return
     try:
-        with unfinished_folder(path) if folder else _unfinished_file(path) as partial:
+        with _claimed(path, "partial", folder=folder) as partial:
             yield partial
             # Somebody else may have made it meanwhile.
             require_free(path, overwrite=overwrite, folder=folder)
@@ -49,56 +58,80 @@ def unfinished_folder(path: Path) -> Iterator[Path]:
     first. (The folder itself cannot be the lock: a lock on a folder is not seen through NFS.)
     """
     _sweep(path)
-    partial, lock, held = _claim(path)
-    try:
+    with _claimed(path, "partial", folder=True) as partial:
         yield partial
+
+
+@contextlib.contextmanager
+def _claimed(path: Path, ending: str, *, folder: bool) -> Iterator[Path]:
+    """A name beside `path` that nobody else uses, whose lock says so; what has it at the end is removed.
+
+    The lock is a file beside it or, where a file is to be written, the file itself: files come by the thousand.
+    It is given back however the process ends.
+    """
+    name, lock, held = _claim(path, ending, folder)
+    try:
+        yield name
     finally:
-        _remove(partial)
+        _remove(name)
         _remove(lock)
         os.close(held)
 
 
-@contextlib.contextmanager
-def _unfinished_file(path: Path) -> Iterator[Path]:
-    # Files come by the thousand in one folder: no lock for each, and no looking for leftovers.
-    partial = _unfinished_name(path)
-    try:
-        yield partial
-    finally:
-        _remove(partial)
-
-
-def _unfinished_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-
-
-def _claim(path: Path) -> tuple[Path, Path, int]:
-    """A name to write to, the file that says so, and its descriptor: the lock, given back however the process ends."""
+def _claim(path: Path, ending: str, folder: bool) -> tuple[Path, Path, int]:
     while True:
-        partial = _unfinished_name(path)
-        lock = partial.with_name(f"{partial.name}.lock")
+        name = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}")
+        lock = name.with_name(f"{name.name}.lock") if folder else name
         held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             if _locks(held) and lock.exists():
-                return partial, lock, held
+                return name, lock, held
         except OSError:
-            # No locks on this file system: without the file, nobody can take what is written for a leftover.
-            _remove(lock)
-            return partial, lock, held
+            # No locks on this file system: nobody removes a file that cannot be locked, nor a folder without one.
+            if folder:
+                _remove(lock)
+            return name, lock, held
         # A sweep came between: it has removed the file, or is about to.
         os.close(held)
 
 
-def _sweep(path: Path) -> None:
-    lock_of_path = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial\.lock")
-    for lock in [one for one in path.parent.iterdir() if lock_of_path.fullmatch(one.name)]:
+_listed: dict[Path, dict[str, list[str]]] = {}
+"""What was left in a folder by name of the output, when this process first wrote a file there."""
+
+
+def _sweep(path: Path, *, once: bool = False) -> None:
+    """Removes what killed writers of `path` left; brings back what stood there if they took it away.
+
+    once: look into the folder only the first time.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    if once and path.parent in _listed:
+        left = _listed[path.parent].pop(path.name, [])
+    else:
+        found: dict[str, list[str]] = {}
+        for name in os.listdir(path.parent):
+            if match := _OURS.fullmatch(name):
+                found.setdefault(match[1], []).append(name)
+        left = found.pop(path.name, [])
+        if once:
+            _listed[path.parent] = found
+    for name in sorted(left):
+        one = path.with_name(name)
+        if f"{name}.lock" in left or (name.endswith(".partial") and one.is_dir()):
+            # Its lock decides; a folder without one may be written by somebody who has no locks.
+            continue
         # What is not ours to open or to lock, or is gone meanwhile, is not ours to remove.
         with contextlib.suppress(OSError):
-            held = os.open(lock, os.O_RDWR)
+            held = os.open(one, os.O_RDONLY if one.is_dir() else os.O_RDWR)
             try:
                 if _locks(held):
-                    _remove(lock.with_suffix(""))
-                    _remove(lock)
+                    what = one.with_suffix("") if one.suffix == ".lock" else one
+                    if what.suffix == ".replaced" and not os.path.lexists(path):
+                        os.rename(what, path)
+                    _remove(what)
+                    _remove(one)
             finally:
                 os.close(held)
 
@@ -125,6 +158,8 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
     Raises:
         HpalError: as `replace_when_whole`; another process is writing it.
     """
+    with contextlib.suppress(OSError):
+        _sweep(path)
     require_free(path, overwrite=overwrite, folder=True)
     partial = path.with_name(f".{path.name}.partial")
     whole = False
@@ -138,7 +173,8 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
             os.close(held)
             raise HpalError(path, "is being written by another process", "wait for it, or name another") from None
         try:
-            if not resume:
+            # What is not worth keeping may be the store that was replaced when the process was killed.
+            if not (resume and worth_keeping(partial)):
                 for left in partial.iterdir():
                     _remove(left)
             yield partial
@@ -192,19 +228,74 @@ def is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def inside(folder: Path, name: str) -> Path:
+    """`folder/name`, for a name with slashes that came from a file.
+
+    Raises:
+        HpalError: that would be another place than below `folder`.
+    """
+    path = folder / name
+    below = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))
+    if "\0" in name or os.path.isabs(name) or below.split(os.sep)[0] in (os.curdir, os.pardir):
+        raise HpalError(folder, f"a file called {name!r} would not be in it", "do not trust where that name came from")
+    return path
+
+
+def sync(folder: Path, *, below: bool = True) -> None:
+    """Waits until a folder would survive a power cut, with everything `below` it or with the names that it holds alone.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for path in (*(folder.rglob("*") if below else ()), folder):
+        held = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(held)
+        except OSError as error:
+            # Some network file systems cannot do it for folders.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(held)
+
+
 def _swap(partial: Path, path: Path, *, overwrite: bool) -> None:
-    if partial.is_dir() and overwrite and os.path.lexists(path):
-        # A folder cannot be renamed over a full one: the old one steps aside, and comes back if need be.
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.replaced")
+    if not (partial.is_dir() and overwrite and os.path.lexists(path)):
+        os.replace(partial, path)
+        return
+    # A folder cannot be renamed over a full one.
+    with _claimed(path, "replaced", folder=True) as aside:
+        if _exchange(partial, path):
+            os.rename(partial, aside)
+            return
+        # The old one steps aside, and comes back if need be; if the process is killed here, the next one brings it.
         os.rename(path, aside)
         try:
             os.rename(partial, path)
         except OSError:
             os.rename(aside, path)
             raise
-        _remove(aside)
-    else:
-        os.replace(partial, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two names have changed places in one step: Linux can, on most file systems."""
+    rename = _renameat2()
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+_HERE, _RENAME_EXCHANGE = -100, 2
+
+
+@cache
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    try:
+        call = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        # Another system than Linux, or an old one.
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    call.restype = ctypes.c_int
+    return call
 
 
 def _remove(path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from hpal_cli import __version__
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
-from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.scenes.table import SceneInfo, require_scene_name
 
 SPEC = 1
 
@@ -194,7 +194,7 @@ def parse(raw: RawHeader, subject: object) -> Header:
                     shard = part, parts
                 elif what == "scene":
                     number, points, name = value.split(" ", 2)
-                    pool.append(PoolScene(int(number), name, int(points)))
+                    pool.append(PoolScene(int(number), require_scene_name(name), int(points)))
                 elif what == "history":
                     entries.append(Entry.from_json(json.loads(value)))
                 else:
@@ -206,17 +206,17 @@ def parse(raw: RawHeader, subject: object) -> Header:
             elif word == "property" and element == "vertex" and not rest.startswith("list"):
                 kind_name, name = rest.split()
                 columns.append((name, "<" + PLY_TYPES[kind_name]))
-        except (ValueError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError) as error:
+            short = line if len(line) < 200 else f"{line[:200]}..."
             raise HpalError(
                 subject,
-                f"its header line {line!r} cannot be read ({error!r})",
+                f"its header line {short!r} cannot be read ({error!r})",
                 "write it as docs/formats.md says",
             ) from error
     names = [name for name, _ in columns]
-    if len(set(names)) != len(names) or count < 0:
-        raise HpalError(
-            subject, "its header repeats a property or counts below zero", "write it as docs/formats.md says"
-        )
+    if len(set(names)) != len(names) or count < 0 or (count and not names):
+        problem = "its header repeats a property, has none, or counts below zero"
+        raise HpalError(subject, problem, "write it as docs/formats.md says")
     return Header(
         kind,
         source,

@@ -16,6 +16,9 @@ from hpal_cli.stream.viewer_names import from_viewers, whole_numbers
 
 BLOCK_ROWS = 1 << 16
 
+BLOCK_BYTES = 1 << 26
+"""Of a block, at most: a header may promise a row of a million columns."""
+
 
 def point_dtype(*, color: bool, extra: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
     """The columns of a stream (docs/formats.md section 5): x y z, colour if there is one, scene, index, score, more."""
@@ -58,6 +61,7 @@ class PointReader:
                 yield self._clean(self._whole[start : start + rows])
             return
         size, done = self._raw_dtype.itemsize, 0
+        rows = max(1, min(rows, BLOCK_BYTES // max(1, size)))
         while done < self.header.count:
             wanted = min(rows, self.header.count - done)
             data = _read_exactly(self._stream, wanted * size)
@@ -150,17 +154,26 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
     return b"".join(parts)
 
 
+class _Bytes(io.BytesIO):
+    """For plyfile, which reads a list of -1 numbers as all that is left."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            raise ValueError("a list of less than nothing")
+        return super().read(size)
+
+
 def _through_plyfile(text: bytes, stream: IO[bytes], subject: object) -> Rows:
     """ASCII, big-endian and other PLY that is not ours: plyfile reads it whole."""
     import plyfile
 
-    try:
-        ply = plyfile.PlyData.read(io.BytesIO(text + stream.read()))
-        vertex = ply["vertex"]
-    except (plyfile.PlyParseError, KeyError, ValueError) as error:
-        raise HpalError(
-            subject, f"cannot be read as PLY ({error})", "write it again, or as docs/formats.md says"
-        ) from error
+    from hpal_cli.readers.ply import plyfile_errors, read_header, refuse_promises
+
+    body = stream.read()
+    remedy = "the command before it died early, or wrote another count than rows: run it again"
+    refuse_promises(read_header(io.BytesIO(text), subject), len(body), subject, remedy)
+    with plyfile_errors(subject):
+        vertex = plyfile.PlyData.read(_Bytes(text + body))["vertex"]
     scalars = [p.name for p in vertex.properties if not isinstance(p, plyfile.PlyListProperty)]
     rows = np.zeros(vertex.count, [(name, vertex[name].dtype.newbyteorder("<")) for name in scalars])
     for name in scalars:

@@ -13,6 +13,9 @@ Rows = NDArray[Any]
 REGION, GUESS = "region", "guess"
 """Columns of a regional strategy: the number of a point's region in its scene, and its predicted class."""
 
+SUPERPOINT = "superpoint"
+"""Column of a stream that asks a superpoint at a time: the number of the point's superpoint in its scene."""
+
 
 def with_column(rows: Rows, name: str, values: NDArray[np.integer]) -> Rows:
     """`rows` with an int32 column at the end, in place of one of that name."""

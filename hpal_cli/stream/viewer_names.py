@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from hpal_cli.errors import HpalError
@@ -32,7 +34,8 @@ def from_viewers(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
     """The columns under our own names again, whatever the case a viewer gave the prefix."""
     names = dtype.names or ()
     bare = [n[len(PREFIX) :] if n.lower().startswith(PREFIX) else n for n in names]
-    columns = [(b if bare.count(b) == 1 else n, dtype[n]) for n, b in zip(names, bare, strict=True)]
+    times = Counter(bare)
+    columns = [(b if times[b] == 1 else n, dtype[n]) for n, b in zip(names, bare, strict=True)]
     return np.dtype(columns)
 
 

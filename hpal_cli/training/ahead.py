@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpal_cli.network.backend import AnyGeometry
 from hpal_cli.network.inputs import NetworkInput
-from hpal_cli.training.batches import Batch, Batches
+from hpal_cli.training.batches import Batch, Batches, SoftLabels
 
 AHEAD = 2
 """Steps that a batch may be ready before its turn."""
@@ -36,6 +36,7 @@ class Ready:
     scenes: list[str]
     labelled: int
     label: Tensor
+    soft: SoftLabels | None
     student: View
     teacher: View | None
 
@@ -59,6 +60,7 @@ def _ready(batch: Batch, device: torch.device, geometry: Callable[[Tensor], AnyG
         batch.scenes,
         batch.labelled,
         batch.label.to(device, non_blocking=True),
+        None if batch.soft is None else batch.soft.to(device),
         view(batch.student),
         None if batch.teacher is None else view(batch.teacher),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpal_cli.network.inputs import NetworkInput, scene_origin, unit_color, voxelise
+from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, unit_color, voxelise
+from hpal_cli.network.superpoint_inputs import Columns, augment
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.training.augment import augment_color, augment_position
+from hpal_cli.training.labels import NOTHING, SceneLabels, Spread
 from hpal_cli.training.presets import Settings
 from hpal_cli.voxels import group_voxels
-
-SceneLabels = tuple[NDArray[np.int64], NDArray[np.int32]]
-"""(rows (L,), class ids (L,)): what is known of a scene; -1 is known to be no class."""
 
 UNKNOWN = -1
 NO_CLASS = -2
@@ -31,11 +30,26 @@ CACHE_BYTES = 1 << 30
 
 
 @dataclass
+class SoftLabels:
+    """What every one of N points teaches. target: (N, C) float32, rows that sum to 1; weight: (N,) float32, 0 to 1,
+    0 where nothing is known, whatever the target."""
+
+    target: Tensor
+    weight: Tensor
+
+    def to(self, device: torch.device) -> SoftLabels:
+        return SoftLabels(self.target.to(device, non_blocking=True), self.weight.to(device, non_blocking=True))
+
+    def pinned(self) -> SoftLabels:
+        return SoftLabels(self.target.pin_memory(), self.weight.pin_memory())
+
+
+@dataclass
 class Batch:
     """N points of some scenes, as the student and as the teacher sees them (None where none is wanted).
 
-    label: (N,) int64, `UNKNOWN` or `NO_CLASS` where it is no class id; labelled: how many are one.
-    The rows of all three match.
+    label: (N,) int64, `UNKNOWN` or `NO_CLASS` where it is no class id; soft: what the points teach where answers were
+    spread, None elsewhere; labelled: how many points have a label, or a soft one. The rows of all match.
     """
 
     scenes: list[str]
@@ -43,11 +57,13 @@ class Batch:
     teacher: NetworkInput | None
     label: Tensor
     labelled: int
+    soft: SoftLabels | None = None
 
     def pinned(self) -> Batch:
         """In memory from which a GPU copies without making anyone wait."""
         teacher = None if self.teacher is None else self.teacher.pinned()
-        return Batch(self.scenes, self.student.pinned(), teacher, self.label.pin_memory(), self.labelled)
+        soft = None if self.soft is None else self.soft.pinned()
+        return Batch(self.scenes, self.student.pinned(), teacher, self.label.pin_memory(), self.labelled, soft)
 
 
 class Batches:
@@ -65,39 +81,60 @@ class Batches:
         *,
         color: bool,
         seed: int,
+        spread: Spread | None = None,
+        superpoints: Callable[[SceneInfo], Columns] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        """color: whether the network is given colours; superpoints: gives the columns of a scene's superpoints, None
+        if the network is given none."""
         self._scenes = list(scenes)
         self._labels = labels
         self._settings = settings
-        self._color = color
         self._seed = seed
+        self._spread = spread
         self._places = range(rank, settings.batch, world)
-        self._rooms = _Rooms(store, color)
+        self._rooms = _Rooms(store, color, spread, superpoints)
+        self._homes = _homes(self._scenes, labels, spread) if settings.even_crops else []
 
     def __getitem__(self, step: int) -> Batch:
-        settings = self._settings
-        scenes, students, teachers, labels = [], [], [], []
+        settings, spread = self._settings, self._spread
+        scenes, students, teachers, labels, soft = [], [], [], [], []
         for place in self._places:
             rng = np.random.default_rng([self._seed, 2, step, place])
-            scene = self._scene(step * settings.batch + place)
+            scene, wanted = self._scene(step * settings.batch + place), None
+            if self._homes and rng.random() < settings.even_crops:
+                wanted, homes = self._homes[rng.integers(len(self._homes))]
+                scene = homes[rng.integers(len(homes))]
             room = self._rooms[scene]
-            rows, ids = self._labels.get(scene.name, _NOTHING)
-            keep = crop(room.xyz, rows[ids >= 0], settings.max_voxels // settings.batch, settings.voxel, rng)
+            rows, ids = self._labels.get(scene.name, NOTHING)
+            if room.likely is None:
+                centres = rows[ids >= 0 if wanted is None else ids == wanted]
+            else:
+                centres = np.flatnonzero(room.likely >= 0 if wanted is None else room.likely == wanted)
+            keep = crop(room.xyz, centres, settings.max_voxels // settings.batch, settings.voxel, rng)
             xyz, color = room.xyz[keep], None if room.color is None else room.color[keep]
+            more = None if room.columns is None else room.columns(keep)
             seen = augment_position(xyz, rng, distort=settings.elastic)
-            students.append((seen, None if color is None else augment_color(color, rng)))
-            teachers.append((xyz, color))
+            shown = None if color is None else augment_color(color, rng)
+            students.append((seen, joined(shown, None if more is None else augment(more, rng))))
+            teachers.append((xyz, joined(color, more)))
             labels.append(_labels_of(keep, rows, ids))
+            if spread is not None and room.prob is not None:
+                soft.append(spread.soft_labels(scene, room.prob, keep))
             scenes.append(scene.name)
-        label = np.concatenate(labels)
+        label = torch.from_numpy(np.concatenate(labels))
+        taught = None
+        if soft:
+            target, weight = (torch.from_numpy(np.concatenate(part)) for part in zip(*soft, strict=True))
+            taught = SoftLabels(target, weight)
         return Batch(
             scenes,
             voxelise(students, settings.voxel),
             voxelise(teachers, settings.voxel) if settings.teacher else None,
-            torch.from_numpy(label),
-            int((label >= 0).sum()),
+            label,
+            int((label >= 0 if taught is None else taught.weight > 0).sum()),
+            taught,
         )
 
     def _scene(self, n: int) -> SceneInfo:
@@ -141,35 +178,73 @@ def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np
     return label
 
 
-_NOTHING: SceneLabels = (np.zeros(0, np.int64), np.zeros(0, np.int32))
+def _homes(
+    scenes: Sequence[SceneInfo], labels: Mapping[str, SceneLabels], spread: Spread | None
+) -> list[tuple[int, list[SceneInfo]]]:
+    """(class, the scenes that have a point of it) for every class that some scene has."""
+    found: dict[int, list[SceneInfo]] = {}
+    for scene in scenes:
+        if spread is not None:
+            there = np.flatnonzero(spread.classes[scene.name])
+        else:
+            ids = labels.get(scene.name, NOTHING)[1]
+            there = np.unique(ids[ids >= 0])
+        for one in there.tolist():
+            found.setdefault(one, []).append(scene)
+    return sorted(found.items())
 
 
 @dataclass(frozen=True)
 class _Room:
+    """xyz, color: (N, 3); columns: of the superpoints; prob (N, C) and likely (N,): what was spread, and to which
+    class."""
+
     xyz: NDArray[np.float32]
     color: NDArray[np.float32] | None
+    columns: Columns | None
+    prob: NDArray[np.float16] | None
+    likely: NDArray[np.int32] | None
 
     @property
     def bytes(self) -> int:
-        return self.xyz.nbytes + (0 if self.color is None else self.color.nbytes)
+        columns = () if self.columns is None else (self.columns.of, self.columns.value)
+        arrays = (self.xyz, self.color, self.prob, self.likely, *columns)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 class _Rooms:
     """Reads a scene when a batch wants it, and keeps the last ones."""
 
-    def __init__(self, store: SceneStore, color: bool) -> None:
+    def __init__(
+        self,
+        store: SceneStore,
+        color: bool,
+        spread: Spread | None,
+        superpoints: Callable[[SceneInfo], Columns] | None,
+    ) -> None:
         self._store = store
         self._color = color
+        self._spread = spread
+        self._superpoints = superpoints
         self._kept: OrderedDict[int, _Room] = OrderedDict()
 
     def __getitem__(self, scene: SceneInfo) -> _Room:
         if scene.number in self._kept:
             self._kept.move_to_end(scene.number)
             return self._kept[scene.number]
-        points = self._store.points(scene)
-        xyz = scene_origin(points.xyz, self._store.unit)
-        room = _Room(xyz, unit_color(points.rgb) if self._color else None)
+        room = self._read(scene)
         self._kept[scene.number] = room
         while self._kept and sum(kept.bytes for kept in self._kept.values()) > CACHE_BYTES:
             self._kept.popitem(last=False)
         return room
+
+    def _read(self, scene: SceneInfo) -> _Room:
+        points, spread = self._store.points(scene), self._spread
+        prob = None if spread is None else spread.probabilities(scene)
+        return _Room(
+            scene_origin(points.xyz, self._store.unit),
+            unit_color(points.rgb) if self._color else None,
+            None if self._superpoints is None else self._superpoints(scene),
+            prob,
+            None if spread is None or prob is None else spread.likely_class(scene, prob),
+        )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,27 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.network.inputs import COLOR, POSITION
 from hpal_cli.network.minkunet import SIZES, MinkUNet
+from hpal_cli.network.superpoint_inputs import SuperpointInputs
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.store.files import replace_when_whole
+from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings
 
-SPEC = 1
+SPEC = 2
+"""2: a voxel may be given columns of its superpoint, and class weights are a power."""
 
 
 @dataclass
 class Checkpoint:
     """A trained network and all that is needed to use it.
 
-    student: its weights; state: what only an unfinished run needs (teacher, optimiser); step: steps done.
-    scenes: id of the scenes it was trained on; labels: digest of what it learned from; labelled: points it learned
-    from; answered: scene name -> rows (int64) that someone has answered for, labelled or unsure, which selection must
-    not ask for again.
+    student: its weights, averaged over the steps where the settings say so and the run is finished; state: what only an
+    unfinished run needs (teacher, optimiser); step: steps done.
+    superpoints: what turns superpoints into inputs, None for a network that is given none.
+    scenes: id of the scenes it was trained on; labels: digest of what it learned from; labelled: points of a known
+    class that it learned from; spread: points that it learned from because an answer was spread to them; answered:
+    scene name -> rows (int64) that someone has answered for, labelled or unsure, which selection must not ask for
+    again.
     """
 
     settings: Settings
@@ -50,12 +57,15 @@ class Checkpoint:
     student: dict[str, Tensor]
     answered: dict[str, NDArray[np.int64]]
     all_labelled: bool = False
+    superpoints: SuperpointInputs | None = None
+    spread: int = 0
     history: list[Entry] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def channels(self) -> tuple[str, ...]:
-        return (*COLOR, *POSITION) if self.color else POSITION
+        """What the network is given of a voxel, in this order."""
+        return channel_names(self.color, self.superpoints)
 
     def network(self) -> MinkUNet:
         """The network with these weights, in evaluation mode."""
@@ -80,12 +90,15 @@ class Checkpoint:
             "labels": self.labels,
             "labelled": self.labelled,
             "all_labelled": self.all_labelled,
+            "spread": self.spread,
+            "appearance": None if self.superpoints is None else self.superpoints.appearance,
             "history": history.to_json(self.history),
         }
         content = {
             "hpal": json.dumps(meta),
             "student": self.student,
             "answered": {name: torch.from_numpy(rows) for name, rows in self.answered.items()},
+            "likeness": {} if self.superpoints is None else _tensors(self.superpoints.likeness),
             "state": self.state,
         }
         # In memory first: given a name, torch writes that name into the archive, and on a full disk it does not say so.
@@ -109,6 +122,10 @@ def load(path: Path) -> Checkpoint:
     try:
         # torch does not look at the checksums that it writes.
         with zipfile.ZipFile(path) as archive:
+            promised = sum(member.file_size for member in archive.infolist())
+            if promised > path.stat().st_size:
+                # torch packs nothing: memory is not asked for on the word of an archive.
+                raise zipfile.BadZipFile(f"it promises {promised:,} bytes")
             altered = archive.testzip()
         if altered is not None:
             raise HpalError(path, f"was altered after it was written ({altered})", remedy)
@@ -119,6 +136,9 @@ def load(path: Path) -> Checkpoint:
         RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
+        NotImplementedError,
+        AttributeError,
         pickle.UnpicklingError,
         EOFError,
         KeyError,
@@ -134,7 +154,7 @@ def load(path: Path) -> Checkpoint:
         )
     try:
         checkpoint = Checkpoint(
-            Settings(**meta["settings"]),
+            _settings(meta),
             ClassTable.from_json(meta["classes"], path),
             COLOR[0] in meta["channels"],
             meta["scenes"],
@@ -145,6 +165,8 @@ def load(path: Path) -> Checkpoint:
             content["student"],
             {name: rows.numpy() for name, rows in content["answered"].items()},
             meta["all_labelled"],
+            _superpoints(meta, content.get("likeness")),
+            meta.get("spread", 0),
             history.from_json(meta["history"]),
             content["state"],
         )
@@ -152,6 +174,29 @@ def load(path: Path) -> Checkpoint:
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise HpalError(path, f"is damaged ({_first_line(error)})", remedy) from error
     return checkpoint
+
+
+def channel_names(color: bool, superpoints: SuperpointInputs | None) -> tuple[str, ...]:
+    """What a network is given of a voxel, in this order."""
+    return (*(COLOR if color else ()), *(() if superpoints is None else superpoints.names), *POSITION)
+
+
+def _settings(meta: Mapping[str, Any]) -> Settings:
+    values = dict(meta["settings"])
+    if meta["spec"] < 2:
+        values["class_weights"] = {"none": 0.0, "sqrt": 0.5}[values["class_weights"]]
+    return Settings(**values)
+
+
+def _tensors(likeness: Likeness) -> dict[str, Tensor]:
+    return {f.name: torch.from_numpy(np.ascontiguousarray(getattr(likeness, f.name))) for f in fields(Likeness)}
+
+
+def _superpoints(meta: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> SuperpointInputs | None:
+    if not tensors:
+        return None
+    likeness = Likeness(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    return SuperpointInputs(likeness, str(meta["appearance"]))
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpal_cli.training.batches import UNKNOWN
+from hpal_cli.training.batches import UNKNOWN, SoftLabels
 from hpal_cli.training.presets import Settings
 
 
@@ -30,6 +30,7 @@ def objective(
     label: Tensor,
     settings: Settings,
     *,
+    soft: SoftLabels | None = None,
     weight: Tensor | None = None,
     across: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Loss:
@@ -39,14 +40,19 @@ def objective(
     points of all processes, and 0 where it has none. With `consistency` "kl", plus KL(student || teacher) over all
     points but those of no class.
 
-    weight: (C,) weight of a class in the first term, which is then the weighted mean.
+    soft: takes the place of `label` in the first term, which is then the mean of CE(student, target) over all points
+    by their weights; weight: (C,) weight of a class in the first term, which is then the weighted mean.
     across: sums a vector over all processes.
     """
     log_prob = student.log_softmax(1)
     known, free = label >= 0, label == UNKNOWN
     truth = label.clamp(min=0)
-    share = known.to(student.dtype) if weight is None else known * weight[truth]
-    sums = [_summed(log_prob, truth, share)]
+    if soft is not None:
+        share = soft.weight if weight is None else soft.weight * (soft.target @ weight)
+        sums = [-((soft.target * log_prob).sum(1) * share).sum()]
+    else:
+        share = known.to(student.dtype) if weight is None else known * weight[truth]
+        sums = [_summed(log_prob, truth, share)]
     counts = [share.sum(), known.sum(), free.sum(), free.new_zeros(())]
     if teacher is not None:
         probability, guess = teacher.softmax(1).max(1)
@@ -67,9 +73,10 @@ def _summed(log_prob: Tensor, target: Tensor, share: Tensor) -> Tensor:
     return functional.nll_loss(log_prob, target, reduction="none").mul(share).sum()
 
 
-def class_weights(counts: Tensor) -> Tensor:
-    """(C,) labels of each class -> (C,) weights 1 / sqrt(share), mean 1 over the labels; 0 for a class without."""
-    weight = torch.where(counts > 0, counts.clamp(min=1).double().rsqrt(), 0)
+def class_weights(counts: Tensor, power: float) -> Tensor:
+    """(C,) labels of each class, or their mass -> (C,) weights share^-power, mean 1 over the labels; 0 for a class
+    without."""
+    weight = torch.where(counts > 0, counts.double().clamp(min=1e-9).pow(-power), 0)
     return (weight * counts.sum() / (weight * counts).sum()).float()
 
 

@@ -10,12 +10,17 @@ from typing import Literal
 class Settings:
     """What a training run is made of. Lengths are metres.
 
-    steps: optimiser steps; batch: scenes in a step; max_voxels: voxels of a step at most, each scene's share a crop
-    around one of its labelled points (0: whole scenes).
-    class_weights: "sqrt" weighs a class by 1 / sqrt(its share of the labels); dropout: share of the last features
-    that a step leaves out.
+    inputs: what a voxel is given: "points" is colour and position, "superpoints" adds the likeness of its superpoint.
+    steps: optimiser steps; minutes: if above 0, training ends after so long instead, and the schedule, then without
+    restarts, follows the share of the time.
+    batch: scenes in a step; max_voxels: voxels of a step at most, each scene's share a crop around one of the points
+    that teach (0: whole scenes); even_crops: share of the crops around a point of a class that is drawn evenly.
+    class_weights: exponent p by which a class weighs share^-p, of its share of the labels (0: all weigh 1); dropout:
+    share of the last features that a step leaves out.
     period: steps between restarts of the cosine, 0 for none; power: exponent of the polynomial decay.
-    keep: share of the teacher that stays at each step; confidence: softmax from which a pseudo-label counts.
+    teacher: whether the student's average guesses at unlabelled points; keep: share of the teacher that stays at each
+    step; confidence: softmax from which a pseudo-label counts; teacher_after: share of the training from which they do.
+    average: whether what is saved is an average of the weights of the steps.
     elastic: whether the student's rooms are distorted.
     """
 
@@ -32,13 +37,18 @@ class Settings:
     schedule: Literal["cosine", "polynomial"]
     period: int
     power: float
-    class_weights: Literal["none", "sqrt"] = "none"
+    class_weights: float = 0.0
     dropout: float = 0.0
     teacher: bool = True
     keep: float = 0.955
     confidence: float = 0.75
     consistency: Literal["none", "kl"] = "none"
     elastic: bool = True
+    inputs: Literal["points", "superpoints"] = "points"
+    minutes: float = 0.0
+    even_crops: float = 0.0
+    teacher_after: float = 0.0
+    average: bool = False
 
 
 # Whole rooms: two million voxels are more than any four rooms of S3DIS have, and a bound for scenes of any size.
@@ -57,10 +67,25 @@ PRESETS = {
         size="small", voxel=0.05, steps=1_500, batch=2, max_voxels=12_000, optimizer="adamw", lr=0.01, momentum=0.9,
         dampening=0.0, weight_decay=1e-2, schedule="cosine", period=0, power=0.9, elastic=False,
     ),
+    # What a few hundred answers teach once they are spread: every point of a crop teaches, so no teacher is needed, and
+    # rare classes need a share of the crops. Superpoints say at once what the network would take hours to see.
+    "few": Settings(
+        size="small", voxel=0.05, steps=4_000, batch=2, max_voxels=12_000, optimizer="adamw", lr=0.01, momentum=0.9,
+        dampening=0.0, weight_decay=1e-2, schedule="cosine", period=0, power=0.9, elastic=False, teacher=False,
+        inputs="superpoints", class_weights=0.3, even_crops=0.3, average=True,
+    ),
 }  # fmt: skip
 
 
-UNITS = {"voxel": "m", "max_voxels": "voxels a step (0: whole scenes)", "batch": "scenes a step", "period": "steps"}
+UNITS = {
+    "voxel": "m",
+    "max_voxels": "voxels a step (0: whole scenes)",
+    "batch": "scenes a step",
+    "period": "steps",
+    "minutes": "min (0: as many steps as are asked for)",
+    "even_crops": "of the crops",
+    "teacher_after": "of the training",
+}
 
 
 def described(settings: Settings) -> list[tuple[str, str]]:

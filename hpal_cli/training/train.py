@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hpal_cli.errors import HpalError, UsageError
@@ -19,63 +18,34 @@ from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.inputs import COLOR, POSITION
 from hpal_cli.network.minkunet import SIZES, MinkUNet
+from hpal_cli.network.superpoint_inputs import Columns, SuperpointInputs
+from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.ahead import Ready, View, ready_batches
-from hpal_cli.training.batches import Batches, SceneLabels
-from hpal_cli.training.checkpoint import Checkpoint, load
+from hpal_cli.training.batches import Batches
+from hpal_cli.training.checkpoint import Checkpoint, channel_names, load
 from hpal_cli.training.interruption import between_steps
+from hpal_cli.training.labels import SceneLabels, Spread, floored, known_labels
 from hpal_cli.training.losses import Loss, class_weights, follow, objective
 from hpal_cli.training.presets import Settings
 from hpal_cli.training.processes import Processes, joined, own_device
-from hpal_cli.training.schedule import learning_rate
+from hpal_cli.training.schedule import Pace
 
 SAVE_EVERY = 200
 """Steps between two saved states of an unfinished run."""
 
+AVERAGED = 0.99
+"""Share of the average of the weights that stays at each step, once there have been enough."""
 
-def known_labels(
-    store: SceneStore, labels: LabelStore | None
-) -> tuple[dict[str, SceneLabels], dict[str, NDArray[np.int64]]]:
-    """What is known of each train scene, and the rows that were answered for in any scene. Both hold unsure answers
-    (-1), which no loss may touch.
+TIMED = 0.05
+"""Share of the time of a run of `minutes` after which the number of steps is told."""
 
-    Without a labels store every labelled point of the train split is known, and none counts as asked.
-
-    Raises:
-        HpalError: the labels are of other scenes, or name a row or class that is not there, or none can be trained on.
-    """
-    if labels is None:
-        known = {}
-        for scene in store.table.choose("train"):
-            truth = store.labels(scene)
-            if truth is not None and (truth >= 0).any():
-                known[scene.name] = (np.arange(scene.points), truth)
-        if not known:
-            raise HpalError(store.path, "its train scenes hold no labels", "label some points with `hpal label`")
-        return known, {}
-    labels.require_scenes(store.table.id, store.path)
-    answers = labels.latest()
-    known, answered = {}, {}
-    for scene in store.table:
-        mine = answers[answers["scene"] == scene.number]
-        if not len(mine):
-            continue
-        index, label = mine["index"].astype(np.int64), mine["label"].astype(np.int32)
-        if index.min() < 0 or index.max() >= scene.points or label.max() >= len(store.classes):
-            raise HpalError(
-                labels.path,
-                f"points outside scene {scene.name} or its classes",
-                "check it with `hpal info --check`",
-            )
-        answered[scene.name] = index
-        if scene.split == "train":
-            known[scene.name] = (index, label)
-    if not any((ids >= 0).any() for _, ids in known.values()):
-        raise HpalError(labels.path, "holds no label of a train scene", "answer some points with `hpal label` first")
-    return known, answered
+ENDLESS = 1 << 40
+"""More steps than any time is enough for."""
 
 
 def train(
@@ -83,6 +53,8 @@ def train(
     labels: LabelStore | None,
     settings: Settings,
     *,
+    spread: PredictionStore | None = None,
+    old_spread: bool = False,
     init: Checkpoint | None = None,
     device: torch.device | None = None,
     backend: Backend | None = None,
@@ -98,14 +70,20 @@ def train(
 
     Args:
         labels: the answered points, or None to use every label of the store (fully supervised).
+        old_spread: a spread of other answers will do.
+        spread: what `hpal spread` made of these answers, or a model's predictions: then every point that they say
+            something of teaches, with its probabilities as target (docs/method.md).
         init: continue from these student weights; without it the network starts from random ones.
         backend: whose convolution to use, None for what `auto` takes; no part of the run: it may resume on another.
         run: where to save the checkpoint; metrics and the state of an unfinished run, saved every `save_every` steps,
             are kept beside it.
         resume: go on from that state; overwrite: `run` may exist.
 
+    A run of `settings.minutes` ends by the clock, so it does not repeat to the bit; all others do.
+
     Raises:
-        HpalError: labels that do not fit, an `init` of another shape, or a loss that is not finite.
+        HpalError: labels or a spread that do not fit, an `init` of another shape, superpoints that cannot be compared,
+            or a loss that is not finite.
     """
     device = own_device(device or torch.device("cpu"))
     backend = backend or choose("auto", device)
@@ -113,17 +91,21 @@ def train(
         if settings.batch < processes.world:
             raise UsageError("--batch", f"{settings.batch} scenes for {processes.world} processes", "give each one")
         monitor = (monitor if processes.first else None) or Silent()
-        run_of = _Run(store, labels, settings, init, device, backend, seed, processes, list(history), monitor)
+        run_of = _Run(
+            store, labels, spread, old_spread, settings, init, device, backend, seed, processes, list(history), monitor
+        )
         return run_of.go(run, save_every=save_every, resume=resume, overwrite=overwrite)
 
 
 class _Run:
-    """The state of one training run: two networks, an optimiser, and where it stands."""
+    """The state of one training run: up to three networks, an optimiser, and where it stands."""
 
     def __init__(
         self,
         store: SceneStore,
         labels: LabelStore | None,
+        spread: PredictionStore | None,
+        old_spread: bool,
         settings: Settings,
         init: Checkpoint | None,
         device: torch.device,
@@ -146,37 +128,72 @@ class _Run:
             monitor.warn(
                 f"colour is left out, since {without[0]} has none ({len(without)} of {len(store.table)} scenes)"
             )
+        if spread is not None and labels is None:
+            raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
+        self.spread = (
+            None
+            if spread is None or labels is None
+            else Spread(spread, store, labels, known, self.answered, old=old_spread)
+        )
+        train_scenes = store.table.choose("train")
+        self.superpoints, columns = self._superpoints(train_scenes, init)
         torch.manual_seed(seed)
         self.student = self._network()
         if init is not None:
-            _start_from(self.student, init, store, self.color, settings)
+            _start_from(self.student, init, store, channel_names(self.color, self.superpoints), settings)
         self.student = self.student.to(device).train()
         self.teacher: MinkUNet | None = None
         if settings.teacher:
             self.teacher = self._network().to(device).eval()
             self.teacher.load_state_dict(self.student.state_dict())
+        self.average: MinkUNet | None = None
+        if settings.average:
+            self.average = self._network().to(device).eval()
+            self.average.load_state_dict(self.student.state_dict())
         self.optimizer = _optimizer(self.student, settings)
-        self.digest = _digest(known, init)
+        self.digest = _digest(known, init, self.spread, self.superpoints)
         counts = np.bincount(np.concatenate([ids[ids >= 0] for _, ids in known.values()]), minlength=len(store.classes))
         self.labelled = int(counts.sum())
         self.weight = None
-        if settings.class_weights == "sqrt":
-            self.weight = class_weights(torch.from_numpy(counts)).to(device)
+        if settings.class_weights:
+            mass = torch.from_numpy(counts if self.spread is None else floored(self.spread.mass))
+            self.weight = class_weights(mass, settings.class_weights).to(device)
         self.batches = Batches(
             store,
-            store.table.choose("train"),
+            train_scenes,
             known,
             settings,
             color=self.color,
             seed=seed,
+            spread=self.spread,
+            superpoints=columns,
             rank=processes.rank,
             world=processes.world,
         )
-        self.step, self.skipped = 0, 0
+        self.step, self.skipped, self.seconds, self.share = 0, 0, 0.0, 0.0
         self._losses: list[tuple[int, list[str], Tensor]] = []
 
+    def _superpoints(
+        self, scenes: Sequence[SceneInfo], init: Checkpoint | None
+    ) -> tuple[SuperpointInputs | None, Callable[[SceneInfo], Columns] | None]:
+        """What turns superpoints into inputs, and the columns of a scene by it; None where they are not wanted."""
+        if self.settings.inputs == "points":
+            return None, None
+        if not self.processes.first:
+            # One process makes the superpoints where they are missing; the others find them.
+            self.processes.agree(0)
+        read = open_superpoints(self.store, monitor=self.monitor).read
+        inputs = init.superpoints if init is not None else None
+        if inputs is None:
+            inputs = SuperpointInputs.of(self.store, scenes, read)
+        if self.processes.first:
+            self.processes.agree(0)
+        inputs.require(self.store, scenes)
+        found = inputs
+        return found, lambda scene: found.columns(self.store, scene, read(scene))
+
     def _network(self) -> MinkUNet:
-        channels = len(POSITION) + (len(COLOR) if self.color else 0)
+        channels = len(channel_names(self.color, self.superpoints))
         size = SIZES[self.settings.size]
         return MinkUNet(channels, len(self.store.classes), size, dropout=self.settings.dropout)
 
@@ -199,32 +216,46 @@ class _Run:
             run = unfinished = None
         metrics = None if run is None else Metrics(run.with_name(f"{run.name}.metrics.jsonl"), self.step)
         saved = unfinished if self.step else None
-        first, geometry = self.step, self.backend.geometry
-        with between_steps() as interruption, monitor.task("training", settings.steps) as task:
-            task.advance(first)
-            steps = range(first, settings.steps)
-            for ready in ready_batches(self.batches, steps, self.device, geometry):
-                rate = learning_rate(settings, self.step)
-                (labelled,) = self.processes.agree(ready.labelled)
+        pace = Pace(settings, self.seconds)
+        reached, told = pace.reached(self.step), not pace.timed
+        work = monitor.task("training, seconds" if pace.timed else "training", pace.total)
+        with between_steps() as interruption, work as task:
+            task.advance(reached)
+            steps = range(self.step, ENDLESS if pace.timed else settings.steps)
+            for ready in ready_batches(self.batches, steps, self.device, self.backend.geometry):
+                # One process has the clock.
+                clock = int(1000 * pace.seconds()) if self.processes.first else 0
+                labelled, clock = self.processes.agree(ready.labelled, clock)
+                self.seconds = clock / 1000
+                self.share = pace.share(self.step, self.seconds)
+                if self.share >= 1:
+                    break
+                rate = pace.rate(self.step, self.share)
                 if not labelled:
                     self.skipped += 1
                 loss = self._learn(ready, rate) if labelled else None
                 self.step += 1
                 (stop,) = self.processes.agree(int(interruption.number is not None))
-                save = self.step % save_every == 0 and self.step < settings.steps
+                last = not pace.timed and self.step == settings.steps
+                save = self.step % save_every == 0 and not last
+                before, reached = reached, pace.reached(self.step)
                 # Reading a loss makes the host wait for a GPU.
-                if self.device.type == "cpu" or self.step % 10 == 0 or save or stop or self.step == settings.steps:
+                if self.device.type == "cpu" or self.step % 10 == 0 or save or stop or last:
                     value = self._look_at_losses(saved)
                     status = "no labelled point in this batch: skipped"
                     if loss is not None and value is not None:
                         confident = float(loss.confident)
-                        sure = f"  sure {confident:4.0%}" if self.teacher is not None else ""
+                        sure = f"  sure {confident:4.0%}" if self._guesses() else ""
                         status = f"loss {value:6.3f}  lr {rate:.4f}{sure}"
-                        if metrics is not None and (self.step % 10 == 0 or self.step == settings.steps):
+                        if metrics is not None and (self.step % 10 == 0 or last):
                             metrics.add(self.step, value, rate, labelled, confident)
-                    task.advance(1, status)
+                    task.advance(reached - before, status)
                 else:
-                    task.advance(1)
+                    task.advance(reached - before)
+                if not told and self.share >= TIMED:
+                    told = True
+                    foretold = f"about {(self.step - 1) / self.share:,.0f} steps in {settings.minutes:g} minutes"
+                    monitor.note(f"{foretold} at this speed; a run that ends by the clock does not repeat to the bit")
                 if unfinished is not None and (save or stop):
                     self._checkpoint(finished=False).save(unfinished, overwrite=True)
                     saved = unfinished
@@ -234,8 +265,9 @@ class _Run:
                             f"stopped after step {self.step}; the same command with --resume goes on from there"
                         )
                     break
+            self._look_at_losses(saved)
         if self.skipped:
-            monitor.warn(f"{self.skipped} of {settings.steps} batches held no labelled point and were skipped")
+            monitor.warn(f"{self.skipped} of {self.step} batches held no labelled point and were skipped")
         done = self._checkpoint(finished=True)
         if run is not None and unfinished is not None:
             # Saved before the state that could repeat it goes: a full disk must not cost the run.
@@ -243,18 +275,24 @@ class _Run:
             unfinished.unlink(missing_ok=True)
         return done
 
+    def _guesses(self) -> bool:
+        """Whether the teacher has a say at this step."""
+        return self.teacher is not None and self.share >= self.settings.teacher_after
+
     def _learn(self, ready: Ready, rate: float) -> Loss:
         """One optimiser step. Nothing here asks a GPU for a number."""
         settings, processes = self.settings, self.processes
         guess = None
-        if self.teacher is not None and ready.teacher is not None:
+        if self.teacher is not None and ready.teacher is not None and self._guesses():
             with torch.no_grad():
                 guess = at_points(self.teacher, ready.teacher)
         if settings.dropout:
             # A resumed run leaves out the same features.
             torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + processes.rank)
         answer = at_points(self.student, ready.student)
-        loss = objective(answer, guess, ready.label, settings, weight=self.weight, across=processes.sum)
+        loss = objective(
+            answer, guess, ready.label, settings, soft=ready.soft, weight=self.weight, across=processes.sum
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -264,6 +302,10 @@ class _Run:
         self.optimizer.step()
         if self.teacher is not None:
             follow(self.teacher, self.student, settings.keep)
+        if self.average is not None:
+            # Of the first steps, when little is learned, soon nothing is left.
+            count = self.step + 1
+            follow(self.average, self.student, min(AVERAGED, count / (count + 10)))
         return loss
 
     def _look_at_losses(self, saved: Path | None) -> float | None:
@@ -291,9 +333,12 @@ class _Run:
         if not finished:
             state = {
                 "teacher": {} if self.teacher is None else self.teacher.state_dict(),
+                "average": {} if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "skipped": self.skipped,
+                "seconds": self.seconds,
             }
+        network = self.average if finished and self.average is not None else self.student
         return Checkpoint(
             settings=self.settings,
             classes=self.store.classes,
@@ -301,11 +346,13 @@ class _Run:
             scenes=self.store.table.id,
             step=self.step,
             seed=self.seed,
-            student={name: value.detach().cpu() for name, value in self.student.state_dict().items()},
+            student={name: value.detach().cpu() for name, value in network.state_dict().items()},
             labels=self.digest,
             labelled=self.labelled,
             answered=self.answered,
             all_labelled=self.all_labelled,
+            superpoints=self.superpoints,
+            spread=0 if self.spread is None else self.spread.points,
             history=self.history,
             state=state,
         )
@@ -325,8 +372,11 @@ class _Run:
         self.student.load_state_dict(saved.student)
         if self.teacher is not None:
             self.teacher.load_state_dict(saved.state["teacher"])
+        if self.average is not None:
+            self.average.load_state_dict(saved.state["average"])
         self.optimizer.load_state_dict(saved.state["optimizer"])
         self.step, self.skipped = saved.step, saved.state["skipped"]
+        self.seconds = saved.state.get("seconds", 0.0)
 
 
 class Metrics:
@@ -346,13 +396,22 @@ class Metrics:
             file.write(f"{json.dumps(row)}\n")
 
 
-def _digest(known: Mapping[str, SceneLabels], init: Checkpoint | None) -> str:
+def _digest(
+    known: Mapping[str, SceneLabels],
+    init: Checkpoint | None,
+    spread: Spread | None,
+    superpoints: SuperpointInputs | None,
+) -> str:
     """The same for runs that learn the same from the same start."""
     digest = hashlib.sha256()
     for name, (rows, ids) in sorted(known.items()):
         digest.update(name.encode() + rows.astype("<i8").tobytes() + ids.astype("<i4").tobytes())
     for tensor in init.student.values() if init is not None else ():
         digest.update(tensor.numpy().tobytes())
+    if spread is not None:
+        digest.update(spread.digest.encode())
+    for table in vars(superpoints.likeness).values() if superpoints is not None else ():
+        digest.update(np.ascontiguousarray(table).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -362,11 +421,14 @@ def at_points(network: MinkUNet, view: View) -> Tensor:
     return logits[view.inverse]
 
 
-def _start_from(student: MinkUNet, init: Checkpoint, store: SceneStore, color: bool, settings: Settings) -> None:
+def _start_from(
+    student: MinkUNet, init: Checkpoint, store: SceneStore, channels: tuple[str, ...], settings: Settings
+) -> None:
     problems: Mapping[str, tuple[Any, Any]] = {
         "size": (init.settings.size, settings.size),
         "classes": (init.classes.names, store.classes.names),
-        "channels": (list(init.channels), list((*COLOR, *POSITION) if color else POSITION)),
+        "inputs": (init.settings.inputs, settings.inputs),
+        "channels": (list(init.channels), list(channels)),
         "voxel": (init.settings.voxel, settings.voxel),
     }
     for what, (theirs, ours) in problems.items():

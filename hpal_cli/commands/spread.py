@@ -1,0 +1,90 @@
+"""hpal spread: the answers for a few points, to all points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpal_cli.commands import options as opt
+from hpal_cli.commands.console import Console, typed
+from hpal_cli.commands.history import this_call
+from hpal_cli.wording import counted
+
+if TYPE_CHECKING:
+    from hpal_cli.scenes.table import SceneInfo
+
+NAME = "spread"
+
+
+def command(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Labels store with answers for some points.")],
+    scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store that the answers are for.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The predictions store to write.")],
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="STORE",
+            help="What a model says of these scenes. It decides where no answer is near; of several models the mean.",
+        ),
+    ] = None,
+    alike: Annotated[
+        bool,
+        typer.Option(
+            "--alike",
+            help="Let answers also speak for surfaces that look alike, in every scene: trees are trained on the "
+            "answered surfaces, which takes a second.",
+        ),
+    ] = False,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Weight of the models against the answers nearby.  [1; 10 in a scene without an answer]",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    scenes: opt.Scenes = None,
+    seed: opt.Seed = 0,
+    jobs: opt.Jobs = 1,
+    no_history: opt.NoHistory = False,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Spread answers over the surface around them. Every point gets class probabilities, as from a model."""
+    from hpal_cli.label.store import LabelStore
+    from hpal_cli.predictions.store import PredictionStore
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.spread.spread import spread
+
+    console = Console(NAME, quiet=quiet, verbose=verbose)
+    store = SceneStore(scenes_store)
+    found: dict[bool, list[SceneInfo]] = {True: [], False: []}
+    for scene, known in spread(
+        LabelStore(labels),
+        store,
+        output,
+        predictions=[PredictionStore(Path(path)) for path in opt.as_list([str(p) for p in predictions or ()])],
+        like=alike,
+        strength=strength,
+        split=split,
+        scenes=opt.as_list(scenes),
+        seed=seed,
+        jobs=jobs,
+        overwrite=overwrite,
+        history=None if no_history else this_call(NAME, seed=seed if alike else None),
+        monitor=console,
+    ):
+        found[known].append(scene)
+    if silent := found[False]:
+        console.say(
+            f"{counted(len(silent), 'scene')} without any answer, like {silent[0].name}: left out, since nothing is "
+            "known of them; add --alike or --predictions to have them too"
+        )
+    # Questions are about scenes to train on.
+    pool = any(scene.split == "train" for scene in found[True])
+    score = f"; next: {typed('hpal', 'score', output, '--per', 'superpoint')} | hpal select" if pool else ""
+    console.say(f"{output}: {counted(len(found[True]), 'scene')}{score}")

@@ -1,0 +1,135 @@
+"""Auto-context (Tu and Bai, PAMI 2010): trees that also see what the trees before them say of the surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.forest.surroundings import Surroundings
+from hpal_cli.forest.trees import Trees, fit
+from hpal_cli.progress import Silent, Task
+from hpal_cli.superpoints.build import Superpoints
+
+STAGES, TREES, FOLDS, FOLD_TREES = 3, 200, 5, 60
+COLUMNS = 0.1
+LEAST = 2
+BALANCE = 0.3
+LEAST_SHARE = 0.003
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A scene to learn from. target: (S, C) class probabilities of its superpoints, rows that sum to 1 or less."""
+
+    superpoints: Superpoints
+    target: NDArray[np.float64]
+
+
+def learn(
+    scenes: Sequence[Example],
+    *,
+    stages: int = STAGES,
+    trees: int = TREES,
+    fold_trees: int = FOLD_TREES,
+    columns: float = COLUMNS,
+    least: int = LEAST,
+    balance: float = BALANCE,
+    seed: int = 0,
+    threads: int = 1,
+    task: Task | None = None,
+) -> list[Trees]:
+    """The trees of each stage.
+
+    A superpoint teaches the class of its largest probability p, with the weight p sqrt(points). Stage 0 sees the
+    description. Stage n sees besides what stage n - 1 says of the superpoint and, in the mean, of its surroundings.
+    For the scenes learned from that must come from trees that have not seen the scene, or else the second stage learns
+    to copy: they are shared out into `FOLDS` folds (blocks in plan of few scenes), each predicted by the trees of the
+    others.
+    """
+    task = task or Silent()
+    label = np.concatenate([one.target.argmax(axis=1) for one in scenes])
+    weight = np.concatenate([one.target.max(axis=1) * np.sqrt(one.superpoints.size) for one in scenes])
+    classes = scenes[0].target.shape[1]
+    around = [Surroundings(one.superpoints) for one in scenes]
+    ends = np.cumsum([0, *(len(one.superpoints) for one in scenes)])
+    fold = folds([one.superpoints for one in scenes])
+    own = np.concatenate([one.superpoints.feature for one in scenes])
+    # A class weighs by share^-balance: one that is rare would else be lost to the one that it looks like.
+    mass = np.bincount(label, weight, minlength=classes)
+    share = np.maximum(mass / max(mass.sum(), 1e-12), LEAST_SHARE)
+    weight = weight * share[label] ** -balance
+    taught = weight > 0
+    seen, found = own, []
+
+    def learned(rows: NDArray[np.bool_], number: int, stage: int) -> Trees:
+        kept = np.flatnonzero(rows & taught)
+        return fit(
+            seen[kept], label[kept], weight[kept], classes,
+            trees=number, columns=columns, least=least, seed=seed + stage, threads=threads,
+        )  # fmt: skip
+
+    for stage in range(stages):
+        found.append(learned(taught, trees, stage))
+        task.advance(1, f"stage {stage + 1} of {stages}")
+        if stage == stages - 1:
+            break
+        said = np.zeros((len(own), classes))
+        for number in np.unique(fold):
+            inside = fold == number
+            if (taught & ~inside).any():
+                said[inside] = learned(~inside, fold_trees, stage)(seen[inside])
+            task.advance(1, f"stage {stage + 1} of {stages}, fold {number + 1}")
+        seen = np.concatenate(
+            [
+                with_context(one.superpoints.feature, said[start:end], surroundings)
+                for one, surroundings, start, end in zip(scenes, around, ends[:-1], ends[1:], strict=True)
+            ]
+        )
+    return found
+
+
+def with_context(feature: NDArray[np.float32], said: NDArray[np.float64], around: Surroundings) -> NDArray[np.float32]:
+    """(S, F + 11 C) what a later stage sees of a scene; said: (S, C) by the stage before it."""
+    return np.column_stack([feature, said.astype(np.float32), around(said)])
+
+
+def apply(stages: Sequence[Trees], superpoints: Superpoints) -> NDArray[np.float64]:
+    """(S, C) class probabilities: the mean over the stages after the first, or the first alone."""
+    around = Surroundings(superpoints) if len(stages) > 1 else None
+    said = [stages[0](superpoints.feature)]
+    for stage in stages[1:]:
+        assert around is not None
+        said.append(stage(with_context(superpoints.feature, said[-1], around)))
+    later = said[1:] or said
+    return sum(later[1:], later[0]) / len(later)
+
+
+def folds(scenes: Sequence[Superpoints]) -> NDArray[np.int64]:
+    """(all superpoints,) fold of each, 0 to `FOLDS` - 1: scene by scene in turn. Fewer scenes than folds are cut in
+    plan into as many blocks as make up for it."""
+    blocks = 1
+    while blocks * len(scenes) < FOLDS:
+        blocks *= 2
+    number, found = 0, []
+    for one in scenes:
+        fold = np.empty(len(one), np.int64)
+        for rows in _halves(one.centre[:, :2].astype(np.float64), np.arange(len(one)), blocks):
+            fold[rows] = number % FOLDS
+            number += 1
+        found.append(fold)
+    return np.concatenate(found)
+
+
+def _halves(plan: NDArray[np.float64], rows: NDArray[np.int64], parts: int) -> Iterator[NDArray[np.int64]]:
+    """`parts`, a power of two, of about equally many rows, cut across the longer side each time."""
+    if parts == 1 or len(rows) < 2:
+        yield rows
+        return
+    axis = int(np.argmax(np.ptp(plan[rows], axis=0)))
+    order = rows[np.argsort(plan[rows, axis], kind="stable")]
+    half = len(order) // 2
+    yield from _halves(plan, order[:half], parts // 2)
+    yield from _halves(plan, order[half:], parts // 2)

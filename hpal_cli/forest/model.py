@@ -1,0 +1,175 @@
+"""The checkpoint of a forest: arrays and JSON in a zip archive, so that loading one can never run code
+(docs/formats.md section 7)."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli import history
+from hpal_cli.errors import HpalError
+from hpal_cli.forest.trees import Trees
+from hpal_cli.history import Entry
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.store.files import replace_when_whole
+from hpal_cli.superpoints.likeness import Likeness
+
+SPEC = 1
+
+_META = "hpal.json"
+_WHEN = (1980, 1, 1, 0, 0, 0)
+"""Of every member: the same forest gives the same bytes."""
+
+
+@dataclass
+class Forest:
+    """A trained forest and all that is needed to use it.
+
+    stages: its trees; likeness: of the scenes learned from, whose components are the features of a prediction; columns:
+    of the description of a superpoint; scale: `scale_of` those scenes; appearance: what they had beside positions.
+    scenes: id of the scenes; labels: digest of the
+    answers; labelled: points it learned from; answered: scene name -> rows (int64) that someone has answered for,
+    labelled or unsure.
+    """
+
+    stages: list[Trees]
+    likeness: Likeness
+    classes: ClassTable
+    columns: int
+    scale: float
+    appearance: str
+    scenes: str
+    labels: str
+    labelled: int
+    seed: int
+    answered: dict[str, NDArray[np.int64]]
+    all_labelled: bool = False
+    history: list[Entry] = field(default_factory=list)
+
+    def save(self, path: Path, *, overwrite: bool) -> None:
+        """Writes it beside `path` and renames it.
+
+        Raises:
+            HpalError: `path` exists, or cannot be written.
+        """
+        meta = {
+            "spec": SPEC,
+            "kind": "forest",
+            "stages": len(self.stages),
+            "classes": self.classes.to_json(),
+            "columns": self.columns,
+            "scale": self.scale,
+            "appearance": self.appearance,
+            "scenes": self.scenes,
+            "labels": self.labels,
+            "labelled": self.labelled,
+            "all_labelled": self.all_labelled,
+            "seed": self.seed,
+            "answered": sorted(self.answered),
+            "history": history.to_json(self.history),
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            f"stage{n}/{one.name}": getattr(trees, one.name)
+            for n, trees in enumerate(self.stages)
+            for one in fields(Trees)
+        }
+        arrays |= {f"likeness/{one.name}": getattr(self.likeness, one.name) for one in fields(Likeness)}
+        arrays |= {f"answered/{n}": self.answered[name] for n, name in enumerate(sorted(self.answered))}
+        with replace_when_whole(path, overwrite=overwrite) as partial, zipfile.ZipFile(partial, "w") as archive:
+            _add(archive, _META, json.dumps(meta).encode())
+            for name, array in arrays.items():
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+                _add(archive, f"{name}.npy", buffer.getvalue())
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _WHEN)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(entry, data, compresslevel=1)
+
+
+def is_forest(path: Path) -> bool:
+    """Whether a checkpoint is a forest's."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _META in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+_UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    # What a file that someone altered makes of the arrays and the JSON: RuntimeError is also what zipfile raises at a
+    # password and json at lists in lists in lists, MemoryError what numpy raises at a shape of a billion rows.
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, MemoryError),
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0][:120]
+
+
+def load(path: Path) -> Forest:
+    """Reads a forest.
+
+    Raises:
+        HpalError: cut short, altered, or of a newer specification.
+    """
+    remedy = "give a model made by `hpal train --model forest`"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            meta: Mapping[str, Any] = json.loads(archive.read(_META))
+            if not isinstance(meta.get("spec"), int) or meta["spec"] > SPEC:
+                raise HpalError(
+                    path,
+                    f"is written to specification {meta.get('spec')}, this hpal reads {SPEC}",
+                    "install a newer hpal",
+                )
+
+            def read(name: str) -> NDArray[Any]:
+                return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+
+            stages = [
+                Trees(*(read(f"stage{n}/{one.name}") for one in fields(Trees))) for n in range(int(meta["stages"]))
+            ]
+            forest = Forest(
+                stages,
+                Likeness(*(read(f"likeness/{one.name}") for one in fields(Likeness))),
+                ClassTable.from_json(meta["classes"], path),
+                int(meta["columns"]),
+                float(meta["scale"]),
+                str(meta["appearance"]),
+                str(meta["scenes"]),
+                str(meta["labels"]),
+                int(meta["labelled"]),
+                int(meta["seed"]),
+                {str(name): read(f"answered/{n}") for n, name in enumerate(meta["answered"])},
+                bool(meta["all_labelled"]),
+                history.from_json(meta["history"]),
+            )
+    except HpalError:
+        raise
+    except _UNREADABLE as error:
+        raise HpalError(path, f"is not a whole hpal forest ({_first_line(error)})", remedy) from error
+    width, classes = forest.columns, len(forest.classes)
+    if not stages:
+        raise HpalError(path, "holds no trees", remedy)
+    if not (
+        forest.likeness.fits(width)
+        and 0 < forest.scale < np.inf
+        and all(rows.dtype == np.int64 and rows.ndim == 1 for rows in forest.answered.values())
+    ):
+        raise HpalError(path, "its tables do not fit together", remedy)
+    for n, trees in enumerate(stages):
+        trees.check(width if n == 0 else width + 11 * classes, classes, path)
+    return forest

@@ -1,0 +1,117 @@
+"""predict with a forest: class probabilities for every point of some scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.forest.learn import apply
+from hpal_cli.forest.model import Forest
+from hpal_cli.history import Entry, to_json
+from hpal_cli.parallel import cores, map_in_order
+from hpal_cli.predictions.store import write_scene_blocks
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.store import envelope
+from hpal_cli.superpoints.appearance import require_appearance
+from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
+
+
+def predict_forest(
+    forest: Forest,
+    store: SceneStore,
+    out: Path,
+    *,
+    scenes: Sequence[SceneInfo] | None = None,
+    features: bool = True,
+    overwrite: bool = False,
+    history: Sequence[Entry] = (),
+    monitor: Monitor | None = None,
+) -> Iterator[SceneInfo]:
+    """Writes the predictions store `out`, and yields each scene as it is done. The store is whole when the iteration
+    ends. The features are the components of the superpoints' likeness.
+
+    Raises:
+        HpalError: the forest's classes are not the scenes', or their scale is another one.
+    """
+    monitor = monitor or Silent()
+    chosen = list(scenes) if scenes is not None else store.table.choose("all")
+    if forest.classes.names != store.classes.names:
+        raise HpalError(
+            store.path,
+            f"has the classes {', '.join(store.classes.names)}; the model knows {', '.join(forest.classes.names)}",
+            "use a model trained on these classes",
+        )
+    had = f"the model's scenes had {forest.appearance}"
+    require_appearance(store, chosen, forest.appearance, had, "use scenes that have the same")
+    superpoints = open_superpoints(store, history=history, monitor=monitor)
+    attributes = {
+        "id": store.table.id,
+        "classes": store.classes.to_json(),
+        "unit": store.unit,
+        "grid": store.grid,
+        "scenes": store.table.to_json(),
+        "history": to_json(history),
+    }
+    same = forest.scenes == store.table.id
+    work = [_Work(forest, superpoints, scene) for scene in chosen]
+    jobs = min(cores(), len(chosen)) if sum(scene.points for scene in chosen) > _WORTH_PROCESSES else 1
+    with (
+        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
+        monitor.task("predicting", len(chosen)) as task,
+    ):
+        for scene, (prob, feat, of) in zip(chosen, map_in_order(_predict_scene, work, jobs), strict=True):
+            rows = np.zeros(0, np.int64)
+            if same and forest.all_labelled and scene.split == "train":
+                rows = np.arange(scene.points)
+            elif same:
+                rows = np.unique(forest.answered.get(scene.name, rows))
+                if len(rows) and not 0 <= rows[0] <= rows[-1] < scene.points:
+                    raise HpalError("model", f"names answers that scene {scene.name} has no points for", "train again")
+            blocks = (
+                (prob[part], feat[part] if features else None)
+                for part in np.split(of, range(envelope.CHUNK_ROWS, len(of), envelope.CHUNK_ROWS))
+            )
+            write_scene_blocks(root, scene, store.points(scene), blocks, rows, superpoint=of)
+            task.advance(1, f"{scene.name}  {scene.points:,} points")
+            yield scene
+
+
+_WORTH_PROCESSES = 5_000_000
+"""Points from which starting processes takes less time than it saves."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One scene; a process of its own may do it."""
+
+    forest: Forest
+    superpoints: SuperpointStore
+    scene: SceneInfo
+
+
+def _predict_scene(work: _Work) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32]]:
+    """(S, C) probabilities, (S, K) features and (N,) superpoints of a scene."""
+    superpoints = work.superpoints.read(work.scene)
+    require_columns(work.forest, superpoints, work.superpoints)
+    prob = apply(work.forest.stages, superpoints).astype(np.float16)
+    return prob, work.forest.likeness(superpoints.feature).astype(np.float16), superpoints.of
+
+
+def require_columns(forest: Forest, superpoints: Superpoints, store: SuperpointStore) -> None:
+    """Raises:
+    HpalError: superpoints that are described in other columns than the forest has learned from.
+    """
+    if superpoints.feature.shape[1] != forest.columns:
+        raise HpalError(
+            store.path,
+            f"describes scenes of scale {store.scale:g}, and the model has learned from scale {forest.scale:g}",
+            "train on scenes of the same kind: rooms and landscapes are described differently",
+        )

@@ -1,0 +1,94 @@
+"""What is around a superpoint, as weighted means over other superpoints of its scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.spatial import cKDTree
+
+from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.superpoints.description import pairs_within
+
+NEAR, COLUMN = (0.7, 1.5), 0.4
+"""Metres at which a Gaussian weight has fallen to 1/e: around in space, and in plan for what is above or below."""
+
+CUT = 2.5
+"""Of these lengths, beyond which a weight counts as nothing."""
+
+COUNT = 10
+"""Weightings: touching, touching above and below, near at two radii, in the column above and below, by the walk's
+weight, two steps away, and the whole scene."""
+
+_BLOCK, _KEPT = 1 << 12, 1 << 14
+"""Superpoints whose surroundings are found at a time; of how many they are kept from call to call."""
+
+
+class Surroundings:
+    """Of the S superpoints of a scene."""
+
+    def __init__(self, superpoints: Superpoints) -> None:
+        self._centre = np.asarray(superpoints.centre, np.float64)
+        self._size = superpoints.size.astype(np.float64)
+        graph = superpoints.graph
+        a, b = np.concatenate([graph.pair, graph.pair[:, ::-1]]).T
+        above = self._centre[b, 2] > self._centre[a, 2]
+        contact = np.tile(graph.contact, 2).astype(np.float64)
+        everywhere = np.ones(len(a), bool)
+        self._touching = [
+            self._weights(a, b, contact, everywhere),
+            self._weights(a, b, contact, above),
+            self._weights(a, b, contact, ~above),
+            self._weights(a, b, np.tile(graph.weight, 2), everywhere),
+        ]
+        self._tree, self._plan = cKDTree(self._centre), cKDTree(self._centre[:, :2])
+        self._blocks = list(self._find()) if len(self._size) <= _KEPT else None
+
+    def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(S, C) -> (S, 10 C): the means of `values` over each weighting; zeros where it finds nothing."""
+        touching, above, below, strong = (weights @ values for weights in self._touching)
+        around = [np.concatenate(part) for part in zip(*self._means(values), strict=True)]
+        mean = (self._size @ values / self._size.sum())[None].repeat(len(values), axis=0)
+        return np.concatenate(
+            [touching, above, below, *around, strong, self._touching[0] @ touching, mean], axis=1
+        ).astype(np.float32)
+
+    def _means(self, values: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.float64], ...]]:
+        for block in self._find() if self._blocks is None else self._blocks:
+            yield tuple(weights @ values for weights in block)
+
+    def _find(self) -> Iterator[tuple[csr_array, ...]]:
+        """Row-normalised weights (B, S) of some superpoints after the other: near at two radii, above, below."""
+        for start in range(0, len(self._size), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(self._size)))
+            a, b = pairs_within(self._tree, self._centre[rows], CUT * max(NEAR))
+            square = ((self._centre[rows[a]] - self._centre[b]) ** 2).sum(axis=1)
+            other = rows[a] != b
+            near = [
+                self._weights(
+                    a, b, np.exp(-square / radius**2) * self._size[b], other & (square < (CUT * radius) ** 2), rows
+                )
+                for radius in NEAR
+            ]
+            a, b = pairs_within(self._plan, self._centre[rows, :2], CUT * COLUMN)
+            square = ((self._centre[rows[a], :2] - self._centre[b, :2]) ** 2).sum(axis=1)
+            other, above = rows[a] != b, self._centre[b, 2] > self._centre[rows[a], 2]
+            weight = np.exp(-square / COLUMN**2) * self._size[b]
+            column = [self._weights(a, b, weight, other & side, rows) for side in (above, ~above)]
+            yield (*near, *column)
+
+    def _weights(
+        self,
+        a: NDArray[np.integer],
+        b: NDArray[np.integer],
+        weight: NDArray[np.float64],
+        kept: NDArray[np.bool_],
+        rows: NDArray[np.int64] | None = None,
+    ) -> csr_array:
+        """(len(rows), S) rows that sum to 1, or to 0 where there is nothing."""
+        count = len(self._size) if rows is None else len(rows)
+        a, b, weight = a[kept], b[kept], weight[kept]
+        total = np.bincount(a, weight, minlength=count)
+        return coo_array((weight / np.maximum(total, 1e-12)[a], (a, b)), shape=(count, len(self._size))).tocsr()

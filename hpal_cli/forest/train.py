@@ -1,0 +1,107 @@
+"""train --model forest: from scenes and the labels of some of their points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.forest.learn import FOLDS, STAGES, Example, learn
+from hpal_cli.forest.model import Forest
+from hpal_cli.history import Entry
+from hpal_cli.label.store import LabelStore, answers_digest
+from hpal_cli.parallel import cores
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.spread.spread import alike, known_superpoints, say_classes, spread_scene
+from hpal_cli.superpoints.appearance import appearance_of, require_appearance
+from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.superpoints.description import sum_by
+from hpal_cli.superpoints.store import open_superpoints
+from hpal_cli.training.labels import NOTHING, known_labels, require_spread_of
+
+
+def train_forest(
+    store: SceneStore,
+    labels: LabelStore | None,
+    *,
+    spread: PredictionStore | None = None,
+    old_spread: bool = False,
+    seed: int = 0,
+    stages: int = STAGES,
+    history: Sequence[Entry] = (),
+    monitor: Monitor | None = None,
+) -> Forest:
+    """A forest that has learned from the train split of `store`.
+
+    Args:
+        labels: the answered points, or None to use every label of the store (fully supervised).
+        spread: those answers, spread by `hpal spread`; None: they are spread here, by likeness too.
+        old_spread: take a spread of other answers all the same.
+
+    Raises:
+        HpalError: labels that do not fit the scenes, a spread of other answers, or nothing to learn from.
+    """
+    monitor = monitor or Silent()
+    train = store.table.choose("train")
+    classes = len(store.classes)
+    appearance = appearance_of(store, train[0])
+    remedy = "use scenes that have the same"
+    require_appearance(store, train, appearance, f"scene {train[0].name} has {appearance}", remedy)
+    superpoints = open_superpoints(store, history=history, monitor=monitor)
+    scenes = [superpoints.read(scene) for scene in train]
+    known, answered = known_labels(store, labels)
+    labelled = sum(int((ids >= 0).sum()) for _, ids in known.values())
+    given = [known.get(scene.name, NOTHING) for scene in train]
+    if spread is not None and labels is None:
+        raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
+    if labels is None:
+        targets = [_shares(one, *rows, classes) for one, rows in zip(scenes, given, strict=True)]
+    elif spread is None:
+        say_classes(labels, np.concatenate([ids for _, ids in given]), monitor)
+        trees = alike(
+            [(one, *rows) for one, rows in zip(scenes, given, strict=True)], classes, seed=seed, threads=cores()
+        )
+        targets = [
+            spread_scene(one, *rows, classes, None if trees is None else trees(one.feature)).prob
+            for one, rows in zip(scenes, given, strict=True)
+        ]
+    else:
+        require_spread_of(spread, store, labels, answered, old=old_spread)
+        targets = [
+            known_superpoints(spread, scene, one.of, len(one)) if spread.has(scene) else np.zeros((len(one), classes))
+            for scene, one in zip(train, scenes, strict=True)
+        ]
+    if not any(target.any() for target in targets):
+        subject = store.path if labels is None else labels.path
+        raise HpalError(subject, "holds no label of a train scene", "label some points with `hpal label`")
+    examples = [Example(one, target) for one, target in zip(scenes, targets, strict=True) if target.any()]
+    with monitor.task("training", stages + (stages - 1) * FOLDS) as task:
+        found = learn(examples, stages=stages, seed=seed, threads=cores(), task=task)
+    return Forest(
+        stages=found,
+        likeness=superpoints.likeness(),
+        classes=store.classes,
+        columns=scenes[0].feature.shape[1],
+        scale=superpoints.scale,
+        appearance=appearance,
+        scenes=store.table.id,
+        labels="all" if labels is None else answers_digest(labels.latest()),
+        labelled=labelled,
+        seed=seed,
+        answered=answered,
+        all_labelled=labels is None,
+        history=list(history),
+    )
+
+
+def _shares(
+    superpoints: Superpoints, index: NDArray[np.int64], label: NDArray[np.integer], classes: int
+) -> NDArray[np.float64]:
+    """(S, C) the share of each class among the points of a superpoint. index, label: (A,) those that have a label."""
+    sure = label >= 0
+    one_hot = np.eye(classes)[label[sure]]
+    return sum_by(superpoints.of[index[sure]], one_hot, len(superpoints)) / superpoints.size[:, None]

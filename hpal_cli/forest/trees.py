@@ -1,0 +1,125 @@
+"""Extremely randomised trees (Geurts et al. 2006): learned by scikit-learn, kept and applied as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.predictions.probabilities import bad_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Trees:
+    """T trees over F columns and C classes, all nodes in one list.
+
+    root: (T,) first node of each tree; column: (M,) int16 that a node looks at, -1 in a leaf; threshold: (M,) float32;
+    child: (M, 2) node to go to where the column is at most the threshold, and where it is more; a leaf's first child is
+    its row of `leaf`; leaf: (L, C) float16 class probabilities.
+    """
+
+    root: NDArray[np.int32]
+    column: NDArray[np.int16]
+    threshold: NDArray[np.float32]
+    child: NDArray[np.int32]
+    leaf: NDArray[np.float16]
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(S, F) -> (S, C) mean of the trees' probabilities, summed in their order."""
+        total = np.zeros((len(rows), self.leaf.shape[1]))
+        for root in self.root:
+            at = np.full(len(rows), root, np.int32)
+            moving = np.arange(len(rows))
+            while len(moving):
+                node = at[moving]
+                column = self.column[node]
+                inner = column >= 0
+                moving, node, column = moving[inner], node[inner], column[inner]
+                right = rows[moving, column] > self.threshold[node]
+                at[moving] = self.child[node, right.astype(np.int8)]
+            total += self.leaf[self.child[at, 0]]
+        return total / max(1, len(self.root))
+
+    def check(self, columns: int, classes: int, subject: object) -> None:
+        """Raises:
+        HpalError: arrays that do not fit each other, or these numbers of columns and classes: following them would not
+            end, or end elsewhere, or in what is no probability.
+        """
+        if not (self._shaped(classes) and self._ends(columns) and not bad_rows(self.leaf)[0]):
+            raise HpalError(subject, "its trees do not fit together", "train it again")
+
+    def _shaped(self, classes: int) -> bool:
+        """Whether the arrays are what the class says: types, dimensions and lengths."""
+        nodes = len(self.column) if self.column.ndim == 1 else -1
+        wanted = {
+            "root": (np.int32, (self.root.size,)),
+            "column": (np.int16, (nodes,)),
+            "threshold": (np.float32, (nodes,)),
+            "child": (np.int32, (nodes, 2)),
+            "leaf": (np.float16, (len(self.leaf) if self.leaf.ndim else -1, classes)),
+        }
+        return all(
+            getattr(self, name).dtype == kind and getattr(self, name).shape == shape
+            for name, (kind, shape) in wanted.items()
+        )
+
+    def _ends(self, columns: int) -> bool:
+        """Whether every way from a root ends in a row of `leaf`: children have larger numbers than their parents, so
+        that no way can go on for ever."""
+        nodes, inner = len(self.column), self.column >= 0
+        ahead = self.child[inner] > np.flatnonzero(inner)[:, None]
+        ends = self.child[~inner, 0]
+        return bool(
+            len(self.root)
+            and ((self.root >= 0) & (self.root < nodes)).all()
+            and (self.column < columns).all()
+            and not np.isnan(self.threshold).any()
+            and ahead.all()
+            and (self.child[inner] < nodes).all()
+            and ((ends >= 0) & (ends < len(self.leaf))).all()
+        )
+
+
+def fit(
+    rows: NDArray[np.float32],
+    label: NDArray[np.integer],
+    weight: NDArray[np.float64],
+    classes: int,
+    *,
+    trees: int,
+    columns: float,
+    least: int = 1,
+    seed: int = 0,
+    threads: int = 1,
+) -> Trees:
+    """Trees that tell `label` (S,) from `rows` (S, F).
+
+    columns: share of the columns that a split chooses from; least: rows of the smallest leaf; threads: change no bit.
+    """
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    model = ExtraTreesClassifier(
+        trees, max_features=columns, min_samples_leaf=least, random_state=seed, n_jobs=threads
+    ).fit(rows, label, sample_weight=weight)
+    known = np.asarray(model.classes_, np.int64)
+    roots, parts, leaves, nodes, done = [], [], [], 0, 0
+    for estimator in model.estimators_:
+        tree = estimator.tree_
+        is_leaf = tree.children_left < 0
+        leaf = np.zeros((int(is_leaf.sum()), classes), np.float16)
+        value = tree.value[is_leaf, 0]
+        leaf[:, known] = value / np.maximum(value.sum(axis=1, keepdims=True), 1e-12)
+        child = np.column_stack([tree.children_left, tree.children_right]) + nodes
+        child[is_leaf, 0] = done + np.arange(len(leaf))
+        child[is_leaf, 1] = 0
+        # A float32 entry is at most the threshold if, and only if, it is at most the threshold rounded down.
+        threshold = tree.threshold.astype(np.float32)
+        threshold = np.where(threshold > tree.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
+        parts.append((np.where(is_leaf, -1, tree.feature).astype(np.int16), threshold, child.astype(np.int32)))
+        leaves.append(leaf)
+        roots.append(nodes)
+        nodes, done = nodes + tree.node_count, done + len(leaf)
+    column, threshold, child = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Trees(np.array(roots, np.int32), column, threshold, child, np.concatenate(leaves))

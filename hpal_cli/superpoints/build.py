@@ -1,0 +1,232 @@
+"""The superpoints of a scene of any size: by tiles, which share out the memory and change nothing in a small scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from hpal_cli.scenes.store import Points
+from hpal_cli.superpoints import description as d
+from hpal_cli.superpoints.graph import Contacts, Graph, contacts, graph
+from hpal_cli.superpoints.segmentation import segment
+from hpal_cli.superpoints.surface import Surface, surface
+
+TILE_POINTS = 1 << 19
+"""Points of a tile at most."""
+
+ROOM_GRID = 0.04
+"""Metres between the points of a scene of scale 1: S3DIS as `hpal prep` reads it."""
+
+SMOOTHED = 8
+"""Nearest points over which a colour is averaged before colours are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Superpoints:
+    """The S superpoints of a scene of N points.
+
+    of: (N,) int32 superpoint of each point; medoid: (S,) int64 the row of the point nearest to each one's middle;
+    size: (S,) int64 points of each; centre: (S, 3) float32 mean position, metres of the scene's scale; feature: (S, F)
+    float32 description; graph: which touch.
+    """
+
+    of: NDArray[np.int32]
+    size: NDArray[np.int64]
+    medoid: NDArray[np.int64]
+    centre: NDArray[np.float32]
+    feature: NDArray[np.float32]
+    graph: Graph
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+
+def scale_of(xyz: NDArray[np.floating], grid: float | None, unit: float) -> float:
+    """How many times as far apart the points are as a room's: a length in a description is this many times as long.
+
+    grid: metres, None if the scene was not subsampled: then the median distance to the nearest point takes its place.
+    Never below 1: a room that is scanned more finely is as large as any other.
+    """
+    if grid is None:
+        sample = np.asarray(xyz, np.float64)
+        if len(sample) < 2:
+            return 1.0
+        rows = np.linspace(0, len(sample) - 1, min(len(sample), 10_000)).astype(np.int64)
+        grid = float(np.median(cKDTree(sample).query(sample[rows], 2)[0][:, 1])) * unit
+    return max(1.0, grid / ROOM_GRID)
+
+
+def appearance(points: Points) -> NDArray[np.float64] | None:
+    """(N, 3) in [0, 1]: colours, or else the intensity as grey, its 99th percentile and what is above as white; None
+    where there is neither."""
+    if points.rgb is not None:
+        return points.rgb / 255.0
+    intensity = points.attributes.get("intensity")
+    if intensity is None or not len(intensity):
+        return None
+    grey = np.nan_to_num(np.asarray(intensity, np.float64))
+    white = float(np.percentile(grey, 99))
+    return None if white <= 0 else np.repeat(np.clip(grey / white, 0, 1)[:, None], 3, axis=1)
+
+
+def partition(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) -> NDArray[np.int32]:
+    """(N,) the `of` of `build`, and nothing else of it."""
+    xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
+    color = appearance(points)
+    of, count = np.empty(len(xyz), np.int32), 0
+    for tile in _tiles(xyz):
+        part, _ = _segment(xyz, color, tile, surface(xyz[tile.near], threads=threads))
+        of[tile.rows] = part + count
+        count += int(part.max()) + 1
+    return of
+
+
+def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) -> Superpoints:
+    """All that is known of the superpoints of a scene.
+
+    scale: `scale_of`; unit: metres in one unit of xyz; threads: that look for neighbours, which changes no bit.
+    """
+    xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
+    color, ground, cells = appearance(points), d.ground_height(xyz), d.occupied(xyz)
+    of, count, parts = np.empty(len(xyz), np.int32), 0, []
+    for tile in _tiles(xyz):
+        around = surface(xyz[tile.near], threads=threads)
+        part, smooth = _segment(xyz, color, tile, around)
+        parts.append(
+            _describe(xyz, color, smooth, ground, tile, around, part, cells, threads, indoor=scale <= d.INDOOR)
+        )
+        of[tile.rows] = part + count
+        count += int(part.max()) + 1
+    size = np.bincount(of, minlength=count)
+    own = np.concatenate([one.own for one in parts])
+    joined = graph(
+        of,
+        Contacts(*(np.concatenate([getattr(one.contacts, f.name) for one in parts]) for f in fields(Contacts))),
+        None if color is None else np.concatenate([one.color for one in parts if one.color is not None]),
+        np.concatenate([one.main_normal for one in parts]),
+    )
+    columns = np.concatenate([one.columns for one in parts])
+    feature = np.column_stack([own, columns, d.describe_around(own, size, joined)]).astype(np.float32)
+    centre = (d.sum_by(of, xyz, count) / size[:, None]).astype(np.float32)
+    return Superpoints(of, size, medoids(of, xyz), centre, feature, joined)
+
+
+def medoids(of: NDArray[np.integer], xyz: NDArray[np.floating]) -> NDArray[np.int64]:
+    """(S,) for each superpoint the row of its point nearest to its middle; of several as near, the first.
+
+    of: (N,) 0 to S - 1; xyz: (N, 3).
+    """
+    places = np.asarray(xyz, np.float64)
+    size = np.bincount(of)
+    away = ((places - (d.sum_by(of, places, len(size)) / np.maximum(size, 1)[:, None])[of]) ** 2).sum(axis=1)
+    order = np.lexsort((away, of))
+    found: NDArray[np.int64] = order[np.cumsum(size) - size]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """A part of a scene in plan: rows (M,) of its points, ascending, and with those around it near (M',); inside: (M,)
+    places of `rows` in `near`."""
+
+    rows: NDArray[np.int64]
+    near: NDArray[np.int64]
+    inside: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Described:
+    """A row for each superpoint of a tile. contacts: between points, by their rows in the scene, of different
+    superpoints or tiles."""
+
+    own: NDArray[np.float64]
+    columns: NDArray[np.float64]
+    main_normal: NDArray[np.float64]
+    color: NDArray[np.float64] | None
+    contacts: Contacts
+
+
+def _tiles(xyz: NDArray[np.float64]) -> Iterator[_Tile]:
+    """Halves of halves, cut across their longer side in plan, until none has more than `TILE_POINTS` points."""
+    waiting = [np.arange(len(xyz))]
+    while waiting:
+        rows = waiting.pop()
+        if len(rows) == len(xyz) <= TILE_POINTS:
+            yield _Tile(rows, rows, rows)
+        elif len(rows) <= TILE_POINTS:
+            plan = xyz[:, :2]
+            low, high = plan[rows].min(axis=0) - d.HALO, plan[rows].max(axis=0) + d.HALO
+            near = np.flatnonzero(((plan >= low) & (plan <= high)).all(axis=1))
+            yield _Tile(rows, near, np.searchsorted(near, rows))
+        else:
+            axis = int(np.argmax(np.ptp(xyz[rows, :2], axis=0)))
+            order = np.argsort(xyz[rows, axis], kind="stable")
+            half = len(rows) // 2
+            waiting += [np.sort(rows[order[half:]]), np.sort(rows[order[:half]])]
+
+
+def _within(around: Surface, tile: _Tile) -> Surface:
+    """The surface of a tile's own points. A neighbour that belongs to another tile becomes the point itself, which is
+    no neighbour: a superpoint ends where its tile does."""
+    if tile.rows is tile.near:
+        return around
+    place = np.full(len(tile.near), -1, np.int64)
+    place[tile.inside] = np.arange(len(tile.inside))
+    near = place[around.near[tile.inside]]
+    near = np.where(near < 0, np.arange(len(near))[:, None], near)
+    return Surface(near, around.distance[tile.inside], around.normal[tile.inside], around.curvature[tile.inside])
+
+
+def _smooth(color: NDArray[np.float64] | None, around: Surface) -> NDArray[np.float64] | None:
+    return None if color is None else color[around.near[:, :SMOOTHED]].mean(axis=1)
+
+
+def _segment(
+    xyz: NDArray[np.float64], color: NDArray[np.float64] | None, tile: _Tile, around: Surface
+) -> tuple[NDArray[np.int32], NDArray[np.float64] | None]:
+    """(M,) superpoints of a tile's points, from 0 on, and the smoothed colours of the points around too."""
+    smooth = _smooth(None if color is None else color[tile.near], around)
+    mine = None if smooth is None else smooth[tile.inside]
+    return segment(xyz[tile.rows], mine, _within(around, tile)), smooth
+
+
+def _describe(
+    xyz: NDArray[np.float64],
+    color: NDArray[np.float64] | None,
+    smooth: NDArray[np.float64] | None,
+    ground: NDArray[np.float64],
+    tile: _Tile,
+    around: Surface,
+    of: NDArray[np.int32],
+    cells: NDArray[np.float64],
+    threads: int,
+    *,
+    indoor: bool,
+) -> _Described:
+    near, inside = tile.near, tile.inside
+    places, seen = xyz[near], None if color is None else color[near]
+    size = np.bincount(of)
+    columns = d.point_columns(places, seen, around, threads)
+    medoid = inside[medoids(of, places[inside])]
+    height = places[:, 2] - ground[near]
+    # Points around the tile have no superpoint yet: each is a part of its own.
+    part = -1 - np.arange(len(near))
+    part[inside] = of
+    found = contacts(places, smooth, around, part, inside)
+    frame = d.frame(xyz, color, ground, around.normal[inside], indoor=indoor)
+    return _Described(
+        d.describe_own(of, size, places[inside], columns[inside], ground[tile.rows], frame),
+        np.column_stack(
+            [
+                d.describe_columns(places, height, columns, np.column_stack([places[medoid], height[medoid]])),
+                d.describe_relief(places, around.normal, of, size, inside, medoid, cells),
+            ]
+        ),
+        d.main_normals(of, around.normal[inside], size),
+        None if seen is None else d.sum_by(of, seen[inside], len(size)) / size[:, None],
+        Contacts(near[found.i], near[found.j], found.angle, found.color, found.plane),
+    )

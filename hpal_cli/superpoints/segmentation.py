@@ -1,0 +1,149 @@
+"""Graph segmentation: the points of a scene into superpoints (docs/method.md, "Superpoints")."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli import compiled
+from hpal_cli.superpoints.surface import Surface
+
+EDGES = 8
+"""Nearest points that a point has an edge to."""
+
+PLANE = 15.0
+"""Cost of a metre off the tangent plane, where a right angle between normals costs 1."""
+
+K = 0.7
+LEAST = 8
+"""Points of the smallest superpoint, where it has any neighbour."""
+
+
+def segment(
+    xyz: NDArray[np.float64],
+    color: NDArray[np.float64] | None,
+    surface: Surface,
+    *,
+    k: float = K,
+    plane: float = PLANE,
+    least: int = LEAST,
+) -> NDArray[np.int32]:
+    """(N,) superpoint of each point, 0 to S - 1, numbered in the order of their first points.
+
+    An edge to each of the 8 nearest points costs
+
+        (1 - |n_i n_j|) + |c_i - c_j| + plane max(|n_i (x_j - x_i)|, |n_j (x_j - x_i)|)
+
+    The last term is what separates a board, a window or a door from the wall that it lies on. Edges are visited from
+    the cheapest to the dearest. Two components become one if the edge costs no more than each one's dearest inner edge
+    plus k / its points (Felzenszwalb and Huttenlocher, IJCV 2004). Then components of fewer than `least` points join
+    the neighbour with the cheapest edge.
+
+    xyz: (N, 3) metres (of the scene's scale); color: (N, K) in [0, 1], smoothed, or None.
+    """
+    pairs = _edges(surface.near)
+    cost = 1 - angle_cosine(surface.normal, *pairs.T) + plane * off_plane(xyz, surface.normal, *pairs.T)
+    if color is not None:
+        cost += color_step(color, *pairs.T)
+    order = np.argsort(cost, kind="stable")
+    roots = components(len(xyz), pairs[order], cost[order], k, least)
+    _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int32)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse.reshape(-1)]
+
+
+def angle_cosine(normal: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(E,) |n_i n_j|, at most 1."""
+    return np.minimum(np.abs((normal[i] * normal[j]).sum(axis=1)), 1)
+
+
+def color_step(color: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(E,) |c_i - c_j|."""
+    return np.sqrt(((color[i] - color[j]) ** 2).sum(axis=1))
+
+
+def off_plane(
+    xyz: NDArray[np.float64], normal: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """(E,) the larger of the distances of two points from each other's tangent planes: a step has it, a smooth surface
+    has not."""
+    away = xyz[j] - xyz[i]
+    return np.maximum(np.abs((away * normal[i]).sum(axis=1)), np.abs((away * normal[j]).sum(axis=1)))
+
+
+def _edges(near: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(E, 2) each pair of neighbours once, i < j."""
+    few = near[:, 1 : EDGES + 1].astype(np.int32)
+    i = np.repeat(np.arange(len(few), dtype=np.int32), few.shape[1])
+    j = few.reshape(-1)
+    # A pair that both ends name is kept where it is named in ascending order.
+    mutual = (few[j] == i[:, None]).any(axis=1)
+    keep = (i < j) | ((i > j) & ~mutual)
+    i, j = i[keep], j[keep]
+    return np.column_stack([np.minimum(i, j), np.maximum(i, j)])
+
+
+def components(
+    points: int, pairs: NDArray[np.int32], cost: NDArray[np.float64], k: float, least: int
+) -> NDArray[np.int32]:
+    """(points,) the root of each point's component; pairs: (E, 2) in ascending order of cost (E,)."""
+    library = _library()
+    if isinstance(library, str):
+        return _components(points, pairs, cost, k, least)
+    pairs, cost = np.ascontiguousarray(pairs), np.ascontiguousarray(cost)
+    parent, size, limit = np.empty(points, np.int32), np.empty(points, np.int32), np.empty(points)
+    library.hpal_segment(
+        points, len(pairs), pairs.ctypes.data, cost.ctypes.data, k, least,
+        parent.ctypes.data, size.ctypes.data, limit.ctypes.data,
+    )  # fmt: skip
+    return parent
+
+
+def _components(
+    points: int, pairs: NDArray[np.int32], cost: NDArray[np.float64], k: float, least: int
+) -> NDArray[np.int32]:
+    """`hpal_segment` of segmentation.c, bit for bit, some fifty times as slow."""
+    parent, size, limit = list(range(points)), [1] * points, [k] * points
+
+    def root(a: int) -> int:
+        while parent[a] != a:
+            parent[a] = parent[parent[a]]
+            a = parent[a]
+        return a
+
+    for first in (True, False):
+        for (i, j), dear in zip(pairs.tolist(), cost.tolist(), strict=True):
+            a, b = root(i), root(j)
+            if a == b:
+                continue
+            join = dear <= limit[a] and dear <= limit[b] if first else min(size[a], size[b]) < least
+            if not join:
+                continue
+            if size[a] < size[b]:
+                a, b = b, a
+            parent[b] = a
+            size[a] += size[b]
+            limit[a] = dear + k / size[a]
+    return np.array([root(n) for n in range(points)], np.int32)
+
+
+def missing() -> str | None:
+    """Why the compiled components cannot be used here, None if they can."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
+@compiled.library_or_reason
+def _library() -> ctypes.CDLL:
+    pointer, long = ctypes.c_void_p, ctypes.c_int64
+    library = compiled.load(Path(__file__).with_name("segmentation.c"))
+    library.hpal_segment.argtypes = [
+        *(long, long, pointer, pointer, ctypes.c_double, long),
+        *(pointer, pointer, pointer),
+    ]
+    library.hpal_segment.restype = None
+    return library

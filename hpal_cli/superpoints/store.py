@@ -1,0 +1,239 @@
+"""The superpoints of a scenes store, in a store beside it (docs/formats.md section 5)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.history import Entry, to_json
+from hpal_cli.parallel import cores, map_in_order
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.about import about
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.store import envelope
+from hpal_cli.superpoints.build import Superpoints, build, scale_of
+from hpal_cli.superpoints.graph import Graph
+from hpal_cli.superpoints.likeness import Likeness
+
+METHOD = 1
+"""The version of the method: superpoints of another one are made anew."""
+
+_OF_ONE, _OF_TWO = ("size", "medoid", "centre", "feature"), ("pair", "contact", "weight")
+"""Arrays with a row for each superpoint, and for each two that touch."""
+
+_LIKENESS = ("quantile", "middle", "axis", "deviation")
+
+
+class SuperpointStore:
+    """An opened superpoints store; a scene is read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises:
+        HpalError: not a complete superpoints store that this version reads.
+        """
+        self.path = path
+        self._root, attributes = envelope.open_store(path, "superpoints")
+        self.classes, self.table, self.unit, self.history = about(attributes, path)
+        self.method = attributes.get("method")
+        self.scale = float(attributes.get("scale", 1.0))
+        # Keeps a store in a temporary folder there for as long as it is open.
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def read(self, scene: SceneInfo) -> Superpoints:
+        """All of one scene.
+
+        Raises:
+            HpalError: arrays that are damaged or do not fit each other.
+        """
+        of = self.partition(scene)
+        found = {name: self._array(scene, name) for name in (*_OF_ONE, *_OF_TWO)}
+        size, pair = found["size"], found["pair"]
+        count, pairs = len(size), len(pair)
+        self._require(
+            scene,
+            (not len(of) or int(of.max()) == count - 1)
+            and all(len(found[name]) == count for name in _OF_ONE)
+            and all(len(found[name]) == pairs for name in _OF_TWO)
+            and found["centre"].shape == (count, 3)
+            and found["feature"].ndim == 2
+            and pair.shape == (pairs, 2)
+            and (not pairs or 0 <= pair.min() <= pair.max() < count),
+        )
+        joined = Graph(pair, found["contact"], found["weight"])
+        return Superpoints(of, size, found["medoid"], found["centre"], found["feature"], joined)
+
+    def partition(self, scene: SceneInfo) -> NDArray[np.int32]:
+        """(N,) superpoint of each point, 0 to S - 1.
+
+        Raises:
+            HpalError: not one a point, or numbers with gaps.
+        """
+        of = self._array(scene, "of")
+        self._require(
+            scene,
+            of.shape == (scene.points,) and of.dtype == np.int32 and of.min() >= 0 and bool(np.bincount(of).all()),
+        )
+        return of
+
+    def likeness(self) -> Likeness:
+        """In what superpoints are alike, learned from the train scenes (all, if there are none)."""
+        return Likeness(*(envelope.read_array(self._root, f"likeness/{name}", self.path) for name in _LIKENESS))
+
+    def check(self, scene: SceneInfo) -> None:
+        """Reads all of a scene and compares it with itself.
+
+        Raises:
+            HpalError: arrays that contradict each other.
+        """
+        found, likeness = self.read(scene), self.likeness()
+        pair, weight = found.graph.pair.astype(np.int64), found.graph.weight
+        key = pair[:, 0] * len(found) + pair[:, 1]
+        self._require(
+            scene,
+            np.array_equal(found.size, np.bincount(found.of))
+            and bool(((found.medoid >= 0) & (found.medoid < scene.points)).all())
+            and np.array_equal(found.of[found.medoid], np.arange(len(found)))
+            and bool(np.isfinite(found.centre).all() and np.isfinite(found.feature).all())
+            and bool((pair[:, 0] < pair[:, 1]).all() and (np.diff(key) > 0).all())
+            and bool((found.graph.contact > 0).all() and np.isfinite(weight).all() and (weight > 0).all())
+            and likeness.fits(found.feature.shape[1]),
+        )
+
+    def _require(self, scene: SceneInfo, consistent: bool) -> None:
+        if not consistent:
+            raise HpalError(
+                self.path, f"scene {scene.name}: its superpoints do not fit together", "remove it: it is made again"
+            )
+
+    def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
+        return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
+
+
+def beside(path: Path) -> Path:
+    """Where the superpoints of the scenes store at `path` are kept: `scenes.superpoints.zarr` beside `scenes.zarr`."""
+    return path.with_name(f"{path.stem}.superpoints{path.suffix}")
+
+
+def scenes_of(path: Path) -> Path | None:
+    """Where the scenes are whose superpoints are kept at `path`; None for a name that `beside` does not give."""
+    found = path.with_name(path.name.replace(".superpoints", "", 1))
+    return found if found != path and beside(found) == path else None
+
+
+def open_superpoints(
+    store: SceneStore, *, jobs: int | None = None, history: Sequence[Entry] = (), monitor: Monitor | None = None
+) -> SuperpointStore:
+    """The superpoints of a scenes store, from the store beside it. Where there is none, or one of other scenes, they
+    are found and kept there; where that folder cannot be written to, until the program ends.
+
+    jobs: processes to share the scenes (None: one a core), which changes no bit.
+
+    Raises:
+        HpalError: something else stands there.
+    """
+    monitor = monitor or Silent()
+    path = beside(store.path)
+    if path.exists():
+        kind = envelope.kind_of(path)
+        if kind != "superpoints":
+            raise HpalError(path, "is in the place of the superpoints", "move it away, or rename the scenes store")
+        with contextlib.suppress(HpalError):
+            found = SuperpointStore(path)
+            if found.table.id == store.table.id and found.method == METHOD:
+                return found
+    if not os.access(path.parent, os.W_OK):
+        folder = tempfile.TemporaryDirectory(prefix="hpal-")
+        monitor.note(f"{path.parent} cannot be written to: the superpoints are not kept for the next command")
+        made = make_superpoints(store, Path(folder.name) / path.name, jobs=jobs, history=history, monitor=monitor)
+        made.folder = folder
+        return made
+    return make_superpoints(store, path, jobs=jobs, overwrite=True, history=history, monitor=monitor)
+
+
+def make_superpoints(
+    store: SceneStore,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    overwrite: bool = False,
+    history: Sequence[Entry] = (),
+    monitor: Monitor | None = None,
+) -> SuperpointStore:
+    """Finds the superpoints of every scene and writes the store `out`.
+
+    Raises:
+        HpalError: `out` exists and may not be replaced, or cannot be written.
+    """
+    monitor = monitor or Silent()
+    scenes = list(store.table)
+    jobs = min(cores() if jobs is None else jobs, len(scenes))
+    scale = store_scale(store)
+    attributes = {
+        "id": store.table.id,
+        "classes": store.classes.to_json(),
+        "unit": store.unit,
+        "scenes": store.table.to_json(),
+        "method": METHOD,
+        "scale": scale,
+        "history": to_json([*store.history, *history]),
+    }
+    threads = max(1, cores() // jobs)
+    work = [_Work(store, scene, scale, threads) for scene in scenes]
+    train = any(scene.split == "train" for scene in scenes)
+    described = []
+    with (
+        envelope.create(out, "superpoints", attributes, overwrite=overwrite) as (root, _),
+        monitor.task("superpoints", len(scenes)) as task,
+    ):
+        for scene, found in zip(scenes, map_in_order(_build, work, jobs), strict=True):
+            _write(root.require_group(f"scenes/{scene.name}"), found)
+            if scene.split == "train" or not train:
+                described.append(found.feature)
+            task.advance(1, f"{scene.name}  {len(found):,} superpoints")
+        likeness, group = Likeness.of(described), root.require_group("likeness")
+        for name in _LIKENESS:
+            envelope.write_array(group, name, getattr(likeness, name))
+    return SuperpointStore(out)
+
+
+def store_scale(store: SceneStore) -> float:
+    """`scale_of` the scenes of a store: one for all, so that descriptions can be compared."""
+    if store.grid is not None:
+        return scale_of(np.zeros((0, 3)), store.grid, store.unit)
+    return max(scale_of(store.points(scene).xyz, None, store.unit) for scene in list(store.table)[:_MEASURED])
+
+
+_MEASURED = 5
+"""Scenes whose spacing is measured where there is no grid."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One scene; a process of its own may do it."""
+
+    store: SceneStore
+    scene: SceneInfo
+    scale: float
+    threads: int
+
+
+def _build(work: _Work) -> Superpoints:
+    return build(work.store.points(work.scene), scale=work.scale, unit=work.store.unit, threads=work.threads)
+
+
+def _write(group: zarr.Group, found: Superpoints) -> None:
+    for name in ("of", *_OF_ONE):
+        envelope.write_array(group, name, getattr(found, name))
+    for name in _OF_TWO:
+        envelope.write_array(group, name, getattr(found.graph, name))

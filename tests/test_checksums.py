@@ -1,0 +1,205 @@
+"""One flipped bit in any chunk of any store is noticed by `info --check`, and by the command that reads the chunk."""
+
+from __future__ import annotations
+
+import io
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+import zarr.codecs
+from conftest import fake_predictions, run_hpal
+
+from hpal_cli.demo.office import make_office
+from hpal_cli.errors import HpalError
+from hpal_cli.evaluate.evaluation import evaluate
+from hpal_cli.export.files import export
+from hpal_cli.history import Entry
+from hpal_cli.info import describe
+from hpal_cli.label.store import ANSWER, QUERY, LabelStore
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.prepare import prepare
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.score.scorer import score
+from hpal_cli.store import envelope
+
+BY = Entry("test", "0", ())
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small ones of each kind, whose larger arrays have several chunks."""
+    folder = tmp_path_factory.mktemp("stores")
+    make_office(folder / "office", rooms=2, seed=0, points=700)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(envelope, "CHUNK_ROWS", 1 << 9)
+        prepare(folder / "office", folder / "scenes.zarr", grid=0.15, val=["Area_2/*"])
+        fake_predictions(folder / "scenes.zarr", folder / "predictions.zarr")
+    made = SceneStore(folder / "scenes.zarr")
+    labels = LabelStore.create(folder / "labels.zarr", made.classes, made.table)
+    rows = np.zeros(3, ANSWER)
+    rows["index"] = 3, 4, 5
+    labels.ask(np.array([(0, 1), (0, 2)], QUERY), "table", BY)
+    labels.append(rows, "x", BY)
+    return folder
+
+
+def read_scenes(folder: Path, store: Path) -> None:
+    """`hpal export`, of the grid and of the original points."""
+    export(store, folder / "out", "csv", overwrite=True)
+    export(store, folder / "out", "csv", original=store, overwrite=True)
+
+
+def read_predictions(folder: Path, store: Path) -> None:
+    """`hpal score` and what FDS reads, `hpal eval`, `hpal export --color rgb`."""
+    opened = PredictionStore(store)
+    score(store, lambda header: io.BytesIO(), split="all")
+    for scene in opened.table:
+        opened.features(scene).check()
+    evaluate(opened, SceneStore(folder / "scenes.zarr"))
+    export(store, folder / "out", "csv", color="rgb", overwrite=True)
+
+
+def read_labels(folder: Path, store: Path) -> None:
+    """`hpal label`, `hpal train`, `hpal eval --labels`."""
+    LabelStore(store).latest()
+
+
+READ = {"scenes": read_scenes, "predictions": read_predictions, "labels": read_labels}
+
+
+def chunks(store: Path) -> list[Path]:
+    return sorted(path for path in store.rglob("*") if path.is_file() and path.name != "zarr.json")
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_every_flipped_bit_is_noticed(stores: Path, tmp_path: Path, kind: str) -> None:
+    copy = Path(shutil.copytree(stores / f"{kind}.zarr", tmp_path / f"{kind}.zarr"))
+    shutil.copytree(stores / "scenes.zarr", tmp_path / "scenes.zarr", dirs_exist_ok=True)
+    rng = random.Random(0)
+    found = chunks(copy)
+    assert len(found) >= {"scenes": 25, "predictions": 15, "labels": 6}[kind]
+    ways: list[Callable[[], object]] = [lambda: describe(copy, check=True), lambda: READ[kind](tmp_path, copy)]
+    for way in ways:
+        way()
+    for chunk in found:
+        whole = chunk.read_bytes()
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        chunk.write_bytes(data)
+        name = chunk.relative_to(copy).as_posix()
+        for way in ways:
+            with pytest.raises(HpalError) as caught:
+                way()
+            text = str(caught.value)
+            # The store, the scene, the array and the chunk.
+            assert text.startswith(f"{copy}: its array {name} is damaged ("), text
+            assert "\n" not in text
+        chunk.write_bytes(whole)
+    for way in ways:
+        way()
+
+
+def test_every_bit_of_a_chunk(tmp_path: Path) -> None:
+    values = np.arange(40, dtype=np.float32).reshape(20, 2)
+    with envelope.create(tmp_path / "s.zarr", "labels", {}, overwrite=False) as (root, _):
+        envelope.write_array(root, "a", values)
+    root, _ = envelope.open_store(tmp_path / "s.zarr", "labels")
+    np.testing.assert_array_equal(envelope.read_array(root, "a", tmp_path), values)
+    (chunk,) = chunks(tmp_path / "s.zarr")
+    whole = chunk.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        chunk.write_bytes(data)
+        with pytest.raises(HpalError, match=r"its array a/c/0/0 is damaged \(.*checksum"):
+            envelope.read_array(root, "a", tmp_path)
+
+
+def test_through_the_commands(stores: Path, tmp_path: Path) -> None:
+    """One line, with the store and the scene; nothing is written."""
+    copy = Path(shutil.copytree(stores / "predictions.zarr", tmp_path / "p.zarr"))
+    name = PredictionStore(copy).table[0].name
+    chunk = copy / "scenes" / name / "prob" / "c" / "1" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[-20] ^= 4
+    chunk.write_bytes(data)
+    for args in (("score", "p.zarr", "-q", "-o", "s.ply"), ("info", "--check", "p.zarr")):
+        done = run_hpal(*args, cwd=tmp_path)
+        assert (done.rc, done.out) == (1, b"")
+        (line,) = done.err.splitlines()
+        assert line.startswith(f"hpal {args[0]}: p.zarr: its array scenes/{name}/prob/c/1/0 is damaged")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.zarr"]
+
+
+def test_an_array_that_no_table_knows(stores: Path, tmp_path: Path) -> None:
+    """`info --check` reads what other programs added, too."""
+    copy = Path(shutil.copytree(stores / "predictions.zarr", tmp_path / "p.zarr"))
+    name = PredictionStore(copy).table[0].name
+    group = zarr.open_group(str(copy), mode="a")[f"scenes/{name}"]
+    assert isinstance(group, zarr.Group)
+    envelope.write_array(group, "ours", np.arange(9))
+    describe(copy, check=True)
+    (chunk,) = chunks(copy / "scenes" / name / "ours")
+    data = bytearray(chunk.read_bytes())
+    data[3] ^= 1
+    chunk.write_bytes(data)
+    describe(copy)
+    with pytest.raises(HpalError, match="ours/c/0 is damaged"):
+        describe(copy, check=True)
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_stores_without_checksums_are_read(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Earlier versions wrote none."""
+
+    def without(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> zarr.Array:
+        codec = zarr.codecs.BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=1, shuffle="shuffle")
+        chunks = (max(1, min(1 << 9, shape[0])), *shape[1:])
+        kept = {"write_empty_chunks": True}
+        return group.create_array(name, shape=shape, dtype=dtype, chunks=chunks, compressors=codec, config=kept)
+
+    monkeypatch.setattr(envelope, "create_array", without)
+    prepare(stores / "office", tmp_path / "scenes.zarr", grid=0.15, val=["Area_2/*"])
+    made = SceneStore(tmp_path / "scenes.zarr")
+    fake_predictions(tmp_path / "scenes.zarr", tmp_path / "predictions.zarr")
+    labels = LabelStore.create(tmp_path / "labels.zarr", made.classes, made.table)
+    rows = np.zeros(3, ANSWER)
+    rows["index"] = 3, 4, 5
+    labels.append(rows, "x", BY)
+    store = tmp_path / f"{kind}.zarr"
+    for path in store.rglob("zarr.json"):
+        assert "crc32c" not in path.read_text()
+    describe(store, check=True)
+    READ[kind](tmp_path, store)
+    # The next answers have checksums beside those that have none.
+    if kind == "labels":
+        monkeypatch.undo()
+        LabelStore(store).append(rows, "x", BY)
+        assert len(LabelStore(store).batches()) == 2
+
+
+def test_chunks_of_other_shapes(tmp_path: Path) -> None:
+    """Of other programs: shards of several chunks, and chunks that have not all columns. The array is named."""
+    values = np.arange(4000, dtype=np.float64).reshape(1000, 4)
+    with envelope.create(tmp_path / "s.zarr", "labels", {}, overwrite=False) as (root, _):
+        for name, how in (("shards", {"chunks": (50, 4), "shards": (500, 4)}), ("columns", {"chunks": (500, 2)})):
+            root.create_array(name, data=values, compressors=[zarr.codecs.Crc32cCodec()], **how)
+    root, _ = envelope.open_store(tmp_path / "s.zarr", "labels")
+    for name, said in (("shards", "shards/c/1/0"), ("columns", "columns")):
+        np.testing.assert_array_equal(envelope.read_array(root, name, tmp_path), values)
+        chunk = tmp_path / "s.zarr" / name / "c" / "1" / "0"
+        data = bytearray(chunk.read_bytes())
+        data[100] ^= 1
+        chunk.write_bytes(data)
+        with pytest.raises(HpalError, match=rf"its array {said} is damaged \("):
+            envelope.read_array(root, name, tmp_path)
+        with pytest.raises(HpalError, match=rf"its array {said} is damaged \("):
+            envelope.RowReader(root, name, tmp_path)(np.array([503]))
+        assert envelope.RowReader(root, name, tmp_path)(np.array([7])).tolist() == [values[7].tolist()]

@@ -1,0 +1,324 @@
+"""Nothing is lost: every command that writes is killed (kill -9 of its process group) at moments drawn at random.
+
+After each kill what stood at the output is whole, or the new one is, and `info --check` agrees. At the end the same
+command, typed once more and without cleaning up, makes what it makes undisturbed, and leaves nothing else.
+
+`HPAL_KILLS=100` kills each command so many times; without it a few dozen are enough to notice what is grossly wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import _CALL, _SERVER, VAL, environment, fake_predictions, run_hpal, tree
+
+from hpal_cli.demo.office import make_office
+from hpal_cli.errors import HpalError
+from hpal_cli.history import Entry
+from hpal_cli.info import describe
+from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.prepare import prepare
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.table import SceneInfo, SceneTable
+
+BY = Entry("test", "0", ())
+KILLS = int(os.environ.get("HPAL_KILLS", "0"))
+EPOCH = "1700000000"
+
+
+class Case(NamedTuple):
+    """A command, its output, what stands there before (None: nothing), and how often it is killed if nobody says."""
+
+    args: tuple[str, ...]
+    out: str
+    old: str | None
+    kills: int = 5
+
+
+CASES = {
+    "prep anew": Case(("prep", "office", "-o", "new.zarr", "--grid", "15cm"), "new.zarr", None),
+    "prep over": Case(("prep", "office", "-o", "o.zarr", "--grid", "15cm", "--overwrite"), "o.zarr", "scenes.zarr"),
+    "prep on": Case(("prep", "office", "-o", "n.zarr", "--grid", "15cm", "--resume"), "n.zarr", None),
+    "train": Case(
+        ("train", "scenes.zarr", "--labels", "all", "--supervised-only", "--steps", "1", "--batch", "1", "--max-voxels",
+         "400", "-o", "m.pt", "--resume", "--overwrite"), "m.pt", "model.pt", 2),
+    "predict": Case(("predict", "model.pt", "scenes.zarr", "-o", "p.zarr", "--overwrite"), "p.zarr", "preds.zarr", 4),
+    "score": Case(("score", "preds.zarr", "-o", "s.ply", "--overwrite"), "s.ply", "scores.ply"),
+    "select": Case(
+        ("select", "scores.ply", "--budget", "9", "-o", "c.ply", "--overwrite"), "c.ply", "selection.ply"),
+    "label table": Case(("label", "selection.ply", "--table", "q.csv", "--overwrite"), "q.csv", None),
+    "export": Case(("export", "scenes.zarr", "-o", "out", "--overwrite"), "out", "clouds"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands read, and an older one of each output."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_office(folder / "office", rooms=3, seed=0, points=900)
+    prepare(folder / "office", folder / "scenes.zarr", val=[VAL], grid=0.15)
+    fake_predictions(folder / "scenes.zarr", folder / "preds.zarr")
+    for args in (
+        (*CASES["train"].args[:9], "-o", "model.pt"),
+        ("score", "preds.zarr", "-o", "scores.ply"),
+        ("select", "scores.ply", "--budget", "5", "-o", "selection.ply"),
+        ("export", "scenes.zarr", "-o", "clouds", "--color", "class"),
+    ):  # fmt: skip
+        done = run_hpal(*args, "-q", cwd=folder)
+        assert done.rc == 0, done.err
+    return folder
+
+
+def start(args: tuple[str, ...], cwd: Path) -> multiprocessing.process.BaseProcess:
+    """`hpal ARGS` as the leader of a process group."""
+    names = {
+        "cwd": str(cwd),
+        "env": {**environment(), "SOURCE_DATE_EPOCH": EPOCH},
+        "files": [(os.devnull, os.O_RDONLY), (os.devnull, os.O_WRONLY), (os.devnull, os.O_WRONLY)],
+        "argv": ["hpal", *args, "-q"],
+    }
+    process = _SERVER.Process(target=exec, args=("import os\nos.setpgid(0, 0)\n" + _CALL, names))
+    process.start()
+    return process
+
+
+def finish(args: tuple[str, ...], cwd: Path) -> float:
+    """Lets it end well; seconds."""
+    begin = time.monotonic()
+    process = start(args, cwd)
+    process.join(120)
+    assert process.exitcode == 0, args
+    return time.monotonic() - begin
+
+
+def kill_after(args: tuple[str, ...], cwd: Path, seconds: float) -> bool:
+    """Whether it was killed, and had not ended before."""
+    process = start(args, cwd)
+    time.sleep(seconds)
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        # It has no group yet, or has ended.
+        process.kill()
+    process.join(120)
+    assert process.exitcode in (0, -signal.SIGKILL), (args, process.exitcode)
+    return process.exitcode != 0
+
+
+def content(path: Path) -> dict[str, str] | None:
+    """A hash of every file, by name; None where nothing is."""
+    if not os.path.lexists(path):
+        return None
+    data = tree(path) if path.is_dir() else {"": path.read_bytes()}
+    return {name: hashlib.sha256(bytes_).hexdigest() for name, bytes_ in data.items()}
+
+
+def copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def check(path: Path) -> None:
+    """As `info --check`; tables and exported clouds are none of its files."""
+    if path.suffix in (".zarr", ".pt") or path.name in ("s.ply", "c.ply"):
+        describe(path, check=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_old_one_or_the_new_one(inputs: Path, tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    work = tmp_path / "work"
+    work.mkdir()
+    for path in inputs.iterdir():
+        (work / path.name).symlink_to(path)
+    out = work / case.out
+
+    def put_old() -> None:
+        if out.is_dir():
+            shutil.rmtree(out)
+        out.unlink(missing_ok=True)
+        if case.old is not None:
+            copy(inputs / case.old, out)
+
+    put_old()
+    old = content(out)
+    whole = finish(case.args, work)
+    new = content(out)
+    assert new is not None
+    assert new != old, "else the test shows nothing"
+    after = names(work)
+    rng = random.Random(name)
+    killed, moments = 0, KILLS or case.kills
+    for n in range(moments):
+        put_old()
+        # Uniform, one in each of equal parts, in any order.
+        killed += kill_after(case.args, work, whole * 1.05 * ((n * 7 + 3) % moments + rng.random()) / moments)
+        now = content(out)
+        if case.out == "out":
+            # One file a scene: each is the old one or the new one.
+            assert now is not None
+            assert set(now) - set(new) == {name for name in now if name.endswith(".partial")}
+            assert all(now[name] in (new[name], (old or {}).get(name)) for name in new)
+        else:
+            assert now in (old, new), f"{name}: killed, and what is there is neither whole"
+        if now is not None:
+            check(out)
+    assert killed >= moments // 3
+    put_old()
+    finish(case.args, work)
+    assert content(out) == new
+    assert names(work) == after, "leftovers"
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_answers(inputs: Path, tmp_path: Path, begun: bool) -> None:
+    """A killed `label --oracle` has added its answers or has not; there may be no store yet."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for path in inputs.iterdir():
+        (work / path.name).symlink_to(path)
+    args = ("label", "selection.ply", "--oracle", "scenes.zarr", "-o", "l.zarr")
+    path = work / "l.zarr"
+    made = SceneStore(inputs / "scenes.zarr")
+    if begun:
+        LabelStore.create(path, made.classes, made.table)
+    whole = finish(args, work)
+    full = LabelStore(path).latest()
+    assert len(full) == 5
+    rng = random.Random(1)
+    for n in range(KILLS or 5):
+        if not begun and path.exists():
+            shutil.rmtree(path)
+        before = len(LabelStore(path).batches()) if path.exists() else 0
+        kill_after(args, work, whole * 1.05 * (n % 5 + rng.random()) / 5)
+        if path.exists():
+            describe(path, check=True)
+            batches = LabelStore(path).batches()
+            assert len(batches) - before in (0, 1)
+            assert all(len(batch.rows) == 5 for batch in batches)
+    finish(args, work)
+    assert [row[:3] for row in LabelStore(path).latest()[["scene", "index", "label"]].tolist()] == [
+        row[:3] for row in full[["scene", "index", "label"]].tolist()
+    ]
+    assert {name for name in names(work) if name.startswith(".")} == set()
+
+
+ROOM = 1000
+"""Points that one labeller may answer for until it is killed."""
+
+
+def _label(path: Path, first: int, log: int) -> None:
+    store = LabelStore(path)
+    for index in range(first, first + ROOM):
+        rows = np.zeros(1, ANSWER)
+        rows["index"] = index
+        store.append(rows, f"labeller {first}", BY)
+        os.write(log, f"{index}\n".encode())
+
+
+def test_four_labellers_of_one_store(tmp_path: Path) -> None:
+    """Killed at random and started again: what was acknowledged is there once, and nothing is there twice."""
+    path = tmp_path / "l.zarr"
+    table = SceneTable([SceneInfo(0, "room", 10**7, 10**7, "train", "0" * 16)])
+    LabelStore.create(path, ClassTable.from_names(["wall", "floor"]), table)
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    context, rng = multiprocessing.get_context("fork"), random.Random(0)
+    workers: dict[int, multiprocessing.process.BaseProcess] = {}
+    begin, least, turns = time.monotonic(), 60 if KILLS >= 90 else 3, 0
+
+    def acknowledged() -> list[int]:
+        return [int(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+    while time.monotonic() - begin < least or turns < 8 or len(acknowledged()) < 8:
+        assert time.monotonic() - begin < 120
+        for who in range(4):
+            if who not in workers:
+                workers[who] = context.Process(target=_label, args=(path, turns * ROOM, log))
+                workers[who].start()
+                turns += 1
+        time.sleep(rng.uniform(0.02, 0.3))
+        one = workers.pop(rng.randrange(4))
+        one.kill()
+        one.join()
+    for one in workers.values():
+        one.kill()
+        one.join()
+    os.close(log)
+    describe(path, check=True)
+    rows = [int(row["index"]) for batch in LabelStore(path).batches() for row in batch.rows]
+    assert len(set(rows)) == len(rows)
+    assert set(acknowledged()) <= set(rows)
+    assert len(set(rows) - set(acknowledged())) <= turns, "a killed labeller leaves one answer unacknowledged at most"
+    LabelStore(path).append(np.zeros(1, ANSWER), "after", BY)
+    assert names(tmp_path) == {"l.zarr", "log"}
+    print(f"{turns} labellers, {len(acknowledged())} answers acknowledged, {len(rows)} stored")
+
+
+def test_answers_are_on_the_disk_before_they_are_acknowledged(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut takes what was not synced: all files of a batch are, before its rename, and its name, after it."""
+    made = SceneStore(inputs / "scenes.zarr")
+    store = LabelStore.create(tmp_path / "l.zarr", made.classes, made.table)
+    happened: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(held: int) -> None:
+        happened.append(("sync", os.readlink(f"/proc/self/fd/{held}")))
+        fsync(held)
+
+    def renamed(one: Path, other: Path) -> None:
+        there = [str(path) for path in (one, *Path(one).rglob("*"))]
+        assert set(there) <= {path for what, path in happened if what == "sync"}
+        rename(one, other)
+        happened.append(("rename", str(other)))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    store.append(np.zeros(1, ANSWER), "x", BY)
+    assert happened[-2:] == [("rename", str(store.path / "answers/000000")), ("sync", str(store.path / "answers"))]
+    assert len(happened) > 10
+
+
+@pytest.mark.parametrize("failing", ["file", "answers"])
+def test_a_disk_that_cannot_sync(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """Folders of some network file systems cannot, which is no error; a bad disk is one, and no answer comes twice."""
+    made = SceneStore(inputs / "scenes.zarr")
+    store = LabelStore.create(tmp_path / "l.zarr", made.classes, made.table)
+    fsync = os.fsync
+
+    def refuse(number: int, ending: str) -> Callable[[int], None]:
+        def refused(held: int) -> None:
+            if os.readlink(f"/proc/self/fd/{held}").endswith(ending):
+                raise OSError(number, os.strerror(number))
+            fsync(held)
+
+        return refused
+
+    monkeypatch.setattr(os, "fsync", refuse(errno.EINVAL, ""))
+    store.append(np.zeros(1, ANSWER), "x", BY)
+    monkeypatch.setattr(os, "fsync", refuse(errno.EIO, "zarr.json" if failing == "file" else "answers"))
+    with pytest.raises(HpalError, match="cannot be written" if failing == "file" else "does not say that they will"):
+        store.append(np.zeros(1, ANSWER), "x", BY)
+    assert len(LabelStore(store.path).batches()) == (1 if failing == "file" else 2)
+    assert names(tmp_path) == {"l.zarr"}
