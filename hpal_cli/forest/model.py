@@ -1,5 +1,5 @@
 """The checkpoint of a forest: arrays and JSON in a zip archive, so that loading one can never run code
-(docs/formats.md section 7)."""
+(docs/formats.md section 6.2)."""
 
 from __future__ import annotations
 
