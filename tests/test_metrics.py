@@ -163,6 +163,33 @@ def test_eval_says_so(by_hand: tuple[Path, Path, Path], hpal: Callable[..., Done
     assert "mIoU      50.00 %   original 33.33 %" in text
 
 
+@pytest.mark.parametrize("typed", ["--labels labels.zarr", "--labels=labels.zarr"])
+def test_unsure_is_no_label_where_the_labels_of_the_training_are_there(
+    by_hand: tuple[Path, Path, Path], typed: str, hpal: Callable[..., Done]
+) -> None:
+    """The predictions alone know of three answers, not which of them is "unsure"."""
+    scenes, preds, labels = by_hand
+
+    def found() -> tuple[int, bool]:
+        labelled = evaluate(PredictionStore(preds), SceneStore(scenes)).labelled
+        return labelled.points, labelled.with_unsure
+
+    assert found() == (3, True)
+    root = zarr.open_group(str(preds), mode="a")
+    about = dict(root.attrs["hpal"])
+    about["history"] = [Entry("hpal train", "1", ("scenes.zarr", *typed.split(), "-o", "m.pt")).to_json()]
+    root.attrs["hpal"] = about
+    assert found() == (2, False), "beside the predictions"
+    assert "unsure" not in hpal("eval", preds, "--truth", scenes).out.decode()
+    more = np.zeros(1, ANSWER)
+    more["scene"], more["index"], more["label"] = 1, [3], [1]
+    LabelStore(labels).append(more, "hand", Entry("test", "0", ()))
+    assert found() == (2, False), "what came later was not learned from"
+    labels.rename(labels.with_name("away.zarr"))
+    assert found() == (3, True)
+    assert "--labels STORE leaves them out" in hpal("eval", preds, "--truth", scenes).out.decode()
+
+
 @pytest.fixture
 def asked_about(by_hand: tuple[Path, Path, Path]) -> tuple[PredictionStore, SceneStore, LabelStore]:
     """The scenes and predictions of `by_hand`, with answers in `room`: chair for B, and "unsure" for C."""

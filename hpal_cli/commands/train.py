@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console
+from hpal_cli.commands.console import Console, name_for_predictions, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 from hpal_cli.lengths import format_length
@@ -288,7 +288,8 @@ def command(
     if checkpoint.spread:
         count = f"{checkpoint.spread:,} points, spread from {count}"
     console.say(
-        f"{output}: {checkpoint.step} steps on {count}; next: hpal predict {output} {scenes_store} -o preds.zarr"
+        f"{output}: {checkpoint.step} steps on {count}; "
+        f"next: {typed('hpal', 'predict', output, scenes_store, '-o', name_for_predictions(output))}"
     )
 
 
@@ -333,7 +334,7 @@ def _train_forest(
     forest.save(output, overwrite=overwrite)
     console.say(
         f"{output}: a forest of {len(forest.stages)} stages, from {forest.labelled:,} labelled points; "
-        f"next: hpal predict {output} {scenes} -o preds.zarr"
+        f"next: {typed('hpal', 'predict', output, scenes, '-o', name_for_predictions(output))}"
     )
 
 

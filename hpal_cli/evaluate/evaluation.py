@@ -10,18 +10,19 @@ import numpy as np
 
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.metrics import Metrics, confusion_matrix, missed
-from hpal_cli.label.store import LabelStore
+from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store.behind import store_behind
 
 
 @dataclass
 class Labelled:
     """How many points of the train split were labelled, and of how many: of that split (as the released code counts),
     and of the train and val splits together (as the paper counts). Predictions do not tell an unsure answer from a
-    label: without a labels store both count, and `with_unsure` is set.
+    label: where no labels store does either, both count, and `with_unsure` is set.
     """
 
     points: int
@@ -84,8 +85,9 @@ def evaluate(
 ) -> Evaluation:
     """Confusion summed over all scenes of the split (docs/method.md, Metrics). An original point has its grid point's.
 
-    labels: count the labelled points in this store; without it, in the predictions. without_answers: leave out the grid
-    points that one of the two has an answer for, "unsure" included, and the original points in their cells.
+    labels: count the labelled points in this store; without it, in the predictions, less those for which the store that
+    they were trained with, if it is still there, says "unsure". without_answers: leave out the grid points that one of
+    `predictions` and `labels` has an answer for, "unsure" included, and the original points in their cells.
 
     Raises:
         HpalError: stores of different scenes or classes, a scene without labels, or no point that is left.
@@ -151,11 +153,26 @@ def evaluate(
 
 def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labelled:
     table = predictions.table
+    train = [scene for scene in table if scene.split == "train"]
+    with_unsure = False
     if labels is not None:
         latest = labels.latest()
-        train = [s.number for s in table if s.split == "train"]
-        points = int(((latest["label"] >= 0) & np.isin(latest["scene"], train)).sum())
+        points = int(((latest["label"] >= 0) & np.isin(latest["scene"], [s.number for s in train])).sum())
     else:
-        points = sum(len(predictions.labelled(s)) for s in table if s.split == "train" and predictions.has(s))
+        trained = _trained_with(predictions)
+        latest = np.zeros(0, ANSWER) if trained is None else trained.latest()
+        points = 0
+        for scene in train:
+            rows = predictions.labelled(scene) if predictions.has(scene) else np.zeros(0, np.int64)
+            answers = latest[latest["scene"] == scene.number]
+            points += len(rows) - int(np.isin(rows, answers["index"][answers["label"] < 0]).sum())
+            with_unsure |= not np.isin(rows, answers["index"]).all()
     size = {split: sum(s.points for s in table if s.split == split) for split in ("train", "val")}
-    return Labelled(points, size["train"], size["train"] + size["val"], labels is None)
+    return Labelled(points, size["train"], size["train"] + size["val"], with_unsure)
+
+
+def _trained_with(predictions: PredictionStore) -> LabelStore | None:
+    """The labels store that the last training or spreading names, if it is still there."""
+    last = [entry for entry in predictions.history if entry.program in ("hpal train", "hpal spread")][-1:]
+    found = store_behind(last, "labels", predictions.table.id, predictions.path.parent)
+    return None if found is None else LabelStore(found)

@@ -46,8 +46,11 @@ def write(
     """One scene: ScanNet's one number a line, or SemanticKITTI's uint32 a point, both the classes' `code`.
 
     Raises:
-        HpalError: the file exists, or has fewer points than the store says.
+        HpalError: the file exists, or has fewer points than the store says, or a class has no code.
     """
+    without = next((c.name for c in originals.store.classes if c.code is None), None)
+    if without is not None:
+        raise HpalError(path, f"the class {without!r} has no code, so {format} does not know it", "check --classes")
     # Last what a point of no class (-1) is called.
     table = np.array([*(c.code for c in originals.store.classes), UNLABELLED], np.int64)
     if table.min() < 0 or table.max() > np.iinfo(np.uint16).max:
