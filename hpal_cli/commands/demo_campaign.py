@@ -62,7 +62,7 @@ class Campaign:
         self._console = console
         self._folder = folder
         self._rooms, self._points, self._answers, self._rounds = rooms, points, answers, rounds
-        self._seed = ["--seed", str(seed)]
+        self._seed = seed
 
     def run(self, *, overwrite: bool) -> None:
         """Makes the rooms, runs the rounds, trains a model, prints and draws what came of it.
@@ -85,6 +85,10 @@ class Campaign:
         self._console.say("\n--- a model from all that was spread")
         self._report(done, self._model(spread_of(self._rounds)))
 
+    @property
+    def _seed_option(self) -> Words:
+        return ["--seed", str(self._seed)]
+
     def _budgets(self) -> tuple[int, list[int]]:
         """How many answers come first, and how many in each round after that."""
         from hpal_cli.scenes.store import SceneStore
@@ -98,7 +102,7 @@ class Campaign:
     def _round(self, n: int, budget: str) -> Round:
         """Questions, answers, and what they come to when they are spread."""
         if n == 0:
-            how = ["hpal", "score", SCENES, "--strategy", "diverse", "--budget", budget, *self._seed]
+            how = ["hpal", "score", SCENES, "--strategy", "diverse", "--budget", budget, *self._seed_option]
         else:
             how = ["hpal", "score", spread_of(n - 1), "--per", "superpoint"]
         self._call(
@@ -107,7 +111,7 @@ class Campaign:
             ["tee", f"round-{n}.ply"],
             ["hpal", "label", "--oracle", SCENES, "-o", LABELS],
         )
-        self._call(["hpal", "spread", LABELS, SCENES, "--alike", *self._seed, "-o", spread_of(n)])
+        self._call(["hpal", "spread", LABELS, SCENES, "--alike", *self._seed_option, "-o", spread_of(n)])
         evaluation = ["hpal", "eval", spread_of(n), "--truth", SCENES, "--json"]
         answered = self._json([*evaluation, "--split", "train", "--without-answers"], f"answered-rooms-{n}.json")
         new = self._json(evaluation, f"new-rooms-{n}.json")
@@ -117,7 +121,7 @@ class Campaign:
     def _model(self, spread: str) -> float:
         """Trains the forest and writes the results; its mIoU in the rooms without any answer."""
         learned = ["--labels", LABELS, "--spread", spread, "--model", "forest"]
-        self._call(["hpal", "train", SCENES, *learned, *self._seed, "-o", MODEL])
+        self._call(["hpal", "train", SCENES, *learned, *self._seed_option, "-o", MODEL])
         self._call(["hpal", "predict", MODEL, SCENES, "-o", PREDS])
         new = self._json(
             ["hpal", "eval", PREDS, "--truth", SCENES, "--json", "--figures", FIGURES], "new-rooms-forest.json"
