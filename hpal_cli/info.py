@@ -93,7 +93,7 @@ def _channels(names: Sequence[str]) -> str:
 
 def _spread_from(source: dict[str, Any]) -> str:
     others = ["surfaces that look alike"] * bool(source["alike"]) + list(source["predictions"])
-    return source["labels"] + (f", with {' and '.join(others)}" if others else "")
+    return ", with ".join(part for part in (source["labels"], " and ".join(others)) if part)
 
 
 _WORDS: dict[str, Callable[[Any], str]] = {

@@ -28,8 +28,13 @@ import plyfile
 import pytest
 from conftest import VAL, environment, run_hpal
 
-from hpal_cli.label.store import LabelStore
+from hpal_cli.evaluate.evaluation import evaluate
+from hpal_cli.info import describe
+from hpal_cli.label.store import LabelStore, answers_digest
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.points import PointReader
+from hpal_cli.superpoints.store import SuperpointStore, beside
 
 RECIPES = Path(__file__).parents[1] / "docs" / "recipes"
 SCRIPTS = sorted(RECIPES.glob("*.sh"))
@@ -134,11 +139,11 @@ class Bench:
         command.chmod(0o755)
 
     def run(
-        self, script: str, *words: str, rc: int | None = 0, **variables: str | int
+        self, script: str, *words: str, rc: int | None = 0, timeout: float = 120, **variables: str | int
     ) -> subprocess.CompletedProcess[str]:
         """`bash SCRIPT WORDS`; the words are `DATA RESULTS` unless given; rc None: it fails."""
         with self.start(script, *words, **variables) as process:
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=timeout)
         assert process.returncode == rc if rc is not None else process.returncode, err
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -698,3 +703,57 @@ def test_a_study_that_was_killed_ends_as_if_it_had_not_been(real: Bench, scenes:
     shutil.rmtree(second)
     real.run("study", str(scenes), "study", **small, WORKERS=1)
     assert study_table(results) == after_a_kill
+
+
+# ---------------------------------------------------------------- few labels
+
+
+def test_a_campaign_of_few_labels(real: Bench, scenes: Path, other_scenes: Path, tmp_path: Path) -> None:
+    """From no answer to a class for every point of these scenes and of others, by trees and by a network."""
+    shutil.copytree(scenes, tmp_path / "scenes.zarr")
+    shutil.copytree(other_scenes, tmp_path / "other.zarr")
+    out = tmp_path / "out"
+    words = (str(tmp_path / "scenes.zarr"), str(out), "--answers", "48", "--seed", "3", "--also")
+    run = real.run("few_labels", *words, str(tmp_path / "other.zarr"), "--network", "0.01", timeout=600)
+    store, labels = SceneStore(tmp_path / "scenes.zarr"), LabelStore(out / "labels.zarr")
+    given = [len(batch.rows) for batch in labels.batches()]
+    assert sum(given) == 48
+    assert given[0] == 24
+    assert len(given) == 5
+    # Every answer is for a superpoint of its own, of a scene to learn from.
+    superpoints = SuperpointStore(beside(store.path))
+    asked = {
+        (int(row["scene"]), int(superpoints.partition(store.table[int(row["scene"])])[row["index"]]))
+        for row in labels.latest()
+    }
+    assert len(asked) == 48
+    assert {store.table[scene].split for scene, _ in asked} == {"train"}
+    # What it prints is what eval says of the stores that it leaves.
+    table = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["round"] for row in table] == [*(f"round {n}" for n in range(5)), "models"]
+    assert [int(row["answers"]) for row in table] == [*np.cumsum(given).tolist(), 48]
+    for row, name, split in ((table[4], "spread", "train"), (table[5], "preds", "val")):
+        found = evaluate(PredictionStore(out / f"{name}.zarr"), store, split=split)
+        assert row["split"] == split
+        assert float(row["miou"]) == pytest.approx(found.grid.miou, abs=1e-5)
+        line = next(line for line in run.stdout.splitlines() if line.startswith(row["round"]))
+        assert f"mIoU {found.grid.miou:.3f}" in line
+    assert float(table[4]["miou"]) > float(table[0]["miou"])
+    for name, of in (("spread", store), ("preds", store), ("also", SceneStore(tmp_path / "other.zarr"))):
+        description = describe(out / f"{name}.zarr", check=True)
+        assert description.facts["predicted_scenes"] == len(of.table), name
+        assert description.facts["points_without_class"] == 0
+    answered = answers_digest(labels.latest())
+    assert PredictionStore(out / "spread.zarr").spread_from["answers"] == answered  # type: ignore[index]
+    models = PredictionStore(out / "preds.zarr").spread_from
+    assert models is not None
+    assert [Path(path).name for path in models["predictions"]] == ["preds-forest.zarr", "preds-network.zarr"]
+    # Trees alone, once more from the start: the same answers, in a folder of their own.
+    again = tmp_path / "again"
+    real.run("few_labels", words[0], str(again), "--answers", "48", "--seed", "3", timeout=600)
+    np.testing.assert_array_equal(LabelStore(again / "labels.zarr").latest(), labels.latest())
+    assert not (again / "also.zarr").exists()
+    assert PredictionStore(again / "preds.zarr").spread_from is None
+    for wrong in (("only",), (*words[:2], "--answers"), (*words[:2], "--nothing", "1")):
+        done = real.run("few_labels", *wrong, rc=2)
+        assert "few_labels.sh SCENES OUT" in done.stderr

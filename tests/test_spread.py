@@ -377,6 +377,21 @@ def test_what_it_knows_comes_back_by_superpoint(campaign: Campaign, tmp_path: Pa
     np.testing.assert_array_equal(back[exact.known].argmax(axis=1), exact.prob[exact.known].argmax(axis=1))
 
 
+def test_models_are_put_together_where_nobody_answered(campaign: Campaign, tmp_path: Path) -> None:
+    models = [certain(campaign.store, tmp_path / f"{which}.zarr", which) for which in (WALL, BOARD)]
+    for _ in spread(None, campaign.store, tmp_path / "both.zarr", predictions=models):
+        pass
+    both = PredictionStore(tmp_path / "both.zarr")
+    for scene in campaign.store.table:
+        np.testing.assert_allclose(both.probabilities(scene)[:, [WALL, BOARD]], 0.5, atol=0.01)
+        assert len(both.labelled(scene)) == 0
+    said = dict(describe(both.path, check=True).lines())
+    assert said["spread from"] == f"{models[0].path} and {models[1].path}"
+    for like in (False, True):
+        with pytest.raises(UsageError, match="--predictions: is missing, and without labels nothing is known; give"):
+            list(spread(None, campaign.store, tmp_path / "x.zarr", like=like))
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -410,7 +425,7 @@ def test_no_answer_at_all(campaign: Campaign, tmp_path: Path) -> None:
 
 
 def test_no_answer_of_the_chosen_scenes(campaign: Campaign, tmp_path: Path) -> None:
-    with pytest.raises(HpalError, match="holds no answer of these scenes; choose others, or give --predictions or"):
+    with pytest.raises(HpalError, match="nothing is known of these scenes; choose others, or give --predictions or"):
         campaign.spread(tmp_path / "x.zarr", scenes=["b"])
     assert not (tmp_path / "x.zarr").exists()
 

@@ -53,17 +53,17 @@ learn() { # train's options, then a name
 	hpal train "$scenes" --labels "$out/labels.zarr" --spread "$out/spread.zarr" "${@:1:$#-1}" --seed "$seed" \
 		-o "$out/$name.pt" --overwrite -q
 }
-answer() { # SCENES OUT: all models together
+answer() { # SCENES OUT LABELS: all models together
 	hpal predict "$out/forest.pt" "$1" -o "$2" --overwrite -q
 	[ "$minutes" != 0 ] || return 0
 	mv "$2" "${2%.zarr}-forest.zarr"
 	hpal predict "$out/network.pt" "$1" -o "${2%.zarr}-network.zarr" --turns 4 --smooth --overwrite -q
-	hpal spread "$out/labels.zarr" "$1" --predictions "${2%.zarr}-forest.zarr,${2%.zarr}-network.zarr" -o "$2" --overwrite -q
+	hpal spread "$3" "$1" --predictions "${2%.zarr}-forest.zarr,${2%.zarr}-network.zarr" -o "$2" --overwrite -q
 }
 learn --model forest forest
 [ "$minutes" = 0 ] || learn --preset few --minutes "$minutes" network
 rm -rf "$out"/preds*.zarr "$out"/also*.zarr
-answer "$scenes" "$out/preds.zarr"
+answer "$scenes" "$out/preds.zarr" "$out/labels.zarr"
 score_of "models" "$out/preds.zarr" val
-[ -z "$also" ] || answer "$also" "$out/also.zarr"
+[ -z "$also" ] || answer "$also" "$out/also.zarr" none
 echo "$((SECONDS - start)) s in all; a class for every point of the answered scenes: $out/spread.zarr"

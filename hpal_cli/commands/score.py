@@ -36,7 +36,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="LENGTHS",
-            help="Voxel edges of HMMU (bare: centimetres).  [10,50,100; more where points are more than 8 cm apart]",
+            help="Voxel edges of HMMU (bare: centimetres).  [10,50,100; longer where points are over 8 cm apart, "
+            "for --per superpoint]",
         ),
     ] = None,
     weights: Annotated[
@@ -112,7 +113,9 @@ def command(
     console = Console(NAME, quiet=quiet, verbose=verbose)
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels))
     if not edges:
-        edges = tuple(edge * scale_of_grid(predictions) for edge in LEVELS)
+        # The paper's levels are what a score a point means; a superpoint's are as large as the scene's scale asks for.
+        scale = scale_of_grid(predictions) if per == "superpoint" else 1.0
+        edges = tuple(edge * scale for edge in LEVELS)
     factors = tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges)
     plan = Plan(
         Strategy(strategy),

@@ -19,7 +19,13 @@ NAME = "spread"
 
 
 def command(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Labels store with answers for some points.")],
+    labels: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABELS",
+            help="Labels store with answers for some points, or `none` to put together what several models say.",
+        ),
+    ],
     scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store that the answers are for.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The predictions store to write.")],
     predictions: Annotated[
@@ -64,7 +70,7 @@ def command(
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     for scene, known in spread(
-        LabelStore(labels),
+        None if labels == "none" else LabelStore(Path(labels)),
         store,
         output,
         predictions=[PredictionStore(Path(path)) for path in opt.as_list([str(p) for p in predictions or ()])],

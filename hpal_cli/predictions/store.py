@@ -170,9 +170,9 @@ def _spread_from(said: object) -> dict[str, Any] | None:
     """What `hpal spread` noted of what it spread (docs/formats.md section 3.1); None for other predictions."""
     if not isinstance(said, dict) or not isinstance(said.get("answers"), str):
         return None
-    models = said.get("predictions")
+    labels, models = said.get("labels"), said.get("predictions")
     return {
-        "labels": str(said.get("labels", "?")),
+        "labels": None if labels is None else str(labels),
         "answers": said["answers"],
         "predictions": [str(path) for path in models] if isinstance(models, list) else [],
         "alike": said.get("alike") is True,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.score.kmeans import kmeans
+from hpal_cli.score.kmeans import ITERATIONS, kmeans
 
 COMPONENTS = 16
 """Components of the likeness that superpoints are compared by; each counts with its deviation."""
@@ -41,7 +41,7 @@ def diverse(
     clusters, left = max(1, budget), free_all.copy()
     while left.any() and (not len(chosen) or clusters <= _GENERATIONS * budget):
         sample = np.arange(len(rows)) if len(rows) <= MOST_ROWS else np.sort(rng.choice(len(rows), MOST_ROWS, False))
-        centres, home = kmeans(rows[sample], points[sample], clusters, rng)
+        centres, home = kmeans(rows[sample], points[sample], clusters, rng, _ROUGH if len(chosen) else ITERATIONS)
         weight = np.bincount(home, points[sample], minlength=len(centres))
         picks = _nearest(rows, centres, left)
         order = np.lexsort((picks, -weight))
@@ -58,8 +58,8 @@ def diverse(
     return np.split(score, np.cumsum(count)[:-1])
 
 
-_GENERATIONS = 4
-"""Times the budget up to which clusters are made."""
+_GENERATIONS, _ROUGH = 4, 10
+"""Times the budget up to which clusters are made; iterations for those that only a larger budget than said needs."""
 
 
 def _nearest(rows: NDArray[np.float64], centres: NDArray[np.float64], left: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -6,20 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import vq
 
-_ITERATIONS = 100
+ITERATIONS = 100
 
 
 def kmeans(
-    rows: NDArray[np.float64], weight: NDArray[np.float64], count: int, rng: np.random.Generator
+    rows: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    count: int,
+    rng: np.random.Generator,
+    iterations: int = ITERATIONS,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Centres (K, F) and the cluster of each row (N,), with the least squared distance that Lloyd's algorithm finds.
 
-    rows: (N, F); weight: (N,) what each counts; count: clusters at most: no more than there are different rows. Starts
-    by k-means++ (Arthur and Vassilvitskii 2007).
+    rows: (N, F); weight: (N,) what each counts; count: clusters at most: no more than there are different rows;
+    iterations: at most. Starts by k-means++ (Arthur and Vassilvitskii 2007).
     """
     centres = rows[_plus_plus(rows, weight, count, rng)]
     found = np.zeros(len(rows), np.int32)
-    for _ in range(_ITERATIONS if len(centres) > 1 else 0):
+    for _ in range(iterations if len(centres) > 1 else 0):
         before, found = found, vq(rows, centres)[0]
         if np.array_equal(before, found):
             break

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.forest.trees import Trees, fit
 from hpal_cli.history import Entry, to_json
-from hpal_cli.label.store import LabelStore, answers_digest
+from hpal_cli.label.store import ANSWER, LabelStore, answers_digest
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.progress import Monitor, Silent
@@ -141,7 +141,7 @@ def known_superpoints(
 
 
 def spread(
-    labels: LabelStore,
+    labels: LabelStore | None,
     store: SceneStore,
     out: Path,
     *,
@@ -159,35 +159,40 @@ def spread(
     """Writes the predictions store `out`, and yields each scene as it is done, with whether anything is known of it.
     The store is whole when the iteration ends.
 
-    predictions: of models, whose mean is the prior; like: trees on the answered superpoints (`alike`) are one more.
+    labels: None to put together and smooth what models say, where nobody has answered; predictions: of models, whose
+    mean is the prior; like: trees on the answered superpoints (`alike`) are one more.
     Only answers of the train split are spread and learned from: the others are there to measure.
 
     Raises:
         HpalError: labels or predictions of other scenes, or nothing to spread.
     """
     monitor = monitor or Silent()
-    labels.require_scenes(store.table.id, store.path)
-    if labels.classes.names != store.classes.names:
-        raise HpalError(labels.path, f"has other classes than {store.path}", "give the scenes that were labelled")
+    latest = np.zeros(0, ANSWER)
+    if labels is not None:
+        labels.require_scenes(store.table.id, store.path)
+        if labels.classes.names != store.classes.names:
+            raise HpalError(labels.path, f"has other classes than {store.path}", "give the scenes that were labelled")
+        labels.check()
+        latest = labels.latest()
     for one in predictions:
         if one.table.id != store.table.id or one.classes.names != store.classes.names:
             raise HpalError(one.path, f"is of other scenes or classes than {store.path}", "predict these scenes")
     if strength is not None and not 0 < strength <= _MOST_STRENGTH:
         raise UsageError("--strength", f"{strength:g} is not between 0 and {_MOST_STRENGTH:g}", "give a number like 1")
-    latest = labels.latest()
-    labels.check()
     chosen = store.choose(split, scenes)
     train = [scene for scene in store.table if scene.split == "train"]
     given = {scene.number: latest[latest["scene"] == scene.number] for scene in train}
     sure = sum(int((rows["label"] >= 0).sum()) for rows in given.values())
     if not sure and not predictions:
+        if labels is None:
+            raise UsageError("--predictions", "is missing, and without labels nothing is known", "give what models say")
         raise HpalError(
             labels.path, "holds no answer of a train scene to spread", "answer some points with `hpal label` first"
         )
     outside = len(latest) - sum(map(len, given.values()))
     if outside:
         monitor.warn(f"{counted(outside, 'answer')} for scenes outside the train split: not spread")
-    if sure and not predictions:
+    if labels is not None and sure and not predictions:
         say_classes(labels, np.concatenate([rows["label"] for rows in given.values()]), monitor)
     superpoints = open_superpoints(store, jobs=jobs if jobs > 1 else None, history=history or (), monitor=monitor)
     trees = None
@@ -202,7 +207,7 @@ def spread(
         "grid": store.grid,
         "scenes": store.table.to_json(),
         "spread": {
-            "labels": str(labels.path),
+            "labels": None if labels is None else str(labels.path),
             "answers": digest,
             "predictions": [str(one.path) for one in predictions],
             "alike": like,
@@ -234,7 +239,7 @@ def spread(
             yield scene, found is not None
         if not written:
             raise HpalError(
-                labels.path, "holds no answer of these scenes", "choose others, or give --predictions or --alike"
+                store.path, "nothing is known of these scenes", "choose others, or give --predictions or --alike"
             )
 
 
