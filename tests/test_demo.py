@@ -9,10 +9,15 @@ from pathlib import Path
 import plyfile
 import pytest
 from conftest import run_fresh
+from test_docs import bash
 
 from hpal_cli.demo.office import make_room
+from hpal_cli.label.store import LabelStore
 
-TINY = ["--rooms", "3", "--points", "1200", "--rounds", "2", "--steps", "3"]
+TINY = ["--rooms", "3", "--points", "1200", "--answers", "40", "--rounds", "2"]
+
+ROW = r"^(\d|forest)\s+([\d,]+)\s+([\d.]+)(?:\s+([\d.]+))?\s+([\d.]+)\s*$"
+"""Of the table: round, answers, percent, mIoU of the answered rooms (none of the forest), mIoU of the others."""
 
 
 @pytest.fixture(scope="module")
@@ -25,31 +30,67 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 
 def test_the_table_tells_of_each_round(demo: tuple[Path, str, str]) -> None:
     folder, out, _ = demo
-    rows = re.findall(r"^(\d)\s+([\d,]+)\s+([\d.]+)\s+([\d.]+)\s*$", out, re.M)
-    assert [row[0] for row in rows] == ["1", "2"]
-    for number, labelled, share, miou in rows:
-        result = json.loads((folder / f"eval-{number}.json").read_text())
-        assert int(labelled.replace(",", "")) == result["labelled"]["points"]
-        assert float(share) == pytest.approx(result["labelled"]["percent_of_train"], abs=6e-4)
-        assert float(miou) == pytest.approx(100 * result["grid"]["miou"], abs=0.06)
-    first, second = (int(row[1].replace(",", "")) for row in rows)
-    assert second == 2 * first
+    rows = re.findall(ROW, out, re.M)
+    assert [row[0] for row in rows] == ["0", "1", "2", "forest"]
+    for number, answers, share, answered_rooms, new_rooms in rows:
+        new = json.loads((folder / f"new-rooms-{number}.json").read_text())
+        assert float(new_rooms) == pytest.approx(100 * new["grid"]["miou"], abs=0.06)
+        assert float(share) == pytest.approx(new["labelled"]["percent_of_train"], abs=6e-4)
+        assert int(answers) == new["labelled"]["points"]
+        if number == "forest":
+            assert answered_rooms == ""
+            continue
+        answered = json.loads((folder / f"answered-rooms-{number}.json").read_text())
+        assert float(answered_rooms) == pytest.approx(100 * answered["grid"]["miou"], abs=0.06)
+        assert answered["split"] == "train"
+        assert answered["answers_left_out"] == int(answers)
+    assert [row[1] for row in rows] == ["20", "30", "40", "40"]
 
 
 def test_it_prints_commands_that_run_as_printed(demo: tuple[Path, str, str]) -> None:
     folder, _, err = demo
     typed = re.findall(r"^\$ (.+)$", err, re.M)
     stages = [re.findall(r"hpal (\w+)", line) for line in typed]
-    loop = [["train"], ["predict"], ["eval"], ["score", "select", "label"]]
-    assert stages == [["prep"], ["score", "select", "label"], *loop, *loop[:3]]
+    question = [["score", "select", "label"], ["spread"], ["eval"], ["eval"]]
+    model = [["train"], ["predict"], ["eval"], ["export"], ["export"]]
+    assert stages == [["prep"], *(3 * question), *model]
     evaluation = next(line for line in typed if line.startswith("hpal eval"))
     words = evaluation.split(">")[0].split()[1:]
-    assert run_fresh(*words, cwd=folder).out == (folder / "eval-1.json").read_bytes()
+    assert run_fresh(*words, cwd=folder).out == (folder / "answered-rooms-0.json").read_bytes()
+
+
+def test_one_more_round_by_hand_as_it_says(demo: tuple[Path, str, str]) -> None:
+    folder, _, err = demo
+    by_hand = re.findall(r"^  (hpal .+)$", err, re.M)
+    assert [re.findall(r"hpal (\w+)", line) for line in by_hand] == [["score", "select", "label"], ["spread"], ["eval"]]
+    printed = bash("\n".join(by_hand), folder).stdout
+    assert len(LabelStore(folder / "labels.zarr").latest()) > 40
+    assert "answered points" in printed
+
+
+def test_few_answers_label_most_of_the_rooms(tmp_path: Path) -> None:
+    """Larger, and so slower: what the demo is there to show."""
+    size = ["--rooms", "5", "--points", "20000", "--answers", "90", "--rounds", "2"]
+    done = run_fresh("demo", "-o", "campaign", *size, cwd=tmp_path)
+    assert done.rc == 0, done.err
+    rows = re.findall(ROW, done.out.decode(), re.M)
+    answered, new = ([float(row[n]) for row in rows[:-1]] for n in (3, 4))
+    assert answered == sorted(answered)
+    assert answered[-1] > answered[0] + 5
+    assert answered[-1] > 60
+    # More than the network's campaign came to on twice as many rooms.
+    assert min(new[-1], float(rows[-1][4])) > 34
 
 
 def test_it_leaves_pictures_and_clouds_to_open(demo: tuple[Path, str, str]) -> None:
     folder, _, err = demo
-    for picture in ("learning-curve.png", "figures/confusion.png", "figures/iou.png"):
+    for picture in (
+        "learning-curve.png",
+        "answered-room.png",
+        "new-room.png",
+        "figures/confusion.png",
+        "figures/iou.png",
+    ):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
         assert (folder / picture).stat().st_size > 5000
     clouds = sorted((folder / "result").rglob("*.ply"))
@@ -57,12 +98,14 @@ def test_it_leaves_pictures_and_clouds_to_open(demo: tuple[Path, str, str]) -> N
     room = make_room(0, points=1200)
     cloud = plyfile.PlyData.read(folder / "result" / "Area_1" / f"{room.name}.ply")["vertex"]
     assert cloud.count == len(room.xyz)
-    picks = plyfile.PlyData.read(folder / "round-1.ply")["vertex"]
-    assert picks.count > 0
-    pictures = sorted((folder / "picks-1").rglob("*.png"))
-    assert len(pictures) == len(set(picks["scene"])) == len(list((folder / "picks-1").rglob("*.ply")))
-    assert pictures[0].read_bytes().startswith(b"\x89PNG")
-    assert "hpal train scenes.zarr --labels labels.zarr -o model-3.pt --init model-2.pt" in err
+    for number in range(3):
+        picks = plyfile.PlyData.read(folder / f"round-{number}.ply")["vertex"]
+        assert picks.count == (20 if number == 0 else 10)
+        pictures = sorted((folder / f"picks-{number}").rglob("*.png"))
+        clouds = sorted((folder / f"picks-{number}").rglob("*.ply"))
+        assert len(pictures) == len(set(picks["scene"])) == len(clouds)
+        assert pictures[0].read_bytes().startswith(b"\x89PNG")
+    assert "picks-0/*/*.png" in err
 
 
 def test_it_does_not_run_over_what_is_there(demo: tuple[Path, str, str], tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ PAGE = DOCS / "your-own-scans.md"
 
 SMALLER = {
     "points=250_000": "points=1500",
-    "--steps 400": "--steps 2",
-    "--budget 20/scene": "--budget 2/scene",
+    "--minutes 15": "--minutes 0.01",
+    "--budget 80": "--budget 16",
+    "--budget 20": "--budget 6",
     "--budget 100": "--budget 2",
 }
 """The page's own numbers, and those that the test follows it with."""
@@ -118,7 +119,7 @@ class Person:
             writer.writerows(rows)
 
     def check(self, name: str) -> int:
-        """Answers for the random points, which the network never sees; how often it was right."""
+        """Answers for the random points, which are never spread; how often their class was right."""
         path = self.folder / name
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -231,7 +232,7 @@ def labels_are_what_the_person_said(folder: Path, person: Person) -> None:
 def results_are_the_scans_with_a_class(folder: Path) -> None:
     scenes = SceneStore(folder / "scenes.zarr")
     for number in (1, 2):
-        predictions = PredictionStore(folder / f"preds-{number}.zarr")
+        predictions = PredictionStore(folder / f"spread-{number}.zarr")
         for name in ROOMS:
             scan = plyfile.PlyData.read(str(folder / "scans" / f"{name}.ply"))["vertex"]
             result = plyfile.PlyData.read(str(folder / f"result-{number}" / f"{name}.ply"))["vertex"]

@@ -61,13 +61,15 @@ def learning_curve(curves: Mapping[str, Sequence[tuple[int, float, float]]], pat
     figure, (axes,) = figure_of(6.5, 4.2)
     for rows in curves.values():
         (line,) = axes.plot([r[0] for r in rows], [100 * r[2] for r in rows], marker="o", linewidth=2)
+        # Beside a single point: above it there may be the end of a curve.
+        away, align = ((0, 7), "center") if len(rows) > 1 else ((8, -3), "left")
         for count, _, value in rows:
             axes.annotate(
                 f"{100 * value:.1f}",
                 (count, 100 * value),
-                (0, 7),
+                away,
                 textcoords="offset points",
-                ha="center",
+                ha=align,
                 fontsize=8,
                 color=line.get_color(),
             )
