@@ -6,6 +6,7 @@ Most tests put a `hpal` on the PATH that only writes down how it is called; the 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -110,6 +111,7 @@ LEFTOVERS = {
 FAKE = """\
 #!/usr/bin/env bash
 words=$(printf '%s\\t' "$@")
+[[ $1 != spread || -z ${SLURM_ARRAY_TASK_ID:-} ]] || exit 1
 if [[ $1 == select && $(cat) != scores ]]; then exit 1; fi
 if [[ -n ${DIES_AT:-} && $* == $DIES_AT ]]; then exit 130; fi
 printf '%s\\n' "$words" >>"$CALLS"
@@ -438,7 +440,7 @@ def without(words: Options, *names: str) -> Options:
 
 
 def test_the_study_runs_each_strategy_as_its_name_says(bench: Bench) -> None:
-    bench.run("study", SEEDS="3", ROUNDS=1, WORKERS=1)
+    bench.run("study", SEEDS="3", ROUNDS=1, WORKERS=1, SLURM_ARRAY_TASK_ID="1", SLURM_ARRAY_TASK_COUNT="2")
     first, *calls = bench.calls
     assert first == ["prep", "raw", "-o", "results/scenes.zarr", "-q"]
     found = {}
@@ -527,6 +529,11 @@ def test_regions_are_bought_by_what_they_cost(bench: Bench) -> None:
     assert budgets("redal.region", "cost: 900 clicks, 900 points labelled, 1.44 m2") == ["10"]
 
 
+def test_the_head_of_the_study_lists_every_variable() -> None:
+    code = (RECIPES / "study.sh").read_text(encoding="utf-8")
+    assert sorted(STUDY_VARIABLES) == sorted(set(re.findall(r"\{([A-Z]+):=", code)))
+
+
 @pytest.mark.parametrize(
     ("words", "variables", "message"),
     [
@@ -593,7 +600,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
         def serve() -> None:
             while True:
-                with listener.accept() as client:
+                # A client may be killed while it waits.
+                with listener.accept() as client, contextlib.suppress(EOFError, OSError):
                     words, cwd, stdin = client.recv()
                     if words == ["stop"]:
                         return
@@ -687,7 +695,7 @@ def test_a_study_that_was_killed_ends_as_if_it_had_not_been(real: Bench, scenes:
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
     assert not (second / "seed-0").exists()
     whole = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
 

@@ -62,6 +62,8 @@ done
 
 # Numbers as programs read them; and one thread a worker, or two workers with two threads each slow one another down.
 export LC_ALL=C OMP_NUM_THREADS=1
+# As a task of a Slurm array, `hpal score` would score a part of the rooms only.
+unset "${!SLURM_ARRAY@}"
 
 mkdir -p "$results/rows"
 scenes=$rooms
