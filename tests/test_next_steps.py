@@ -151,7 +151,7 @@ def test_scenes_that_nobody_asks_about_have_no_next(tmp_path: Path) -> None:
     assert "next:" not in text
     home = tmp_path / "val"
     home.mkdir()
-    made_scenes(home / "rooms.zarr", rooms(count=0, val=1))
+    made_scenes(home / "rooms.zarr", rooms(count=1, val=1))
     text = ok("hpal superpoints rooms.zarr --jobs 1", home)
     assert "rooms.superpoints.zarr: " in text
     assert "next:" not in text
