@@ -10,6 +10,9 @@ from typing import IO, Any
 import numpy as np
 
 from hpal_cli.errors import HpalError
+from hpal_cli.evaluate.bound import superpoint_bound
+from hpal_cli.forest.model import is_forest
+from hpal_cli.forest.model import load as load_forest
 from hpal_cli.history import Entry
 from hpal_cli.label.log import read_log
 from hpal_cli.label.store import LabelStore
@@ -21,6 +24,7 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SPLITS, SceneTable, fingerprint
 from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.stream.points import PointReader
+from hpal_cli.superpoints.store import SuperpointStore, scenes_of
 from hpal_cli.wording import counted
 
 
@@ -51,7 +55,7 @@ class Description:
         for key, value in self.facts.items():
             if key == "rounds":
                 yield from _round_lines(value)
-            elif (key in ("scored_by", "part") and value is None) or (key == "spread_to_points" and not value):
+            elif (key in _OPTIONAL and value is None) or (key in _COUNTS and not value):
                 continue
             elif key == "classes":
                 yield key, f"{len(value):,}" if self.table else ", ".join(value)
@@ -65,6 +69,11 @@ class Description:
         headers = [key for key in (self.table[0] if self.table else ()) if key not in empty]
         nothing = {"labels": "(unsure)", "scenes": "(none)"}.get(self.kind, "?")
         return headers, [[nothing if row[key] is None else _cell(row[key]) for key in headers] for row in self.table]
+
+
+_OPTIONAL = ("scored_by", "part", "spread_from", "bound")
+_COUNTS = ("spread_to_points", "points_without_class")
+"""Facts that a person is not told where there is nothing, or nothing to count."""
 
 
 def _cell(value: int | str) -> str:
@@ -82,6 +91,11 @@ def _channels(names: Sequence[str]) -> str:
     return " ".join(f"{name} to" if name == numbered[0] else name for name in short) if numbered else " ".join(names)
 
 
+def _spread_from(source: dict[str, Any]) -> str:
+    others = ["surfaces that look alike"] * bool(source["alike"]) + list(source["predictions"])
+    return source["labels"] + (f", with {' and '.join(others)}" if others else "")
+
+
 _WORDS: dict[str, Callable[[Any], str]] = {
     "scenes": _splits,
     "grid": lambda edge: "none" if edge is None else format_length(edge),
@@ -94,6 +108,9 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "channels": _channels,
     "voxel": format_length,
     "teacher": lambda has: "yes" if has else "no",
+    "scale": lambda times: f"{times:g}",
+    "spread_from": _spread_from,
+    "bound": lambda m: f"mIoU {m['miou']:.3f}, accuracy {m['accuracy']:.3f} with one class a superpoint",
 }
 """Facts that a person reads otherwise than as a number or a word."""
 
@@ -128,6 +145,8 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
             return _predictions(PredictionStore(path), check, monitor)
         if kind == "labels":
             return _labels(LabelStore(path), check)
+        if kind == "superpoints":
+            return _superpoints(SuperpointStore(path), check, monitor)
         return _scenes(SceneStore(path), check, monitor)
     if not path.exists():
         raise HpalError(path, "does not exist", "check the name")
@@ -137,7 +156,7 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
         with path.open("rb") as file:
             return describe_stream(file, path)
     if start == b"PK\x03\x04":
-        return _checkpoint(path)
+        return _forest(path) if is_forest(path) else _checkpoint(path)
     raise HpalError(path, "is no file of hpal", "give a store, a checkpoint or a point stream (PLY)")
 
 
@@ -181,15 +200,17 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
         _require_id(store.path, store.table)
     scenes = store.choose("all")
     counts = np.zeros(len(store.classes), np.int64)
-    answered = 0
+    answered = without = 0
     with monitor.task("reading", len(scenes)) as task:
         for scene in scenes:
             pred = store.predicted(scene)
             counts += np.bincount(pred[pred >= 0], minlength=len(store.classes))
+            without += int((pred < 0).sum())
             labelled = store.labelled(scene)
             answered += len(labelled)
             if check:
                 store.probabilities(scene)
+                store.superpoints(scene)
                 if store.feature_count(scene):
                     store.features(scene).check()
                 points = store.points(scene)
@@ -203,8 +224,50 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
         "predicted_scenes": len(scenes),
         "features": store.feature_count(scenes[0]),
         "answered_points": answered,
+        "points_without_class": without,
+        "spread_from": store.spread_from,
     }
     return Description("predictions", facts, table, store.history)
+
+
+def _superpoints(store: SuperpointStore, check: bool, monitor: Monitor) -> Description:
+    if check:
+        _require_id(store.path, store.table)
+    count, columns = 0, 0
+    with monitor.task("reading", len(store.table)) as task:
+        for scene in store.table:
+            found = store.read(scene)
+            count, columns = count + len(found), found.feature.shape[1]
+            if check:
+                store.check(scene)
+            task.advance(1, scene.name)
+    facts = {
+        **_table_facts(store.table, store.classes),
+        "superpoints": count,
+        "columns": columns,
+        "scale": store.scale,
+        "bound": _bound(store),
+    }
+    return Description("superpoints", facts, history=store.history)
+
+
+def _bound(store: SuperpointStore) -> dict[str, float] | None:
+    """How good one class a superpoint can be; None where the scenes are not beside the store, or have no labels."""
+    path = scenes_of(store.path)
+    if path is None or kind_of(path) != "scenes":
+        return None
+    scenes = SceneStore(path)
+    if scenes.table.id != store.table.id:
+        return None
+    found = superpoint_bound(
+        (
+            (store.partition(scene), label)
+            for scene in store.table
+            if (label := scenes.labels(scene)) is not None and len(label) == scene.points
+        ),
+        len(scenes.classes),
+    )
+    return {"miou": round(found.miou, 6), "accuracy": round(found.accuracy, 6)} if found.points else None
 
 
 def _labels(store: LabelStore, check: bool) -> Description:
@@ -283,6 +346,21 @@ def _checkpoint(path: Path) -> Description:
         "classes": list(model.classes.names),
     }
     return Description("checkpoint", facts, history=model.history)
+
+
+def _forest(path: Path) -> Description:
+    forest = load_forest(path)
+    facts: dict[str, Any] = {
+        "stages": len(forest.stages),
+        "trees": sum(len(one.root) for one in forest.stages),
+        "nodes": sum(len(one.column) for one in forest.stages),
+        "columns": forest.columns,
+        "appearance": forest.appearance,
+        "scale": forest.scale,
+        "labelled_points": forest.labelled,
+        "classes": list(forest.classes.names),
+    }
+    return Description("forest", facts, history=forest.history)
 
 
 def _table_facts(table: SceneTable, classes: ClassTable) -> dict[str, Any]:

@@ -26,7 +26,20 @@ from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.scenes.store import SceneStore
 
 ROOT = Path(hpal_cli.__file__).parent
-COMMANDS = ("prep", "train", "predict", "score", "select", "label", "eval", "info", "export", "demo")
+COMMANDS = (
+    "prep",
+    "train",
+    "predict",
+    "score",
+    "select",
+    "label",
+    "spread",
+    "eval",
+    "superpoints",
+    "info",
+    "export",
+    "demo",
+)
 HEAVY = {"torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "scipy", "sklearn"}
 
 
@@ -84,7 +97,7 @@ BAD = [
     ("prep nan.ply -o x.zarr --strict", 1, r"nan\.ply.*NaN"),
     ("prep inf.ply -o x.zarr --strict", 1, r"inf\.ply.*infinite"),
     ("prep labelled.ply --classes two.json -o x.zarr", 1, r"labelled\.ply.*class number 7 .*table of 2"),
-    ("prep office --classes two.json -o x.zarr", 1, "class number .*table of 2"),
+    ("prep office --classes two.json -o x.zarr", 1, "class numbers .*table of 2"),
     ("prep office --classes gap.json -o x.zarr", 1, r"gap\.json.*floor.*id 2"),
     ("prep office --classes absent.json -o x.zarr", 1, r"absent\.json"),
     ("prep office --val nothing -o x.zarr", 2, "--val.*nothing"),
@@ -99,8 +112,8 @@ BAD = [
     ("score absent.zarr", 1, r"absent\.zarr: does not exist"),
     ("score empty", 1, "empty: is not an hpal store"),
     ("score selection.ply", 1, r"selection\.ply: is not an hpal store"),
-    ("score scenes.zarr", 1, r"scenes\.zarr.*--strategy random"),
-    ("score scenes.zarr --strategy mmu", 1, r"scenes\.zarr.*--strategy random"),
+    ("score scenes.zarr", 1, r"scenes\.zarr: is a scenes store.*--strategy diverse for a first"),
+    ("score scenes.zarr --strategy mmu", 1, r"scenes\.zarr: is a scenes store.*--strategy diverse for a first"),
     ("score other.zarr", 1, r"other\.zarr: is a labels store, expected predictions"),
     ("score preds.zarr --strategy best", 2, "--strategy.*best.*hmmu"),
     ("score preds.zarr --levels 0", 2, "--levels.*above zero"),
@@ -501,7 +514,7 @@ def terminal(script: str, cwd: Path) -> Done:
         start_new_session=True,
     )
     os.close(slave)
-    seen, end = b"", time.monotonic() + 60
+    seen, end = b"", time.monotonic() + 300
     while time.monotonic() < end:
         ready, _, _ = os_select.select([master], [], [], 0.2)
         if ready:
@@ -532,11 +545,15 @@ def test_the_bare_pipe_at_a_terminal(bench: Path, tmp_path: Path) -> None:
     assert b"element vertex" not in done.out
     first = (tmp_path / "selection.ply").read_bytes()
     again = terminal(call, tmp_path)
-    assert again.rc == 1
-    assert "selection.ply: exists already" in again.out.decode()
+    assert again.rc == 0, again.out.decode()
+    assert "selection-2.ply: open it" in again.out.decode(), "a name that was guessed steps aside"
     assert (tmp_path / "selection.ply").read_bytes() == first
+    given = terminal(f"{call} -o selection.ply", tmp_path)
+    assert given.rc == 1, "a name that was given is protected"
+    assert "selection.ply: exists already" in given.out.decode()
     assert terminal(f"{call} --overwrite --budget 2", tmp_path).rc == 0
     assert len(plyfile.PlyData.read(str(tmp_path / "selection.ply"))["vertex"].data) == 2
+    assert not (tmp_path / "selection-3.ply").exists()
 
 
 def test_score_alone_at_a_terminal(bench: Path, tmp_path: Path) -> None:
@@ -741,3 +758,15 @@ def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
         assert done.rc == 2
         assert f"{option}: 'nonsense' is unknown; choose from " in done.err
     assert run_hpal("train", "--precision", "fp8", "x", "--labels", "all", "-o", "y").err.count("\n") == 1
+
+
+def test_label_says_once_who_speaks() -> None:
+    done = run_hpal("label")
+    assert done.rc == 2
+    assert done.err == (
+        "hpal label: what to do: is missing; "
+        "choose one: --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or --undo ROUND\n"
+    )
+    done = run_hpal("label", "x.ply", "--table", "a.csv", "--oracle", "s.zarr")
+    assert done.rc == 2
+    assert done.err.startswith("hpal label: --oracle and --table: do not go together; choose one: ")

@@ -378,6 +378,21 @@ def test_las_codes_of_the_class_table_go_first(store: SceneStore, tmp_path: Path
         take_answers(write_las(tmp_path / "b.las", np.zeros((3, 3)), [2, 5, 1], extra), labels)
 
 
+def test_several_numbers_of_a_class_are_all_answers(store: SceneStore, tmp_path: Path) -> None:
+    rows = [
+        {"id": 0, "name": "ground", "las": 2, "code": 1},
+        {"id": 1, "name": "vegetation", "las": 3, "las_codes": [3, 4, 5], "code": 7, "codes": [7, 8]},
+        {"id": 2, "name": "other", "code": 2, "codes": []},
+    ]
+    labels = LabelStore.create(tmp_path / "l.zarr", ClassTable.from_json(rows), store.table)
+    labels = LabelStore(labels.path)
+    extra = {"scene": [0.0] * 5, "index": [1.0, 2, 3, 4, 5]}
+    path = write_las(tmp_path / "a.las", np.zeros((5, 3)), [2, 3, 5, 66, 1], extra)
+    assert take_answers(path, labels).rows["label"].tolist() == [0, 1, 1, 2]
+    with pytest.raises(HpalError, match="point 2: 6 is none of the 3 classes"):
+        take_answers(write_las(tmp_path / "b.las", np.zeros((5, 3)), [2, 3, 6, 66, 1], extra), labels)
+
+
 def test_exports_of_labels_come_back(store: SceneStore, tmp_path: Path) -> None:
     """`hpal export labels.zarr` in each format is a file that `hpal label --from` reads."""
     labels = LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)

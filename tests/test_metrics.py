@@ -163,6 +163,96 @@ def test_eval_says_so(by_hand: tuple[Path, Path, Path], hpal: Callable[..., Done
     assert "mIoU      50.00 %   original 33.33 %" in text
 
 
+@pytest.mark.parametrize("typed", ["--labels labels.zarr", "--labels=labels.zarr"])
+def test_unsure_is_no_label_where_the_labels_of_the_training_are_there(
+    by_hand: tuple[Path, Path, Path], typed: str, hpal: Callable[..., Done]
+) -> None:
+    """The predictions alone know of three answers, not which of them is "unsure"."""
+    scenes, preds, labels = by_hand
+
+    def found() -> tuple[int, bool]:
+        labelled = evaluate(PredictionStore(preds), SceneStore(scenes)).labelled
+        return labelled.points, labelled.with_unsure
+
+    assert found() == (3, True)
+    root = zarr.open_group(str(preds), mode="a")
+    about = dict(root.attrs["hpal"])
+    about["history"] = [Entry("hpal train", "1", ("scenes.zarr", *typed.split(), "-o", "m.pt")).to_json()]
+    root.attrs["hpal"] = about
+    assert found() == (2, False), "beside the predictions"
+    assert "unsure" not in hpal("eval", preds, "--truth", scenes).out.decode()
+    more = np.zeros(1, ANSWER)
+    more["scene"], more["index"], more["label"] = 1, [3], [1]
+    LabelStore(labels).append(more, "hand", Entry("test", "0", ()))
+    assert found() == (2, False), "what came later was not learned from"
+    labels.rename(labels.with_name("away.zarr"))
+    assert found() == (3, True)
+    assert "--labels STORE leaves them out" in hpal("eval", preds, "--truth", scenes).out.decode()
+
+
+@pytest.fixture
+def asked_about(by_hand: tuple[Path, Path, Path]) -> tuple[PredictionStore, SceneStore, LabelStore]:
+    """The scenes and predictions of `by_hand`, with answers in `room`: chair for B, and "unsure" for C."""
+    scenes, preds, _ = by_hand
+    store = SceneStore(scenes)
+    rows = np.zeros(2, ANSWER)
+    rows["scene"], rows["index"], rows["label"] = store.table.by_name["room"].number, [1, 2], [2, -1]
+    labels = LabelStore.create(scenes.with_name("room.zarr"), CLASSES, store.table)
+    labels.append(rows, "hand", Entry("test", "0", ()))
+    return PredictionStore(preds), store, labels
+
+
+def test_answers_left_out_by_hand(asked_about: tuple[PredictionStore, SceneStore, LabelStore]) -> None:
+    preds, scenes, labels = asked_about
+    found = evaluate(preds, scenes, labels=labels, without_answers=True)
+    # A alone is left of the grid points, and of the original ones those of its cell.
+    assert found.left_out == 2
+    assert found.grid.confusion.tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert found.original.confusion.tolist() == [[2, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert (found.grid.points, found.original.points) == (1, 3)
+    every = evaluate(preds, scenes, labels=labels)
+    assert (every.left_out, every.grid.points, every.original.points) == (None, 3, 5)
+
+
+def test_answers_that_the_predictions_know_are_left_out(by_hand: tuple[Path, Path, Path]) -> None:
+    """Three of the four points of `train`, without any labels store; with one, they are still left out."""
+    preds, scenes = PredictionStore(by_hand[1]), SceneStore(by_hand[0])
+    for labels in (None, LabelStore(by_hand[2])):
+        found = evaluate(preds, scenes, labels=labels, split="train", without_answers=True)
+        assert (found.left_out, found.grid.points, found.original.points) == (3, 1, 1)
+        assert found.grid.accuracy == 1
+
+
+def test_eval_without_answers(by_hand: tuple[Path, Path, Path], hpal: Callable[..., Done]) -> None:
+    scenes, preds, labels = by_hand
+    text = hpal("eval", preds, "--truth", scenes, "--split", "train", "--without-answers").out.decode()
+    assert "train: 1 scene, 1 grid point" in text
+    assert "without   3 answered points\n" in text
+    found = json.loads(hpal("eval", preds, "--truth", scenes, "--json", "--without-answers").out)
+    assert (found["answers_left_out"], found["grid"]["points"]) == (0, 3)
+    assert json.loads(hpal("eval", preds, "--truth", scenes, "--json").out)["answers_left_out"] is None
+    refused = hpal("eval", preds, "--truth", labels, "--without-answers")
+    assert refused.rc == 2
+    assert "--without-answers" in refused.err
+
+
+def test_every_point_answered_leaves_nothing_to_measure(
+    by_hand: tuple[Path, Path, Path], hpal: Callable[..., Done]
+) -> None:
+    scenes, preds, _ = by_hand
+    store = SceneStore(scenes)
+    rows = np.zeros(4, ANSWER)
+    rows["scene"], rows["index"] = store.table.by_name["train"].number, range(4)
+    LabelStore.create(scenes.with_name("all.zarr"), CLASSES, store.table).append(rows, "hand", Entry("test", "0", ()))
+    done = hpal(
+        "eval", preds, "--truth", scenes, "--labels", scenes.with_name("all.zarr"), "--split", "train",
+        "--without-answers",
+    )  # fmt: skip
+    assert done.rc == 1
+    assert "every point" in done.err
+    assert "--without-answers" in done.err
+
+
 @pytest.fixture
 def answered(by_hand: tuple[Path, Path, Path]) -> tuple[Path, Path]:
     """Predictions, and answers for the three points of `room` (wall, chair, unsure) and for `train`, three of

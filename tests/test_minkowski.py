@@ -320,14 +320,14 @@ def test_an_unknown_backend_is_told_the_known_ones(scenes: Path, tmp_path: Path)
         assert f"--backend: 'spconv' is unknown; choose from {', '.join(NAMES)}" in done.err
 
 
-def test_auto_says_what_it_took_and_why_and_does_not_load_the_other(scenes: Path, tmp_path: Path) -> None:
+def test_auto_says_what_it_took_and_does_not_load_the_other(scenes: Path, tmp_path: Path) -> None:
     train_it, predict_it = calls(scenes, tmp_path)
     small = ("--voxel", "0.2", "--max-voxels", "800", "--steps", "1", "--batch", "1")
     done = without_engine(tmp_path, "SystemExit('was loaded')", *train_it, *small)
     assert done.rc == 0, done.err
     assert f"steps on cpu, {choose('auto', CPU)}" in done.err
     assert choose("auto", CPU).name == "torch"
-    assert str(choose("auto", torch.device("cuda"))) == "torch backend (the default), fp32"
+    assert str(choose("auto", torch.device("cuda"))) == "torch backend, fp32"
     done = run_hpal(*predict_it, "-v")
     assert done.rc == 0, done.err
     assert f"on cpu, {choose('auto', CPU)}" in done.err

@@ -531,3 +531,27 @@ def test_coordinates_far_out(tmp_path: Path) -> None:
         assert words is None or words in done.err
         assert "spans" in done.err or words is None or rc
         assert "RuntimeWarning" not in done.err
+
+
+@pytest.mark.parametrize("scene_per", ["file", "folder", "tile:50m"])
+def test_what_holds_of_many_files_is_told_once(tmp_path: Path, hpal: Callable[..., Done], scene_per: str) -> None:
+    for n in range(6):
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        (tmp_path / "raw" / f"t{n}.csv").write_text(f"x,y,z,r,g,b\n0,0,{n},0,0,0\n1,1,{n},0,0,0\n")
+    done = hpal(
+        "prep",
+        tmp_path / "raw",
+        "-o",
+        tmp_path / "s.zarr",
+        "--scene-per",
+        scene_per,
+        "--classes",
+        classes_file(tmp_path),
+    )
+    assert done.rc == 0, done.err
+    ending = {"file": "", "folder": ".csv", "tile:50m": ""}[scene_per]
+    names = ", ".join(f"t{n}{ending}" for n in (1, 2, 3))
+    of = "raw: " if scene_per == "folder" else ""
+    told = [line.partition("warning: ")[2] for line in done.err.splitlines() if "all zero" in line]
+    text = "the colours are all zero: read as a cloud without colour"
+    assert told == [f"{of}t0{ending}: {text}", f"{of}also {names} and 2 more: {text}"]

@@ -18,7 +18,7 @@ from conftest import Done
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.readers import columns, las, numpy_files, ply, s3dis, scannet, text
+from hpal_cli.readers import columns, las, number_table, numpy_files, ply, s3dis, scannet, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.colours import ColourRange
 
@@ -65,7 +65,7 @@ def test_find_says_what_it_looked_for(tmp_path: Path) -> None:
 
 
 def test_unknown_format_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="s3dis, scannet, las, ply, e57, semantickitti, text"):
+    with pytest.raises(UsageError, match="s3dis, scannet, nuscenes, las, ply, pcd, e57, ptx, semantickitti, text"):
         readers.find(tmp_path, "obj")
 
 
@@ -275,11 +275,43 @@ def test_s3dis_classes() -> None:
     )
 
 
-def test_s3dis_reads_past_control_bytes_once(tmp_path: Path) -> None:
-    room = s3dis_room(tmp_path, wall_1=b"1 2\x10.5 3 4 5 6\n1 2 3 4 5\x00\x1f 6\n")
-    cloud = read(room)
-    assert cloud.xyz.tolist() == [[1, 2.5, 3], [1, 2, 3]]
-    assert cloud.notes == ["wall_1.txt: read past 3 control byte(s)"]
+@pytest.mark.parametrize(
+    ("text", "xyz", "rgb", "note"),
+    [
+        # What the original Area_5/hallway_6/ceiling_1 has in line 180389: a byte in the place of a blank.
+        (b"1 2 3 184 185\x00187\n", [1, 2, 3], [184, 185, 187], "1 control byte (1 in the place of a blank)"),
+        # What two more of the original files have: one inside a number.
+        (b"103.0\x100000 2 3 4 5 6\n", [103, 2, 3], [4, 5, 6], "1 control byte"),
+        (b"1 -9.1\x160 3 4 5 6\n", [1, -9.1, 3], [4, 5, 6], "1 control byte"),
+        (b"1\x002\x003\x004 5\x7f6\r\n", [1, 2, 3], [4, 5, 6], "4 control bytes (4 in the place of a blank)"),
+        (b"1 2 3 4 5\x00\x1f 6\x00", [1, 2, 3], [4, 5, 6], "3 control bytes"),
+        (b"1\x00\x002 3 4 5 6", [1, 2, 3], [4, 5, 6], "2 control bytes (2 in the place of a blank)"),
+        (b"\x00\x00\n1 2 3 4 5 6\n\x00\x00", [1, 2, 3], [4, 5, 6], "4 control bytes"),
+    ],
+)
+def test_s3dis_takes_a_control_byte_for_a_blank_where_the_row_is_short(
+    tmp_path: Path, text: bytes, xyz: list[float], rgb: list[int], note: str
+) -> None:
+    line = b"0 0 0 9 9 9\n"
+    cloud = read(s3dis_room(tmp_path, floor_1=line, wall_1=line * 3 + text, wall_2=line))
+    assert cloud.xyz.tolist() == [[0, 0, 0]] * 4 + [xyz, [0, 0, 0]]
+    assert cloud.rgb is not None
+    assert cloud.rgb.tolist() == [[9, 9, 9]] * 4 + [rgb, [9, 9, 9]]
+    assert cloud.notes == [f"wall_1.txt: read past {note}"]
+
+
+def test_a_control_byte_in_any_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(number_table, "_PIECE", 32)
+    lines = b"1 2 3\n" * 40 + b"4\x005 6\n" + b"1 2 3\n" * 40 + b"7.\x015 8 9\n"
+    header = b"ply\nformat ascii 1.0\nelement vertex 82\n%send_header\n" % b"".join(
+        b"property float %c\n" % axis for axis in b"xyz"
+    )
+    for path in (write(tmp_path / "a.xyz", lines), write(tmp_path / "a.ply", header + lines)):
+        cloud = read(path)
+        assert cloud.xyz[[40, 81]].tolist() == [[4, 5, 6], [7.5, 8, 9]]
+        assert cloud.notes == ["read past 2 control bytes (1 in the place of a blank)"]
+    with pytest.raises(HpalError, match="line 1 has 4 columns, expected 6"):
+        read(s3dis_room(tmp_path, wall_1=b"1\x01.5 2 3 4\n"))
 
 
 @pytest.mark.parametrize(
@@ -494,7 +526,7 @@ def test_scannet(tmp_path: Path) -> None:
     assert [source.name for source in sources] == ["scene0000_00", "scene0001_00"]
     cloud, bare = (readers.read(reader, source) for source in sources)
     assert cloud.label is not None
-    assert cloud.label.tolist() == [39, -1, -1]
+    assert cloud.label.tolist() == [39, 40, -1]
     assert cloud.rgb is not None
     assert cloud.attributes == {}
     assert bare.label is None
@@ -732,6 +764,31 @@ def assert_exact(path: Path, cloud: Cloud) -> None:
         ("a.csv", "x;label;y;z;\n1;;2,5;3;\n4;7;5;6;\n", [[1, 2.5, 3], [4, 5, 6]], None, [-1, 7], {}),
         ("a.csv", "x,y,z\n1,2,3,\n", [[1, 2, 3]], None, None, {}),
         ("a.txt", "1,2,3,\n4,5,6,\n", [[1, 2, 3], [4, 5, 6]], None, None, {}),
+        ("a.txt", "1,5 2,5 -3\n4 5,25 6e1\n", [[1.5, 2.5, -3], [4, 5.25, 60]], None, None, {}),
+        ("a.txt", "x\ty\tz\n1,5\t2,5\t3,5\n", [[1.5, 2.5, 3.5]], None, None, {}),
+        ("a.csv", '"x","y","z"\n"1.0","2.0","-3.5"\n', [[1, 2, -3.5]], None, None, {}),
+        ("a.csv", '"1";"2,5";"3"\n4;5;6\n', [[1, 2.5, 3], [4, 5, 6]], None, None, {}),
+        ("a.csv", '"1,5","2,5","3,5"\n', [[1.5, 2.5, 3.5]], None, None, {}),
+        ("a.csv", '1,2,3\n4,"5", "6"\n', [[1, 2, 3], [4, 5, 6]], None, None, {}),
+        ("a.csv", 'x,y,z,label,w\n"1","2","3","","7"\n', [[1, 2, 3]], None, None, {"w": [7]}),
+        ("a.txt", '"1" "2" "3"\n', [[1, 2, 3]], None, None, {}),
+        (
+            "a.asc",
+            "//X;Y;Z;Rf;Gf;Bf;Intensity\n2\n1;2;3;0;0.5;1;7\n4;5;6;0.25;0;0;8\n",
+            [[1, 2, 3], [4, 5, 6]],
+            [[0, 128, 255], [64, 0, 0]],
+            None,
+            {"Intensity": [7, 8]},
+        ),
+        ("a.asc", "//X,Y,Z,R,G,B\n1\n1,2,3,4,5,6\n", [[1, 2, 3]], [[4, 5, 6]], None, {}),
+        (
+            "a.txt",
+            "//X Y Z R G B Nx Ny Nz scalar_Classification\n1\n1 2 3 4 5 6 0 0 1 2\n",
+            [[1, 2, 3]],
+            [[4, 5, 6]],
+            [2],
+            {"Nx": [0], "Ny": [0], "Nz": [1]},
+        ),
         ("a.xyz", "770500.123 6277550.457 -1e-3\n", [[770500.123, 6277550.457, -0.001]], None, None, {}),
     ],
 )
@@ -755,6 +812,9 @@ def test_text(
         ("hello\nworld\n", "holds no lines of numbers"),
         ("# c\n1 2 3\n4 5\n", "line 3 has 2 columns, expected 3"),
         ("x,y,z\n1,2,3\n1,,3\n", "line 3 has 2 columns"),
+        ('x,y,z\n"1","2","3"\n"1","","3"\n', "line 3 has 2 columns"),
+        ('x,y,z\n"1","2","3"\n"1","2,345.6","3"\n', r"line 3: '2\.345\.6' is not a number"),
+        ("1 2 3\n1,5 2,5 3\n", "line 2: '1,5' is not a number"),
         ("1 2 3\n1 2 oops\n", "line 2: 'oops' is not a number"),
         ("x,y,z,label\n1,2,3,wall\n", "line 2: 'wall' is not a number; give class numbers"),
         ("1 2 3 wall\n1 2 3 wall\n", "line 1: 'wall' is not a number; give class numbers"),
@@ -797,6 +857,58 @@ def test_text_passes_over_readmes_in_folders(tmp_path: Path) -> None:
 
 def test_text_notes_a_wrong_count(tmp_path: Path) -> None:
     assert "promises 5 points, the file holds 1" in read(write(tmp_path / "a.pts", "5\n1 2 3\n")).notes[0]
+
+
+def test_text_notes_a_comment_that_does_not_fit(tmp_path: Path) -> None:
+    (note,) = read(write(tmp_path / "a.txt", "//X Y Z Point number\n1\n1 2 3 4\n")).notes
+    assert note == (
+        "the comment in line 1 names 5 columns, and there are 4: they are taken by their number (--columns names them)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "colours", "note"),
+    [
+        ("x y z red greeb blue", True, "its column 'greeb' is read as green"),
+        ("x y z Red Gren bleu", True, "its column 'Gren' is read as green, its column 'bleu' is read as blue"),
+        ("rde green blue x y z", True, "its column 'rde' is read as red"),
+        ("diffuse_red diffuse_green difuse_blue x y z", True, "its column 'difuse_blue' is read as diffuse_blue"),
+        (
+            "x y z red blue w",
+            False,
+            "has red and blue, but no green (x, y, z, red, blue, w): read without colour",
+        ),
+        (
+            "red x greeb y blue z",
+            False,
+            "has red and blue, but no green (red, x, greeb, y, blue, z): read without colour",
+        ),
+        ("x y z r g w", False, "has r and g, but no b (x, y, z, r, g, w): read without colour"),
+        ("x y z r e w", False, None),
+        ("x y z lable v w", False, "its column 'lable' is read as a further column; call it label if it holds classes"),
+        ("x y z label lable w", False, None),
+    ],
+)
+def test_colours_are_not_lost_without_a_word(tmp_path: Path, names: str, colours: bool, note: str | None) -> None:
+    values = {name: np.arange(1, 4, dtype="u1") + n for n, name in enumerate(names.split())}
+    lines = [",".join(values), *(",".join(map(str, row)) for row in zip(*values.values(), strict=True))]
+    first = next(n for n, name in enumerate(values) if name not in "xyz")
+    for path in (
+        write_ply(tmp_path / "a.ply", values),
+        write_ply(tmp_path / "b.ply", values, faces=False, text=True),
+        write(tmp_path / "a.csv", "\n".join(lines)),
+    ):
+        cloud = read(path)
+        assert cloud.notes == ([] if note is None else [note])
+        expected = [[n + first, n + first + 1, n + first + 2] for n in (1, 2, 3)]
+        assert (None if cloud.rgb is None else cloud.rgb.tolist()) == (expected if colours else None)
+
+
+def test_a_channel_of_another_type_is_no_channel(tmp_path: Path) -> None:
+    values = {name: np.arange(3, dtype="f4" if name == "greek" else "u1") for name in (*"xyz", "red", "greek", "blue")}
+    cloud = read(write_ply(tmp_path / "a.ply", values))
+    assert cloud.rgb is None
+    assert "no green" in cloud.notes[0]
 
 
 def test_columns_are_for_text(tmp_path: Path, hpal: Callable[..., Done]) -> None:

@@ -20,6 +20,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import e57, las, number_files, number_table, numpy_files, ply, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.store import SceneStore
 
 # ---------------------------------------------------------------- what is found
 
@@ -277,7 +278,8 @@ def test_scannet_from_segments(tmp_path: Path, place: str) -> None:
     write(tmp_path / "set" / place / "scannetv2-labels.combined.tsv", TSV)
     cloud = read(tmp_path / "set" / "scans")
     assert cloud.label is not None
-    assert cloud.label.tolist() == [5, -1, -1]
+    assert scannet.CLASSES is not None
+    assert scannet.CLASSES.from_codes(cloud.label, "f").tolist() == [4, -1, -1]
     assert cloud.carried["instance"].tolist() == [0, -1, 1]
 
 
@@ -352,7 +354,7 @@ def test_semantickitti(tmp_path: Path) -> None:
     assert cloud.xyz.tolist() == [[0, 0.25, 0.5], [1, 1.25, 1.5], [2, 2.25, 2.5]]
     assert cloud.attributes["intensity"].tolist() == [0.75, 1.75, 2.75]
     assert cloud.label is not None
-    assert cloud.label.tolist() == [10, 10, -1]
+    assert cloud.label.tolist() == [10, 252, 99]
     assert cloud.carried["instance"].tolist() == [0, 5, 0]
     assert semantickitti.CLASSES is not None
     assert semantickitti.CLASSES.from_codes(cloud.label, "f").tolist() == [0, 0, -1]
@@ -371,8 +373,31 @@ def test_semantickitti_classes() -> None:
     raw += range(252, 260)
     as_counted = [-1, -1, 0, 1, 4, 2, 4, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, -1, 8, 14, 15, 16, 17, 18, -1]
     as_counted += [0, 6, 5, 7, 4, 4, 3, 4]
-    codes = semantickitti._CODES[raw]
-    assert semantickitti.CLASSES.from_codes(codes, "f").tolist() == as_counted
+    assert semantickitti.CLASSES.from_codes(np.array(raw), "f").tolist() == as_counted
+    assert [c.code for c in semantickitti.CLASSES][:4] == [10, 11, 15, 18], "what stands is what is written"
+
+
+def test_a_class_that_semantickitti_has_not_is_refused(tmp_path: Path) -> None:
+    sweep(tmp_path, labels=[10, 12, 12])
+    done = run_hpal("prep", tmp_path, "-o", tmp_path / "s.zarr")
+    assert done.rc == 1
+    assert "000001.bin: class number 12 is not in the table of 19 classes (2 points)" in done.err
+
+
+def test_semanticposs_by_its_own_table(tmp_path: Path) -> None:
+    """The same layout, with other numbers: 10 is a sign here, and a car there."""
+    sweep(tmp_path, points=5, labels=[4, 5, 10, 22, 0], name="03/velodyne/000001")
+    done = run_hpal("prep", tmp_path, "-o", tmp_path / "s.zarr", "--classes", "semanticposs")
+    assert done.rc == 0, done.err
+    store = SceneStore(tmp_path / "s.zarr")
+    points, _ = store.original(store.table[0], label=True)
+    assert points.label is not None
+    named = [store.classes[n].name if n >= 0 else None for n in points.label]
+    assert named == ["people", "people", "traffic sign", "ground", None]
+    done = run_hpal("prep", tmp_path, "-o", tmp_path / "t.zarr")
+    assert (
+        "class numbers 4, 5, 22 are not in the table of 19 classes (3 points); give another with --classes" in done.err
+    )
 
 
 def test_lone_bin_files(tmp_path: Path) -> None:
@@ -381,7 +406,7 @@ def test_lone_bin_files(tmp_path: Path) -> None:
     assert names(path) == ["scan"]
     cloud = read(path)
     assert cloud.label is not None
-    assert cloud.label.tolist() == [40, -1, 81]
+    assert cloud.label.tolist() == [40, 0, 81]
     write_ply(path.with_name("b.ply"))
     assert readers.find(tmp_path)[0] is ply
 
@@ -390,7 +415,6 @@ def test_lone_bin_files(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         ([10, 10], r"000001\.label: has 8 bytes, not 4 for each of the 3 points of 000001\.bin"),
-        ([10, 12, 12], r"000001\.label: class 12 is none of SemanticKITTI's \(2 points\)"),
     ],
 )
 def test_semantickitti_refuses(tmp_path: Path, labels: list[int], message: str) -> None:
@@ -566,7 +590,11 @@ def test_labels_outside_the_table_are_named(tmp_path: Path) -> None:
     classes = write(tmp_path / "classes.json", CLASSES)
     done = run_hpal("prep", tmp_path / "scans", "-o", tmp_path / "out.zarr", "--classes", classes)
     assert done.rc == 1
-    assert "class number 5 is not in the table of 2 classes (1 points)" in done.err
+    assert (
+        'a.csv: class number 5 is not in the table of 2 classes (1 point); add it to the "code" of a class in'
+        in done.err
+    )
+    assert 'classes.json, or to a row with "id": -1 to ignore it' in done.err
     assert not (tmp_path / "out.zarr").exists()
 
 
@@ -576,29 +604,32 @@ def test_labels_outside_the_table_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"id": 0, "name": "a"}, {"id": 0, "name": "b"}], "two classes have id 0"),
-        ([{"id": 0, "name": "a"}, {"id": 2, "name": "b"}], "class 'b' has id 2, expected 1"),
-        ([{"id": 0, "name": "a"}, {"id": 1, "name": "a"}], "two classes share the name 'a'"),
-        ([{"id": 0, "name": "a", "code": 7}, {"id": 1, "name": "b", "code": 7}], "two classes share the code 7"),
-        ([{"id": 0, "name": "a", "las": 6}, {"id": 1, "name": "b", "las": 6}], "two classes share the LAS code 6"),
-        ([{"id": 0, "name": "a", "las": 256}], r"a LAS code is not 0\.\.255"),
-        ([{"id": 0, "name": "a", "las": -1}], r"a LAS code is not 0\.\.255"),
-        ([{"id": 0, "name": "a", "las": "wall"}], "row 1 of the class table cannot be read"),
+        ([{"id": 0, "name": "a"}, {"id": 0, "name": "b"}], "row 2 and row 1 have the same id 0"),
+        ([{"id": 0, "name": "a"}, {"id": 2, "name": "b"}], r"row 2 \('b'\) has id 2, expected 1"),
+        ([{"id": 0, "name": "a"}, {"id": 1, "name": "a"}], "row 2 and row 1 share the name 'a'"),
+        ([{"id": 0, "name": "a", "code": 7}, {"id": 1, "name": "b", "code": 7}], "row 2 and row 1: the code 7"),
+        ([{"id": 0, "name": "a", "las": 6}, {"id": 1, "name": "b", "las": 6}], "row 2 and row 1: the LAS code 6"),
+        ([{"id": 0, "name": "a", "las": 256}], r"row 1: the LAS code (256|-1) is not 0\.\.255"),
+        ([{"id": 0, "name": "a", "las": -1}], r"row 1: the LAS code (256|-1) is not 0\.\.255"),
+        ([{"id": 0, "name": "a", "las": "wall"}], "row 1 cannot be read: "),
         ([], "0 classes, expected 1"),
-        ([{"id": 0, "name": "Wall"}, {"id": 1, "name": "wall "}], "two classes share the name 'wall ' .'Wall'; case"),
-        ([{"id": 0, "name": "STRASSE"}, {"id": 1, "name": "straße"}], "two classes share the name 'straße'"),
-        ([{"id": 0, "name": "Unsure"}], "a class is called 'Unsure'"),
-        ([{"id": 0, "name": "1"}, {"id": 1, "name": "a"}], "class 0 is called '1', which is the id of another class"),
-        ([{"id": 0, "name": " "}], "class 0 has an empty name"),
-        ([{"id": 0, "name": "a\tb"}], r"the name 'a\\tb' has control characters"),
-        ([{"id": 0, "name": "a\x1b[1m"}], r"the name 'a\\x1b\[1m' has control characters"),
-        ([{"id": 0.7, "name": "a"}], "row 1 of the class table cannot be read .*0.7 is no whole number"),
-        ([{"id": True, "name": "a"}], "row 1 of the class table cannot be read .*True is no whole number"),
-        ([{"id": math.inf, "name": "a"}], "row 1 of the class table cannot be read .*inf is no whole number"),
-        ([{"id": 0, "name": "a", "code": math.inf}], "row 1 of the class table cannot be read"),
-        ([{"id": 0, "name": "a", "color": [0, 0, math.inf]}], "row 1 of the class table cannot be read"),
-        ([{"id": 0, "name": "a", "las": 0}], "a LAS code is 0, which means that a point is not classified"),
-        ([{"id": 0, "name": "a", "las": 1}], "a LAS code is 1, which means that a point is not classified"),
+        (
+            [{"id": 0, "name": "Wall"}, {"id": 1, "name": "wall "}],
+            "row 2 and row 1 share the name 'wall ' .'Wall'; case",
+        ),
+        ([{"id": 0, "name": "STRASSE"}, {"id": 1, "name": "straße"}], "row 2 and row 1 share the name 'straße'"),
+        ([{"id": 0, "name": "Unsure"}], "row 1 is called 'Unsure'"),
+        ([{"id": 0, "name": "1"}, {"id": 1, "name": "a"}], "row 1 is called '1', which is the id of another class"),
+        ([{"id": 0, "name": " "}], "row 1 has an empty name"),
+        ([{"id": 0, "name": "a\tb"}], r"row 1: the name 'a\\tb' has control characters"),
+        ([{"id": 0, "name": "a\x1b[1m"}], r"row 1: the name 'a\\x1b\[1m' has control characters"),
+        ([{"id": 0.7, "name": "a"}], "row 1 cannot be read: 0.7 is no whole number"),
+        ([{"id": True, "name": "a"}], "row 1 cannot be read: True is no whole number"),
+        ([{"id": math.inf, "name": "a"}], "row 1 cannot be read: inf is no whole number"),
+        ([{"id": 0, "name": "a", "code": math.inf}], "row 1 cannot be read: "),
+        ([{"id": 0, "name": "a", "color": [0, 0, math.inf]}], "row 1 cannot be read: "),
+        ([{"id": 0, "name": "a", "las": 0}], "row 1: the LAS code 0 means that a point is not classified"),
+        ([{"id": 0, "name": "a", "las": 1}], "row 1: the LAS code 1 means that a point is not classified"),
         ({"classes": "a"}, "holds no list of classes"),
     ],
 )
@@ -633,12 +664,9 @@ def test_las_codes_of_classes() -> None:
     assert ClassTable.from_json(table.to_json()) == table
     assert ["las" in row for row in table.to_json()] == [True, True, False]
     assert table.from_codes(np.array([0, 1, 9]), "f").tolist() == [0, 1, 2]
-    assert table.for_las().from_codes(np.array([2, 6, 9, -1]), "f").tolist() == [0, 1, 2, -1]
+    assert table.from_codes(np.array([2, 6, 9, -1]), "f", las=True).tolist() == [0, 1, 2, -1]
     plain = ClassTable.from_names(["a", "b"])
-    assert plain.for_las() is plain
-    both = ClassTable.from_json([{"id": 0, "name": "a", "las": 2}, {"id": 1, "name": "b", "code": 2}])
-    with pytest.raises(HpalError, match="two classes share the code 2"):
-        both.for_las()
+    assert plain.numbers(las=True) == plain.numbers() == {0: 0, 1: 1}
 
 
 def test_real_tiles_one_by_one() -> None:
@@ -660,7 +688,7 @@ def test_s3dis_in_several_threads_and_in_one(tmp_path: Path, monkeypatch: pytest
     for cloud in clouds:
         assert cloud.xyz[:, 0].tolist() == cloud.rgb[:, 2].tolist() == expected
         assert cloud.xyz[:, 1].tolist() == [row for n in range(7) for row in range(100 * n)]
-        assert cloud.notes == ["wall_3.txt: read past 1 control byte(s)"]
+        assert cloud.notes == ["wall_3.txt: read past 1 control byte"]
 
 
 def test_s3dis_tells_what_is_no_file(tmp_path: Path) -> None:

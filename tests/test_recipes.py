@@ -1,22 +1,27 @@
 """docs/recipes: each row of the paper's tables has a script that runs that row, and the loop goes on where it stopped.
+So does the study.
 
 Most tests put a `hpal` on the PATH that only writes down how it is called; the last ones run campaigns for real.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.connection import Listener
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import plyfile
@@ -29,7 +34,10 @@ from hpal_cli.stream.points import PointReader
 RECIPES = Path(__file__).parents[1] / "docs" / "recipes"
 SCRIPTS = sorted(RECIPES.glob("*.sh"))
 
-VARIABLES = re.findall(r"^#   ([A-Z_]+)=", (RECIPES / "loop.sh").read_text(encoding="utf-8"), re.MULTILINE)
+VARIABLES, STUDY_VARIABLES = (
+    re.findall(r"^#   ([A-Z_]+)=", (RECIPES / f"{name}.sh").read_text(encoding="utf-8"), re.MULTILINE)
+    for name in ("loop", "study")
+)
 
 Options = dict[str, str]
 
@@ -101,7 +109,10 @@ if [[ $1 == select && $(cat) != scores ]]; then exit 1; fi
 if [[ -n ${DIES_AT:-} && $* == $DIES_AT ]]; then exit 130; fi
 printf '%s\\n' "$words" >>"$CALLS"
 if [[ $1 == score ]]; then echo scores; fi
-if [[ $1 == eval ]]; then echo '{"grid": {"miou": 0.5}, "labelled": {"points": 7}}'; fi
+measured='{"grid": {"miou": 0.5, "accuracy": 0.6, "iou": {"a": 0.5}}, "labelled": {"points": 7}}'
+if [[ $1 == eval ]]; then echo "$measured"; fi
+if [[ $1 == info ]]; then echo '{"scenes": {"val": 1}, "table": [{"class": "a", "train": 40000}]}'; fi
+if [[ " $* " == *' --cost '* ]]; then echo "${COST:-cost: 10 clicks, 10 points labelled, 0.016 m2}" >&2; fi
 while [[ $# -gt 0 && $1 != -o ]]; do shift; done
 case ${2:-} in
   '') ;;
@@ -126,21 +137,25 @@ class Bench:
         self, script: str, *words: str, rc: int | None = 0, **variables: str | int
     ) -> subprocess.CompletedProcess[str]:
         """`bash SCRIPT WORDS`; the words are `DATA RESULTS` unless given; rc None: it fails."""
+        with self.start(script, *words, **variables) as process:
+            out, err = process.communicate(timeout=600)
+        assert process.returncode == rc if rc is not None else process.returncode, err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, script: str, *words: str, **variables: str | int) -> subprocess.Popen[str]:
         self.calls_file.write_text("")
         path = os.pathsep.join([str(self.folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-        ours = {name: value for name, value in environment().items() if name not in VARIABLES}
+        ours = {name: value for name, value in environment().items() if name not in (*VARIABLES, *STUDY_VARIABLES)}
         given = {name: str(value) for name, value in variables.items()}
-        done = subprocess.run(
+        return subprocess.Popen(
             ["bash", str(RECIPES / f"{script}.sh"), *(words or ("raw", "results"))],
             cwd=self.folder,
             env={**ours, "PATH": path, "CALLS": str(self.calls_file), **given},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
         )
-        assert done.returncode == rc if rc is not None else done.returncode, done.stderr
-        return done
 
     @property
     def calls(self) -> list[list[str]]:
@@ -173,13 +188,16 @@ def test_each_row_of_the_tables_has_one_script() -> None:
     assert sorted(p.stem for p in SCRIPTS if p.name.startswith("table")) == sorted(ROWS)
     # Table 2 has eight rows; two are ReDAL, on two networks, of which hpal has one.
     assert Counter(name[:6] for name in ROWS) == {"table2": 8 - 1, "table5": 6, "table6": 8, "table7": 5}
-    assert [p.stem for p in SCRIPTS if not p.name.startswith("table")] == ["loop", "summary"]
+    assert [p.stem for p in SCRIPTS if not p.name.startswith("table")] == [
+        "few_labels", "loop", "rounds", "study", "summary",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 def test_bash_can_read_it(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
-    assert os.access(script, os.X_OK)
+    # rounds.sh is there to be sourced.
+    assert os.access(script, os.X_OK) == (script.stem != "rounds")
 
 
 def test_a_sample_of_rooms_names_its_own_to_validate_on(bench: Bench) -> None:
@@ -387,6 +405,164 @@ def test_summary_is_over_the_seeds(bench: Bench) -> None:
     assert lines[1:] == [["a", "3", "10", "53.00", "3.00"], ["b", "1", "0", "60.50", "-"]]
 
 
+# ---------------------------------------------------------------- the study
+
+SCORES: dict[str, Options] = {
+    "hmmu": {},
+    "hmmu-nested": {"--hierarchy": "nested"},
+    **{strategy: {"--strategy": strategy} for strategy in ("mmu", "lc", "entropy", "random")},
+}
+
+
+def study_rows() -> Iterator[tuple[str, Options, Options, Options]]:
+    """Name, and what `score` gets in the first round, `score` and `select` later, beside seed and budget."""
+    diverse, none = {"--strategy": "diverse"}, {"--no-fds": ""}
+    for strategy, options in SCORES.items():
+        for per, unit in (("point", {}), ("superpoint", {"--per": "superpoint"})):
+            yield f"{strategy}.{per}", diverse, {**options, **unit}, none
+            yield f"{strategy}+fds.{per}", diverse, {**options, **unit}, {"--fds-r": "20cm", "--fds-tau": "0.8"}
+    at_random = {"--strategy": "random"}
+    yield "all-random.point", at_random, at_random, none
+    yield "redal.region", diverse, {"--strategy": "redal"}, none
+    for row in ("ssdr-clicks", "ssdr-area"):
+        yield f"{row}.region", diverse, {"--strategy": "ssdr"}, none
+
+
+def without(words: Options, *names: str) -> Options:
+    return {name: value for name, value in words.items() if name not in names}
+
+
+def test_the_study_runs_each_strategy_as_its_name_says(bench: Bench) -> None:
+    bench.run("study", SEEDS="3", ROUNDS=1, WORKERS=1)
+    first, *calls = bench.calls
+    assert first == ["prep", "raw", "-o", "results/scenes.zarr", "-q"]
+    found = {}
+    for words in calls:
+        where = re.search(r"results/rows/([^/]+)/40/seed-3", " ".join(words))
+        if where:
+            found.setdefault(where.group(1), []).append(words)
+    asked = [words for words in calls if words[0] in ("score", "select")]
+    order = [row for row in found if row != "all.point"]
+    rows = {name: options for name, *options in study_rows()}
+    assert sorted(order) == sorted(rows)
+    assert order[:2] == ["hmmu.superpoint", "hmmu.point"]
+    for number, name in enumerate(order):
+        first_score, score, select = rows[name]
+        firsts, selected, later, selected_later = map(options, asked[4 * number : 4 * number + 4])
+        assert without(firsts, "--budget") == {**first_score, "--seed": "3", "-q": ""}, name
+        assert selected == {"--budget": "10", "--no-fds": "", "-q": ""}, name
+        assert without(later, "--budget") == {**score, "--seed": "1003", "-q": ""}, name
+        # Ten of 40 are answered; SSDR is asked for 50 points a click.
+        budget = str(1500 if name == "ssdr-clicks.region" else 30)
+        assert selected_later == {**select, "--budget": budget, "-q": ""}, name
+        assert ("--budget" in firsts) == (name != "all-random.point"), name
+        assert later.get("--budget") == (budget if name.startswith("ssdr") else None), name
+    ours = {"--labels": "results/rows/mmu.point/40/seed-3/labels.zarr"}
+    trained = [options(words) for words in bench.of("train")]
+    forest = {"--model": "forest", "--seed": "3", "-q": ""}
+    spread = {"--spread": "results/rows/mmu.point/40/seed-3/spread.zarr"}
+    assert {**ours, **spread, **forest} in [without(words, "-o") for words in trained]
+    assert {"--labels": "all", **forest} in [without(words, "-o") for words in trained]
+    lines = study_table(bench.folder / "results")
+    assert Counter(line["model"] for line in lines) == {"spread": 2 * len(rows), "forest": len(rows) + 1}
+    assert {line["clicks"] for line in lines if line["round"] == "1"} == {"20"}
+    assert {line["area"] for line in lines if line["round"] == "1"} == {"0.032"}
+    assert bench.folder.joinpath("results", "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def study_table(results: Path) -> list[dict[str, str]]:
+    """study.csv without the minutes, which no two runs share."""
+    with (results / "study.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == [
+        "strategy", "per", "model", "seed", "budget", "round", "points", "clicks", "area", "mIoU", "accuracy",
+        "label mIoU", "per class", "minutes",
+    ]  # fmt: skip
+    assert all(float(line.pop("minutes")) >= 0 for line in lines)
+    return lines
+
+
+def test_the_networks_of_the_study_learn_with_and_without_a_teacher(bench: Bench) -> None:
+    models = {
+        "network": {"--preset": "few"},
+        "network-teacher": {"--preset": "few", "--teacher-after": "0.5"},
+        "network-points": {"--preset": "small", "--supervised-only": ""},
+        "network-points-teacher": {"--preset": "small"},
+    }
+    small = {"SEEDS": "0", "ROUNDS": 1, "WORKERS": 1, "MODELS": " ".join(models), "STEPS": 9}
+    bench.run("study", **small, ROWS="mmu.point all.point")
+    *asked, every = [without(options(words), "-o", "-q", "--seed", "--labels") for words in bench.of("train")]
+    spread = {"--spread": "results/rows/mmu.point/40/seed-0/spread.zarr"}
+    assert asked == [
+        {**words, "--steps": "9", **({} if "points" in name else spread)} for name, words in models.items()
+    ]
+    assert every == {"--preset": "few", "--steps": "9"}
+    # Another model learns from the same answers.
+    bench.run("study", **{**small, "MODELS": "forest"}, ROWS="mmu.point all.point")
+    assert Counter(words[0] for words in bench.calls) == {
+        "superpoints": 1,
+        "info": 1,
+        "train": 2,
+        "predict": 2,
+        "eval": 2,
+    }
+
+
+def test_regions_are_bought_by_what_they_cost(bench: Bench) -> None:
+    def budgets(row: str, cost: str) -> list[str]:
+        bench.run(
+            "study", "raw", row, ROWS=row, SEEDS="0", ROUNDS=3, WORKERS=1, ANSWERS="100", COST=cost, MODELS="forest"
+        )
+        return [options(words)["--budget"] for words in bench.of("select")]
+
+    two = "cost: 2 clicks, 20 points labelled, 0.032 m2"
+    # 98 clicks are left for three rounds, at 50 points each; then a click took 1633 / 2 points, then 40825 / 4.
+    assert budgets("ssdr-clicks.region", two) == ["10", "1633", "39192", "959387"]
+    assert budgets("ssdr-area.region", two) == ["10", "26", "30", "40"]
+    assert budgets("redal.region", "cost: 900 clicks, 900 points labelled, 1.44 m2") == ["10"]
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "message"),
+    [
+        (["raw"], {}, "call it as: bash study.sh ROOMS RESULTS"),
+        (["raw", "out"], {"ROWS": "hmmu.point hmmu"}, "ROWS: hmmu is no row"),
+        (["raw", "out"], {"MODELS": "tree"}, "MODELS: tree is no model"),
+    ],
+)
+def test_what_the_study_cannot_run_it_refuses(
+    bench: Bench, words: list[str], variables: dict[str, str], message: str
+) -> None:
+    assert message in bench.run("study", *words, rc=2, **variables).stderr
+    assert bench.calls == []
+
+
+def test_a_study_of_other_settings_is_refused(bench: Bench) -> None:
+    small: dict[str, Any] = {"ROWS": "mmu.point", "SEEDS": "0", "WORKERS": 1}
+    bench.run("study", **small, ROUNDS=1)
+    done = bench.run("study", rc=2, **small, ROUNDS=2)
+    assert "< ROUNDS=1\n---\n> ROUNDS=2\n" in done.stderr
+    bench.run("study", **small, ROUNDS=1)
+    assert [words[0] for words in bench.calls] == ["superpoints", "info"]
+
+
+def test_a_campaign_that_fails_is_said_and_run_again(bench: Bench) -> None:
+    small: dict[str, Any] = {"ROWS": "mmu.point lc.point", "SEEDS": "0 1", "WORKERS": 2, "ROUNDS": 1}
+    done = bench.run("study", rc=1, **small, DIES_AT="spread *lc.point/40/seed-1*")
+    assert done.stderr.splitlines()[-1] == (
+        "study.sh: lc.point, 40 answers, seed 1: not done; the same call again does it"
+    )
+    assert {line["strategy"] + line["seed"] for line in study_table(bench.folder / "results")} == {
+        "mmu0",
+        "mmu1",
+        "lc0",
+    }
+    bench.run("study", **small)
+    assert len(bench.of("label")) == 2
+    assert len(study_table(bench.folder / "results")) == 12
+    assert not list((bench.folder / "results").rglob("*.unfinished-*"))
+
+
 # ---------------------------------------------------------------- for real
 
 CLIENT = """\
@@ -435,7 +611,8 @@ def check_campaign(bench: Bench, script: str, data: Path, name: str, **variables
     folder = bench.folder / f"out-{data.name}" / name / "seed-0"
     table = [line.split() for line in done.stdout.splitlines()]
     assert table[0] == ["round", "labelled", "points", "mIoU", "%"]
-    counts = [len(batch.rows) for batch in LabelStore(folder / "labels.zarr").batches()]
+    # An "unsure" answer is no labelled point.
+    counts = [int((batch.rows["label"] >= 0).sum()) for batch in LabelStore(folder / "labels.zarr").batches()]
     assert len(counts) == 2
     assert min(counts) > 0
     for n, (number, labelled, miou) in enumerate(table[1:], 1):
@@ -494,3 +671,30 @@ def test_a_campaign_on_scans_laid_out_as_scannets(real: Bench, tmp_path: Path) -
     folder = check_campaign(real, "loop", data, "campaign", DATASET="scannet")
     assert Counter(picks(folder / "round-0.ply")["scene"].tolist()) == {0: 4, 1: 4}
     assert Counter(picks(folder / "round-1.ply")["scene"].tolist()) == {0: 4, 1: 4}
+
+
+def test_a_study_that_was_killed_ends_as_if_it_had_not_been(real: Bench, scenes: Path) -> None:
+    small: dict[str, Any] = {"ROWS": "random.point hmmu.superpoint", "SEEDS": "0", "ROUNDS": 1, "ANSWERS": "30"}
+    results = real.folder / "study"
+    first, second = (results / "rows" / row / "30" for row in small["ROWS"].split())
+    with real.start("study", str(scenes), "study", **small, WORKERS=1) as process:
+        while not list(second.glob("*.unfinished-*/rounds.csv")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 130
+    assert not (second / "seed-0").exists()
+    whole = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+
+    real.run("study", str(scenes), "study", **small, WORKERS=1)
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == whole
+    assert [path.name for path in second.iterdir()] == ["seed-0"]
+    after_a_kill = study_table(results)
+    assert [(line["strategy"], line["model"], line["points"]) for line in after_a_kill] == [
+        (strategy, model, points)
+        for strategy in ("hmmu", "random")
+        for model, points in (("spread", "15"), ("spread", "30"), ("forest", "30"))
+    ]
+    shutil.rmtree(second)
+    real.run("study", str(scenes), "study", **small, WORKERS=1)
+    assert study_table(results) == after_a_kill

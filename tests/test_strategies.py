@@ -25,8 +25,9 @@ from hpal_cli.select.fds import Suppression
 from hpal_cli.select.selector import Selection, select
 from hpal_cli.stream.points import PointReader, write_points
 
+# `diverse` looks at scenes and not at predictions: tests/test_score_superpoints.py.
 PLANS = [
-    *(Plan(strategy) for strategy in Strategy),
+    *(Plan(strategy) for strategy in Strategy if strategy is not Strategy.DIVERSE),
     Plan(hierarchy=Hierarchy(nested=True)),
     Plan(Strategy.SSDR, budget=Budget.parse("20/scene")),
 ]

@@ -31,18 +31,10 @@ done
 mkdir -p "$out"
 start=$SECONDS
 
-number() { python3 -c 'import json, sys; value = json.load(sys.stdin)
-for key in sys.argv[1:]: value = value[key]
-print(value)' "$@"; }
-
-# Points and classes of the scenes to learn from.
-read -r points classes < <(hpal info "$scenes" --json | python3 -c '
-import json, sys
-info = json.load(sys.stdin)
-print(sum(row["train"] for row in info["table"]), sum(row["train"] > 0 for row in info["table"] if row["class"] is not None))')
-[ -n "$answers" ] || answers=$(( (points + 500) / 1000 ))
-# Some ten answers a class first: with fewer nothing is known of most classes, with more they are not well spent.
-first=$(( 10 * classes < answers / 2 ? 10 * classes : (answers + 1) / 2 ))
+# shellcheck source=rounds.sh
+. "$(dirname "$0")/rounds.sh"
+first_score=(--strategy diverse) score=(--per superpoint) select=(--no-fds)
+count_answers
 
 echo "round,answers,seconds,split,miou,accuracy" > "$out/results.csv"
 score_of() { # ROUND STORE SPLIT
@@ -53,24 +45,8 @@ score_of() { # ROUND STORE SPLIT
 	echo "$1,$labelled,$((SECONDS - start)),$3,$miou,$accuracy" >> "$out/results.csv"
 	printf '%-22s %5d answers %4d s  %-5s mIoU %.3f  accuracy %.3f\n' "$1" "$labelled" $((SECONDS - start)) "$3" "$miou" "$accuracy"
 }
-spread() { hpal spread "$out/labels.zarr" "$scenes" --alike --seed "$seed" -o "$out/spread.zarr" --overwrite -q; }
-
-hpal score "$scenes" --strategy diverse --budget "$first" --seed "$seed" -q |
-	hpal select --budget "$first" -q |
-	hpal label --oracle "$scenes" -o "$out/labels.zarr" -q
-spread
-score_of "round 0" "$out/spread.zarr" train
-left=$((answers - first))
-for ((r = 1; r <= rounds; r++)); do
-	budget=$((left / (rounds - r + 1)))
-	left=$((left - budget))
-	[ "$budget" -gt 0 ] || continue
-	hpal score "$out/spread.zarr" --per superpoint -q |
-		hpal select --budget "$budget" --no-fds -q |
-		hpal label --oracle "$scenes" -o "$out/labels.zarr" -q
-	spread
-	score_of "round $r" "$out/spread.zarr" train
-done
+measure() { score_of "round $1" "$out/spread.zarr" train; }
+run_rounds
 
 learn() { # train's options, then a name
 	local name=${*: -1}

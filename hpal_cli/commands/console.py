@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
+import shlex
 import stat
 import sys
 import time
@@ -183,20 +185,41 @@ def require_other(output: Path | None, inputs: Sequence[Path | None], option: st
         raise UsageError(option, f"{output} is the input", "give another name")
 
 
+def free_name(usual: str | Path) -> Path:
+    """A name that nobody typed: the usual one, or where that is taken the next of `selection-2.ply`, `-3`, ..."""
+    path = Path(usual)
+    if not os.path.lexists(path):
+        return path
+    others = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2))
+    return next(other for other in others if not os.path.lexists(other))
+
+
+def name_for_predictions(model: Path) -> Path:
+    """`preds-2.zarr` for `model-2.pt`, `preds.zarr` for other names, where they are free."""
+    stem = f"preds{model.stem.removeprefix('model')}" if model.stem.startswith("model") else "preds"
+    return free_name(f"{stem}.zarr")
+
+
+def typed(*words: object) -> str:
+    """A command line, to be typed as it stands."""
+    return shlex.join(map(str, words))
+
+
 class Output:
     """Where a point stream goes: `-o FILE`, a pipe, or at a terminal a file of a usual name."""
 
-    def __init__(self, path: Path | None, default: str, *, overwrite: bool) -> None:
-        """Raises:
-        UsageError: binary data for a terminal.
-        HpalError: the file exists already.
+    def __init__(self, path: Path | None, default: str, *, overwrite: bool, fixed: bool = False) -> None:
+        """fixed: the usual name is one of a series, and another would not be found.
+
+        Raises:
+            UsageError: binary data for a terminal.
         """
         to_terminal = sys.stdout.isatty()
         if str(path) == "-" and to_terminal:
             raise UsageError("-o", "binary data is not written to a terminal", f"name a file, like -o {default}")
         guessed = path is None and to_terminal
         if guessed:
-            path = Path(default)
+            path = Path(default) if overwrite or fixed else free_name(default)
         self.path = None if path is None or str(path) == "-" else path
         self._overwrite = overwrite
         self.guessed = guessed

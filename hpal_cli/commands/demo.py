@@ -21,8 +21,16 @@ def command(
         int, typer.Option(min=2, max=40, metavar="N", help="Rooms of the office; three in ten are for validation.")
     ] = 10,
     points: Annotated[int, typer.Option(min=500, metavar="N", help="Points of a middling room.")] = 100_000,
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Rounds of train, select and label.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Training steps a round.")] = 300,
+    answers: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Points answered for in all, half of them first.  [one in a thousand, but at least 100]",
+            show_default=False,
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, metavar="N", help="Rounds of questions after the first answers.")] = 4,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
@@ -36,8 +44,8 @@ def command(
         output,
         rooms=rooms,
         points=points,
+        answers=answers,
         rounds=rounds,
-        steps=steps,
         seed=seed,
     )
     campaign.run(overwrite=overwrite)

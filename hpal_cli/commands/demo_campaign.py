@@ -1,4 +1,4 @@
-"""The demo's campaign: the loop of the README on made rooms, through the commands that a person types."""
+"""The demo's campaign: the short loop of the README on made rooms, through the commands that a person types."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from hpal_cli.commands.console import Console
 from hpal_cli.errors import HpalError
 
-OFFICE, SCENES, LABELS, RESULT, FIGURES = "office", "scenes.zarr", "labels.zarr", "result", "figures"
-ROOM = "room.png"
+OFFICE, SCENES, LABELS, PREDS, RESULT, FIGURES = (
+    "office", "scenes.zarr", "labels.zarr", "preds.zarr", "result", "figures",
+)  # fmt: skip
+MODEL = "forest.pt"
+ROOM, ANSWERED_ROOM = "new-room.png", "answered-room.png"
 
 PIXEL = 0.02
-"""Of the room's picture, metres: about as fine as it is shown."""
+"""Of the rooms' pictures, metres: about as fine as they are shown."""
 
-BUDGET = "0.1%"
+PER_ANSWER, LEAST_ANSWERS = 1000, 100
+"""Points of the train rooms for each answer, and how many answers there are at least."""
 
 BROKEN_PIPE = 141
 
@@ -30,65 +36,101 @@ Words = Sequence[str]
 
 @dataclass(frozen=True)
 class Round:
-    """What a round came to."""
+    """What a round came to: answers, their percentage of the train points, and mIoU in 0..1 of the other points of the
+    answered rooms and of the rooms without any answer."""
 
-    labelled: int
-    share: float
-    miou: float
+    answers: int
+    percent: float
+    answered_rooms: float
+    new_rooms: float
 
 
 class Campaign:
     """A campaign in a folder of its own; every command runs there, so that it can be typed again there."""
 
     def __init__(
-        self, console: Console, folder: Path, *, rooms: int, points: int, rounds: int, steps: int, seed: int
+        self,
+        console: Console,
+        folder: Path,
+        *,
+        rooms: int,
+        points: int,
+        answers: int | None,
+        rounds: int,
+        seed: int,
     ) -> None:
         self._console = console
         self._folder = folder
-        self._rooms, self._points, self._rounds, self._steps, self._seed = rooms, points, rounds, steps, seed
+        self._rooms, self._points, self._answers, self._rounds = rooms, points, answers, rounds
+        self._seed = seed
 
-    def run(self, *, overwrite: bool) -> list[Round]:
-        """Makes the rooms, runs the rounds, prints and draws what came of them.
+    def run(self, *, overwrite: bool) -> None:
+        """Makes the rooms, runs the rounds, trains a model, prints and draws what came of it.
 
         Raises:
             HpalError: the folder is in use, or a command failed.
         """
         self._clear(overwrite)
         self._make_office()
-        seed = str(self._seed)
         self._call(["hpal", "prep", OFFICE, "-o", SCENES, "--val", "Area_2/*", "--grid", "6cm"])
+        first, later = self._budgets()
+        done = []
+        for n, budget in enumerate([first, *later]):
+            self._console.say(f"\n--- round {n} of {self._rounds}")
+            done.append(self._round(n, str(budget)))
+            self._console.say(
+                f"mIoU {100 * done[-1].answered_rooms:.1f} % in the answered rooms, "
+                f"{100 * done[-1].new_rooms:.1f} % in the others"
+            )
+        self._console.say("\n--- a model from all that was spread")
+        self._report(done, self._model(spread_of(self._rounds)))
+
+    @property
+    def _seed_option(self) -> Words:
+        return ["--seed", str(self._seed)]
+
+    def _budgets(self) -> tuple[int, list[int]]:
+        """How many answers come first, and how many in each round after that."""
+        from hpal_cli.scenes.store import SceneStore
+
+        points = sum(scene.points for scene in SceneStore(self._folder / SCENES).table if scene.split == "train")
+        answers = self._answers or max(LEAST_ANSWERS, round(points / PER_ANSWER))
+        first = -(-answers // 2) if self._rounds else answers
+        shares = [(answers - first) * n // max(1, self._rounds) for n in range(self._rounds + 1)]
+        return first, [max(1, after - before) for before, after in pairwise(shares)]
+
+    def _round(self, n: int, budget: str) -> Round:
+        """Questions, answers, and what they come to when they are spread."""
+        if n == 0:
+            how = ["hpal", "score", SCENES, "--strategy", "diverse", "--budget", budget, *self._seed_option]
+        else:
+            how = ["hpal", "score", spread_of(n - 1), "--per", "superpoint"]
         self._call(
-            ["hpal", "score", SCENES, "--strategy", "random", "--seed", seed],
-            ["hpal", "select", "--budget", BUDGET],
+            how,
+            ["hpal", "select", "--budget", budget, "--context", f"picks-{n}"],
+            ["tee", f"round-{n}.ply"],
             ["hpal", "label", "--oracle", SCENES, "-o", LABELS],
         )
-        done = []
-        for n in range(1, self._rounds + 1):
-            self._console.say(f"\n--- round {n} of {self._rounds}")
-            done.append(self._round(n, seed))
-            self._console.say(f"mIoU {100 * done[-1].miou:.1f} % on the validation rooms")
-        self._report(done)
-        return done
+        self._call(["hpal", "spread", LABELS, SCENES, "--alike", *self._seed_option, "-o", spread_of(n)])
+        evaluation = ["hpal", "eval", spread_of(n), "--truth", SCENES, "--json"]
+        answered = self._json([*evaluation, "--split", "train", "--without-answers"], f"answered-rooms-{n}.json")
+        new = self._json(evaluation, f"new-rooms-{n}.json")
+        labelled = answered["labelled"]
+        return Round(labelled["points"], labelled["percent_of_train"], answered["grid"]["miou"], new["grid"]["miou"])
 
-    def _round(self, n: int, seed: str) -> Round:
-        last = n == self._rounds
-        model, preds = f"model-{n}.pt", f"preds-{n}.zarr"
-        before = ["--init", f"model-{n - 1}.pt"] if n > 1 else []
-        train = ["--voxel", "8cm", "--steps", str(self._steps), "--seed", seed]
-        self._call(["hpal", "train", SCENES, "--labels", LABELS, "-o", model, *train, *before])
-        self._call(["hpal", "predict", model, SCENES, "-o", preds, *(["--ply", RESULT] if last else [])])
-        figures = ["--figures", FIGURES] if last else []
-        self._call(["hpal", "eval", preds, "--truth", SCENES, "--json", *figures], into=f"eval-{n}.json")
-        if not last:
-            self._call(
-                ["hpal", "score", preds, "--levels", "10,50,100"],
-                ["hpal", "select", "--budget", BUDGET, "--fds-r", "0.2", "--context", f"picks-{n}"],
-                ["tee", f"round-{n}.ply"],
-                ["hpal", "label", "--oracle", SCENES, "-o", LABELS],
-            )
-        result = json.loads((self._folder / f"eval-{n}.json").read_text(encoding="utf-8"))
-        labelled = result["labelled"]
-        return Round(labelled["points"], labelled["percent_of_train"], result["grid"]["miou"])
+    def _model(self, spread: str) -> float:
+        """Trains the forest and writes the results; its mIoU in the rooms without any answer."""
+        learned = ["--labels", LABELS, "--spread", spread, "--model", "forest"]
+        self._call(["hpal", "train", SCENES, *learned, *self._seed_option, "-o", MODEL])
+        self._call(["hpal", "predict", MODEL, SCENES, "-o", PREDS])
+        new = self._json(
+            ["hpal", "eval", PREDS, "--truth", SCENES, "--json", "--figures", FIGURES], "new-rooms-forest.json"
+        )
+        # In the rooms with answers these know better than the model.
+        for store, split in ((spread, "train"), (PREDS, "val")):
+            self._call(["hpal", "export", store, "--original", SCENES, "--split", split, "-o", RESULT])
+        miou: float = new["grid"]["miou"]
+        return miou
 
     def _make_office(self) -> None:
         from hpal_cli.demo.office import make_office
@@ -104,6 +146,11 @@ class Campaign:
         self._console.say(
             f"made an office of {self._rooms} rooms in {self._folder / OFFICE}, as a scanner would see it"
         )
+
+    def _json(self, words: Words, into: str) -> Any:
+        """What a command prints as JSON, which is kept in a file too."""
+        self._call(words, into=into)
+        return json.loads((self._folder / into).read_text(encoding="utf-8"))
 
     def _call(self, *pipeline: Words, into: str | None = None) -> None:
         """Runs the commands of a pipeline, as typed, in the campaign's folder."""
@@ -147,48 +194,64 @@ class Campaign:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def _draw_room(self, last: int) -> None:
-        """The first validation room: as scanned, the truth, and the first and the last prediction."""
+    def _draw_room(self, split: str, name: str, stores: Sequence[tuple[str, str]]) -> None:
+        """The first room of a split from above: as scanned, the truth, and what each of the stores says of it.
+
+        stores: (title, predictions store).
+        """
         from hpal_cli.export.clouds import class_colors
         from hpal_cli.export.top_view import side_by_side, top_view
         from hpal_cli.predictions.store import PredictionStore
         from hpal_cli.scenes.store import SceneStore
 
         store = SceneStore(self._folder / SCENES)
-        scene = store.table.choose("val")[0]
+        scene = store.table.choose(split)[0]
         points = store.points(scene, label=True)
         assert points.label is not None
         assert points.rgb is not None
         colors = [("as scanned", points.rgb), ("truth", class_colors(store.classes, points.label))]
-        for n in sorted({1, last}):
-            pred = PredictionStore(self._folder / f"preds-{n}.zarr").predicted(scene)
-            colors.append((f"predicted, round {n}", class_colors(store.classes, pred)))
+        for title, predictions in stores:
+            pred = PredictionStore(self._folder / predictions).predicted(scene)
+            colors.append((title, class_colors(store.classes, pred)))
         step = store.grid or PIXEL
         views = [(title, top_view(points.xyz, rgb, pixel=PIXEL, step=step)) for title, rgb in colors]
-        side_by_side(views, self._folder / ROOM, [(c.name, c.color) for c in store.classes])
+        side_by_side(views, self._folder / name, [(c.name, c.color) for c in store.classes])
 
-    def _report(self, rounds: Sequence[Round]) -> None:
+    def _report(self, rounds: Sequence[Round], model: float) -> None:
         from hpal_cli.evaluate.figures import learning_curve
 
+        last, end = len(rounds) - 1, rounds[-1]
         curve = self._folder / "learning-curve.png"
         learning_curve(
-            [(r.labelled, r.share, r.miou) for r in rounds], curve, f"hpal demo: {self._rooms} made rooms, HMMU + FDS"
+            {
+                "rooms with answers": [(r.answers, r.percent, r.answered_rooms) for r in rounds],
+                "other rooms": [(r.answers, r.percent, r.new_rooms) for r in rounds],
+                "other rooms, forest": [(end.answers, end.percent, model)],
+            },
+            curve,
+            f"hpal demo: {self._rooms} made rooms",
         )
-        self._draw_room(len(rounds))
-        rows = [(str(n), f"{r.labelled:,}", f"{r.share:.3f}", f"{100 * r.miou:.1f}") for n, r in enumerate(rounds, 1)]
+        first = ("round 0", spread_of(0))
+        self._draw_room("train", ANSWERED_ROOM, [first, (f"round {last}", spread_of(last))] if last else [first])
+        self._draw_room("val", ROOM, [first, ("forest", PREDS)])
+        rows = [
+            (str(n), f"{r.answers:,}", f"{r.percent:.3f}", f"{100 * r.answered_rooms:.1f}", f"{100 * r.new_rooms:.1f}")
+            for n, r in enumerate(rounds)
+        ]
+        rows.append(("forest", f"{end.answers:,}", f"{end.percent:.3f}", "", f"{100 * model:.1f}"))
         print()
-        self._console.table(("round", "labelled points", "% of train", "mIoU %"), rows, data=True)
-        last = len(rounds)
+        headers = ("round", "answers", "% of train", "mIoU % answered rooms", "mIoU % other rooms")
+        self._console.table(headers, rows, data=True)
         look = [
             (curve.name, "the learning curve"),
-            (ROOM, "a validation room from above: scan, truth, what each end of the campaign made of it"),
-            (f"{FIGURES}/confusion.png", f"which classes are taken for which after round {last}"),
-            (f"{RESULT}/*/*.ply", "every original point in the colour of its predicted class"),
-            *(
-                [("picks-1/*/*.png", "the points that round 1 asked about, in their rooms; as clouds beside")]
-                if last > 1
-                else []
+            (
+                ANSWERED_ROOM,
+                "a room with answers from above: scan, truth, and its labels after the first and last round",
             ),
+            (ROOM, "a room without any: scan, truth, what the first answers say of it, what the forest says"),
+            (f"{FIGURES}/confusion.png", "which classes the forest takes for which in the rooms without answers"),
+            (f"{RESULT}/*/*.ply", "every original point in the colour of its class"),
+            ("picks-0/*/*.png", "the points that were asked about first, in their rooms; as clouds beside"),
         ]
         self._console.say(f"\nTo look at, in {self._folder}/ (PLY: CloudCompare, MeshLab):")
         for name, what in look:
@@ -199,9 +262,14 @@ class Campaign:
             self._console.say(f"  export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
         self._console.say(f"  cd {shlex.quote(str(self._folder))}")
         for line in (
-            f"hpal score preds-{last}.zarr | hpal select --budget {BUDGET} | hpal label --oracle {SCENES} -o {LABELS}",
-            f"hpal train {SCENES} --labels {LABELS} -o model-{n}.pt --init model-{last}.pt "
-            f"--voxel 8cm --steps {self._steps}",
-            f"hpal predict model-{n}.pt {SCENES} -o preds-{n}.zarr && hpal eval preds-{n}.zarr --truth {SCENES}",
+            f"hpal score {spread_of(last)} --per superpoint | hpal select --budget 25 "
+            f"| hpal label --oracle {SCENES} -o {LABELS}",
+            f"hpal spread {LABELS} {SCENES} --alike -o {spread_of(n)}",
+            f"hpal eval {spread_of(n)} --truth {SCENES} --split train --without-answers",
         ):
             self._console.say(f"  {line}")
+
+
+def spread_of(n: int) -> str:
+    """The store of the answers of round `n`, spread."""
+    return f"spread-{n}.zarr"

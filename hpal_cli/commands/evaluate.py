@@ -36,6 +36,13 @@ def command(
         str | None, typer.Option(help="train, val, test or all.  [val; all for a labels store]", show_default=False)
     ] = None,
     scenes: opt.Scenes = None,
+    without_answers: Annotated[
+        bool,
+        typer.Option(
+            "--without-answers",
+            help="Leave out the answered points: with --split train, how right the others of these scenes are.",
+        ),
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     figures: Annotated[
         Path | None,
@@ -62,11 +69,25 @@ def command(
     if envelope.kind_of(truth) == "labels":
         if labels is not None:
             raise UsageError("--labels", "goes with scenes as --truth", "leave it out")
+        if without_answers:
+            raise UsageError(
+                "--without-answers",
+                "goes with scenes as --truth",
+                "leave it out: what was learned from never counts here",
+            )
         result = evaluate_sample(store, LabelStore(truth), split=split or "all", scenes=names, monitor=console)
         metrics = result.metrics
     else:
         kept = None if labels is None else LabelStore(labels)
-        result = evaluate(store, SceneStore(truth), labels=kept, split=split or "val", scenes=names, monitor=console)
+        result = evaluate(
+            store,
+            SceneStore(truth),
+            labels=kept,
+            split=split or "val",
+            scenes=names,
+            without_answers=without_answers,
+            monitor=console,
+        )
         metrics = result.grid
     if figures is not None:
         _draw(
@@ -98,6 +119,8 @@ def _print_evaluation(console: Console, result: Evaluation) -> None:
         f"{result.split}: {counted(len(result.scenes), 'scene')}, {grid.points:,} grid points, "
         f"{original.points:,} original points"
     )
+    if result.left_out is not None:
+        print(f"without   {counted(result.left_out, 'answered point')}")
     print(f"mIoU      {_percent(grid.miou)} %   original {_percent(original.miou)} %")
     print(f"accuracy  {_percent(grid.accuracy)} %   original {_percent(original.accuracy)} %", end="   ")
     print(f"mean of classes {_percent(grid.class_accuracy)} %")

@@ -29,8 +29,9 @@ def command(
         typer.Option(metavar="SCENES", help="Write the points as this store read them, not those of its grid."),
     ] = None,
     format: Annotated[
-        str, typer.Option(help="ply, las or csv; with --original also scannet or semantickitti.")
+        str, typer.Option(help="ply, las, laz or csv; with --original also scannet or semantickitti.")
     ] = "ply",
+    uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     scenes: opt.Scenes = None,
@@ -38,7 +39,7 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Write a store as PLY, LAS or CSV, a file a scene."""
+    """Write a store as PLY, LAS, LAZ or CSV, a file a scene."""
     from hpal_cli.export.benchmarks import NAMES
     from hpal_cli.export.files import export
     from hpal_cli.wording import counted
@@ -50,6 +51,7 @@ def command(
         format,
         original=original,
         color=color,
+        uncompressed=uncompressed,
         split=split,
         scenes=opt.as_list(scenes),
         overwrite=overwrite,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console, Output, open_input, require_other
+from hpal_cli.commands.console import Console, Output, open_input, require_other, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 from hpal_cli.wording import counted
@@ -101,9 +101,10 @@ def command(
     }
     ways = [name for name, is_given in given.items() if is_given]
     if len(ways) != 1:
-        found = " and ".join(ways) if ways else f"none of {', '.join(given)}"
         remedy = "choose one: --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or --undo ROUND"
-        raise UsageError("label", f"{found} given", remedy)
+        if ways:
+            raise UsageError(" and ".join(ways), "do not go together", remedy)
+        raise UsageError("what to do", "is missing", remedy)
     (way,) = ways
     to_stream = oracle is not None and (output is None or str(output) == "-" or output.suffix == ".ply")
     extra = {
@@ -269,9 +270,38 @@ def _ask_person(
     whole = any(len(query.points) > 1 for query in found)
     what = counted(len(found), "query", "queries") + (f", one for each region of {len(asked):,} points" * whole)
     console.say(f"{table}: {what}; fill in the column `label`: {names}, `unsure`, or nothing")
-    first = f"{selection or 'SELECTION'} " if whole else ""
-    store = source or header.source or "predictions.zarr"
-    console.say(f"next: hpal label {first}--from {table} --source {store} -o {output or 'labels.zarr'}")
+    _say_next(console, (selection or Path("SELECTION")) if whole else None, header, rooms, table, output)
+
+
+def _say_next(
+    console: Console,
+    selection: Path | None,
+    header: Header,
+    rooms: Store | None,
+    table: Path,
+    output: Path | None,
+) -> None:
+    """How the answers are given back. selection: where they are for regions of it, which the table does not hold."""
+    from hpal_cli.predictions.store import PredictionStore
+    from hpal_cli.store.behind import store_behind
+
+    source = header.source if rooms is None else rooms.path
+    check = isinstance(rooms, PredictionStore) and header.strategy is not None and header.strategy.startswith("random")
+    labels = output
+    if labels is None and check:
+        labels = table.with_suffix(".zarr")
+    elif labels is None and rooms is not None:
+        labels = store_behind(header.history, "labels", rooms.table.id, rooms.path.parent)
+    labels = labels or Path("labels.zarr")
+    words = ["--from", table, "--source", source or "STORE", "-o", labels]
+    console.say(f"next: {typed('hpal', 'label', *([selection] if selection else []), *words)}")
+    if source is None:
+        console.say("STORE is the scenes or the predictions that the points are of")
+    if check and output is None:
+        console.say(
+            f"drawn at random, they measure what was predicted, as long as nothing is trained on them: "
+            f"{typed('hpal', 'eval', source, '--truth', labels)}"
+        )
 
 
 def _take_answers(
@@ -328,7 +358,7 @@ def _look_back(console: Console, store: Path | None, output: Path | None, undo: 
     batch = labels.undo(undo, "hpal label --undo", this_call(NAME)[0])
     total = counted(int((labels.latest()["label"] >= 0).sum()), "labelled point")
     console.say(f"{path}: round {batch.round} undoes round {undo}; {total} left")
-    console.say(f"to take that back: hpal label --undo {batch.round} {path}")
+    console.say(f"to take that back: {typed('hpal', 'label', '--undo', batch.round, path)}")
 
 
 def _show_log(console: Console, labels: LabelStore) -> None:

@@ -26,6 +26,9 @@ Precision = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Color = Annotated[str, typer.Option("--color", metavar="HOW", help="rgb as scanned, class, or auto.")]
+Uncompressed = Annotated[
+    bool, typer.Option("--uncompressed", help="Write LAS for files that were LAZ, which else stay LAZ.")
+]
 Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
 Answered = Annotated[
     Path | None, typer.Option("--labels", metavar="STORE", help="Leave out what this store has an answer for.")

@@ -30,8 +30,9 @@ def command(
         typer.Option(metavar="DIR", help="Also write each scene's original points with their classes, as PLY."),
     ] = None,
     las: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The same as LAS; a LAS file stays as it was.")
+        Path | None, typer.Option(metavar="DIR", help="The same as LAS; a LAS or LAZ file stays as it was.")
     ] = None,
+    uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
     no_features: Annotated[
         bool, typer.Option("--no-features", help="Leave out the features (then select needs --no-fds).")
@@ -74,19 +75,25 @@ def command(
     folders = [(folder, suffix) for folder, suffix in ((ply, "ply"), (las, "las")) if folder is not None]
     if color != "auto" and not folders:
         raise UsageError("--color", "is for --ply and --las", "give one of them too, or leave it out")
+    if uncompressed and las is None:
+        raise UsageError("--uncompressed", "is for --las", "give it too, or leave this out")
     for folder, suffix in folders:
         within = (folder.resolve(), *folder.resolve().parents)
         if output.resolve() in within or kind_of(folder) is not None:
             raise UsageError(f"--{suffix}", f"{folder} is a store, and files want a folder", "give another name")
     forest = is_forest(checkpoint)
-    if forest and (turns > 1 or smooth):
-        option = "--turns" if turns > 1 else "--smooth"
-        raise UsageError(option, f"is for the network, and {checkpoint} is a forest", "leave it out")
+    for option, given in (("--turns", turns > 1), ("--smooth", smooth), ("--max-voxels", max_voxels is not None)):
+        if forest and given:
+            raise UsageError(option, f"is for the network, and {checkpoint} is a forest", "leave it out")
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
     with contextlib.ExitStack() as room:
         for folder, suffix in folders:
-            room.enter_context(room_for_originals(store, chosen, folder, suffix, color=color, overwrite=overwrite))
+            room.enter_context(
+                room_for_originals(
+                    store, chosen, folder, suffix, color=color, uncompressed=uncompressed, overwrite=overwrite
+                )
+            )
         if forest:
             from hpal_cli.forest.model import load as load_forest
             from hpal_cli.forest.predict import predict_forest
@@ -117,6 +124,7 @@ def command(
                 folder,
                 suffix,
                 color=color,
+                uncompressed=uncompressed,
                 overwrite=overwrite,
                 monitor=console,
             )

@@ -19,7 +19,8 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder or file: S3DIS, ScanNet v2, SemanticKITTI, PLY, LAS/LAZ, E57, xyz/txt/csv, npy/npz."
+            help="Folder or file: S3DIS, ScanNet, nuScenes, SemanticKITTI, PLY, PCD, LAS/LAZ/COPC/EPT, E57, PTX, text, "
+            "NumPy."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],
@@ -34,7 +35,12 @@ def command(
         list[str] | None, typer.Option(metavar="GLOB", help="Scenes to test on: names, patterns, @file.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class table, JSON or TOML: id, name, color, code, las.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Class table, JSON or TOML (name, id, color, code, las), or "
+            "asprs, s3dis, scannet20, nyu40, semantickitti, semanticposs, nuscenes.",
+        ),
     ] = None,
     unit: Annotated[
         str | None,
@@ -44,7 +50,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Reader, if not by looking at the data: s3dis, scannet, las, ply, e57, semantickitti, text, numpy.",
+            help="Reader, if not by looking at the data: "
+            "s3dis, scannet, nuscenes, las, ply, pcd, e57, ptx, semantickitti, text, numpy.",
         ),
     ] = None,
     columns: Annotated[
@@ -70,7 +77,7 @@ def command(
 ) -> None:
     """Read raw clouds onto a grid. The store that it writes is what all else starts from."""
     from hpal_cli.lengths import format_length, parse_length, parse_unit
-    from hpal_cli.scenes.classes import ClassTable
+    from hpal_cli.scenes.named import class_table
     from hpal_cli.scenes.prepare import prepare
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
@@ -88,7 +95,7 @@ def command(
         scene_per=_scene_per(scene_per),
         val=opt.as_list(val),
         test=opt.as_list(test),
-        classes=None if classes is None else ClassTable.from_file(classes),
+        classes=None if classes is None else class_table(str(classes)),
         unit=None if unit is None else parse_unit(unit),
         strict=strict,
         overwrite=overwrite,

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console, Output
+from hpal_cli.commands.console import Console, Output, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 from hpal_cli.wording import counted
@@ -124,7 +124,8 @@ def command(
     )
     part = Shard.of_array_task() if shard is None else Shard.parse(shard)
     alone = part.parts == 1
-    out = Output(output, "scores.ply" if alone else f"scores-{part.part}-of-{part.parts}.ply", overwrite=overwrite)
+    usual = "scores.ply" if alone else f"scores-{part.part}-of-{part.parts}.ply"
+    out = Output(output, usual, overwrite=overwrite, fixed=not alone)
     nested = "nested hmmu" if hierarchy == "nested" else "hmmu"
     how = f"{nested} at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
     what = "superpoint" if plan.per_superpoint else "point"
@@ -158,7 +159,9 @@ def command(
     if ply is not None:
         console.say(f"{ply}/: {len(header.pool)} PLY files, coloured by score")
     if out.path and out.guessed:
-        console.say(f"next: hpal select {out.path if alone else f'scores-*-of-{part.parts}.ply  (when all are there)'}")
+        console.say(
+            f"next: hpal select {typed(out.path) if alone else f'scores-*-of-{part.parts}.ply  (when all are there)'}"
+        )
 
 
 def _device(name: str) -> str:

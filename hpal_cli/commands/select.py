@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console, Output, open_input, require_other
+from hpal_cli.commands.console import Console, Output, free_name, open_input, require_other, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.wording import counted
@@ -148,9 +148,28 @@ def command(
     if out.path:
         console.say(f"{out.path}: open it in CloudCompare or MeshLab")
     if out.path and out.guessed:
-        console.say(
-            f"next: hpal label {out.path} --oracle scenes.zarr -o labels.zarr  (or: --table queries.csv for a person)"
-        )
+        console.say(f"next: {_next(selection, out.path, beside)}")
+
+
+def _next(selection: Selection, picks: Path, beside: Path | None) -> str:
+    """What answers the picks: a person, and before that the truth, where the scenes have any."""
+    from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.select.selector import scored_store
+    from hpal_cli.store.behind import store_behind
+    from hpal_cli.store.envelope import kind_of
+
+    header = selection.header
+    ask = typed("hpal", "label", picks, "--table", free_name("queries.csv"))
+    scenes = scored_store(header, beside)
+    if scenes is None or kind_of(scenes) != "scenes":
+        scenes = store_behind(header.history, "scenes", header.scenes, None if scenes is None else scenes.parent)
+    if scenes is None:
+        return ask
+    store = SceneStore(scenes)
+    if not all(store.has_labels(store.table[number]) for number in {int(n) for n in selection.rows["scene"]}):
+        return ask
+    labels = store_behind(header.history, "labels", store.table.id, scenes.parent) or free_name("labels.zarr")
+    return f"{typed('hpal', 'label', picks, '--oracle', scenes, '-o', labels)}  (a person answers: {ask})"
 
 
 def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | None) -> PredictionStore | SceneStore:
@@ -170,10 +189,14 @@ def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | N
 
 def _why(selection: Selection, max_per_scene: int | None) -> str:
     """What ended a selection before its budget."""
+    from hpal_cli.stream.rows import SUPERPOINT
+
     if any(scene.chosen == max_per_scene for scene in selection.scenes):
         return f"with at most {max_per_scene} a scene"
     if any(scene.suppressed for scene in selection.scenes):
         return "every other candidate is like a pick near it (a smaller --fds-r or larger --fds-tau lets more in)"
+    if SUPERPOINT in (selection.rows.dtype.names or ()):
+        return "every superpoint is asked about once (hpal score without --per superpoint has a candidate a point)"
     return "there are no more candidates"
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console
+from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.wording import counted
+
+if TYPE_CHECKING:
+    from hpal_cli.scenes.table import SceneInfo
 
 NAME = "spread"
 
@@ -59,7 +62,7 @@ def command(
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     store = SceneStore(scenes_store)
-    done, silent = 0, []
+    found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     for scene, known in spread(
         LabelStore(labels),
         store,
@@ -75,11 +78,13 @@ def command(
         history=None if no_history else this_call(NAME, seed=seed if alike else None),
         monitor=console,
     ):
-        done += known
-        silent += [] if known else [scene.name]
-    if silent:
+        found[known].append(scene)
+    if silent := found[False]:
         console.say(
-            f"{counted(len(silent), 'scene')} without any answer, like {silent[0]}: left out, since nothing is known "
-            "of them; add --alike or --predictions to have them too"
+            f"{counted(len(silent), 'scene')} without any answer, like {silent[0].name}: left out, since nothing is "
+            "known of them; add --alike or --predictions to have them too"
         )
-    console.say(f"{output}: {counted(done, 'scene')}; next: hpal score {output} --per superpoint | hpal select")
+    # Questions are about scenes to train on.
+    pool = any(scene.split == "train" for scene in found[True])
+    score = f"; next: {typed('hpal', 'score', output, '--per', 'superpoint')} | hpal select" if pool else ""
+    console.say(f"{output}: {counted(len(found[True]), 'scene')}{score}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console
+from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.wording import counted
 
@@ -44,7 +44,10 @@ def command(
     else:
         found = open_superpoints(store, jobs=jobs, history=this_call(NAME), monitor=console)
     count = sum(len(found.read(scene)) for scene in found.table)
+    # Questions are about scenes to train on.
+    pool = any(scene.split == "train" for scene in store.table)
+    score = f"; next: {typed('hpal', 'score', scenes_store, '--strategy', 'diverse')} | hpal select" if pool else ""
     console.say(
         f"{found.path}: {counted(count, 'superpoint')} in {counted(len(found.table), 'scene')}, "
-        f"{sum(s.points for s in found.table) / max(1, count):.0f} points each"
+        f"{sum(s.points for s in found.table) / max(1, count):.0f} points each{score}"
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console
+from hpal_cli.commands.console import Console, name_for_predictions, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 from hpal_cli.lengths import format_length
@@ -148,9 +148,32 @@ def command(
             "--preset": preset,
             "--size": size,
             "--inputs": inputs,
+            "--voxel": voxel,
             "--steps": steps,
             "--minutes": minutes,
+            "--batch": batch,
+            "--max-voxels": max_voxels,
+            "--even-crops": even_crops,
+            "--optimizer": optimizer,
+            "--lr": lr,
+            "--momentum": momentum,
+            "--dampening": dampening,
+            "--weight-decay": weight_decay,
+            "--schedule": schedule,
+            "--period": period,
+            "--power": power,
+            "--class-weights": class_weights,
+            "--dropout": dropout,
+            "--supervised-only": supervised_only or None,
+            "--keep": keep,
+            "--teacher-after": teacher_after,
+            "--confidence": confidence,
+            "--consistency": consistency,
+            "--average": average,
+            "--elastic": elastic,
             "--show": show or None,
+            "--backend": None if backend == "auto" else backend,
+            "--precision": None if precision == "fp32" else precision,
         }
         given_here = [option for option, value in network_only.items() if value is not None]
         if given_here:
@@ -226,6 +249,7 @@ def command(
         remedy = f"make it first: hpal spread {labels} {scenes_store} -o spread.zarr"
         raise UsageError("--preset few", "learns from what was spread from the labels, and --spread is missing", remedy)
 
+    from hpal_cli.forest.model import is_forest
     from hpal_cli.label.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
@@ -234,6 +258,10 @@ def command(
     from hpal_cli.training.train import train
 
     require_free(output, overwrite=overwrite)
+    if init is not None and is_forest(init):
+        raise UsageError(
+            "--init", f"{init} is a forest, and a network starts from a network", "give one, or leave it out"
+        )
     store = SceneStore(scenes_store)
     answers = None if labels == "all" else LabelStore(Path(str(labels)))
     start = None if init is None else load(init)
@@ -260,7 +288,8 @@ def command(
     if checkpoint.spread:
         count = f"{checkpoint.spread:,} points, spread from {count}"
     console.say(
-        f"{output}: {checkpoint.step} steps on {count}; next: hpal predict {output} {scenes_store} -o preds.zarr"
+        f"{output}: {checkpoint.step} steps on {count}; "
+        f"next: {typed('hpal', 'predict', output, scenes_store, '-o', name_for_predictions(output))}"
     )
 
 
@@ -305,7 +334,7 @@ def _train_forest(
     forest.save(output, overwrite=overwrite)
     console.say(
         f"{output}: a forest of {len(forest.stages)} stages, from {forest.labelled:,} labelled points; "
-        f"next: hpal predict {output} {scenes} -o preds.zarr"
+        f"next: {typed('hpal', 'predict', output, scenes, '-o', name_for_predictions(output))}"
     )
 
 

@@ -10,18 +10,19 @@ import numpy as np
 
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.metrics import Metrics, confusion_matrix, missed
-from hpal_cli.label.store import LabelStore
+from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store.behind import store_behind
 
 
 @dataclass
 class Labelled:
     """How many points of the train split were labelled, and of how many: of that split (as the released code counts),
     and of the train and val splits together (as the paper counts). Predictions do not tell an unsure answer from a
-    label: without a labels store both count, and `with_unsure` is set.
+    label: where no labels store does either, both count, and `with_unsure` is set.
     """
 
     points: int
@@ -40,7 +41,10 @@ class Labelled:
 
 @dataclass
 class Evaluation:
-    """Metrics at the grid points and at the original points, over all scenes of a split together."""
+    """Metrics at the grid points and at the original points, over all scenes of a split together.
+
+    left_out: answered grid points that do not count, None if they do.
+    """
 
     classes: ClassTable
     split: str
@@ -48,6 +52,7 @@ class Evaluation:
     grid: Metrics
     original: Metrics
     labelled: Labelled
+    left_out: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,6 +61,7 @@ class Evaluation:
             "classes": self.classes.names,
             "grid": self.grid.to_json(self.classes),
             "original": self.original.to_json(self.classes),
+            "answers_left_out": self.left_out,
             "labelled": {
                 "points": self.labelled.points,
                 "with_unsure": self.labelled.with_unsure,
@@ -74,14 +80,17 @@ def evaluate(
     labels: LabelStore | None = None,
     split: str = "val",
     scenes: Sequence[str] = (),
+    without_answers: bool = False,
     monitor: Monitor | None = None,
 ) -> Evaluation:
     """Confusion summed over all scenes of the split (docs/method.md, Metrics). An original point has its grid point's.
 
-    labels: count the labelled points in this store; without it, in the predictions.
+    labels: count the labelled points in this store; without it, in the predictions, less those for which the store that
+    they were trained with, if it is still there, says "unsure". without_answers: leave out the grid points that one of
+    `predictions` and `labels` has an answer for, "unsure" included, and the original points in their cells.
 
     Raises:
-        HpalError: stores of different scenes or classes, or a scene without labels.
+        HpalError: stores of different scenes or classes, a scene without labels, or no point that is left.
     """
     monitor = monitor or Silent()
     if predictions.table.id != truth.table.id:
@@ -90,8 +99,7 @@ def evaluate(
         )
     if predictions.classes.names != truth.classes.names:
         raise HpalError(truth.path, f"has other classes than {predictions.path}", "give the scenes that were predicted")
-    if labels is not None:
-        labels.require_scenes(truth.table.id, truth.path)
+    answered = {} if labels is None else labels.answered(truth.table.id, truth.path)
     wanted = truth.table.choose(split, scenes)
     chosen = [scene for scene in wanted if predictions.has(scene)]
     if not chosen:
@@ -104,6 +112,7 @@ def evaluate(
     grid = np.zeros((count, count), np.int64)
     original = np.zeros_like(grid)
     unknown = np.zeros((2, count), np.int64)
+    left_out = 0 if without_answers else None
     with monitor.task("evaluating", len(chosen)) as task:
         for scene in chosen:
             label = truth.labels(scene)
@@ -115,10 +124,22 @@ def evaluate(
                     "choose others with --scenes",
                 )
             pred = predictions.predicted(scene)
-            grid += confusion_matrix(label, pred, count)
-            original += confusion_matrix(points.label, pred[inverse], count)
-            unknown += missed(label, pred, count), missed(points.label, pred[inverse], count)
+            kept = np.ones(len(pred), bool)
+            if left_out is not None:
+                kept[predictions.labelled(scene)] = False
+                kept[answered.get(scene.number, [])] = False
+                left_out += int((~kept).sum())
+            pairs = (label[kept], pred[kept]), (points.label[kept[inverse]], pred[inverse][kept[inverse]])
+            grid += confusion_matrix(*pairs[0], count)
+            original += confusion_matrix(*pairs[1], count)
+            unknown += missed(*pairs[0], count), missed(*pairs[1], count)
             task.advance(1, scene.name)
+    if left_out and not (grid.any() or unknown[0].any()):
+        raise HpalError(
+            predictions.path,
+            f"has an answer for every point of split {split} that the truth knows",
+            "leave out --without-answers, or give another --split",
+        )
     return Evaluation(
         truth.classes,
         split,
@@ -126,16 +147,32 @@ def evaluate(
         Metrics.of(grid, unknown[0]),
         Metrics.of(original, unknown[1]),
         _labelled(predictions, labels),
+        left_out,
     )
 
 
 def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labelled:
     table = predictions.table
+    train = [scene for scene in table if scene.split == "train"]
+    with_unsure = False
     if labels is not None:
         latest = labels.latest()
-        train = [s.number for s in table if s.split == "train"]
-        points = int(((latest["label"] >= 0) & np.isin(latest["scene"], train)).sum())
+        points = int(((latest["label"] >= 0) & np.isin(latest["scene"], [s.number for s in train])).sum())
     else:
-        points = sum(len(predictions.labelled(s)) for s in table if s.split == "train" and predictions.has(s))
+        trained = _trained_with(predictions)
+        latest = np.zeros(0, ANSWER) if trained is None else trained.latest()
+        points = 0
+        for scene in train:
+            rows = predictions.labelled(scene) if predictions.has(scene) else np.zeros(0, np.int64)
+            answers = latest[latest["scene"] == scene.number]
+            points += len(rows) - int(np.isin(rows, answers["index"][answers["label"] < 0]).sum())
+            with_unsure |= not np.isin(rows, answers["index"]).all()
     size = {split: sum(s.points for s in table if s.split == split) for split in ("train", "val")}
-    return Labelled(points, size["train"], size["train"] + size["val"], labels is None)
+    return Labelled(points, size["train"], size["train"] + size["val"], with_unsure)
+
+
+def _trained_with(predictions: PredictionStore) -> LabelStore | None:
+    """The labels store that the last training or spreading names, if it is still there."""
+    last = [entry for entry in predictions.history if entry.program in ("hpal train", "hpal spread")][-1:]
+    found = store_behind(last, "labels", predictions.table.id, predictions.path.parent)
+    return None if found is None else LabelStore(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,27 +56,30 @@ def iou_figure(metrics: Metrics, classes: ClassTable, path: Path, title: str) ->
     save(figure, path)
 
 
-def learning_curve(rounds: Sequence[tuple[int, float, float]], path: Path, title: str) -> None:
-    """mIoU over labelled points: rows of (labelled points, percent of the train points, mIoU in 0..1)."""
+def learning_curve(curves: Mapping[str, Sequence[tuple[int, float, float]]], path: Path, title: str) -> None:
+    """mIoU over answered points. curves: name -> rows of (answers, percent of the train points, mIoU in 0..1)."""
     figure, (axes,) = figure_of(6.5, 4.2)
-    points = [r[0] for r in rounds]
-    miou = [100 * r[2] for r in rounds]
-    axes.plot(points, miou, marker="o", color="#1f6fb4", linewidth=2)
-    for count, percent, value in rounds:
-        axes.annotate(
-            f"{100 * value:.1f}\n({percent:.2f} %)",
-            (count, 100 * value),
-            (0, 9),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-    low, high = min(miou), max(miou)
+    for rows in curves.values():
+        (line,) = axes.plot([r[0] for r in rows], [100 * r[2] for r in rows], marker="o", linewidth=2)
+        for count, _, value in rows:
+            axes.annotate(
+                f"{100 * value:.1f}",
+                (count, 100 * value),
+                (0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=line.get_color(),
+            )
+    axes.legend(axes.get_lines(), list(curves), loc="best", frameon=False)
+    every = [row for rows in curves.values() for row in rows]
+    low, high = min(100 * r[2] for r in every), max(100 * r[2] for r in every)
     room = max(4.0, 0.25 * (high - low))
-    axes.set_ylim(max(0.0, low - room), min(100.0, high + 2 * room))
-    axes.margins(x=0.12)
-    axes.set_xlabel("labelled points (share of the training points)")
-    axes.set_ylabel("mIoU %, validation rooms")
+    axes.set_ylim(max(0.0, low - room), min(100.0, high + room))
+    axes.margins(x=0.08)
+    axes.set_xticks(*zip(*sorted({(count, f"{count:,}\n{percent:.2f} %") for count, percent, _ in every}), strict=True))
+    axes.set_xlabel("answers, and their share of the points of the rooms that they are in")
+    axes.set_ylabel("mIoU %")
     axes.set_title(title)
     axes.grid(alpha=0.3)
     save(figure, path)

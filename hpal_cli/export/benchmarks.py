@@ -21,7 +21,7 @@ _SCANNET = re.compile(r"scene\d{4}_\d{2}")
 _KITTI = re.compile(r"(\d{2})/(\d{6})")
 
 UNLABELLED = 0
-"""In both benchmarks, of points that were left out when the scene was read."""
+"""In both benchmarks, of points that have no class or were left out when the scene was read."""
 
 
 def file_name(scene: str, format: str, subject: object) -> str:
@@ -46,9 +46,13 @@ def write(
     """One scene: ScanNet's one number a line, or SemanticKITTI's uint32 a point, both the classes' `code`.
 
     Raises:
-        HpalError: the file exists, or has fewer points than the store says.
+        HpalError: the file exists, or has fewer points than the store says, or a class has no code.
     """
-    table = np.array([c.code for c in originals.store.classes], np.int64)
+    without = next((c.name for c in originals.store.classes if c.code is None), None)
+    if without is not None:
+        raise HpalError(path, f"the class {without!r} has no code, so {format} does not know it", "check --classes")
+    # Last what a point of no class (-1) is called.
+    table = np.array([*(c.code for c in originals.store.classes), UNLABELLED], np.int64)
     if table.min() < 0 or table.max() > np.iinfo(np.uint16).max:
         raise HpalError(
             path, f"{format} has no class {table.min() if table.min() < 0 else table.max()}", "check --classes"
@@ -66,7 +70,7 @@ def write(
 def _in_file_order(
     originals: Originals, table: NDArray[np.int64], path: Path, written: Callable[[int], None]
 ) -> NDArray[np.uint16]:
-    """The code of every point of the raw file (N0,), 0 for those that were left out."""
+    """The code of every point of the raw file (N0,), 0 for those that were left out; table: (C + 1,)."""
     codes = np.full(originals.file.points, UNLABELLED, np.uint16)
     given = 0
     for points, fields in originals.blocks():

@@ -51,18 +51,20 @@ def export(
     color: str = "auto",
     split: str = "all",
     scenes: Sequence[str] = (),
+    uncompressed: bool = False,
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> Exported:
     """Writes every scene of a scenes, predictions or labels store to `folder/<scene>.<format>`.
 
     Args:
-        format: ply, las or csv; of predictions at their original points also scannet or semantickitti.
+        format: ply, las, laz or csv; of predictions at their original points also scannet or semantickitti.
         original: the scenes store that the store belongs to: writes its points as they were read instead of those of
             the grid, each with the answer of its grid point.
         color: `class`, `rgb` as scanned, or `auto`: class for predictions and answers, rgb for scenes; at original
             points, class for a PLY of predictions, else rgb.
         split, scenes: which scenes, by split and patterns of names.
+        uncompressed: with `original` and the format las, write LAS for what was LAZ, too; else that stays LAZ.
 
     Raises:
         UsageError: an unknown format or colour, or one that the store or `original` does not go with.
@@ -87,11 +89,21 @@ def export(
             raise UsageError("--format", f"{format} is for predictions at original points", "add --original SCENES")
         if color != "auto":
             raise UsageError("--color", f"has no meaning for {format}", "leave it out")
+    if uncompressed and (original is None or format != "las"):
+        raise UsageError("--uncompressed", "is for --format las with --original", "leave it out")
     if original is not None:
         store = SceneStore(original)
         of: PredictionStore | SceneStore = PredictionStore(path) if kind == "predictions" else SceneStore(path)
         return export_originals(
-            store, of, of.choose(split, scenes), folder, format, color=color, overwrite=overwrite, monitor=monitor
+            store,
+            of,
+            of.choose(split, scenes),
+            folder,
+            format,
+            color=color,
+            uncompressed=uncompressed,
+            overwrite=overwrite,
+            monitor=monitor,
         )
     if kind == "predictions":
         predictions = PredictionStore(path)
@@ -128,11 +140,13 @@ def export_originals(
     format: str,
     *,
     color: str = "auto",
+    uncompressed: bool = False,
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> Exported:
     """The original points of these scenes of `store`, with what `of` predicted, or, if it is a scenes store, as they
     were read: a file a scene, or a file for each that was read, where scenes are made of several or of parts of them.
+    With the format las, what was LAZ stays LAZ, unless `uncompressed`.
 
     Raises:
         HpalError: `of` is about other scenes, a file that exists, or points that the format cannot hold.
@@ -145,14 +159,21 @@ def export_originals(
         if format in benchmarks.FORMATS:
             path = benchmarks.file_name(name, format, store.path)
         else:
-            path = f"{name}.{format}"
+            path = f"{name}.{originals.suffix(format, uncompressed=uncompressed)}"
         files.append(_File(path, originals.points, partial(_write_original, originals, format, color, overwrite)))
     return _write(files, folder, overwrite, monitor or Silent())
 
 
 @contextlib.contextmanager
 def room_for_originals(
-    store: SceneStore, scenes: Sequence[SceneInfo], folder: Path, format: str, *, color: str, overwrite: bool
+    store: SceneStore,
+    scenes: Sequence[SceneInfo],
+    folder: Path,
+    format: str,
+    *,
+    color: str,
+    uncompressed: bool = False,
+    overwrite: bool,
 ) -> Iterator[None]:
     """Around the prediction that `export_originals` will write: what would be refused then is refused now. A folder
     that was made goes away again if the block fails.
@@ -161,12 +182,13 @@ def room_for_originals(
         HpalError: a file that exists, or classes or colours that the format cannot hold.
     """
     originals = _originals(store, None, scenes)
-    if format == "las":
+    names = {name: f"{name}.{one.suffix(format, uncompressed=uncompressed)}" for name, one in originals.items()}
+    if format in ("las", "laz"):
         las.require_classes(las.codes(store.classes, own=store.format == "las"), folder)
         for name, one in originals.items():
             if color == "class" and one.file.las_header is not None:
-                las.require_colours(one.file.las_header, folder / f"{name}.las")
-    with writers.free_paths(folder, [f"{name}.{format}" for name in originals], overwrite=overwrite):
+                las.require_colours(one.file.las_header, folder / names[name])
+    with writers.free_paths(folder, list(names.values()), overwrite=overwrite):
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -38,6 +39,13 @@ _STEPS = (1 << 31) - 1
 _WIDER = {0: 6, 1: 6, 2: 7, 3: 7, 4: 9, 5: 10}
 """The point formats whose classes have 5 bits, and what holds all of them with 8."""
 
+_WAVEFORMS = (4, 5, 9, 10)
+"""The point formats with the place of a waveform. lazrs 0.8 compresses those of 9 and 10 wrongly, without a word, and
+4 and 5 may have to become these."""
+
+_POINT_FORMAT = 104
+"""The byte of a header, with the two highest bits for LAZ."""
+
 _NO_FIELDS = ("X", "Y", "Z", "red", "green", "blue", "classification", "scan_angle")
 """Dimensions that no field of the same name is for: they come from elsewhere, or have a unit of their own."""
 
@@ -50,12 +58,24 @@ _OFF = 0.26
 
 def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
     """(C,) the classes' numbers in LAS files: `las` where the table has it, else `code` if the scenes came from LAS
-    (`own`) and these can be LAS's, else id + 64. A table with a code 0 or 1 is not numbered as LAS files are: there
-    they mean "not classified"."""
-    own = own and not any(c.las is None and c.code in readers.las.UNCLASSIFIED for c in classes)
-    return np.array(
-        [c.las if c.las is not None else c.code if own else c.id + FIRST_USER_CLASS for c in classes], np.int64
-    )
+    (`own`) and these can be LAS's, else id + 64 or, if that is taken, the next. A table with a code 0 or 1 is not
+    numbered as LAS files are: there they mean "not classified"."""
+    read = classes.numbers(las=True)
+    own = own and read.keys().isdisjoint(readers.las.UNCLASSIFIED)
+    given = {c.id: c.las for c in classes if c.las is not None}
+    if own:
+        given |= {c.id: c.code for c in classes if c.las is None and c.code is not None and read.get(c.code) == c.id}
+    free = (number for number in itertools.count(FIRST_USER_CLASS + len(classes)) if number not in given.values())
+    for c in classes:
+        if c.id not in given:
+            usual = c.id + FIRST_USER_CLASS
+            given[c.id] = next(free) if usual in given.values() else usual
+    return np.array([given[c.id] for c in classes], np.int64)
+
+
+def compressible(template: bytes) -> bool:
+    """Whether all fields of this LAS file come back from LAZ as they were."""
+    return template[_POINT_FORMAT] & 0x3F not in _WAVEFORMS
 
 
 def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> tuple[NDArray[np.float64], float]:
@@ -137,6 +157,7 @@ def write_like(
     file: IO[bytes],
     subject: Path,
     *,
+    compress: bool,
     table: NDArray[np.int64] | None,
     colors: NDArray[np.uint8] | None,
     written: Callable[[int], None],
@@ -150,6 +171,7 @@ def write_like(
 
     Args:
         template: an empty LAS file with the header and the records.
+        compress: write LAZ.
         blocks: points with all columns that were read, and (N,) fields of theirs.
         table: (C,) class id -> LAS class; None: `classification` stays as it was, too.
         colors: (C + 1, 3) of the classes and of none, then the file's own go to `scan_r`, `scan_g` and `scan_b`; None:
@@ -161,6 +183,8 @@ def write_like(
     """
     import laspy
 
+    if compress and not compressible(template):
+        raise HpalError(subject, "LAZ would spoil the waveform fields of its points", "write las instead")
     header, evlrs = _opened(template, subject)
     columns = _stored_names(header.point_format)
     if colors is not None:
@@ -176,7 +200,7 @@ def write_like(
             if writer is None:
                 names = _add(header, columns, added)
                 made = laspy.open(
-                    file, mode="w", header=header, do_compress=False, closefd=False, encoding_errors="ignore"
+                    file, mode="w", header=header, do_compress=compress, closefd=False, encoding_errors="ignore"
                 )
                 writer = stack.enter_context(made)
             rows = laspy.ScaleAwarePointRecord.zeros(len(ids), header=header)

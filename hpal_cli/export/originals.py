@@ -50,6 +50,12 @@ class Originals:
     file: SourceFile
     parts: tuple[Part, ...]
 
+    def suffix(self, format: str, *, uncompressed: bool = False) -> str:
+        """Of the file to write: LAZ stays LAZ, unless `uncompressed` or with waveforms (`las.compressible`)."""
+        header = self.file.las_header
+        laz = format == "las" and not uncompressed and self.file.name.lower().endswith(".laz")
+        return "laz" if laz and (header is None or las.compressible(header)) else format
+
     @property
     def points(self) -> int:
         """How many there are: fewer than the file has, if some were left out or are of other scenes."""
@@ -140,7 +146,7 @@ class Originals:
         if color == "auto":
             color = "class" if self.of is not None and path.suffix == ".ply" else "rgb"
         header = self.file.las_header
-        if path.suffix != ".las" or header is None:
+        if path.suffix not in (".las", ".laz") or header is None:
             write_blocks(lambda: self.clouds(color), self.points, path, overwrite=overwrite, written=written)
             return
         classes = self.store.classes
@@ -150,6 +156,7 @@ class Originals:
                 self.blocks(),
                 file,
                 path,
+                compress=path.suffix == ".laz",
                 table=las.codes(classes, own=self.store.format == "las") if self.of is not None else None,
                 colors=np.vstack([classes.colors, [UNLABELLED_COLOR]]) if color == "class" else None,
                 written=written,

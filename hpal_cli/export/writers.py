@@ -21,7 +21,7 @@ from hpal_cli.store.envelope import kind_of
 from hpal_cli.store.files import inside, replace_when_whole, require_free
 from hpal_cli.stream.viewer_names import PREFIX, QUALITY
 
-FORMATS = ("ply", "las", "csv")
+FORMATS = ("ply", "las", "laz", "csv")
 
 NORMALS = ("nx", "ny", "nz")
 """Viewers take them as normals under just these names."""

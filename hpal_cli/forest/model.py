@@ -1,5 +1,5 @@
 """The checkpoint of a forest: arrays and JSON in a zip archive, so that loading one can never run code
-(docs/formats.md section 7)."""
+(docs/formats.md section 6.2)."""
 
 from __future__ import annotations
 
@@ -107,6 +107,18 @@ def is_forest(path: Path) -> bool:
         return False
 
 
+_UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    # What a file that someone altered makes of the arrays and the JSON: RuntimeError is also what zipfile raises at a
+    # password and json at lists in lists in lists, MemoryError what numpy raises at a shape of a billion rows.
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, MemoryError),
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).splitlines()[0][:120]
+
+
 def load(path: Path) -> Forest:
     """Reads a forest.
 
@@ -147,11 +159,17 @@ def load(path: Path) -> Forest:
             )
     except HpalError:
         raise
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
-        raise HpalError(path, f"is not a whole hpal forest ({str(error)[:120] or error!r})", remedy) from error
+    except _UNREADABLE as error:
+        raise HpalError(path, f"is not a whole hpal forest ({_first_line(error)})", remedy) from error
     width, classes = forest.columns, len(forest.classes)
     if not stages:
         raise HpalError(path, "holds no trees", remedy)
+    if not (
+        forest.likeness.fits(width)
+        and 0 < forest.scale < np.inf
+        and all(rows.dtype == np.int64 and rows.ndim == 1 for rows in forest.answered.values())
+    ):
+        raise HpalError(path, "its tables do not fit together", remedy)
     for n, trees in enumerate(stages):
         trees.check(width if n == 0 else width + 11 * classes, classes, path)
     return forest

@@ -72,7 +72,9 @@ def predict_forest(
             if same and forest.all_labelled and scene.split == "train":
                 rows = np.arange(scene.points)
             elif same:
-                rows = np.sort(forest.answered.get(scene.name, rows))
+                rows = np.unique(forest.answered.get(scene.name, rows))
+                if len(rows) and not 0 <= rows[0] <= rows[-1] < scene.points:
+                    raise HpalError("model", f"names answers that scene {scene.name} has no points for", "train again")
             blocks = (
                 (prob[part], feat[part] if features else None)
                 for part in np.split(of, range(envelope.CHUNK_ROWS, len(of), envelope.CHUNK_ROWS))

@@ -16,12 +16,12 @@ from hpal_cli.parallel import cores
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.spread.spread import alike, known_superpoints, spread_scene
+from hpal_cli.spread.spread import alike, known_superpoints, say_classes, spread_scene
 from hpal_cli.superpoints.appearance import appearance_of, require_appearance
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.store import open_superpoints
-from hpal_cli.training.labels import NOTHING, known_labels, require_same_answers
+from hpal_cli.training.labels import NOTHING, known_labels, require_spread_of
 
 
 def train_forest(
@@ -61,6 +61,7 @@ def train_forest(
     if labels is None:
         targets = [_shares(one, *rows, classes) for one, rows in zip(scenes, given, strict=True)]
     elif spread is None:
+        say_classes(labels, np.concatenate([ids for _, ids in given]), monitor)
         trees = alike(
             [(one, *rows) for one, rows in zip(scenes, given, strict=True)], classes, seed=seed, threads=cores()
         )
@@ -69,8 +70,7 @@ def train_forest(
             for one, rows in zip(scenes, given, strict=True)
         ]
     else:
-        if not old_spread:
-            require_same_answers(spread, store, labels, answered)
+        require_spread_of(spread, store, labels, answered, old=old_spread)
         targets = [
             known_superpoints(spread, scene, one.of, len(one)) if spread.has(scene) else np.zeros((len(one), classes))
             for scene, one in zip(train, scenes, strict=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
+from hpal_cli.predictions.probabilities import bad_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,23 +45,41 @@ class Trees:
     def check(self, columns: int, classes: int, subject: object) -> None:
         """Raises:
         HpalError: arrays that do not fit each other, or these numbers of columns and classes: following them would not
-            end, or end elsewhere.
+            end, or end elsewhere, or in what is no probability.
         """
+        if not (self._shaped(classes) and self._ends(columns) and not bad_rows(self.leaf)[0]):
+            raise HpalError(subject, "its trees do not fit together", "train it again")
+
+    def _shaped(self, classes: int) -> bool:
+        """Whether the arrays are what the class says: types, dimensions and lengths."""
+        nodes = len(self.column) if self.column.ndim == 1 else -1
+        wanted = {
+            "root": (np.int32, (self.root.size,)),
+            "column": (np.int16, (nodes,)),
+            "threshold": (np.float32, (nodes,)),
+            "child": (np.int32, (nodes, 2)),
+            "leaf": (np.float16, (len(self.leaf) if self.leaf.ndim else -1, classes)),
+        }
+        return all(
+            getattr(self, name).dtype == kind and getattr(self, name).shape == shape
+            for name, (kind, shape) in wanted.items()
+        )
+
+    def _ends(self, columns: int) -> bool:
+        """Whether every way from a root ends in a row of `leaf`: children have larger numbers than their parents, so
+        that no way can go on for ever."""
         nodes, inner = len(self.column), self.column >= 0
         ahead = self.child[inner] > np.flatnonzero(inner)[:, None]
-        fits = (
-            self.threshold.shape == (nodes,)
-            and self.child.shape == (nodes, 2)
-            and self.leaf.ndim == 2
-            and self.leaf.shape[1] == classes
-            and (not nodes or self.column.max() < columns)
-            and bool(ahead.all())
-            and (self.child[inner] < nodes).all()
-            and ((self.child[~inner, 0] >= 0) & (self.child[~inner, 0] < len(self.leaf))).all()
+        ends = self.child[~inner, 0]
+        return bool(
+            len(self.root)
             and ((self.root >= 0) & (self.root < nodes)).all()
+            and (self.column < columns).all()
+            and not np.isnan(self.threshold).any()
+            and ahead.all()
+            and (self.child[inner] < nodes).all()
+            and ((ends >= 0) & (ends < len(self.leaf))).all()
         )
-        if not fits:
-            raise HpalError(subject, "its trees do not fit together", "train it again")
 
 
 def fit(

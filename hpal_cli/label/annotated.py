@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.export.las import FIRST_USER_CLASS
+from hpal_cli.export import las as written
 from hpal_cli.readers.las import UNCLASSIFIED
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneInfo, SceneTable
@@ -167,25 +167,22 @@ def _field(found: Annotated, columns: Mapping[str, NDArray[Any]], classes: Class
         n = int(bad.argmax())
         raise HpalError(found.path, f"{found.where(n)}: {values[n]:g} is no class number", NOTHING)
     ids = np.where(given, values, UNANSWERED).astype(np.int64)
-    by_code = found.index is None and any(c.code != c.id for c in classes)
+    by_code = found.index is None and any(c.codes != (c.id,) for c in classes) and bool(classes.numbers())
     if by_code:
         found.notes.append(f"{found.path}: its {name} are read as codes of the class table, for it has no field index")
-    return _known(found, ids, [c.code for c in classes] if by_code else list(range(len(classes))))
+    return _known(found, ids, classes.numbers() if by_code else {c.id: c.id for c in classes})
 
 
 def _of_las(found: Annotated, codes: NDArray[np.int64], classes: ClassTable) -> NDArray[np.int32]:
     nothing = -3
     meaning = np.full(256, nothing, np.int32)
-    numbered = [c for c in classes if c.las is None]
-    if all(c.code < FIRST_USER_CLASS for c in numbered):
-        ids = np.arange(min(len(classes), 256 - FIRST_USER_CLASS))
-        meaning[ids + FIRST_USER_CLASS] = ids
-    for c in numbered:
-        if 0 <= c.code < len(meaning):
-            meaning[c.code] = c.id
-    for c in classes:
-        if c.las is not None:
-            meaning[c.las] = c.id
+    numbers = classes.numbers(las=True)
+    if all((c.code or 0) < written.FIRST_USER_CLASS for c in classes if c.las is None):
+        usual = {n + written.FIRST_USER_CLASS: n for n in range(len(classes))}
+        numbers = usual | {int(number): n for n, number in enumerate(written.codes(classes, own=False))} | numbers
+    for number, n in numbers.items():
+        if 0 <= number < len(meaning):
+            meaning[number] = n
     meaning[list(UNCLASSIFIED)] = UNANSWERED
     label = meaning[codes]
     if (label == nothing).any():
@@ -194,17 +191,17 @@ def _of_las(found: Annotated, codes: NDArray[np.int64], classes: ClassTable) -> 
     return label
 
 
-def _known(found: Annotated, values: NDArray[np.int64], numbers: list[int]) -> NDArray[np.int32]:
-    """(N,) numbers of classes, numbers[id] being that of the class `id`, as ids; -1 and -2 stay."""
-    order = np.argsort(numbers)
-    at = np.minimum(np.searchsorted(np.array(numbers)[order], values), len(numbers) - 1)
-    label = np.where(values < 0, values, order[at])
-    bad = (values >= 0) & (np.array(numbers)[order][at] != values)
+def _known(found: Annotated, values: NDArray[np.int64], numbers: Mapping[int, int]) -> NDArray[np.int32]:
+    """(N,) numbers of classes, by what each stands for, as ids; -1 and -2 stay."""
+    known = np.array(sorted(numbers), np.int64)
+    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    label = np.where(values < 0, values, np.array([numbers[number] for number in known.tolist()])[at])
+    bad = (values >= 0) & (known[at] != values)
     if bad.any():
         n = int(bad.argmax())
         raise HpalError(
             found.path,
-            f"{found.where(n)}: {values[n]} is none of the {len(numbers)} classes",
+            f"{found.where(n)}: {values[n]} is none of the {len(set(numbers.values()))} classes",
             NOTHING,
         )
     return label.astype(np.int32)

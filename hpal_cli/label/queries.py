@@ -124,7 +124,11 @@ def _middle(place: NDArray[np.float64], group: NDArray[np.int64]) -> int:
 def _guesses(index: NDArray[np.int64], number: int, rooms: PredictionStore | SceneStore | None) -> list[Guess | None]:
     if not isinstance(rooms, PredictionStore) or len(rooms.classes) < 2:
         return [None] * len(index)
-    prob = rooms.probabilities(rooms.table[number])[index].astype(np.float32)
+    scene = rooms.table[number]
+    prob = rooms.probabilities(scene)[index].astype(np.float32)
     order = np.argsort(-prob, axis=1, kind="stable")
     names = rooms.classes.names
-    return [Guess(names[o[0]], names[o[1]], float(p[o[0]])) for p, o in zip(prob, order, strict=True)]
+    return [
+        Guess(names[o[0]], names[o[1]], float(p[o[0]])) if known else None
+        for p, o, known in zip(prob, order, rooms.predicted(scene)[index] >= 0, strict=True)
+    ]

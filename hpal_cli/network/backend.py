@@ -36,8 +36,9 @@ class AnyGeometry(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """name: torch or minkowski; reason: why; geometry: from (M, 4) int64 voxels to their maps; precision: fp32, or
-    bf16: factors of the convolutions' products are rounded to bfloat16, and their sums are not."""
+    """name: torch or minkowski; reason: why, where it is not what everybody gets; geometry: from (M, 4) int64 voxels to
+    their maps; precision: fp32, or bf16: factors of the convolutions' products are rounded to bfloat16, and their sums
+    are not."""
 
     name: str
     reason: str
@@ -45,7 +46,7 @@ class Backend:
     precision: str = "fp32"
 
     def __str__(self) -> str:
-        return f"{self.name} backend ({self.reason}), {self.precision}"
+        return f"{self.name} backend{f' ({self.reason})' if self.reason else ''}, {self.precision}"
 
 
 def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
@@ -61,12 +62,9 @@ def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
         raise UsageError("--precision", f"{precision!r} is unknown", f"choose from {', '.join(PRECISIONS)}")
     if name == "minkowski":
         return _minkowski(device, precision)
-    reason = "as asked"
-    if name == "auto" and device.type == "cuda":
-        reason = "the default"
-    elif name == "auto":
-        lacking = native.missing()
-        reason = f"slower here: {lacking}" if lacking else "the default"
+    reason = "as asked" if name == "torch" else ""
+    if name == "auto" and device.type == "cpu" and (lacking := native.missing()):
+        reason = f"slower here: {lacking}"
     return Backend("torch", reason, partial(Geometry, half=precision == "bf16"), precision)
 
 

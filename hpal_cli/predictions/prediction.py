@@ -86,7 +86,7 @@ class Prediction:
                 prob = np.mean([prob, *others], axis=0)
             if self._part is not None:
                 of, mean = self._part
-                prob = (prob + mean[of[rows]]) / 2
+                prob = ((prob + mean[of[rows]]) / 2).astype(np.float32)
             yield prob, feat
 
     def _column(self, which: int) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ class PredictionStore:
         self._root, attributes = envelope.open_store(path, "predictions")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
         self.grid = length_of(attributes, "grid", path)
+        self.spread_from = _spread_from(attributes.get("spread"))
 
     def check(self) -> None:
         """Reads every chunk of every array.
@@ -163,6 +164,19 @@ class PredictionStore:
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
+
+
+def _spread_from(said: object) -> dict[str, Any] | None:
+    """What `hpal spread` noted of what it spread (docs/formats.md section 3.1); None for other predictions."""
+    if not isinstance(said, dict) or not isinstance(said.get("answers"), str):
+        return None
+    models = said.get("predictions")
+    return {
+        "labels": str(said.get("labels", "?")),
+        "answers": said["answers"],
+        "predictions": [str(path) for path in models] if isinstance(models, list) else [],
+        "alike": said.get("alike") is True,
+    }
 
 
 class Features:

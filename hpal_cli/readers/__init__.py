@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.readers import e57, las, numpy_files, ply, s3dis, scannet, semantickitti, text
+from hpal_cli.readers import e57, las, numpy_files, nuscenes, pcd, ply, ptx, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.colours import ColourRange
 from hpal_cli.scenes.classes import ClassTable
@@ -43,12 +43,12 @@ class Reader(Protocol):
         """One scene, block by block; HpalError where the file is at fault."""
 
 
-READERS: tuple[Reader, ...] = (s3dis, scannet, las, ply, e57, semantickitti, text, numpy_files)
+READERS: tuple[Reader, ...] = (s3dis, scannet, nuscenes, las, ply, pcd, e57, ptx, semantickitti, text, numpy_files)
 """In the order of looking: layouts that name themselves come before loose files."""
 
 _LOOKED_FOR = (
-    "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .las/.laz, .ply, .e57, velodyne/*.bin, "
-    ".xyz/.txt/.csv/.pts/.asc with points, .npy/.npz"
+    "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .pcd.bin, .las/.laz, ept.json, .ply, .pcd, .e57, .ptx, "
+    "velodyne/*.bin, .xyz/.txt/.csv/.pts/.asc with points, .npy/.npz"
 )
 _OWN_ARRAYS = {"xyz", "rgb", "label", "original", "inverse", "source_file", "source_row"}
 _EVERYTHING = Options()

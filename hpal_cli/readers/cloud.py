@@ -14,12 +14,14 @@ class Source:
     """A scene that was found but not read yet.
 
     `name` is relative to the folder that was searched, with `/` between folders and no suffix
-    (`Area_6/office_1`); `path` is what the reader opens; `beside` are files that belong to it where they exist.
+    (`Area_6/office_1`); `path` is what the reader opens; `beside` are files that belong to it where they exist;
+    `suffix` is what a result of it is called, where that is not the path's.
     """
 
     name: str
     path: Path
     beside: tuple[Path, ...] = ()
+    suffix: str | None = None
 
 
 @dataclass(frozen=True)

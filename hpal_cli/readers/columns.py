@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ from hpal_cli.errors import HpalError
 from hpal_cli.readers.cloud import Cloud
 
 AXES = ("x", "y", "z")
-COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+COLOURS = (
+    ("red", "green", "blue"),
+    ("r", "g", "b"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue"),
+    ("rf", "gf", "bf"),  # CloudCompare's fractions of 1
+)
 LABELS = (
     *("label", "class", "classification", "scalar_class", "scalar_label", "scalar_classification"),
     *("labels", "scalar_labels", "semantic", "scalar_semantic", "semantic_label", "scalar_semantic_label"),
@@ -27,6 +33,11 @@ BY_COUNT = {
 """Nameless columns. A fourth one is intensity even where it is whole: scanners write it that way, and
 intensities taken for labels would pass for hundreds of classes."""
 
+_SHORT = 2
+"""Letters of a name that says too little for another one to be close to it."""
+_CLOSE_COLOUR, _CLOSE_LABEL = 0.6, 0.75
+"""Of `SequenceMatcher.ratio`: `greeb` and `green` have 0.8, `bleu` and `blue` 0.75, `lable` and `label` 0.8."""
+
 
 def missing_axes(names: Iterable[str]) -> list[str]:
     folded = {name.casefold() for name in names}
@@ -36,8 +47,9 @@ def missing_axes(names: Iterable[str]) -> list[str]:
 def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path, first: int = 0) -> Cloud:
     """Named columns, each (N,), as a cloud; what is no position, colour or label becomes an attribute.
 
-    Names are matched in any case. Of several label columns the first in `LABELS` is taken. `first` is the file's own
-    number of the first point.
+    Names are matched in any case. Of several label columns the first in `LABELS` is taken. Where a channel's name is
+    misspelt, it is still a channel if it stands in its place beside the others. `first` is the file's own number of the
+    first point; with the first points come notes of what was misspelt.
 
     Raises:
         HpalError: x, y or z is missing, or colours or labels that make no sense.
@@ -53,19 +65,57 @@ def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path, first: int = 0
     name_of = {name.casefold(): name for name in columns} | {name: name for name in columns}
     used = [name_of[axis] for axis in AXES]
     made = Cloud(np.column_stack([np.asarray(columns[name], np.float64) for name in used]))
+    channels, note = _channels(columns, name_of)
+    if channels:
+        made.rgb = np.column_stack([columns[name] for name in channels])
+        used += channels
+    notes = [note]
+    label = next((name_of[wanted] for wanted in LABELS if wanted in name_of), None)
+    if label is not None:
+        made.label = labels(columns[label], path, first)
+        used.append(label)
+    else:
+        notes.append(_like_a_label(name for name in columns if name not in used))
+    made.attributes = {name: native(column) for name, column in columns.items() if name not in used}
+    made.notes = [note for note in notes if note and first == 0]
+    return made
+
+
+def _channels(
+    columns: Mapping[str, NDArray[np.generic]], name_of: Mapping[str, str]
+) -> tuple[Sequence[str], str | None]:
+    """The columns of red, green and blue, () without; and what to tell of names that are nearly those."""
     for triple in COLOURS:
         if all(part in name_of for part in triple):
-            channels = [name_of[part] for part in triple]
-            made.rgb = np.column_stack([columns[name] for name in channels])
-            used += channels
-            break
-    for wanted in LABELS:
-        if wanted in name_of:
-            made.label = labels(columns[name_of[wanted]], path, first)
-            used.append(name_of[wanted])
-            break
-    made.attributes = {name: native(column) for name, column in columns.items() if name not in used}
-    return made
+            return [name_of[part] for part in triple], None
+    names = list(columns)
+    for triple in COLOURS:
+        here = [part for part in triple if part in name_of]
+        short = len(triple[0]) <= _SHORT
+        if len(here) < 1 + short:
+            continue
+        for n in range(len(names) - 2) if not short else ():
+            found = names[n : n + 3]
+            folded = [name.casefold() for name in found]
+            alike = all(_ratio(*pair) >= _CLOSE_COLOUR for pair in zip(folded, triple, strict=True))
+            if alike and set(folded) & set(triple) and len({columns[name].dtype for name in found}) == 1:
+                wrong = [(name, part) for name, part in zip(found, triple, strict=True) if name.casefold() != part]
+                return found, ", ".join(f"its column {name!r} is read as {part}" for name, part in wrong)
+        absent = " and no ".join(part for part in triple if part not in name_of)
+        return (), f"has {' and '.join(here)}, but no {absent} ({', '.join(names)}): read without colour"
+    return (), None
+
+
+def _like_a_label(names: Iterable[str]) -> str | None:
+    for name in names:
+        bare = name.casefold().removeprefix("scalar_")
+        if any(_ratio(bare, wanted) >= _CLOSE_LABEL for wanted in ("label", "class", "classification")):
+            return f"its column {name!r} is read as a further column; call it label if it holds classes"
+    return None
+
+
+def _ratio(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b).ratio()
 
 
 def matrix(values: NDArray[np.generic], path: Path, first: int = 0) -> Cloud:

@@ -1,13 +1,15 @@
-"""LAS and LAZ: laspy reads them, and what goes wrong there comes back as one line."""
+"""LAS, LAZ, COPC and folders of EPT: laspy reads them, and what goes wrong there comes back as one line."""
 
 from __future__ import annotations
 
 import copy
 import io
+import json
 import re
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +24,10 @@ from hpal_cli.scenes.classes import IGNORE, ClassTable
 NAME = "las"
 CLASSES: ClassTable | None = None
 
+_COPC = ".copc"
+_COPC_RECORDS = "copc"
+_EPT = "ept.json"
+
 CHUNK = 1 << 20
 UNCLASSIFIED = (0, 1)
 """ASPRS: "created, never classified" and "unclassified"."""
@@ -32,6 +38,8 @@ _RECORD, _EXTENDED_RECORD = 54, 60  # bytes, at least
 _CHUNKED = (2, 3)
 _LAYERED = 3
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # by kind of item: point, colours, colours and infrared, waveform
+_WAVEFORM_LAYERS = (9, 10)
+"""Point formats whose waveform fields lazrs 0.8 does not give back as they were compressed."""
 _EXTRA_BYTES = 14  # a layer for each byte
 _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
@@ -50,16 +58,31 @@ _REMEDY = "fetch the file again, or repair it with a LAS tool"
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.las` or `.laz` file."""
-    return files.loose(root, {".las", ".laz"})
+    """One scene a `.las` or `.laz` file; a folder with an `ept.json` is one, into however many files it is cut."""
+    tops = [root] if root.name == _EPT else [root / _EPT, *root.rglob(_EPT)] if root.is_dir() else []
+    octrees = {path.parent: path for path in tops if path.is_file()}
+    loose = [
+        replace(source, name=source.name.removesuffix(_COPC))
+        for source in files.loose(root, {".las", ".laz"})
+        if octrees.keys().isdisjoint(source.path.parents)
+    ]
+    return files.in_order([*loose, *(_octree(folder, path, root) for folder, path in octrees.items())])
+
+
+def _octree(folder: Path, path: Path, root: Path) -> Source:
+    inside = root.is_dir() and folder != root
+    name = folder.relative_to(root).as_posix() if inside else folder.absolute().name
+    return Source(name, path, tuple(sorted((folder / "ept-data").glob("*.laz"))), ".laz")
 
 
 def count(source: Source) -> int | None:
     """As the header says."""
     try:
+        if source.path.name == _EPT:
+            return _described(source.path)[0]
         with source.path.open("rb") as file:
             head = file.read(255)
-    except OSError:
+    except (OSError, HpalError):
         return None
     if head[:4] != b"LASF" or len(head) < 255:
         return None
@@ -75,7 +98,13 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     Raises:
         HpalError: whatever is wrong with the file, including a panic of the decompressor.
     """
-    path = source.path
+    if source.path.name == _EPT:
+        yield from _read_octree(source)
+    else:
+        yield from _read_file(source.path)
+
+
+def _read_file(path: Path) -> Iterator[Cloud]:
     with opened(path) as reader:
         header = reader.header
         seen = 0
@@ -83,10 +112,45 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         for chunk in reader.chunk_iterator(CHUNK):
             seen += len(chunk)
             cloud = _cloud(header, chunk)
+            if prelude is not None and header.are_points_compressed and header.point_format.id in _WAVEFORM_LAYERS:
+                cloud.notes.append("the fields of its waveforms may be wrong: lazrs has an error there")
             cloud.las_header, prelude = prelude, None
             yield cloud
         if seen != header.point_count:
             raise HpalError(path, f"holds {seen} of the {header.point_count} points it promises", _REMEDY)
+
+
+def _read_octree(source: Source) -> Iterator[Cloud]:
+    """The points of all nodes, in the order of their names; the header is that of the first."""
+    expected, unit = _described(source.path)
+    first, given = True, 0
+    for node in source.beside:
+        for cloud in _read_file(node):
+            cloud.las_header = cloud.las_header if first else None
+            cloud.unit = cloud.unit if cloud.unit is not None else unit
+            first = False
+            given += len(cloud.xyz)
+            yield cloud
+    if given != expected:
+        problem = f"promises {expected:,} points, and the files in ept-data hold {given:,}"
+        raise HpalError(source.path, problem, "fetch the whole folder again")
+
+
+def _described(path: Path) -> tuple[int, float | None]:
+    """Of an ept.json: the number of points, and metres in one unit where it tells.
+
+    Raises:
+        HpalError: it is damaged, or the points are not LAZ.
+    """
+    try:
+        about = json.loads(path.read_bytes())
+        points, kind = int(about["points"]), about["dataType"]
+        wkt = about.get("srs", {}).get("wkt")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HpalError(path, f"cannot be read as an EPT ({error!r})", "fetch the whole folder again") from error
+    if kind != "laszip":
+        raise HpalError(path, f"holds points as {kind}, and only laszip is read", "convert it to LAZ with PDAL")
+    return points, unit_of_wkt(wkt) if isinstance(wkt, str) else None
 
 
 @contextmanager
@@ -107,15 +171,18 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def _empty_file(reader: Any, path: Path) -> bytes:
-    """The file's header and records, with no points, as LAS."""
+    """The file's header and records, with no points, as LAS. A COPC's own records go: they say where its bytes are."""
     import laspy
+    from laspy.vlrs.vlrlist import VLRList
 
     header = copy.deepcopy(reader.header)
+    header.vlrs[:] = [record for record in header.vlrs if record.user_id != _COPC_RECORDS]
+    evlrs = [record for record in reader.evlrs or () if record.user_id != _COPC_RECORDS]
     buffer = io.BytesIO()
     how = {"do_compress": False, "closefd": False, "encoding_errors": _ERRORS}
     with laspy.open(buffer, mode="w", header=header, **how) as writer:
-        if reader.evlrs:
-            writer.write_evlrs(reader.evlrs)
+        if evlrs:
+            writer.write_evlrs(VLRList(evlrs))
     made = bytearray(buffer.getvalue())
     with path.open("rb") as file:
         # laspy takes a date of zero for today.

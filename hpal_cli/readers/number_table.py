@@ -7,7 +7,9 @@ at line by line.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from hpal_cli import compiled
 from hpal_cli.errors import HpalError
+from hpal_cli.wording import counted
 
 REMEDY = "repair or remove that line, or fetch the file again"
 ROWS = 1 << 20
@@ -26,6 +29,28 @@ _LONGEST_LINE = 1 << 26
 _MARGIN = 64
 _END = b"\n" * _MARGIN
 _number, _pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+_CONTROL = bytes(b for b in (*range(32), 127) if b not in b"\t\n\r")
+_CONTROL_AS_BLANKS = bytes.maketrans(_CONTROL, b" " * len(_CONTROL))
+_QUOTED = re.compile(rb'"([^"\n]*)"')
+
+
+@dataclass
+class Repairs:
+    """What was passed over in a file whose numbers could still be read."""
+
+    control_bytes: int = 0
+    as_blanks: int = 0
+    """Of these, how many stood in the place of a blank."""
+
+    @property
+    def notes(self) -> list[str]:
+        """For a person: one line, or none."""
+        if not self.control_bytes:
+            return []
+        blanks = f" ({self.as_blanks:,} in the place of a blank)" if self.as_blanks else ""
+        return [f"read past {counted(self.control_bytes, 'control byte')}{blanks}"]
 
 
 class _Column(ctypes.Structure):
@@ -54,12 +79,14 @@ library = compiled.library_or_reason(load)
 class Lines:
     """Pieces of a file, each of whole lines, in one buffer that is filled again and again.
 
-    separator: what stands between numbers besides blanks: `,`, or `;` (then a comma is a decimal point).
+    separator: what stands between numbers besides blanks: `,`, or `;` (then a comma is a decimal point, as it is where
+    `decimal_comma` says so).
     """
 
-    def __init__(self, separator: str = " ") -> None:
+    def __init__(self, separator: str = " ", *, decimal_comma: bool = False) -> None:
         self._separator = separator
-        self._table = bytes.maketrans(b",", b".") if separator == ";" else None
+        self._table = bytes.maketrans(b",", b".") if decimal_comma or separator == ";" else None
+        self._quoted = False
         self._use(bytearray(_PIECE + 2 * _MARGIN))
         self._size = 0
         self.number = 1
@@ -109,10 +136,20 @@ class Lines:
 
     def _use_first(self, size: int) -> None:
         cut = _MARGIN + size
+        if self._quoted:
+            self._buffer[_MARGIN:cut] = unquoted(bytes(self._buffer[_MARGIN:cut]))
         if self._table:
             self._buffer[_MARGIN:cut] = self._buffer[_MARGIN:cut].translate(self._table)
         self._buffer[cut : cut + _MARGIN] = _END
         self._size = size
+
+    def unquote(self) -> bool:
+        """Take the quotes off the numbers of this piece and of those to come; whether there are any."""
+        if self._quoted or self._buffer.find(b'"', _MARGIN, _MARGIN + self._size) < 0:
+            return False
+        self._quoted = True
+        self._use_first(self._size)
+        return True
 
     def __bytes__(self) -> bytes:
         """The piece, with blanks between the numbers."""
@@ -163,6 +200,27 @@ def _columns(columns: Sequence[NDArray[np.generic]]) -> ctypes.Array[_Column]:
     )
 
 
+def skip_lines(file: FileIO, count: int) -> bool:
+    """Move on by so many lines, of a file that is opened without a buffer; whether there were that many."""
+    while count:
+        start = file.tell()
+        piece = file.read(_PIECE)
+        if not piece:
+            return False
+        lines = piece.count(b"\n")
+        if lines >= count:
+            newlines = np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n"))
+            file.seek(start + int(newlines[count - 1]) + 1)
+            return True
+        count -= lines
+    return True
+
+
+def unquoted(text: bytes) -> bytes:
+    """The same length of text with blanks for the quotes around cells, and points for the commas between these."""
+    return _QUOTED.sub(lambda cell: b" " + cell[1].replace(b",", b".") + b" ", text)
+
+
 def blocks(
     file: FileIO,
     columns: int,
@@ -171,17 +229,20 @@ def blocks(
     separator: str = " ",
     most: int | None = None,
     *,
+    decimal_comma: bool = False,
     blank: Collection[int] = (),
+    repairs: Repairs | None = None,
 ) -> Iterator[NDArray[np.float64]]:
     """The rest of a file, lines of `columns` numbers, as blocks (N, columns) float64, with N no more than `ROWS`.
 
     Empty lines are passed over. `file` is opened without a buffer; `first_line` is the number of its next line,
-    `most` the number of lines that belong to the table, if not all do. An empty cell is NaN in the columns `blank`.
+    `most` the number of lines that belong to the table, if not all do. An empty cell is NaN in the columns `blank`. A
+    number may stand between quotes. `repairs` counts what was passed over.
 
     Raises:
         HpalError: a line with another number of columns, or with something that is no such number.
     """
-    lines = Lines(separator)
+    lines = Lines(separator, decimal_comma=decimal_comma)
     block, filled = np.empty((ROWS, columns)), 0
     for _ in lines.of(file, path, first_line, most):
         needed = lines.count() + 1
@@ -191,8 +252,10 @@ def blocks(
             # A piece is larger than others after a very long line.
             block, filled = np.empty((max(ROWS, needed), columns)), 0
         rows = lines.into(list(block[filled:].T))
+        if rows is None and lines.unquote():
+            rows = lines.into(list(block[filled:].T))
         if rows is None:
-            values = parse(lines.filled(columns, blank), columns, path, lines.number)
+            values = parse(lines.filled(columns, blank), columns, path, lines.number, repairs=repairs)
             rows = len(values)
             block[filled : filled + rows] = values
         filled += rows
@@ -203,14 +266,23 @@ def blocks(
         yield block[:filled]
 
 
-def parse(data: bytes, columns: int, path: Path, first_line: int = 1, finite: bool = False) -> NDArray[np.float64]:
+def parse(
+    data: bytes,
+    columns: int,
+    path: Path,
+    first_line: int = 1,
+    finite: bool = False,
+    repairs: Repairs | None = None,
+) -> NDArray[np.float64]:
     """Lines of `columns` numbers between blanks, as (N, columns) float64; empty lines are passed over.
 
-    `first_line` is the file's own number of the first line of `data`; `finite` refuses NaN and infinity.
+    `first_line` is the file's own number of the first line of `data`; `finite` refuses NaN and infinity. A control byte
+    is nothing, but a blank in lines that would have too few columns; `repairs` counts them.
 
     Raises:
         HpalError: a line with another number of columns, or with something that is no such number.
     """
+    data = _without_control_bytes(data, columns, repairs or Repairs())
     if not data.strip():
         return np.empty((0, columns))
     lines = data.decode("latin-1").split("\n")
@@ -221,6 +293,23 @@ def parse(data: bytes, columns: int, path: Path, first_line: int = 1, finite: bo
     if values.shape[1] != columns or (finite and not np.isfinite(values).all()):
         raise _fault(lines, columns, path, first_line, finite)
     return values
+
+
+def _without_control_bytes(data: bytes, columns: int, repairs: Repairs) -> bytes:
+    clean = data.translate(None, _CONTROL)
+    if len(clean) == len(data):
+        return data
+    repairs.control_bytes += len(data) - len(clean)
+    # A line that has as many columns as it should without them is right: a blank could only have made more.
+    mended = clean.split(b"\n")
+    for n, line in enumerate(data.split(b"\n")):
+        if len(line) == len(mended[n]) or not 0 < len(mended[n].split()) < columns:
+            continue
+        spaced = line.translate(_CONTROL_AS_BLANKS)
+        if len(spaced.split()) == columns:
+            repairs.as_blanks += len(line) - len(mended[n])
+            mended[n] = spaced
+    return b"\n".join(mended)
 
 
 def _fault(lines: list[str], columns: int, path: Path, first_line: int, finite: bool) -> HpalError:

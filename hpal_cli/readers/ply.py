@@ -74,11 +74,15 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     Raises:
         HpalError: not a PLY, no x, y or z, or fewer bytes than the header promises.
     """
-    first = 0
-    for block in blocks(source.path):
-        cloud = columns.cloud(block, source.path, first)
-        first += len(cloud.xyz)
-        yield cloud
+    first, held, repairs = 0, None, number_table.Repairs()
+    for block in blocks(source.path, repairs):
+        if held is not None:
+            yield held
+        held = columns.cloud(block, source.path, first)
+        first += len(held.xyz)
+    if held is not None:
+        held.notes += repairs.notes
+        yield held
 
 
 def vertices(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -91,8 +95,8 @@ def vertices(path: Path) -> dict[str, NDArray[np.generic]]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def blocks(path: Path) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """As `vertices`, a million at a time; one block at least.
+def blocks(path: Path, repairs: number_table.Repairs | None = None) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """As `vertices`, a million at a time; one block at least. `repairs` counts what was passed over in a text.
 
     Raises:
         HpalError: as `read`.
@@ -111,12 +115,14 @@ def blocks(path: Path) -> Iterator[dict[str, NDArray[np.generic]]]:
     elif element.count == 0:
         yield {name: np.empty(0, kind) for name, kind in element.types.items()}
     elif header.encoding == "ascii":
-        yield from _ascii(path, header, element, sum(other.count for other in before))
+        yield from _ascii(path, header, element, sum(other.count for other in before), repairs)
     else:
         yield from _binary(path, header, element, sum(other.count * _size(other) for other in before))
 
 
-def _ascii(path: Path, header: Header, element: _Element, skip: int) -> Iterator[dict[str, NDArray[np.generic]]]:
+def _ascii(
+    path: Path, header: Header, element: _Element, skip: int, repairs: number_table.Repairs | None
+) -> Iterator[dict[str, NDArray[np.generic]]]:
     given = 0
     with path.open("rb") as text:
         text.seek(header.size)
@@ -124,7 +130,7 @@ def _ascii(path: Path, header: Header, element: _Element, skip: int) -> Iterator
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         width, first = len(element.types), header.lines + skip + 1
-        for values in number_table.blocks(file, width, path, first, most=element.count):
+        for values in number_table.blocks(file, width, path, first, most=element.count, repairs=repairs):
             given += len(values)
             yield {name: _cast(values[:, n], kind, name, path) for n, (name, kind) in enumerate(element.types.items())}
     if given < element.count:

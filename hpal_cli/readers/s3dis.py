@@ -36,13 +36,10 @@ _COLOURS = {
     "clutter": (50, 50, 50),
 }
 CLASSES: ClassTable | None = ClassTable(
-    SemanticClass(n, name, colour, n) for n, (name, colour) in enumerate(_COLOURS.items())
+    SemanticClass(n, name, colour, (n,)) for n, (name, colour) in enumerate(_COLOURS.items())
 )
 _IDS = {name: n for n, name in enumerate(_COLOURS)}
 _IDS["stairs"] = _IDS["clutter"]
-
-# Area_5/hallway_6 has one of these inside a number.
-_CONTROL = bytes(b for b in (*range(32), 127) if b not in b"\t\n\r")
 
 
 def find(root: Path, options: Options) -> list[Source]:
@@ -104,18 +101,15 @@ def _class_of(name: str) -> str:
 
 
 def _closely(path: Path, label: int) -> Cloud:
-    """A file that is not quite as it should be.
+    """A file that is not quite as it should be: in Area_5/hallway_6, one control byte stands for a blank.
 
     Raises:
-        HpalError: it is still not so without its control bytes.
+        HpalError: its lines cannot be read even so.
     """
-    data = path.read_bytes()
-    clean = data.translate(None, _CONTROL)
-    notes = []
-    if len(clean) < len(data):
-        notes.append(f"{path.name}: read past {len(data) - len(clean)} control byte(s)")
-    values = number_table.parse(clean, 6, path, finite=True)
+    repairs = number_table.Repairs()
+    values = number_table.parse(path.read_bytes(), 6, path, finite=True, repairs=repairs)
     if len(values) and not (values[:, 3:].min() >= 0 and values[:, 3:].max() <= 255):
         raise HpalError(path, "has colours outside 0..255", "fetch the file again")
     rgb, labels = np.rint(values[:, 3:]).astype(np.uint8), np.full(len(values), label, np.int64)
+    notes = [f"{path.name}: {note}" for note in repairs.notes]
     return Cloud(np.ascontiguousarray(values[:, :3]), rgb, labels, notes=notes, unit=1.0)

@@ -20,7 +20,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, ply
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.files import in_order, walk
-from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass
+from hpal_cli.scenes.classes import IGNORE, ClassTable, Numbers, SemanticClass
 
 NAME = "scannet"
 _SUFFIX = "_vh_clean_2.ply"
@@ -54,8 +54,12 @@ _NYU = {
     36: ("bathtub", (227, 119, 194)),
     39: ("otherfurniture", (82, 84, 163)),
 }
+_OTHERS = tuple(n for n in range(1, 41) if n not in _NYU)
+"""Of the 40, which the benchmark ignores."""
+
 CLASSES: ClassTable | None = ClassTable(
-    SemanticClass(n, name, colour, code) for n, (code, (name, colour)) in enumerate(_NYU.items())
+    (SemanticClass(n, name, colour, (code,)) for n, (code, (name, colour)) in enumerate(_NYU.items())),
+    ignored=Numbers(_OTHERS),
 )
 
 
@@ -79,7 +83,7 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The mesh's vertices, with NYU numbers as labels: -1 outside the 20 classes, None without files of labels.
+    """The mesh's vertices, with NYU numbers from 1 to 40 as labels: -1 for others, None without files of labels.
 
     Raises:
         HpalError: a file is not what it should be, they differ in the number of vertices, or one is missing.
@@ -96,7 +100,7 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     elif objects.is_file():
         numbers, cloud.carried["instance"] = _from_objects(objects, path, count)
     if numbers is not None:
-        cloud.label = np.where(np.isin(numbers, list(_NYU)), numbers, IGNORE)
+        cloud.label = np.where((numbers >= 1) & (numbers <= 40), numbers, IGNORE)
     yield cloud
 
 

@@ -1,4 +1,7 @@
-"""SemanticKITTI: `sequences/NN/velodyne/NNNNNN.bin`, with `NN/labels/NNNNNN.label` where labels are public."""
+"""SemanticKITTI: `sequences/NN/velodyne/NNNNNN.bin`, with `NN/labels/NNNNNN.label` where labels are public.
+
+SemanticPOSS has the same layout and other numbers: `--classes semanticposs`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import files
+from hpal_cli.readers import files, nuscenes
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass
+from hpal_cli.scenes.classes import IGNORE, ClassTable, Numbers, SemanticClass
 
 NAME = "semantickitti"
 
@@ -36,20 +39,21 @@ _CLASSES = {
     80: ("pole", (255, 240, 150)),
     81: ("traffic-sign", (255, 0, 0)),
 }
-CLASSES: ClassTable | None = ClassTable(
-    SemanticClass(n, name, colour, code) for n, (code, (name, colour)) in enumerate(_CLASSES.items())
-)
 # What the benchmark counts as another class: what moves as what stands, lane marking as road.
 _AS = {
     13: 20, 16: 20, 60: 40, 252: 10, 253: 31, 254: 30, 255: 32, 256: 20, 257: 20, 258: 18, 259: 20,
     # unlabelled, outlier, other structure, other object
     0: IGNORE, 1: IGNORE, 52: IGNORE, 99: IGNORE,
 }  # fmt: skip
-_UNKNOWN = -2
-_CODES = np.full(1 << 16, _UNKNOWN, np.int64)
-_CODES[list(_CLASSES)] = list(_CLASSES)
-_CODES[list(_AS)] = list(_AS.values())
+CLASSES: ClassTable | None = ClassTable(
+    (
+        SemanticClass(n, name, colour, (code, *(number for number, counts in _AS.items() if counts == code)))
+        for n, (code, (name, colour)) in enumerate(_CLASSES.items())
+    ),
+    ignored=Numbers(tuple(number for number, counts in _AS.items() if counts == IGNORE)),
+)
 
+_LIDARSEG = "_lidarseg.bin"
 _POINT = 16  # bytes: x y z remission
 _REMEDY = "fetch the scan again"
 
@@ -59,6 +63,7 @@ def find(root: Path, options: Options) -> list[Source]:
     return files.in_order(
         Source(_name(source.path) or source.name, source.path, _labels(source.path))
         for source in files.loose(root, {".bin"})
+        if not source.path.name.endswith(nuscenes.SUFFIX) and not source.path.name.endswith(_LIDARSEG)
     )
 
 
@@ -82,11 +87,10 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """One sweep, with the numbers of the files as labels: of moving classes the still ones, -1 for what the benchmark
-    leaves out; None without a label file. Remission is `intensity`.
+    """One sweep, with the numbers of the files as labels; None without a label file. Remission is `intensity`.
 
     Raises:
-        HpalError: files of impossible sizes, or a class that the data set does not have.
+        HpalError: files of impossible sizes.
     """
     path = source.path
     size = path.stat().st_size
@@ -100,11 +104,6 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
             problem = f"has {labels.stat().st_size} bytes, not 4 for each of the {len(points)} points of {path.name}"
             raise HpalError(labels, problem, "fetch both files of the scan again")
         numbers = np.fromfile(labels, "<u4")
-        raw = numbers & 0xFFFF
-        cloud.label = _CODES[raw]
-        unknown = raw[cloud.label == _UNKNOWN]
-        if len(unknown):
-            problem = f"class {unknown[0]} is none of SemanticKITTI's ({len(unknown)} points)"
-            raise HpalError(labels, problem, "check the file, or remove it to read the points without labels")
+        cloud.label = (numbers & 0xFFFF).astype(np.int64)
         cloud.carried["instance"] = (numbers >> 16).astype(np.uint16)
     yield cloud

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ LEFT_OUT = "-"
 
 _HEAD = 1 << 16
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
+_WITH_COMMA = re.compile(r"[+-]?\d+(?:,\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 class _File(FileIO):
@@ -48,16 +49,24 @@ class _File(FileIO):
         return count
 
 
+class _Style(NamedTuple):
+    """How the numbers of a line are written: what parts them (besides blanks), and whether with decimal commas."""
+
+    separator: str
+    decimal_comma: bool
+
+
 @dataclass
 class _Layout:
     """`skip` lines come before the first point; `names` is empty where no line names the columns;
-    `promised` is the count that a `.pts` file begins with."""
+    `promised` is the count that a `.pts` file begins with; `doubt` is for a person."""
 
     skip: int
     columns: int
     names: list[str]
-    separator: str
+    style: _Style
     promised: int | None
+    doubt: str | None = None
 
 
 def find(root: Path, options: Options) -> list[Source]:
@@ -78,7 +87,9 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """Columns between blanks, commas or semicolons (then a comma is a decimal point); a million lines at a time.
+    """Columns between blanks, commas or semicolons, numbers with or without quotes; a million lines at a time.
+
+    A comma is a decimal point between semicolons, in quotes, and between blanks where each number has one or none.
 
     What a column is comes from `options.columns`, or else from a header line, which may be a `#` or `//` comment.
     Without one, by count: 3 x y z; 4 with intensity; 6 with red green blue; 7 with a label besides; in `.pts` 7 is
@@ -102,15 +113,57 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         file.seek(start)
         given, held = 0, None
         blank = _may_be_blank(names, layout)
-        for values in number_table.blocks(file, layout.columns, path, layout.skip + 1, layout.separator, blank=blank):
-            if held is not None:
-                yield held
-            held = _cloud(values, names, path, given)
-            given += len(values)
+        style, repairs = layout.style, number_table.Repairs()
+        parts = _parts(file, start, layout, path)
+        for at, line, most in parts:
+            file.seek(at)
+            for values in number_table.blocks(
+                file,
+                layout.columns,
+                path,
+                line,
+                style.separator,
+                most,
+                decimal_comma=style.decimal_comma,
+                blank=blank,
+                repairs=repairs,
+            ):
+                if held is not None:
+                    yield held
+                held = _cloud(values, names, path, given)
+                given += len(values)
     if held is not None:
-        if layout.promised is not None and layout.promised != given:
-            held.notes.append(f"the first line promises {layout.promised} points, the file holds {given}")
+        held.notes += [*repairs.notes, *([layout.doubt] if layout.doubt else [])]
+        promised = sum(most or 0 for _, _, most in parts) or layout.promised
+        if promised is not None and promised != given:
+            lines = "the first line promises" if len(parts) == 1 else f"{len(parts)} lines of counts promise"
+            held.notes.append(f"{lines} {promised} points, the file holds {given}")
         yield held
+
+
+def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[int, int, int | None]]:
+    """Where points begin, in bytes and lines, and how many lines of them follow, None for all that are left. A `.pts`
+    file may hold several clouds, each after a line with its count."""
+    whole: list[tuple[int, int, int | None]] = [(start, layout.skip + 1, None)]
+    if layout.promised is None or path.suffix.lower() != ".pts":
+        return whole
+    parts: list[tuple[int, int, int | None]] = []
+    at, line, promised = start, layout.skip + 1, layout.promised
+    while True:
+        file.seek(at)
+        parts.append((at, line, promised))
+        all_there = number_table.skip_lines(file, promised)
+        line += promised
+        while all_there and (text := file.readline()):
+            line += 1
+            if text.strip():
+                break
+        else:
+            # A count that is wrong is told; of one cloud alone all is read.
+            return parts if len(parts) > 1 else whole
+        if not text.strip().isdigit():
+            return whole
+        at, promised = file.tell(), int(text)
 
 
 def _cloud(values: NDArray[np.float64], names: Sequence[str], path: Path, first: int) -> Cloud:
@@ -170,6 +223,7 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
     """What the first lines say; None where no line of numbers is among them."""
     named: list[str] = []
     comment: list[str] = []
+    commented = 0
     promised: int | None = None
     for number, raw in enumerate(head.decode("latin-1").split("\n")):
         line = raw.removeprefix("\xef\xbb\xbf").strip()
@@ -178,14 +232,14 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
         if line.startswith(("#", "//")):
             words = _split(line.lstrip("#/ "))[0]
             if not columns.missing_axes(words):
-                comment = words
+                comment, commented = words, number + 1
             continue
-        words, separator = _split(line)
+        words, style = _split(line)
         names = options.columns or named
         if not words[-1] and len(words) > max(1, len(names)):
             # A separator at the end of every line.
             words.pop()
-        odd = [n for n, word in enumerate(words) if word and not _is_number(word, separator)]
+        odd = [n for n, word in enumerate(words) if word and not _is_number(word, style)]
         if odd or not any(words):
             numbers = len(words) > len(columns.AXES) and odd and odd[0] >= len(columns.AXES)
             if numbers or (named and len(named) == len(words) and not columns.missing_axes(named)):
@@ -196,14 +250,20 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
         elif len(words) == 1 and promised is None and words[0].isdecimal():
             promised = int(words[0])
         elif options.columns is not None:
-            return _Layout(number, len(words), [], separator, promised)
+            return _Layout(number, len(words), [], style, promised)
         else:
             names = named or (comment if len(comment) == len(words) else [])
+            doubt = None
+            if comment and not names:
+                doubt = (
+                    f"the comment in line {commented} names {len(comment)} columns, and there are {len(words)}: "
+                    "they are taken by their number (--columns names them)"
+                )
             if named and len(named) != len(words):
                 raise HpalError(path, f"names {len(named)} columns and has {len(words)}", "name every column once")
             if len({name.casefold() for name in names}) < len(names):
                 raise HpalError(path, "names a column twice", "name every column once")
-            return _Layout(number, len(words), names, separator, promised)
+            return _Layout(number, len(words), names, style, promised, doubt)
     return None
 
 
@@ -214,13 +274,17 @@ def _no_number(words: list[str], odd: list[int], names: Sequence[str], line: int
     return HpalError(path, f"line {line}: {words[at][:20]!a} is not a number", remedy)
 
 
-def _split(line: str) -> tuple[list[str], str]:
-    for separator in ";,":
-        if separator in line:
-            return [word.strip().strip('"') for word in line.split(separator)], separator
-    return [word.strip('"') for word in line.split()], " "
+def _split(line: str) -> tuple[list[str], _Style]:
+    line = number_table.unquoted(line.encode("latin-1")).decode("latin-1")
+    separator = next((one for one in ";," if one in line), " ")
+    if separator == ",":
+        words = line.split()
+        if len(words) >= len(columns.AXES) and all(map(_WITH_COMMA.fullmatch, words)):
+            return words, _Style(" ", True)
+    if separator == " ":
+        return line.split(), _Style(" ", False)
+    return [word.strip() for word in line.split(separator)], _Style(separator, separator == ";")
 
 
-def _is_number(word: str, separator: str) -> bool:
-    word = word.replace(",", ".") if separator == ";" else word
-    return _NUMBER.fullmatch(word) is not None
+def _is_number(word: str, style: _Style) -> bool:
+    return _NUMBER.fullmatch(word.replace(",", ".") if style.decimal_comma else word) is not None

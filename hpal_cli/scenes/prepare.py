@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from hpal_cli.parallel import map_in_order
 from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.readers import Reader
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes.classes import IGNORE, ClassTable
+from hpal_cli.scenes import named
+from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass, palette
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.table import SceneInfo, SceneTable, outer_names
@@ -28,6 +30,7 @@ from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, sig
 from hpal_cli.scenes.write import write_scene
 from hpal_cli.store import envelope
 from hpal_cli.store.files import go_on
+from hpal_cli.wording import Repeated
 
 DEFAULT_GRID = 0.04
 """Metres; ScanNet comes at about 2 cm and stays as it is (docs/method.md)."""
@@ -131,12 +134,13 @@ def prepare(
             "scene-per": scene_per,
             "grid": edge,
             "unit": unit,
-            "class table": table.to_json(),
+            "class table": table.reading(),
             "strict": strict,
         }
         record = Unfinished(partial, settings, resume=resume)
         done: dict[str, DoneScene] = {}
         failed: dict[str, HpalError] = {}
+        told = Repeated()
 
         def fail(name: str, error: HpalError) -> None:
             if not keep_going:
@@ -146,7 +150,7 @@ def prepare(
 
         try:
             if isinstance(scene_per, float):
-                work = _tiled(job, sources, scene_per, fail, monitor)
+                work = _tiled(job, sources, scene_per, fail, told, monitor)
                 split = settled([one.name for one in work])
             else:
                 work = [_Work(job, name, group) for name, group in names.items()]
@@ -163,7 +167,9 @@ def prepare(
                 else:
                     record.add(one.name, one.signature, result)
                     done[one.name] = result
-                    _tell(one.name, result, edge, monitor)
+                    _tell(one.name, result, edge, told, monitor)
+            for text in told.rest():
+                monitor.warn(text)
             if not done:
                 raise HpalError(root, "none of its scenes can be read", "see the warnings above")
             units = _one_unit(root, done)
@@ -207,6 +213,7 @@ def _tiled(
     sources: Sequence[Source],
     metres: float,
     fail: Callable[[str, HpalError], None],
+    told: Repeated,
     monitor: Monitor,
 ) -> list[_Work]:
     """Reads all files, and deals their points out to tiles."""
@@ -222,7 +229,8 @@ def _tiled(
                 fail(source.name, error)
                 continue
             for note in file.notes:
-                monitor.warn(f"{source.name}: {note}")
+                if told.first(source.name, note):
+                    monitor.warn(f"{source.name}: {note}")
             file.notes.clear()
     return [_Work(job, name, tuple(sources), tiles.scenes[name]) for name in sorted(tiles.scenes)]
 
@@ -273,8 +281,8 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         shutil.rmtree(job.store / "scenes" / work.name, ignore_errors=True)
         group = zarr.open_group(str(job.store), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
         edge = None if job.grid is None else job.grid / metres
-        numbered = job.classes.for_las() if job.reader == readers.las.NAME else job.classes
-        points, original, fingerprint = write_scene(group, raw, numbered, edge, folder)
+        ids = partial(job.classes.from_codes, las=job.reader == readers.las.NAME)
+        points, original, fingerprint = write_scene(group, raw, ids, edge, folder)
         raw.spool.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -297,7 +305,9 @@ def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:
 
 
 def _file(source: Source) -> RawFile:
-    suffix = source.path.suffix if source.path.is_file() else ""
+    suffix = source.suffix
+    if suffix is None:
+        suffix = source.path.suffix if source.path.is_file() else ""
     return RawFile(source.path, readers.safe_name(source.name + suffix))
 
 
@@ -325,9 +335,10 @@ def _reader(name: str) -> Reader:
     return reader
 
 
-def _tell(name: str, done: DoneScene, grid: float | None, monitor: Monitor) -> None:
+def _tell(name: str, done: DoneScene, grid: float | None, told: Repeated, monitor: Monitor) -> None:
     for text in done.notes:
-        monitor.warn(f"{name}: {text}")
+        if told.first(name, text):
+            monitor.warn(f"{name}: {text}")
     if grid is not None and done.info.original > MANY * done.info.points:
         size = format_length(grid)
         monitor.warn(f"{name}: {done.info.original:,} points became {done.info.points:,} on a grid of {size}")
@@ -374,6 +385,11 @@ def _classes_found(
             "holds no labels, so its classes are unknown",
             "name them in a file and give it with --classes classes.json",
         )
-    rows = [{"id": n, "name": f"class_{code}", "code": code} for n, code in enumerate(sorted(codes))]
-    monitor.note(f"classes made of the numbers found: {', '.join(str(r['name']) for r in rows)} (--classes names them)")
-    return ClassTable.from_json(rows)
+    known = {c.code: c for c in named.ASPRS} if reader is readers.las else {}
+    classes = []
+    for n, code in enumerate(sorted(codes)):
+        given = known.get(code, SemanticClass(n, f"class_{code}", palette(n), (code,)))
+        classes.append(replace(given, id=n, codes=(code,), las_codes=()))
+    names = ", ".join(c.name for c in classes)
+    monitor.note(f"classes made of the numbers found: {names} (--classes names them otherwise)")
+    return ClassTable(classes)

@@ -15,6 +15,7 @@ from hpal_cli.readers.cloud import Cloud
 from hpal_cli.readers.colours import ColourRange
 from hpal_cli.scenes.classes import IGNORE
 from hpal_cli.scenes.spool import Columns, Spool
+from hpal_cli.wording import Repeated
 
 LONGEST = 1e9
 """Units that a scene may span: millimetres over 1,000 km."""
@@ -159,7 +160,14 @@ class RawScene:
     def notes(self) -> list[str]:
         """What a person should be told: of the files, by their name if there are several, and of their differences."""
         several = len(self.files) > 1
-        notes = [f"{file.path.name}: {note}" if several else note for file in self.files for note in file.notes]
+        told = Repeated()
+        notes = [
+            f"{file.path.name}: {note}" if several else note
+            for file in self.files
+            for note in file.notes
+            if told.first(file.path.name, note)
+        ]
+        notes += told.rest()
         if self._one_sided:
             notes.append(
                 f"not all of its files have {', '.join(sorted(self._one_sided))}: filled up with nothing there"

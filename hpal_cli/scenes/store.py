@@ -179,6 +179,9 @@ class SceneStore:
             raise HpalError(self.path, problem, "run `hpal prep` again")
         return label
 
+    def has_labels(self, scene: SceneInfo) -> bool:
+        return self._find(f"scenes/{scene.name}/label") is not None
+
     def has_color(self, scene: SceneInfo) -> bool:
         return self.has_column(scene, "rgb")
 

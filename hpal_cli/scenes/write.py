@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.grid import subsample
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.spool import BLOCK, KEPT, Columns, Spool
@@ -32,8 +31,12 @@ MAX_ERROR = 1e-5
 """What the original positions may lose, in their unit, by being stored in four bytes."""
 
 
+ToIds = Callable[[NDArray[np.int64], Path], NDArray[np.int32]]
+"""The class numbers of a file (N,) as ids (N,); `ClassTable.from_codes`."""
+
+
 def write_scene(
-    group: zarr.Group, raw: RawScene, table: ClassTable, edge: float | None, folder: Path, *, slab: int = SLAB
+    group: zarr.Group, raw: RawScene, ids: ToIds, edge: float | None, folder: Path, *, slab: int = SLAB
 ) -> tuple[int, int, str]:
     """Writes the arrays of docs/formats.md section 2.2; returns the grid points, the original points, the fingerprint.
 
@@ -52,14 +55,14 @@ def write_scene(
     grid = None if edge is None else _Grid(raw, offset, edge, folder, slab)
     originals = _Arrays(below, len(raw))
     exact = _position_type(raw, offset)
-    for columns in _converted(raw, table, offset):
+    for columns in _converted(raw, ids, offset):
         if grid is not None:
             grid.add(columns)
         originals.append({**columns, "xyz": columns["xyz"].astype(exact)})
     digest = hashlib.sha256(np.ascontiguousarray(offset, "<f8").tobytes())
     count = len(raw) if grid is None else grid.finish()
     arrays = _Arrays(group, count)
-    for columns in _ungridded(raw, table, offset) if grid is None else grid.cells.blocks():
+    for columns in _ungridded(raw, ids, offset) if grid is None else grid.cells.blocks():
         digest.update(np.ascontiguousarray(columns["xyz"], "<f4").tobytes())
         arrays.append(columns)
     for start in range(0, len(raw), BLOCK):
@@ -86,7 +89,7 @@ def _position_type(raw: RawScene, offset: NDArray[np.float64]) -> type[np.floati
     return np.float32 if error <= min([MAX_ERROR, *(step / 4 for step in steps)]) else np.float64
 
 
-def _converted(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) -> Iterator[Columns]:
+def _converted(raw: RawScene, ids: ToIds, offset: NDArray[np.float64]) -> Iterator[Columns]:
     """The blocks of a raw scene as the store wants them; xyz stay float64, relative to the offset."""
     whole = len(raw.files) == 1 and len(raw) == raw.files[0].points
     coloured = not all(file.colours.black for file in raw.files)
@@ -106,15 +109,15 @@ def _converted(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) ->
                 columns["label"] = np.empty(len(codes), np.int32)
                 for number in np.unique(file):
                     here = file == number
-                    columns["label"][here] = table.from_codes(codes[here], raw.files[number].path)
+                    columns["label"][here] = ids(codes[here], raw.files[number].path)
         if not whole:
             columns["source_file"], columns["source_row"] = file, row
         yield columns
 
 
-def _ungridded(raw: RawScene, table: ClassTable, offset: NDArray[np.float64]) -> Iterator[Columns]:
+def _ungridded(raw: RawScene, ids: ToIds, offset: NDArray[np.float64]) -> Iterator[Columns]:
     names = {"xyz", "rgb", "label", *raw.attributes}
-    for columns in _converted(raw, table, offset):
+    for columns in _converted(raw, ids, offset):
         kept = {name: values for name, values in columns.items() if name in names}
         yield {**kept, "xyz": columns["xyz"].astype(np.float32)}
 

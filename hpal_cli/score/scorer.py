@@ -159,8 +159,9 @@ def score(
     monitor, plan, shard = monitor or Silent(), plan or Plan(), shard or Shard()
     regional = plan.strategy in REGIONAL
     if (regional or plan.strategy is Strategy.DIVERSE) and shard.parts > 1:
+        what = "regions" if regional else "superpoints"
         raise UsageError(
-            "--shard", f"{plan.strategy} compares the regions of all scenes", "score them in one run: --shard 1/1"
+            "--shard", f"{plan.strategy} compares the {what} of all scenes", "score them in one run: --shard 1/1"
         )
     if regional and plan.per_superpoint:
         raise UsageError("--per", f"{plan.strategy} has regions of its own", "leave --per out")

@@ -24,9 +24,13 @@ from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
+from hpal_cli.wording import counted
 
 STRENGTH, STRENGTH_ALONE = 1.0, 10.0
 """How much the prior weighs in a scene with answers, and in one without, where the walk only smooths it."""
+
+_MOST_STRENGTH = 1e6
+"""Beyond it the answers nearby count for nothing."""
 
 ALIKE_TREES, ALIKE_COLUMNS = 150, 0.3
 
@@ -105,13 +109,23 @@ def alike(
         rows.append(superpoints.feature[answered])
         labels.append(answer.argmax(axis=1))
         weights.append(np.sqrt(superpoints.size[answered]))
-    label = np.concatenate(labels)
-    if not len(label):
+    if not any(map(len, labels)):
         return None
     return fit(
-        np.concatenate(rows), label, np.concatenate(weights), classes,
+        np.concatenate(rows), np.concatenate(labels), np.concatenate(weights), classes,
         trees=ALIKE_TREES, columns=ALIKE_COLUMNS, seed=seed, threads=threads,
     )  # fmt: skip
+
+
+def say_classes(labels: LabelStore, given: NDArray[np.integer], monitor: Monitor) -> None:
+    """Says which classes none of the answers `given` (A,) is: no point can get one of them."""
+    there = np.bincount(given[given >= 0], minlength=len(labels.classes)) > 0
+    missing = [one.name for one in labels.classes if not there[one.id]]
+    if missing and there.sum() == 1:
+        only = labels.classes[int(there.argmax())].name
+        monitor.warn(f"every answer is {only}, and no other class can be found: answer for others too")
+    elif missing:
+        monitor.note(f"no answer yet for {len(missing)} of {len(there)} classes: {', '.join(missing)}")
 
 
 def known_superpoints(
@@ -158,8 +172,8 @@ def spread(
     for one in predictions:
         if one.table.id != store.table.id or one.classes.names != store.classes.names:
             raise HpalError(one.path, f"is of other scenes or classes than {store.path}", "predict these scenes")
-    if strength is not None and not 0 < strength < float("inf"):
-        raise UsageError("--strength", f"{strength:g} is not above zero", "give a number like 1")
+    if strength is not None and not 0 < strength <= _MOST_STRENGTH:
+        raise UsageError("--strength", f"{strength:g} is not between 0 and {_MOST_STRENGTH:g}", "give a number like 1")
     latest = labels.latest()
     labels.check()
     chosen = store.choose(split, scenes)
@@ -172,7 +186,9 @@ def spread(
         )
     outside = len(latest) - sum(map(len, given.values()))
     if outside:
-        monitor.warn(f"{outside} answers are for scenes outside the train split: not spread")
+        monitor.warn(f"{counted(outside, 'answer')} for scenes outside the train split: not spread")
+    if sure and not predictions:
+        say_classes(labels, np.concatenate([rows["label"] for rows in given.values()]), monitor)
     superpoints = open_superpoints(store, jobs=jobs if jobs > 1 else None, history=history or (), monitor=monitor)
     trees = None
     if like:
@@ -185,7 +201,13 @@ def spread(
         "unit": store.unit,
         "grid": store.grid,
         "scenes": store.table.to_json(),
-        "spread": {"labels": str(labels.path), "answers": digest, "alike": like, "strength": strength},
+        "spread": {
+            "labels": str(labels.path),
+            "answers": digest,
+            "predictions": [str(one.path) for one in predictions],
+            "alike": like,
+            "strength": strength,
+        },
         "history": to_json([*store.history, *(history or ())] if history is not None else []),
     }
     likeness = superpoints.likeness()
@@ -247,8 +269,10 @@ def _spread_scene(work: _Work) -> _Found | None:
     prior = sum(priors[1:], priors[0]) / len(priors) if priors else None
     found = spread_scene(superpoints, index, label, work.classes, prior, work.strength)
     of = superpoints.of
-    point = found.full.astype(np.float16)[of]
-    unknown = ~found.known[of]
+    full = found.full.astype(np.float16)
+    # What is left of an answer far away may be less than float16 can tell: then nothing is known either.
+    even = (full == full[:, :1]).all(axis=1) & (work.classes > 1)
+    point, unknown = full[of], (even | ~found.known)[of]
     # The answered point has its answer, whatever was said of the others of its superpoint.
     sure = label >= 0
     point[index[sure]] = np.eye(work.classes, dtype=np.float16)[label[sure]]

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
 from hpal_cli.superpoints.graph import Graph
-from hpal_cli.superpoints.surface import Surface, nearest, principal_axes
+from hpal_cli.superpoints.surface import Surface, nearest, principal_axes, rowwise
 from hpal_cli.voxels import group_voxels, voxel_coordinates
 
 COARSE, COARSE_NEIGHBOURS = 0.08, 32
@@ -75,8 +75,7 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 
     xyz: (N, 3) metres of the scene's scale.
     """
-    cell = voxel_coordinates(xyz[:, :2], GROUND_CELL)
-    cell -= cell.min(axis=0)
+    cell = np.column_stack([_without_gaps(one) for one in voxel_coordinates(xyz[:, :2], GROUND_CELL).T])
     shape = cell.max(axis=0) + 1
     key = cell[:, 0] * shape[1] + cell[:, 1]
     # Sorted by cell, then height: the twentieth part of a cell's points may be noise below the ground.
@@ -89,6 +88,15 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
     # A cell out of reach of any point has no height, and must not lift the others.
     opened = maximum_filter(np.where(np.isfinite(eroded), eroded, -np.inf), GROUND_WINDOW, mode="nearest")
     found: NDArray[np.float64] = opened.reshape(-1)[key]
+    return found
+
+
+def _without_gaps(cell: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cells along one axis, counted from the first, no two neighbours further apart than the opening reaches: one point
+    a hundred kilometres away must not fill the memory with cells between."""
+    there, home = np.unique(cell, return_inverse=True)
+    place = np.concatenate([[0], np.cumsum(np.minimum(np.diff(there), 2 * GROUND_WINDOW))])
+    found: NDArray[np.int64] = place[home.reshape(-1)]
     return found
 
 
@@ -317,7 +325,7 @@ def describe_relief(
     plane = axes[:, :, 0]
     a, b = pairs_within(cKDTree(cells), centre, OPEN_RADIUS)
     middle = sum_by(a, cells[b], count) / np.maximum(np.bincount(a, minlength=count), 1)[:, None]
-    plane = plane * np.where(((middle - centre) * plane).sum(axis=1) < 0, -1, 1)[:, None]
+    plane = plane * np.where(rowwise(middle - centre, plane) < 0, -1, 1)[:, None]
     cell, points = group_voxels(voxel_coordinates(xyz, CELL))
     place = sum_by(cell, xyz, len(points)) / points[:, None]
     # The normal of a cell is that of its first point.
@@ -326,8 +334,8 @@ def describe_relief(
     for radius in RELIEF:
         a, b = pairs_within(tree, xyz[medoid], radius)
         around = np.maximum(np.bincount(a, minlength=count), 1)
-        step = ((place[b] - centre[a]) * plane[a]).sum(axis=1)
-        parallel = np.abs((facing[b] * plane[a]).sum(axis=1)) > _PARALLEL
+        step = rowwise(place[b] - centre[a], plane[a])
+        parallel = np.abs(rowwise(facing[b], plane[a])) > _PARALLEL
         steps = len(_STEPS) + 1
         where = a[parallel] * steps + np.searchsorted(_STEPS, step[parallel])
         beside = np.bincount(a[parallel], minlength=count)
@@ -343,10 +351,10 @@ def describe_relief(
 def pairs_within(
     tree: cKDTree, centres: NDArray[np.float64], radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of `centres`, and of the tree's points within `radius` of them, one after the other."""
-    lists = tree.query_ball_point(centres, radius, return_sorted=True)
-    rows = np.repeat(np.arange(len(centres)), [len(one) for one in lists])
-    return rows, np.concatenate([np.zeros(0, np.int64), *(np.asarray(one, np.int64) for one in lists)])
+    """Rows of `centres`, and with each of a point of the tree within `radius` of it; in no particular order."""
+    # As an array: lists of numbers would take longer to make than the search.
+    pairs = cKDTree(centres).sparse_distance_matrix(tree, radius, output_type="ndarray")
+    return pairs["i"].astype(np.int64), pairs["j"].astype(np.int64)
 
 
 def main_normals(of: NDArray[np.integer], normal: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.superpoints.segmentation import angle_cosine, color_step, off_plane
-from hpal_cli.superpoints.surface import Surface
+from hpal_cli.superpoints.surface import Surface, rowwise
 
 CONTACTS = 16
 """Nearest points with which a point makes contact."""
@@ -88,7 +88,7 @@ def graph(
         return np.bincount(inverse, values, minlength=len(key)) / contact
 
     cost = mean(found.angle) / ANGLE + mean(found.color) / COLOR_STEP + mean(found.plane) / OFF_PLANE
-    cost += (1 - np.minimum(np.abs((main_normal[a] * main_normal[b]).sum(axis=1)), 1)) / MAIN_ANGLE
+    cost += (1 - np.minimum(np.abs(rowwise(main_normal[a], main_normal[b])), 1)) / MAIN_ANGLE
     if color is not None:
         cost += color_step(color, a, b) / COLOR
     # Not below 1e-9, so that nothing that touches is out of reach.

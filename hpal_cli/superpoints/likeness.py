@@ -47,6 +47,14 @@ class Likeness:
         real = self.deviation > 1e-6 * max(float(self.deviation.max(initial=0)), 1e-9)
         return np.divide(along, self.deviation, out=np.zeros_like(along), where=real).astype(np.float32)
 
+    def fits(self, columns: int) -> bool:
+        """Whether these are tables of finite numbers for descriptions of so many columns."""
+        tables = (self.quantile, self.middle, self.axis, self.deviation)
+        if any(table.dtype.kind != "f" or not np.isfinite(table).all() for table in tables) or self.axis.ndim != 2:
+            return False
+        wanted = [(len(self.quantile), columns), (columns,), (columns, self.axis.shape[1]), (self.axis.shape[1],)]
+        return [table.shape for table in tables] == wanted and len(self.quantile) > 0
+
 
 def _ranks(quantile: NDArray[np.float32], feature: NDArray[np.floating]) -> NDArray[np.float64]:
     """(S, F) the place of each entry among the quantiles of its column, -1 to 1; between equal ones the middle."""

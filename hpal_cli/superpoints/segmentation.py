@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli import compiled
-from hpal_cli.superpoints.surface import Surface
+from hpal_cli.superpoints.surface import Surface, rowwise
 
 EDGES = 8
 """Nearest points that a point has an edge to."""
@@ -58,12 +58,13 @@ def segment(
 
 def angle_cosine(normal: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]) -> NDArray[np.float64]:
     """(E,) |n_i n_j|, at most 1."""
-    return np.minimum(np.abs((normal[i] * normal[j]).sum(axis=1)), 1)
+    return np.minimum(np.abs(rowwise(normal[i], normal[j])), 1)
 
 
 def color_step(color: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]) -> NDArray[np.float64]:
     """(E,) |c_i - c_j|."""
-    return np.sqrt(((color[i] - color[j]) ** 2).sum(axis=1))
+    step = color[i] - color[j]
+    return np.sqrt(rowwise(step, step))
 
 
 def off_plane(
@@ -72,7 +73,7 @@ def off_plane(
     """(E,) the larger of the distances of two points from each other's tangent planes: a step has it, a smooth surface
     has not."""
     away = xyz[j] - xyz[i]
-    return np.maximum(np.abs((away * normal[i]).sum(axis=1)), np.abs((away * normal[j]).sum(axis=1)))
+    return np.maximum(np.abs(rowwise(away, normal[i])), np.abs(rowwise(away, normal[j])))
 
 
 def _edges(near: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""The superpoints of a scenes store, in a store beside it (docs/formats.md section 5)."""
+"""The superpoints of a scenes store, in a store beside it (docs/formats.md section 7)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ from hpal_cli.superpoints.likeness import Likeness
 METHOD = 1
 """The version of the method: superpoints of another one are made anew."""
 
+_OF_ONE, _OF_TWO = ("size", "medoid", "centre", "feature"), ("pair", "contact", "weight")
+"""Arrays with a row for each superpoint, and for each two that touch."""
+
 _LIKENESS = ("quantile", "middle", "axis", "deviation")
 
 
@@ -53,33 +56,65 @@ class SuperpointStore:
         Raises:
             HpalError: arrays that are damaged or do not fit each other.
         """
-        columns = {
-            name: self._array(scene, name)
-            for name in ("of", "size", "medoid", "centre", "feature", "pair", "contact", "weight")
-        }
-        count, pair = len(columns["size"]), columns["pair"]
-        if (
-            len(columns["of"]) != scene.points
-            or any(len(columns[name]) != count for name in ("medoid", "centre", "feature"))
-            or any(len(columns[name]) != len(pair) for name in ("contact", "weight"))
-            or (len(columns["of"]) and not 0 <= columns["of"].min() <= columns["of"].max() < count)
-            or (len(pair) and not 0 <= pair.min() <= pair.max() < count)
-        ):
-            raise HpalError(
-                self.path, f"scene {scene.name}: its superpoints do not fit together", "remove it: it is made again"
-            )
-        joined = Graph(pair, columns["contact"], columns["weight"])
-        return Superpoints(
-            columns["of"], columns["size"], columns["medoid"], columns["centre"], columns["feature"], joined
+        of = self.partition(scene)
+        found = {name: self._array(scene, name) for name in (*_OF_ONE, *_OF_TWO)}
+        size, pair = found["size"], found["pair"]
+        count, pairs = len(size), len(pair)
+        self._require(
+            scene,
+            (not len(of) or int(of.max()) == count - 1)
+            and all(len(found[name]) == count for name in _OF_ONE)
+            and all(len(found[name]) == pairs for name in _OF_TWO)
+            and found["centre"].shape == (count, 3)
+            and found["feature"].ndim == 2
+            and pair.shape == (pairs, 2)
+            and (not pairs or 0 <= pair.min() <= pair.max() < count),
         )
+        joined = Graph(pair, found["contact"], found["weight"])
+        return Superpoints(of, size, found["medoid"], found["centre"], found["feature"], joined)
 
     def partition(self, scene: SceneInfo) -> NDArray[np.int32]:
-        """(N,) superpoint of each point."""
-        return self._array(scene, "of")
+        """(N,) superpoint of each point, 0 to S - 1.
+
+        Raises:
+            HpalError: not one a point, or numbers with gaps.
+        """
+        of = self._array(scene, "of")
+        self._require(
+            scene,
+            of.shape == (scene.points,) and of.dtype == np.int32 and of.min() >= 0 and bool(np.bincount(of).all()),
+        )
+        return of
 
     def likeness(self) -> Likeness:
         """In what superpoints are alike, learned from the train scenes (all, if there are none)."""
         return Likeness(*(envelope.read_array(self._root, f"likeness/{name}", self.path) for name in _LIKENESS))
+
+    def check(self, scene: SceneInfo) -> None:
+        """Reads all of a scene and compares it with itself.
+
+        Raises:
+            HpalError: arrays that contradict each other.
+        """
+        found, likeness = self.read(scene), self.likeness()
+        pair, weight = found.graph.pair.astype(np.int64), found.graph.weight
+        key = pair[:, 0] * len(found) + pair[:, 1]
+        self._require(
+            scene,
+            np.array_equal(found.size, np.bincount(found.of))
+            and bool(((found.medoid >= 0) & (found.medoid < scene.points)).all())
+            and np.array_equal(found.of[found.medoid], np.arange(len(found)))
+            and bool(np.isfinite(found.centre).all() and np.isfinite(found.feature).all())
+            and bool((pair[:, 0] < pair[:, 1]).all() and (np.diff(key) > 0).all())
+            and bool((found.graph.contact > 0).all() and np.isfinite(weight).all() and (weight > 0).all())
+            and likeness.fits(found.feature.shape[1]),
+        )
+
+    def _require(self, scene: SceneInfo, consistent: bool) -> None:
+        if not consistent:
+            raise HpalError(
+                self.path, f"scene {scene.name}: its superpoints do not fit together", "remove it: it is made again"
+            )
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
@@ -88,6 +123,12 @@ class SuperpointStore:
 def beside(path: Path) -> Path:
     """Where the superpoints of the scenes store at `path` are kept: `scenes.superpoints.zarr` beside `scenes.zarr`."""
     return path.with_name(f"{path.stem}.superpoints{path.suffix}")
+
+
+def scenes_of(path: Path) -> Path | None:
+    """Where the scenes are whose superpoints are kept at `path`; None for a name that `beside` does not give."""
+    found = path.with_name(path.name.replace(".superpoints", "", 1))
+    return found if found != path and beside(found) == path else None
 
 
 def open_superpoints(
@@ -192,7 +233,7 @@ def _build(work: _Work) -> Superpoints:
 
 
 def _write(group: zarr.Group, found: Superpoints) -> None:
-    for name in ("of", "size", "medoid", "centre", "feature"):
+    for name in ("of", *_OF_ONE):
         envelope.write_array(group, name, getattr(found, name))
-    for name in ("pair", "contact", "weight"):
+    for name in _OF_TWO:
         envelope.write_array(group, name, getattr(found.graph, name))

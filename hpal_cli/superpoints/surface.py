@@ -44,6 +44,12 @@ def nearest(
     return distance.reshape(-1, count), near.reshape(-1, count)
 
 
+def rowwise(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(E,) the products of the rows of a and b, (E, K) each."""
+    products: NDArray[np.float64] = np.einsum("ij,ij->i", a, b)
+    return products
+
+
 def principal_axes(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(B, 3) eigenvalues, ascending and never below 0, and (B, 3, 3) eigenvectors in columns of the covariances of B
     sets of points (B, K, 3)."""

@@ -1,4 +1,4 @@
-"""Checkpoints: plain tensors and JSON, so that loading one can never run code (docs/formats.md section 6)."""
+"""Checkpoints: plain tensors and JSON, so that loading one can never run code (docs/formats.md section 6.1)."""
 
 from __future__ import annotations
 

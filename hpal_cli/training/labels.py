@@ -13,7 +13,6 @@ from hpal_cli.label.store import LabelStore, answers_digest
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.store.envelope import attributes_of
 
 SceneLabels = tuple[NDArray[np.int64], NDArray[np.int32]]
 """(rows (L,), class ids (L,)): what is known of a scene; -1 is known to be no class."""
@@ -88,30 +87,43 @@ def soft_labels(prob: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArra
     return target, weight
 
 
-def require_same_answers(
+def require_spread_of(
     predictions: PredictionStore,
     store: SceneStore,
     labels: LabelStore,
     answered: Mapping[str, NDArray[np.int64]],
+    *,
+    old: bool = False,
 ) -> None:
-    """Raises:
-    HpalError: the predictions were made from other answers than those of `labels` now. `hpal spread` notes which they
-        were; of other predictions the rows that have an answer are compared.
+    """answered: what `known_labels` says of the labels store; old: other answers than it holds now are no error.
+
+    Raises:
+        HpalError: the predictions are of other scenes or classes, have none of the train scenes, or were made from
+            other answers than those of `labels` now. `hpal spread` notes which they were; of other predictions the rows
+            that have an answer are compared.
     """
-    said = (attributes_of(predictions.path) or {}).get("spread")
-    if isinstance(said, dict) and "answers" in said:
-        same = said["answers"] == answers_digest(labels.latest())
+    path = predictions.path
+    remedy = f"make it from these: hpal spread {labels.path} {store.path} -o {path}"
+    if predictions.table.id != store.table.id or predictions.classes.names != store.classes.names:
+        raise HpalError(path, f"is of other scenes or classes than {store.path}", remedy)
+    train = store.table.choose("train")
+    if not any(predictions.has(scene) for scene in train):
+        raise HpalError(path, "holds none of the train scenes", remedy)
+    if old:
+        return
+    if predictions.spread_from is not None:
+        same = predictions.spread_from["answers"] == answers_digest(labels.latest())
     else:
         same = not any(
             len(np.setxor1d(predictions.labelled(scene), answered.get(scene.name, NOTHING[0])))
-            for scene in store.table.choose("train")
+            for scene in train
             if predictions.has(scene)
         )
     if not same:
         raise HpalError(
-            predictions.path,
+            path,
             f"was made from other answers than {labels.path} holds now",
-            f"make it again: hpal spread {labels.path} {store.path} -o {predictions.path} --overwrite; or give "
+            f"make it again: hpal spread {labels.path} {store.path} -o {path} --overwrite; or give "
             "--old-spread to learn from it all the same",
         )
 
@@ -139,16 +151,9 @@ class Spread:
         Raises:
             HpalError: it is of other scenes or classes, has none of the train scenes, or was made from other answers.
         """
-        path = predictions.path
-        remedy = f"make it from these: hpal spread {labels.path} {store.path} -o {path}"
-        if predictions.table.id != store.table.id or predictions.classes.names != store.classes.names:
-            raise HpalError(path, f"is of other scenes or classes than {store.path}", remedy)
+        require_spread_of(predictions, store, labels, answered, old=old)
         train = store.table.choose("train")
-        if not any(predictions.has(scene) for scene in train):
-            raise HpalError(path, "holds none of the train scenes", remedy)
         self._predictions, self._known = predictions, known
-        if not old:
-            require_same_answers(predictions, store, labels, answered)
         digest = hashlib.sha256()
         self.mass, self.points = np.zeros(len(store.classes)), 0
         self.classes: dict[str, NDArray[np.bool_]] = {}
