@@ -87,6 +87,12 @@ def train(
     """
     device = own_device(device or torch.device("cpu"))
     backend = backend or choose("auto", device)
+    unfinished = None if run is None else _unfinished(run)
+    if unfinished is not None and not resume and unfinished.exists():
+        # Before scenes and labels are read, which can take a while.
+        raise HpalError(
+            unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
+        )
     with joined(device) as processes, full_precision():
         if settings.batch < processes.world:
             raise UsageError("--batch", f"{settings.batch} scenes for {processes.world} processes", "give each one")
@@ -200,16 +206,12 @@ class _Run:
     def go(self, run: Path | None, *, save_every: int, resume: bool, overwrite: bool) -> Checkpoint:
         """Trains to the last step, and saves as it goes if `run` is given."""
         settings, monitor = self.settings, self.monitor
-        unfinished = None if run is None else run.with_name(f"{run.name}.unfinished")
+        unfinished = None if run is None else _unfinished(run)
         if unfinished is not None and resume and not unfinished.exists():
             monitor.note(f"{unfinished} is not there: nothing to resume, starting from step 1")
         elif unfinished is not None and resume:
             self._load(unfinished)
             monitor.note(f"{unfinished}: going on after step {self.step}")
-        elif unfinished is not None and unfinished.exists():
-            raise HpalError(
-                unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
-            )
         # Nobody may write before everybody has looked.
         self.processes.agree(0)
         if not self.processes.first:
@@ -377,6 +379,10 @@ class _Run:
         self.optimizer.load_state_dict(saved.state["optimizer"])
         self.step, self.skipped = saved.step, saved.state["skipped"]
         self.seconds = saved.state.get("seconds", 0.0)
+
+
+def _unfinished(run: Path) -> Path:
+    return run.with_name(f"{run.name}.unfinished")
 
 
 class Metrics:
