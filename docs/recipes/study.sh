@@ -264,7 +264,7 @@ set -m
 stop() {
 	trap - INT TERM
 	local worker
-	for worker in $(jobs -p); do kill -- "-$worker" 2>/dev/null || true; done
+	for worker in $(jobs -rp); do kill -- "-$worker" 2>/dev/null || true; done
 	wait 2>/dev/null
 	exit 130
 }
