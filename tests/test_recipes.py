@@ -756,12 +756,13 @@ def test_a_campaign_of_few_labels(real: Bench, scenes: Path, other_scenes: Path,
     models = PredictionStore(out / "preds.zarr").spread_from
     assert models is not None
     assert [Path(path).name for path in models["predictions"]] == ["preds-forest.zarr", "preds-network.zarr"]
-    # Trees alone, once more from the start: the same answers, in a folder of their own.
-    again = tmp_path / "again"
-    real.run("few_labels", words[0], str(again), "--answers", "48", "--seed", "3", timeout=600)
-    np.testing.assert_array_equal(LabelStore(again / "labels.zarr").latest(), labels.latest())
-    assert not (again / "also.zarr").exists()
-    assert PredictionStore(again / "preds.zarr").spread_from is None
+    # Trees alone: nothing of a network, and nothing of other scenes.
+    trees = tmp_path / "trees"
+    real.run("few_labels", words[0], str(trees), "--answers", "6", "--rounds", "1", timeout=600)
+    assert len(LabelStore(trees / "labels.zarr").latest()) == 6
+    assert not list(trees.glob("also*"))
+    assert not list(trees.glob("*network*"))
+    assert PredictionStore(trees / "preds.zarr").spread_from is None
     for wrong in (("only",), (*words[:2], "--answers"), (*words[:2], "--nothing", "1")):
         done = real.run("few_labels", *wrong, rc=2)
         assert "few_labels.sh SCENES OUT" in done.stderr

@@ -398,7 +398,9 @@ def test_models_are_put_together_where_nobody_answered(campaign: Campaign, tmp_p
 def test_labels_of_other_scenes_or_classes(campaign: Campaign, tmp_path: Path) -> None:
     other = made_scenes(tmp_path / "other.zarr", rooms(2))
     labels = answers(tmp_path / "labels.zarr", other, {"a": first_of_each(room())})
-    with pytest.raises(HpalError, match=r"labels\.zarr: holds labels of other scenes than .*rooms\.zarr; "):
+    with pytest.raises(
+        HpalError, match=r"labels\.zarr: holds labels of other scenes than .*rooms\.zarr; give the labels made"
+    ):
         campaign.spread(tmp_path / "x.zarr", labels)
     named = made_scenes(tmp_path / "named.zarr", campaign.rooms, classes=["ground", *CLASSES[1:]])
     labels = answers(tmp_path / "named-labels.zarr", named, {"a": first_of_each(room())})

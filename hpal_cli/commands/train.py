@@ -13,6 +13,7 @@ from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 from hpal_cli.lengths import format_length
 from hpal_cli.training.presets import PRESETS
+from hpal_cli.wording import counted
 
 NAME = "train"
 
@@ -333,7 +334,7 @@ def _train_forest(
     )
     forest.save(output, overwrite=overwrite)
     console.say(
-        f"{output}: a forest of {len(forest.stages)} stages, from {forest.labelled:,} labelled points; "
+        f"{output}: a forest of {len(forest.stages)} stages, from {counted(forest.labelled, 'labelled point')}; "
         f"next: {typed('hpal', 'predict', output, scenes, '-o', name_for_predictions(output))}"
     )
 

@@ -77,7 +77,8 @@ def export(
         raise HpalError(path, "does not exist", "check the name")
     kind = kind_of(path)
     if kind not in ("scenes", "predictions", "labels"):
-        raise HpalError(path, "is not an hpal store", "give a scenes, predictions or labels store")
+        what = "is not an hpal store" if kind is None else f"is a {kind} store, which has nothing to show"
+        raise HpalError(path, what, "give a scenes, predictions or labels store")
     if kind == "labels":
         for option, given in (("--scenes", scenes), ("--original", original), ("--split", split != "all")):
             if given:

@@ -51,13 +51,16 @@ def train_forest(
     appearance = appearance_of(store, train[0])
     remedy = "use scenes that have the same"
     require_appearance(store, train, appearance, f"scene {train[0].name} has {appearance}", remedy)
-    superpoints = open_superpoints(store, history=history, monitor=monitor)
-    scenes = [superpoints.read(scene) for scene in train]
-    known, answered = known_labels(store, labels)
-    labelled = sum(int((ids >= 0).sum()) for _, ids in known.values())
-    given = [known.get(scene.name, NOTHING) for scene in train]
+    # What is wrong with the call is said before superpoints are looked for, which may take minutes.
     if spread is not None and labels is None:
         raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
+    known, answered = known_labels(store, labels)
+    if spread is not None and labels is not None:
+        require_spread_of(spread, store, labels, answered, old=old_spread)
+    superpoints = open_superpoints(store, history=history, monitor=monitor)
+    scenes = [superpoints.read(scene) for scene in train]
+    labelled = sum(int((ids >= 0).sum()) for _, ids in known.values())
+    given = [known.get(scene.name, NOTHING) for scene in train]
     if labels is None:
         targets = [_shares(one, *rows, classes) for one, rows in zip(scenes, given, strict=True)]
     elif spread is None:
@@ -70,7 +73,6 @@ def train_forest(
             for one, rows in zip(scenes, given, strict=True)
         ]
     else:
-        require_spread_of(spread, store, labels, answered, old=old_spread)
         targets = [
             known_superpoints(spread, scene, one.of, len(one)) if spread.has(scene) else np.zeros((len(one), classes))
             for scene, one in zip(train, scenes, strict=True)

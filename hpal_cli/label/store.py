@@ -96,12 +96,14 @@ class LabelStore:
                 if not path.exists():
                     raise
         store = cls(path)
-        store.require_scenes(table.id, subject)
+        store.require_scenes(table.id, subject, "use the labels made from these scenes, or a new -o")
         if store.classes.names != classes.names:
             raise HpalError(path, f"has other classes than {subject}", "use a new -o for another class table")
         return store
 
-    def require_scenes(self, scenes: str, other: object) -> None:
+    def require_scenes(
+        self, scenes: str, other: object, remedy: str = "give the labels made from these scenes"
+    ) -> None:
         """Raises:
         HpalError: `scenes`, the id of the scenes that `other` is about, is not this store's.
         """
@@ -109,7 +111,7 @@ class LabelStore:
             raise HpalError(
                 self.path,
                 f"holds labels of other scenes than {other}",
-                "use the labels made from these scenes, or a new -o",
+                remedy,
             )
 
     def batches(self) -> list[Batch]:
