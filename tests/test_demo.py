@@ -78,7 +78,8 @@ def test_few_answers_label_most_of_the_rooms(tmp_path: Path) -> None:
     assert answered == sorted(answered)
     assert answered[-1] > answered[0] + 5
     assert answered[-1] > 60
-    assert min(new[-1], float(rows[-1][4])) > 45
+    # More than the network's campaign came to on twice as many rooms.
+    assert min(new[-1], float(rows[-1][4])) > 34
 
 
 def test_it_leaves_pictures_and_clouds_to_open(demo: tuple[Path, str, str]) -> None:
