@@ -350,10 +350,11 @@ def _checkpoint(path: Path) -> Description:
 
 def _forest(path: Path) -> Description:
     forest = load_forest(path)
+    every = [*forest.stages.trees, forest.stages.boosted]
     facts: dict[str, Any] = {
-        "stages": len(forest.stages),
-        "trees": sum(len(one.root) for one in forest.stages),
-        "nodes": sum(len(one.column) for one in forest.stages),
+        "stages": len(forest.stages.trees),
+        "trees": sum(len(one.root) for one in every),
+        "nodes": sum(len(one.column) for one in every),
         "columns": forest.columns,
         "appearance": forest.appearance,
         "scale": forest.scale,

@@ -37,6 +37,7 @@ from made_scenes import (
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.evaluate.evaluation import evaluate
 from hpal_cli.forest import learn as learning
+from hpal_cli.forest.boosting import CURVATURE, RATE, ROWS, boost, check, probabilities
 from hpal_cli.forest.learn import FOLDS, Example, apply, folds, learn, with_context
 from hpal_cli.forest.model import Forest, is_forest, load
 from hpal_cli.forest.predict import predict_forest
@@ -99,6 +100,75 @@ def test_trees_of_one_class_and_of_one_row() -> None:
     single.check(6, 5, "test")
     assert single(rows).argmax(axis=1).tolist() == [label[0]] * len(rows)
     assert single(rows[:0]).shape == (0, 5)
+
+
+# ---------------------------------------------------------------- boosting
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_boosted_trees_lower_the_loss_of_rows_that_they_have_not_seen(seed: int) -> None:
+    rows, label, weight = data(seed)
+    new, wanted, new_weight = data(seed + 5)
+    losses = []
+    for rounds in (0, 10, 40, 120):
+        boosted = boost(rows, label, weight, 5, rounds=rounds, seed=seed)
+        check(boosted, 6, 5, "test")
+        said = probabilities(boosted, new)
+        np.testing.assert_allclose(said.sum(axis=1), 1)
+        assert not said[:, [0, 2]].any()
+        losses.append(-np.average(np.log(said[np.arange(len(new)), wanted]), weights=new_weight))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.5 * losses[0]
+    assert (said.argmax(axis=1) == wanted).mean() > 0.9
+
+
+def test_the_first_boosted_tree_is_the_share_of_the_classes() -> None:
+    rows, label, weight = data()
+    none = boost(rows, label, weight, 5, rounds=0)
+    share = np.bincount(label, weight, minlength=5) / weight.sum()
+    np.testing.assert_allclose(probabilities(none, rows), np.tile(share, (len(rows), 1)), rtol=2e-3)
+
+
+def test_one_newton_step_by_a_plain_reading() -> None:
+    """The leaf that a row ends in says what the formula says of the rows in it."""
+    rows, label, weight = data()
+    boosted = boost(rows, label, weight, 5, rounds=1)
+    known = np.unique(label)
+    assert len(boosted.root) == 1 + len(known)
+    weight = weight / weight.mean()
+    share = np.bincount(label, weight, minlength=5) / weight.sum()
+    drawn = np.random.default_rng(0).random(len(rows)) < ROWS
+    for tree, one in enumerate(known, start=1):
+        alone = replace(boosted, root=boosted.root[tree : tree + 1])
+        value = alone.total(rows)
+        assert not np.delete(value, one, axis=1).any()
+        step = (label == one) - share[one]
+        curve = np.full(len(rows), share[one] * (1 - share[one]))
+        for leaf in np.unique(value[:, one]):
+            inside = drawn & (value[:, one] == leaf)
+            expected = RATE * (weight * step)[inside].sum() / ((weight * curve)[inside].sum() + CURVATURE)
+            assert leaf == pytest.approx(expected, rel=2e-3, abs=1e-6)
+
+
+def test_boosted_trees_do_not_depend_on_threads() -> None:
+    rows, label, weight = data()
+    one, two = (boost(rows, label, weight, 5, rounds=8, threads=threads) for threads in (1, 2))
+    for column in fields(Trees):
+        np.testing.assert_array_equal(getattr(one, column.name), getattr(two, column.name))
+    other = boost(rows, label, weight, 5, rounds=8, seed=1)
+    assert len(other.column) != len(one.column) or (other.column != one.column).any()
+
+
+def test_boosted_trees_of_one_class_and_of_one_row() -> None:
+    rows, label, weight = data()
+    only = boost(rows, np.full(len(rows), 2), weight, 5)
+    check(only, 6, 5, "test")
+    assert probabilities(only, rows).tolist() == np.eye(5)[[2] * len(rows)].tolist()
+    single = boost(rows[:1], label[:1], weight[:1], 5)
+    check(single, 6, 5, "test")
+    assert probabilities(single, rows).argmax(axis=1).tolist() == [label[0]] * len(rows)
+    equal = boost(np.zeros((6, 3), np.float32), np.array([0, 1] * 3), np.ones(6), 2)
+    np.testing.assert_allclose(probabilities(equal, np.ones((1, 3), np.float32)), 0.5, atol=0.2)
 
 
 # ---------------------------------------------------------------- context and folds
@@ -210,16 +280,19 @@ def test_what_a_stage_is_told_comes_from_trees_that_have_not_seen_the_scene(monk
     assert seen[6].shape == (len(everything), width + 4 * (COUNT + 1))
     # What the second stage saw of the first scene is what the trees of the others say of it.
     held_out = seen[6][: len(found[0]), width : width + 4]
-    assert np.abs(held_out - stages[0](found[0].feature)).max() > 0.02
+    assert np.abs(held_out - stages.trees[0](found[0].feature)).max() > 0.02
     # It is applied to what the first stage itself says.
-    said = stages[0](found[0].feature)
-    expected = stages[1](with_context(found[0].feature, said, Surroundings(found[0])))
-    np.testing.assert_array_equal(apply(stages, found[0]), expected)
-    np.testing.assert_array_equal(apply(stages[:1], found[0]), said)
+    said = stages.trees[0](found[0].feature)
+    context = with_context(found[0].feature, said, Surroundings(found[0]))
+    boosted = probabilities(stages.boosted, context)
+    np.testing.assert_array_equal(apply(stages, found[0]), (stages.trees[1](context) + boosted) / 2)
+    one = learn(examples, stages=1, trees=20, seed=1)
+    expected = (one.trees[0](found[0].feature) + probabilities(one.boosted, found[0].feature)) / 2
+    np.testing.assert_array_equal(apply(one, found[0]), expected)
     # What has no label teaches nothing.
     blank = [Example(examples[0].superpoints, np.zeros_like(examples[0].target)), *examples[1:]]
     without, only = (learn(scenes, stages=1, trees=5, seed=2) for scenes in (blank, examples[1:]))
-    np.testing.assert_array_equal(without[0].threshold, only[0].threshold)
+    np.testing.assert_array_equal(without.trees[0].threshold, only.trees[0].threshold)
 
 
 # ---------------------------------------------------------------- training and prediction
@@ -250,7 +323,7 @@ def predicted(forest: Forest, campaign: Campaign, out: Path, **options: Any) -> 
 
 def test_a_forest_finds_what_it_was_shown(campaign: Campaign, forest: Forest, tmp_path: Path) -> None:
     """Four answers in one room of three; a fourth is to validate on."""
-    assert (len(forest.stages), forest.labelled, forest.scenes) == (3, 4, campaign.store.table.id)
+    assert (len(forest.stages.trees), forest.labelled, forest.scenes) == (3, 4, campaign.store.table.id)
     assert {name: rows.tolist() for name, rows in forest.answered.items()} == {
         "a": sorted(row for row, _ in first_of_each(campaign.rooms[0])),
         "c": [5],
@@ -423,10 +496,14 @@ def test_scenes_of_another_kind_are_refused(campaign: Campaign, forest: Forest, 
 # ---------------------------------------------------------------- the checkpoint
 
 
+def every(forest: Forest) -> list[Trees]:
+    return [*forest.stages.trees, forest.stages.boosted]
+
+
 def test_a_checkpoint_comes_back_as_it_was(forest: Forest, checkpoint: Path, tmp_path: Path) -> None:
     assert is_forest(checkpoint)
     back = load(checkpoint)
-    for stage, before in zip(back.stages, forest.stages, strict=True):
+    for stage, before in zip(every(back), every(forest), strict=True):
         for column in fields(Trees):
             np.testing.assert_array_equal(getattr(stage, column.name), getattr(before, column.name))
             assert getattr(stage, column.name).dtype == getattr(before, column.name).dtype
@@ -490,6 +567,12 @@ def made(name: str, make: Callable[[np.ndarray], np.ndarray]) -> Change:
     return change
 
 
+def with_row(values: np.ndarray, row: int, value: float) -> np.ndarray:
+    values = values.copy()
+    values[row] = value
+    return values
+
+
 def said(**values: object) -> Change:
     return lambda meta, _: meta.update(values)
 
@@ -516,6 +599,11 @@ HOSTILE = {
     "a leaf that is no number": set_first("stage2/leaf", np.nan),
     "a leaf below zero": set_first("stage2/leaf", -1),
     "a leaf above one": set_first("stage2/leaf", 4),
+    "a boosted leaf that is no number": set_first("boosted/leaf", np.nan, 30),
+    "a boosted leaf without end": set_first("boosted/leaf", -np.inf, 30),
+    "no class that boosted trees can find": made("boosted/leaf", lambda v: with_row(v, 0, -np.inf)),
+    "a boosted child that is its own parent": made("boosted/child", lambda v: with_row(v, 1, 1)),
+    "boosted trees of fewer columns": made("boosted/column", lambda v: np.where(v < 0, v, 32_000).astype(v.dtype)),
     "leaves as text": made("stage2/leaf", lambda v: v.astype("U8")),
     "a second stage like the first": lambda _, a: a.update(
         {f"stage0/{f.name}": a[f"stage1/{f.name}"] for f in fields(Trees)}
@@ -539,7 +627,8 @@ HOSTILE = {
     "history as text": said(history="long"),
     "more answered scenes than arrays": said(answered=["a", "b", "c", "d"]),
     "a list": lambda meta, _: [meta],
-    "a newer version": said(spec=2),
+    "a newer version": said(spec=3),
+    "an older version": said(spec=1),
     "a version that is none": said(spec="1"),
     "too few members": lambda meta, _: meta.pop("scale") and None,
 }
@@ -552,7 +641,9 @@ def test_altered_arrays_are_refused(checkpoint: Path, tmp_path: Path, name: str)
     with pytest.raises(HpalError, match=r"forest\.pt: [^\n]*; [^\n]*$") as caught:
         load(path)
     if name == "a newer version":
-        assert "is written to specification 2, this hpal reads 1; install a newer hpal" in str(caught.value)
+        assert "is written to specification 3, this hpal reads 2; install a newer hpal" in str(caught.value)
+    if name == "an older version":
+        assert "is written to specification 1, this hpal reads 2; train it again" in str(caught.value)
     rewritten(checkpoint, tmp_path / "same.pt", lambda *_: None)
     load(tmp_path / "same.pt")
 
@@ -560,7 +651,7 @@ def test_altered_arrays_are_refused(checkpoint: Path, tmp_path: Path, name: str)
 def test_whatever_is_not_refused_can_be_followed_to_its_end(forest: Forest) -> None:
     """Arrays with random entries: following those that pass the check ends, in probabilities."""
     rng = np.random.default_rng(0)
-    good, passed = forest.stages[0], 0
+    good, passed = forest.stages.trees[0], 0
     rows = rng.normal(size=(20, forest.columns)).astype(np.float32)
     for _ in range(300):
         trees = copy.deepcopy(good)
@@ -615,7 +706,7 @@ def test_a_checkpoint_cut_short_or_flipped_is_refused(forest: Forest, checkpoint
             continue
         # A bit that says nothing, such as a date.
         same += 1
-        for stage, before in zip(back.stages, forest.stages, strict=True):
+        for stage, before in zip(every(back), every(forest), strict=True):
             np.testing.assert_array_equal(stage.leaf, before.leaf)
     assert same < 5
 
@@ -633,7 +724,7 @@ def test_info_describes_it(checkpoint: Path, forest: Forest, tmp_path: Path) -> 
     assert found.facts["classes"] == list(CLASSES)
     assert found.facts["labelled_points"] == 4
     assert found.facts["stages"] == 3
-    assert found.facts["trees"] == sum(len(stage.root) for stage in forest.stages)
+    assert found.facts["trees"] == sum(len(stage.root) for stage in every(forest))
     assert [entry.program for entry in found.history] == ["hpal train"]
     assert dict(found.lines())["scale"] == "2"
     (tmp_path / "cut.pt").write_bytes(checkpoint.read_bytes()[:-30])

@@ -371,9 +371,9 @@ def test_what_it_knows_comes_back_by_superpoint(campaign: Campaign, tmp_path: Pa
     exact = spread_scene(superpoints, index, label, 4)
     back = known_superpoints(found, scene, superpoints.of, len(superpoints))
     assert not back[~exact.known].any()
-    # An even row is worth nothing, a certain one all.
-    full = exact.full.max(axis=1)
-    np.testing.assert_allclose(back.max(axis=1), np.maximum((4 * full - 1) / 3, 0), atol=0.01)
+    # What is known without the chance of knowing nothing: an even row is worth nothing, a certain one all.
+    expected = exact.prob - exact.prob.min(axis=1, keepdims=True)
+    np.testing.assert_allclose(back[exact.known], expected[exact.known], atol=0.01)
     np.testing.assert_array_equal(back[exact.known].argmax(axis=1), exact.prob[exact.known].argmax(axis=1))
 
 

@@ -334,7 +334,7 @@ def _train_forest(
     )
     forest.save(output, overwrite=overwrite)
     console.say(
-        f"{output}: a forest of {len(forest.stages)} stages, from {counted(forest.labelled, 'labelled point')}; "
+        f"{output}: a forest of {len(forest.stages.trees)} stages, from {counted(forest.labelled, 'labelled point')}; "
         f"next: {typed('hpal', 'predict', output, scenes, '-o', name_for_predictions(output))}"
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.forest.boosting import boost, probabilities
 from hpal_cli.forest.surroundings import Surroundings
 from hpal_cli.forest.trees import Trees, fit
 from hpal_cli.progress import Silent, Task
@@ -28,6 +29,15 @@ class Example:
     target: NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """What has been learned: the extremely randomised trees of each stage, and boosted trees that see what the last
+    of them see."""
+
+    trees: list[Trees]
+    boosted: Trees
+
+
 def learn(
     scenes: Sequence[Example],
     *,
@@ -40,14 +50,15 @@ def learn(
     seed: int = 0,
     threads: int = 1,
     task: Task | None = None,
-) -> list[Trees]:
-    """The trees of each stage.
+) -> Stages:
+    """Trees of several stages, and boosted ones.
 
     A superpoint teaches the class of its largest probability p, with the weight p sqrt(points). Stage 0 sees the
     description. Stage n sees besides what stage n - 1 says of the superpoint and, in the mean, of its surroundings.
     For the scenes learned from that must come from trees that have not seen the scene, or else the second stage learns
     to copy: they are shared out into `FOLDS` folds (blocks in plan of few scenes), each predicted by the trees of the
-    others.
+    others. Boosted trees see what the last stage sees. They err elsewhere than trees that are drawn at random, and
+    so their mean is better than both.
     """
     task = task or Silent()
     label = np.concatenate([one.target.argmax(axis=1) for one in scenes])
@@ -88,7 +99,9 @@ def learn(
                 for one, surroundings, start, end in zip(scenes, around, ends[:-1], ends[1:], strict=True)
             ]
         )
-    return found
+    boosted = boost(seen[taught], label[taught], weight[taught], classes, seed=seed, threads=threads)
+    task.advance(1, "boosted trees")
+    return Stages(found, boosted)
 
 
 def with_context(feature: NDArray[np.float32], said: NDArray[np.float64], around: Surroundings) -> NDArray[np.float32]:
@@ -96,15 +109,17 @@ def with_context(feature: NDArray[np.float32], said: NDArray[np.float64], around
     return np.column_stack([feature, said.astype(np.float32), around(said)])
 
 
-def apply(stages: Sequence[Trees], superpoints: Superpoints) -> NDArray[np.float64]:
-    """(S, C) class probabilities: the mean over the stages after the first, or the first alone."""
-    around = Surroundings(superpoints) if len(stages) > 1 else None
-    said = [stages[0](superpoints.feature)]
-    for stage in stages[1:]:
+def apply(stages: Stages, superpoints: Superpoints) -> NDArray[np.float64]:
+    """(S, C) class probabilities: the mean of the stages after the first, or the first alone, and the boosted trees."""
+    around = Surroundings(superpoints) if len(stages.trees) > 1 else None
+    seen = superpoints.feature
+    said = [stages.trees[0](seen)]
+    for trees in stages.trees[1:]:
         assert around is not None
-        said.append(stage(with_context(superpoints.feature, said[-1], around)))
-    later = said[1:] or said
-    return sum(later[1:], later[0]) / len(later)
+        seen = with_context(superpoints.feature, said[-1], around)
+        said.append(trees(seen))
+    votes = [*(said[1:] or said), probabilities(stages.boosted, seen)]
+    return sum(votes[1:], votes[0]) / len(votes)
 
 
 def folds(scenes: Sequence[Superpoints]) -> NDArray[np.int64]:

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from hpal_cli import history
 from hpal_cli.errors import HpalError
+from hpal_cli.forest import boosting
+from hpal_cli.forest.learn import Stages
 from hpal_cli.forest.trees import Trees
 from hpal_cli.history import Entry
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.superpoints.likeness import Likeness
 
-SPEC = 1
+SPEC = 2
 
 _META = "hpal.json"
 _WHEN = (1980, 1, 1, 0, 0, 0)
@@ -41,7 +43,7 @@ class Forest:
     labelled or unsure.
     """
 
-    stages: list[Trees]
+    stages: Stages
     likeness: Likeness
     classes: ClassTable
     columns: int
@@ -64,7 +66,7 @@ class Forest:
         meta = {
             "spec": SPEC,
             "kind": "forest",
-            "stages": len(self.stages),
+            "stages": len(self.stages.trees),
             "classes": self.classes.to_json(),
             "columns": self.columns,
             "scale": self.scale,
@@ -77,10 +79,9 @@ class Forest:
             "answered": sorted(self.answered),
             "history": history.to_json(self.history),
         }
+        groups = {f"stage{n}": trees for n, trees in enumerate(self.stages.trees)} | {"boosted": self.stages.boosted}
         arrays: dict[str, NDArray[Any]] = {
-            f"stage{n}/{one.name}": getattr(trees, one.name)
-            for n, trees in enumerate(self.stages)
-            for one in fields(Trees)
+            f"{name}/{one.name}": getattr(trees, one.name) for name, trees in groups.items() for one in fields(Trees)
         }
         arrays |= {f"likeness/{one.name}": getattr(self.likeness, one.name) for one in fields(Likeness)}
         arrays |= {f"answered/{n}": self.answered[name] for n, name in enumerate(sorted(self.answered))}
@@ -129,21 +130,23 @@ def load(path: Path) -> Forest:
     try:
         with zipfile.ZipFile(path) as archive:
             meta: Mapping[str, Any] = json.loads(archive.read(_META))
-            if not isinstance(meta.get("spec"), int) or meta["spec"] > SPEC:
+            if meta.get("spec") != SPEC:
+                old = isinstance(meta.get("spec"), int) and meta["spec"] < SPEC
                 raise HpalError(
                     path,
                     f"is written to specification {meta.get('spec')}, this hpal reads {SPEC}",
-                    "install a newer hpal",
+                    "train it again" if old else "install a newer hpal",
                 )
 
             def read(name: str) -> NDArray[Any]:
                 return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
 
-            stages = [
-                Trees(*(read(f"stage{n}/{one.name}") for one in fields(Trees))) for n in range(int(meta["stages"]))
-            ]
+            def trees(name: str) -> Trees:
+                return Trees(*(read(f"{name}/{one.name}") for one in fields(Trees)))
+
+            stages = [trees(f"stage{n}") for n in range(int(meta["stages"]))]
             forest = Forest(
-                stages,
+                Stages(stages, trees("boosted")),
                 Likeness(*(read(f"likeness/{one.name}") for one in fields(Likeness))),
                 ClassTable.from_json(meta["classes"], path),
                 int(meta["columns"]),
@@ -170,6 +173,8 @@ def load(path: Path) -> Forest:
         and all(rows.dtype == np.int64 and rows.ndim == 1 for rows in forest.answered.values())
     ):
         raise HpalError(path, "its tables do not fit together", remedy)
-    for n, trees in enumerate(stages):
-        trees.check(width if n == 0 else width + 11 * classes, classes, path)
+    seen = [width if n == 0 else width + 11 * classes for n in range(len(stages))]
+    for columns, one in zip(seen, stages, strict=True):
+        one.check(columns, classes, path)
+    boosting.check(forest.stages.boosted, seen[-1], classes, path)
     return forest

@@ -81,7 +81,7 @@ def train_forest(
         subject = store.path if labels is None else labels.path
         raise HpalError(subject, "holds no label of a train scene", "label some points with `hpal label`")
     examples = [Example(one, target) for one, target in zip(scenes, targets, strict=True) if target.any()]
-    with monitor.task("training", stages + (stages - 1) * FOLDS) as task:
+    with monitor.task("training", stages + (stages - 1) * FOLDS + 1) as task:
         found = learn(examples, stages=stages, seed=seed, threads=cores(), task=task)
     return Forest(
         stages=found,

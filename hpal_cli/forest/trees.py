@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +13,18 @@ from hpal_cli.errors import HpalError
 from hpal_cli.predictions.probabilities import bad_rows
 
 
+def _probable(leaf: NDArray[np.float16]) -> bool:
+    return not bad_rows(leaf)[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Trees:
     """T trees over F columns and C classes, all nodes in one list.
 
     root: (T,) first node of each tree; column: (M,) int16 that a node looks at, -1 in a leaf; threshold: (M,) float32;
     child: (M, 2) node to go to where the column is at most the threshold, and where it is more; a leaf's first child is
-    its row of `leaf`; leaf: (L, C) float16 class probabilities.
+    its row of `leaf`; leaf: (L, C) float16 class probabilities, or what they are added
+    up from.
     """
 
     root: NDArray[np.int32]
@@ -27,7 +34,11 @@ class Trees:
     leaf: NDArray[np.float16]
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(S, F) -> (S, C) mean of the trees' probabilities, summed in their order."""
+        """(S, F) -> (S, C) mean of the trees' probabilities."""
+        return self.total(rows) / max(1, len(self.root))
+
+    def total(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(S, F) -> (S, C) what the trees say, summed in their order."""
         total = np.zeros((len(rows), self.leaf.shape[1]))
         for root in self.root:
             at = np.full(len(rows), root, np.int32)
@@ -40,14 +51,18 @@ class Trees:
                 right = rows[moving, column] > self.threshold[node]
                 at[moving] = self.child[node, right.astype(np.int8)]
             total += self.leaf[self.child[at, 0]]
-        return total / max(1, len(self.root))
+        return total
 
-    def check(self, columns: int, classes: int, subject: object) -> None:
-        """Raises:
-        HpalError: arrays that do not fit each other, or these numbers of columns and classes: following them would not
-            end, or end elsewhere, or in what is no probability.
+    def check(
+        self, columns: int, classes: int, subject: object, *, leaf: Callable[[NDArray[np.float16]], bool] = _probable
+    ) -> None:
+        """leaf: whether the leaves may say what they say.
+
+        Raises:
+            HpalError: arrays that do not fit each other, or these numbers of columns and classes: following them would
+                not end, or end elsewhere, or in what is no probability.
         """
-        if not (self._shaped(classes) and self._ends(columns) and not bad_rows(self.leaf)[0]):
+        if not (self._shaped(classes) and self._ends(columns) and leaf(self.leaf)):
             raise HpalError(subject, "its trees do not fit together", "train it again")
 
     def _shaped(self, classes: int) -> bool:
@@ -104,22 +119,34 @@ def fit(
         trees, max_features=columns, min_samples_leaf=least, random_state=seed, n_jobs=threads
     ).fit(rows, label, sample_weight=weight)
     known = np.asarray(model.classes_, np.int64)
-    roots, parts, leaves, nodes, done = [], [], [], 0, 0
+    found = []
     for estimator in model.estimators_:
-        tree = estimator.tree_
-        is_leaf = tree.children_left < 0
-        leaf = np.zeros((int(is_leaf.sum()), classes), np.float16)
-        value = tree.value[is_leaf, 0]
+        value = estimator.tree_.value[estimator.tree_.children_left < 0, 0]
+        leaf = np.zeros((len(value), classes))
         leaf[:, known] = value / np.maximum(value.sum(axis=1, keepdims=True), 1e-12)
-        child = np.column_stack([tree.children_left, tree.children_right]) + nodes
+        found.append((estimator.tree_, leaf))
+    return packed(found)
+
+
+def packed(trees: Sequence[tuple[Any, NDArray[np.float64]]]) -> Trees:
+    """Trees of scikit-learn in one list: each a `sklearn.tree._tree.Tree`, or None for a single leaf, and the (L, C)
+    that its leaves say, in the order of their nodes."""
+    roots, parts, leaves, nodes, done = [], [], [], 0, 0
+    for tree, leaf in trees:
+        # A single leaf is what scikit-learn makes of equal rows.
+        left = np.array([-1]) if tree is None else tree.children_left
+        is_leaf = left < 0
+        child = np.column_stack([left, left if tree is None else tree.children_right]) + nodes
         child[is_leaf, 0] = done + np.arange(len(leaf))
         child[is_leaf, 1] = 0
+        exact = np.zeros(1) if tree is None else tree.threshold
         # A float32 entry is at most the threshold if, and only if, it is at most the threshold rounded down.
-        threshold = tree.threshold.astype(np.float32)
-        threshold = np.where(threshold > tree.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
-        parts.append((np.where(is_leaf, -1, tree.feature).astype(np.int16), threshold, child.astype(np.int32)))
-        leaves.append(leaf)
+        threshold = exact.astype(np.float32)
+        threshold = np.where(threshold > exact, np.nextafter(threshold, np.float32(-np.inf)), threshold)
+        column = np.where(is_leaf, -1, 0 if tree is None else tree.feature)
+        parts.append((column.astype(np.int16), threshold, child.astype(np.int32)))
+        leaves.append(leaf.astype(np.float16))
         roots.append(nodes)
-        nodes, done = nodes + tree.node_count, done + len(leaf)
+        nodes, done = nodes + len(left), done + len(leaf)
     column, threshold, child = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Trees(np.array(roots, np.int32), column, threshold, child, np.concatenate(leaves))

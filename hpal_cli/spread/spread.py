@@ -131,13 +131,11 @@ def say_classes(labels: LabelStore, given: NDArray[np.integer], monitor: Monitor
 def known_superpoints(
     spread: PredictionStore, scene: SceneInfo, of: NDArray[np.integer], count: int
 ) -> NDArray[np.float64]:
-    """(count, C) what a spread store says of each superpoint of a scene, the chance of knowing nothing taken out again:
-    uniform rows become zeros."""
+    """(count, C) what a spread store says of each superpoint of a scene. What all classes share says nothing of any
+    of them, so each row is taken less its smallest entry: an even row becomes zeros."""
     size = np.bincount(of, minlength=count)
     prob = sum_by(of, spread.probabilities(scene).astype(np.float64), count) / size[:, None]
-    classes = prob.shape[1]
-    sure = (prob.max(axis=1) * classes - 1) / max(1, classes - 1)
-    return prob * np.clip(sure, 0, 1)[:, None] / np.maximum(prob.max(axis=1), 1e-12)[:, None]
+    return prob - prob.min(axis=1, keepdims=True)
 
 
 def spread(

@@ -1,0 +1,123 @@
+"""Gradient boosting (Friedman, Annals of Statistics 2001) of extremely randomised trees, on the classes' log-odds."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.forest.trees import Trees, packed
+
+ROUNDS, RATE = 60, 0.06
+LEAVES, LEAST = 15, 5
+COLUMNS, ROWS = 0.1, 0.5
+CURVATURE = 0.5
+"""Added to the second derivative of a leaf, so that a leaf of certain rows does not leap."""
+
+
+def boost(
+    rows: NDArray[np.float32],
+    label: NDArray[np.integer],
+    weight: NDArray[np.float64],
+    classes: int,
+    *,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    threads: int = 1,
+) -> Trees:
+    """Trees whose sum over a row is, in the softmax, its class probabilities: see `probabilities`.
+
+    The first tree is a single leaf with the log of each class's share of the weight, -inf for a class without any row.
+    Each round adds one tree a class, by Newton's method. Of the loss -sum_i w_i log p_i,label, with p the softmax of
+    the sum so far, a row has the derivative g = 1[label] - p and the second derivative h = p (1 - p). The tree is a
+    regression of g / h with the weight w h on a share of `ROWS` of the rows, and its leaf says
+    `RATE` * sum of w g / (sum of w h + `CURVATURE`).
+
+    Args:
+        rows: (S, F); label: (S,) class of each; weight: (S,) above 0.
+        classes: C, how many there are; those that no row has get the probability 0.
+        threads: change no bit.
+    """
+    known, label = np.unique(label, return_inverse=True)
+    weight = weight / weight.mean()
+    one_hot = np.eye(len(known))[label]
+    share = weight @ one_hot / weight.sum()
+    first = np.full((1, classes), -np.inf)
+    first[0, known] = np.log(share)
+    found: list[tuple[Any, NDArray[np.float64]]] = [(None, first)]
+    total = np.tile(np.log(share), (len(rows), 1))
+    rng = np.random.default_rng(seed)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(rounds if len(known) > 1 else 0):
+            prob = _softmax(total)
+            step = one_hot - prob
+            curve = np.maximum(prob * (1 - prob), 1e-6)
+            some = np.flatnonzero(rng.random(len(rows)) < ROWS)
+            if not len(some):
+                continue
+            fitted = pool.map(
+                partial(_tree, rows, np.ascontiguousarray(rows[some]), some, weight),
+                step.T,
+                curve.T,
+                rng.integers(2**31, size=len(known)).tolist(),
+            )
+            for column, (tree, value, end) in enumerate(fitted):
+                leaf = np.zeros((len(value), classes))
+                leaf[:, known[column]] = value
+                found.append((tree, leaf))
+                total[:, column] += value[end]
+    return packed(found)
+
+
+def _tree(
+    rows: NDArray[np.float32],
+    seen: NDArray[np.float32],
+    some: NDArray[np.int64],
+    weight: NDArray[np.float64],
+    step: NDArray[np.float64],
+    curve: NDArray[np.float64],
+    seed: int,
+) -> tuple[Any, NDArray[np.float64], NDArray[np.int64]]:
+    """A regression tree of the rows `some`, which `seen` holds, what its leaves say, and the leaf of each row."""
+    from sklearn.tree import ExtraTreeRegressor
+
+    tree = (
+        ExtraTreeRegressor(
+            max_leaf_nodes=LEAVES, max_features=COLUMNS, min_samples_leaf=min(LEAST, len(some)), random_state=seed
+        )
+        .fit(seen, (step / curve)[some], sample_weight=(weight * curve)[some], check_input=False)
+        .tree_
+    )
+    end = tree.apply(rows)
+    up = np.bincount(end[some], (weight * step)[some], minlength=tree.node_count)
+    down = np.bincount(end[some], (weight * curve)[some], minlength=tree.node_count)
+    value = RATE * up / (down + CURVATURE)
+    leaf = np.flatnonzero(tree.children_left < 0)
+    # Rounded as it is kept, so that later rounds mend the rounding of earlier ones.
+    return tree, value[leaf].astype(np.float16).astype(np.float64), np.searchsorted(leaf, end)
+
+
+def probabilities(boosted: Trees, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(S, F) -> (S, C) the softmax of what the trees add up to."""
+    return _softmax(boosted.total(rows))
+
+
+def _softmax(total: NDArray[np.float64]) -> NDArray[np.float64]:
+    up = np.exp(total - total.max(axis=1, keepdims=True))
+    return up / up.sum(axis=1, keepdims=True)
+
+
+def check(boosted: Trees, columns: int, classes: int, subject: object) -> None:
+    """Raises:
+    HpalError: arrays that do not fit each other, or these numbers of columns and classes: following them would not
+        end, or end elsewhere, or in what is no number.
+    """
+    boosted.check(columns, classes, subject, leaf=_finite)
+
+
+def _finite(leaf: NDArray[np.float16]) -> bool:
+    """Only the first leaf may say -inf, and not of every class: so every sum has a finite entry, and none is NaN."""
+    return bool(np.isfinite(leaf[1:]).all() and np.isfinite(leaf[0]).any() and (leaf[0] < np.inf).all())
