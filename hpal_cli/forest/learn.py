@@ -17,7 +17,7 @@ from hpal_cli.superpoints.build import Superpoints
 STAGES, TREES, FOLDS, FOLD_TREES = 3, 200, 5, 60
 COLUMNS = 0.1
 LEAST = 2
-BALANCE = 0.3
+BALANCE, BOOSTED_BALANCE = 0.3, 1.0
 LEAST_SHARE = 0.003
 
 
@@ -57,8 +57,8 @@ def learn(
     description. Stage n sees besides what stage n - 1 says of the superpoint and, in the mean, of its surroundings.
     For the scenes learned from that must come from trees that have not seen the scene, or else the second stage learns
     to copy: they are shared out into `FOLDS` folds (blocks in plan of few scenes), each predicted by the trees of the
-    others. Boosted trees see what the last stage sees. They err elsewhere than trees that are drawn at random, and
-    so their mean is better than both.
+    others. Boosted trees see what the last stage sees, and to them all classes weigh the same. They err elsewhere than
+    trees that are drawn at random, and so their mean is better than both.
     """
     task = task or Silent()
     label = np.concatenate([one.target.argmax(axis=1) for one in scenes])
@@ -70,8 +70,9 @@ def learn(
     own = np.concatenate([one.superpoints.feature for one in scenes])
     # A class weighs by share^-balance: one that is rare would else be lost to the one that it looks like.
     mass = np.bincount(label, weight, minlength=classes)
-    share = np.maximum(mass / max(mass.sum(), 1e-12), LEAST_SHARE)
-    weight = weight * share[label] ** -balance
+    share = np.maximum(mass / max(mass.sum(), 1e-12), LEAST_SHARE)[label]
+    boosted_weight = weight * share**-BOOSTED_BALANCE
+    weight = weight * share**-balance
     taught = weight > 0
     seen, found = own, []
 
@@ -99,7 +100,7 @@ def learn(
                 for one, surroundings, start, end in zip(scenes, around, ends[:-1], ends[1:], strict=True)
             ]
         )
-    boosted = boost(seen[taught], label[taught], weight[taught], classes, seed=seed, threads=threads)
+    boosted = boost(seen[taught], label[taught], boosted_weight[taught], classes, seed=seed, threads=threads)
     task.advance(1, "boosted trees")
     return Stages(found, boosted)
 
@@ -110,7 +111,8 @@ def with_context(feature: NDArray[np.float32], said: NDArray[np.float64], around
 
 
 def apply(stages: Stages, superpoints: Superpoints) -> NDArray[np.float64]:
-    """(S, C) class probabilities: the mean of the stages after the first, or the first alone, and the boosted trees."""
+    """(S, C) class probabilities: half the mean of the stages after the first, or of the first alone, and half the
+    boosted trees."""
     around = Surroundings(superpoints) if len(stages.trees) > 1 else None
     seen = superpoints.feature
     said = [stages.trees[0](seen)]
@@ -118,8 +120,8 @@ def apply(stages: Stages, superpoints: Superpoints) -> NDArray[np.float64]:
         assert around is not None
         seen = with_context(superpoints.feature, said[-1], around)
         said.append(trees(seen))
-    votes = [*(said[1:] or said), probabilities(stages.boosted, seen)]
-    return sum(votes[1:], votes[0]) / len(votes)
+    later = said[1:] or said
+    return (sum(later[1:], later[0]) / len(later) + probabilities(stages.boosted, seen)) / 2
 
 
 def folds(scenes: Sequence[Superpoints]) -> NDArray[np.int64]:
