@@ -14,6 +14,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every scene, every step.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Repeat the same random draws.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a report for programs as JSON.")]
 Jobs = Annotated[
     int,
     typer.Option("--jobs", min=1, metavar="N", help="Processes to share the scenes; the output is the same."),

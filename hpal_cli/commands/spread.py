@@ -57,6 +57,7 @@ def command(
     jobs: opt.Jobs = 1,
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
+    json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -66,7 +67,7 @@ def command(
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.spread.spread import spread
 
-    console = Console(NAME, quiet=quiet, verbose=verbose)
+    console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     for scene, known in spread(
@@ -94,3 +95,10 @@ def command(
     pool = any(scene.split == "train" for scene in found[True])
     score = f"; next: {typed('hpal', 'score', output, '--per', 'superpoint')} | hpal select" if pool else ""
     console.say(f"{output}: {counted(len(found[True]), 'scene')}{score}")
+    console.report(
+        {
+            "output": str(output),
+            "scenes": [scene.name for scene in found[True]],
+            "left_out": [scene.name for scene in found[False]],
+        }
+    )
