@@ -116,6 +116,9 @@ def main() -> NoReturn:
     if Console.as_events:
         with contextlib.suppress(OSError):
             Events(_command()).end(failure)
+    if status in (INTERRUPTED, TERMINATED):
+        # At once: a thread may wait for ever in a write to a reader that does not read.
+        os._exit(status)
     sys.exit(status)
 
 
@@ -204,11 +207,13 @@ def _fail(failure: Failure) -> None:
         clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
         with contextlib.suppress(BrokenPipeError):
             sys.stderr.write(f"{clear}{_program()}: {shown(str(failure))}\n")
+            sys.stderr.flush()
     if "--json" in sys.argv:
         with contextlib.suppress(OSError):
-            print(report(_command(), {}, error=failure))
-    # What is left in the buffer belongs to an output that failed.
-    _discard_stdout()
+            print(report(_command(), {}, error=failure), flush=True)
+    if failure.status != INTERRUPTED:
+        # What is left in the buffer belongs to an output that failed.
+        _discard_stdout()
 
 
 def _one_line(text: str) -> str:

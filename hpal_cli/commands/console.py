@@ -184,7 +184,7 @@ def open_input(path: Path | None) -> Iterator[tuple[IO[bytes], str]]:
     """
     if path is None or str(path) == "-":
         if path is None and sys.stdin.isatty():
-            raise UsageError("input", "is missing", "pipe `hpal score` into it, or name a file")
+            raise UsageError("input", "is missing", "pipe the command before it into it, or name a file")
         yield sys.stdin.buffer, "stdin"
         return
     if path.is_dir():
