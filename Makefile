@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 WHEELS = .cache/minkowski-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 	print(version("torch"), sys.implementation.cache_tag, sep="-")')
 
-.PHONY: demo test check minkowski minkowski-wheel completions docs clean
+.PHONY: demo test check minkowski minkowski-wheel completions manual docs clean
 
 demo: $(VENV)/installed  ## the main job: a small campaign on made rooms
 	$(BIN)/hpal demo --overwrite
@@ -40,6 +40,9 @@ minkowski-wheel: $(VENV)/installed
 
 completions: $(VENV)/installed-dev  ## write completions/ anew
 	$(BIN)/python tests/generate_completions.py
+
+manual: $(VENV)/installed-dev  ## write man/ anew
+	$(BIN)/python tests/generate_manual.py
 
 docs: $(VENV)/installed-dev  ## write the pages that are made from --help anew
 	HPAL_UPDATE_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py

@@ -379,15 +379,6 @@ def test_absurd_levels_are_warned_of(bench: Path) -> None:
 # ---------------------------------------------------------------- pipes and signals
 
 
-def bash(script: str, cwd: Path) -> Done:
-    start = f'set -o pipefail\nhpal() {{ "{sys.executable}" -m hpal_cli "$@"; }}\n'
-    done = subprocess.run(
-        ["bash", "-c", start + script], stdin=subprocess.DEVNULL, capture_output=True, cwd=cwd, env=environment(),
-        timeout=120, check=False,
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr.decode())
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(bench: Path, tmp_path: Path, number: int, status: int) -> None:
     """While it waits for the rest of its input; nothing is left of the output that it was to write."""
@@ -479,7 +470,7 @@ def terminal(script: str, cwd: Path) -> Done:
     return Done(process.wait(timeout=10), seen, "")
 
 
-# ---------------------------------------------------------------- help and completion
+# ---------------------------------------------------------------- help
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -512,41 +503,6 @@ def imported(*args: str, **env: str) -> set[str]:
 @pytest.mark.parametrize("args", [("--help",), ("score", "--help"), ("train", "-h"), ("--version",)])
 def test_help_imports_nothing_heavy(args: tuple) -> None:
     assert not imported(*args) & HEAVY
-
-
-def complete(words: str, at: int) -> Done:
-    return run_fresh(env={"_HPAL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(at)})
-
-
-def test_completion() -> None:
-    done = complete("hpal sc", 1)
-    assert (done.rc, done.out.decode().split(), done.err) == (0, ["score"], "")
-    assert set(complete("hpal ", 1).out.decode().split()) >= set(COMMANDS)
-    assert "--levels" in complete("hpal score --le", 2).out.decode().split()
-    assert complete("hpal score x --strategy en", 4).out.decode().split() == ["entropy"]
-    names = imported(_HPAL_COMPLETE="complete_bash", COMP_WORDS="hpal score --le", COMP_CWORD="2")
-    assert not names & HEAVY
-
-
-@pytest.mark.parametrize(("shell", "name"), [("bash", "hpal.bash"), ("zsh", "_hpal"), ("fish", "hpal.fish")])
-def test_completion_scripts_are_what_typer_makes_now(shell: str, name: str) -> None:
-    from typer.completion import get_completion_script
-
-    script = get_completion_script(prog_name="hpal", complete_var="_HPAL_COMPLETE", shell=shell)
-    stored = (ROOT.parent / "completions" / name).read_text()
-    assert stored.strip() == script.strip()
-
-
-def test_the_bash_script_completes(tmp_path: Path) -> None:
-    """The script as bash runs it, with `hpal` on the path."""
-    program = tmp_path / "hpal"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hpal_cli "$@"\n')
-    program.chmod(0o755)
-    script = (
-        f'PATH="{tmp_path}:$PATH"; source "{ROOT.parent}/completions/hpal.bash"\n'
-        "COMP_WORDS=(hpal sel); COMP_CWORD=1; _hpal_completion hpal; echo ${COMPREPLY[*]}"
-    )
-    assert bash(script, tmp_path).out == b"select\n"
 
 
 @pytest.mark.skipif("HPAL_TEST_TIMING" not in os.environ, reason="HPAL_TEST_TIMING is not set")

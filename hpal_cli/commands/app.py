@@ -32,6 +32,7 @@ from hpal_cli.commands import (
 from hpal_cli.commands.console import Console, is_pipe
 from hpal_cli.commands.reports import Events, Failure, report
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.system import ENDING
 from hpal_cli.wording import shown
 
 INTERRUPTED = 130
@@ -106,7 +107,7 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     how = _take_progress()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, _terminate)
     # GNU OpenMP reads it when torch is loaded. A thread that spins for milliseconds at every barrier takes the core
     # from the one it waits for as soon as another program runs: a training step then takes twenty times as long.

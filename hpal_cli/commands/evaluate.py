@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
+from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 from hpal_cli.wording import counted
 
@@ -33,7 +34,12 @@ def command(
         typer.Option(metavar="STORE", help="Count the labelled points of this store.  [those in the predictions]"),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="train, val, test or all.  [val; all for a labels store]", show_default=False)
+        str | None,
+        typer.Option(
+            help="train, val, test or all.  [val; all for a labels store]",
+            show_default=False,
+            autocompletion=words.splits,
+        ),
     ] = None,
     scenes: opt.Scenes = None,
     without_answers: Annotated[

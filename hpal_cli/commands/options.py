@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hpal_cli.commands import words
 from hpal_cli.errors import UsageError
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
@@ -30,7 +31,10 @@ Color = Annotated[str, typer.Option("--color", metavar="HOW", help="rgb as scann
 Uncompressed = Annotated[
     bool, typer.Option("--uncompressed", help="Write LAS for files that were LAZ, which else stay LAZ.")
 ]
-Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
+Scenes = Annotated[
+    list[str] | None,
+    typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.", autocompletion=words.scenes),
+]
 Answered = Annotated[
     Path | None, typer.Option("--labels", metavar="STORE", help="Leave out what this store has an answer for.")
 ]
