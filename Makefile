@@ -15,7 +15,8 @@ demo: $(VENV)/installed  ## the main job: a small campaign on made rooms
 
 test: $(VENV)/installed-dev check  ## everything that must hold
 	# One thread a process: two test processes with two threads each would slow one another down manyfold.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	# worksteal: each has a half of the files at first, so that what the tests of a file share is made once, not twice.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -38,7 +38,8 @@ def splits(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _scenes(ctx: typer.Context) -> Iterator[dict[str, Any]]:
     """The rows of the scene tables of all stores among the values given so far."""
-    for value in ctx.params.values():
+    # Of a line that ends with an option, the positional ones are not parsed yet.
+    for value in (*ctx.params.values(), ctx.args):
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, str | Path):
                 yield from _table(Path(one))
@@ -47,7 +48,7 @@ def _scenes(ctx: typer.Context) -> Iterator[dict[str, Any]]:
 def _table(store: Path) -> list[dict[str, Any]]:
     try:
         about = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]["hpal"]["scenes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         # No store, or one of which the command itself will tell what is wrong.
         return []
     rows = about if isinstance(about, list) else []
