@@ -42,7 +42,7 @@ def complete(line: str, cwd: Path | None = None) -> list[str]:
     env = {"_HPAL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(at)}
     done = run_fresh(env=env, cwd=cwd)
     assert (done.rc, done.err) == (0, ""), done
-    return done.out.decode().splitlines()
+    return [word for word in done.out.decode().splitlines() if word]
 
 
 def test_commands_and_options() -> None:
