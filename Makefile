@@ -8,14 +8,15 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 WHEELS = .cache/minkowski-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 	print(version("torch"), sys.implementation.cache_tag, sep="-")')
 
-.PHONY: demo test check minkowski minkowski-wheel completions docs clean
+.PHONY: demo test check minkowski minkowski-wheel completions manual docs clean
 
 demo: $(VENV)/installed  ## the main job: a small campaign on made rooms
 	$(BIN)/hpal demo --overwrite
 
 test: $(VENV)/installed-dev check  ## everything that must hold
 	# One thread a process: two test processes with two threads each would slow one another down manyfold.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	# worksteal: each has a half of the files at first, so that what the tests of a file share is made once, not twice.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -40,6 +41,9 @@ minkowski-wheel: $(VENV)/installed
 
 completions: $(VENV)/installed-dev  ## write completions/ anew
 	$(BIN)/python tests/generate_completions.py
+
+manual: $(VENV)/installed-dev  ## write man/ anew
+	$(BIN)/python tests/generate_manual.py
 
 docs: $(VENV)/installed-dev  ## write the pages that are made from --help anew
 	HPAL_UPDATE_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_in_order(function: Callable[[In], Out], items: Sequence[In], jobs: int) -> Iterator[Out]:
+def map_in_order(function: Callable[[In], Out], items: Sequence[In], jobs: int) -> Generator[Out, None, None]:
     """`map(function, items)` in `jobs` processes; the first error ends it. With one job, no process is started.
 
     At most two results a process wait to be taken, so that memory does not grow with the number of items.

@@ -231,7 +231,11 @@ def test_commands_that_a_page_shows_exist(page: Path) -> None:
             if named == "hpal":
                 continue
             assert named in COMMANDS, line
-            options = {w.split("=")[0] for w in words[1:] if re.match(r"--[a-z]", w)} - {"--debug", "--help"}
+            options = {w.split("=")[0] for w in words[1:] if re.match(r"--[a-z]", w)} - {
+                "--debug",
+                "--help",
+                "--progress",
+            }
             assert options <= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", help_of(named))), line
 
 

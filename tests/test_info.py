@@ -22,11 +22,12 @@ BY = Entry("test", "0", ())
 
 
 def info(path: Path) -> dict[str, Any]:
-    """What the command prints, without the classes and the history."""
+    """What the command prints, without the classes, the history and what every report has."""
     done = run_hpal("info", path, "--json")
     assert (done.rc, done.err) == (0, "")
     found = json.loads(done.out)
     found.pop("classes", None)
+    assert found.pop("hpal")["error"] is None
     assert all(entry["program"] for entry in found.pop("history"))
     return found
 

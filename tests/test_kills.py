@@ -15,8 +15,9 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,6 +189,46 @@ def test_the_old_one_or_the_new_one(inputs: Path, tmp_path: Path, name: str) -> 
     finish(case.args, work)
     assert content(out) == new
     assert names(work) == after, "leftovers"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    call = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(call, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("free", [0, 12])
+@pytest.mark.parametrize("name", [*CASES, "label"])
+def test_a_full_disk(inputs: Path, small_disk: Path, name: str, free: int) -> None:
+    """With no byte free, and with some kilobytes: one line, nothing half-written, and what was there stays."""
+    args = (
+        ("label", "selection.ply", "--oracle", "scenes.zarr", "-o", "l.zarr") if name == "label" else CASES[name].args
+    )
+    for path in inputs.iterdir():
+        (small_disk / path.name).symlink_to(path)
+    (small_disk / "filler").write_bytes(bytes((64 - free) << 10))
+    before = names(small_disk)
+    done = run_hpal(*args, "-q", cwd=small_disk)
+    if done.rc == 0:
+        # Answers and a table of them are that small.
+        assert (free, name) in ((12, "label table"), (12, "select"))
+        return
+    assert done.rc == 1, done
+    (line,) = done.err.splitlines()
+    assert "No space left on device" in line
+    left = names(small_disk) - before
+    if name == "export":
+        assert not any((small_disk / "out").rglob("*.*")), "no cloud, whole or not"
+        left -= {"out"}
+    assert left == set()
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hpal_cli import system
 from hpal_cli.errors import HpalError
 from hpal_cli.store import files
 from hpal_cli.store.files import go_on, inside, replace_when_whole
@@ -51,7 +52,7 @@ def kill_me(*_: object) -> None:
 def needs_exchange(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).mkdir()
-    there = files._exchange(folder / "a", folder / "b")
+    there = system.exchange(folder / "a", folder / "b")
     for name in ("a", "b"):
         (folder / name).rmdir()
     if not there:
@@ -89,7 +90,7 @@ def test_killed_around_the_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     needs_exchange(tmp_path)
     path = tmp_path / "s.zarr"
     write(path, "old")
-    exchange = files._exchange
+    exchange = system.exchange
 
     def late(one: Path, other: Path) -> bool:
         done = when == "after" and exchange(one, other)
@@ -97,7 +98,7 @@ def test_killed_around_the_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return done
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "_exchange", late)
+        patched.setattr(system, "exchange", late)
         killed(lambda: write(path, "new"))
     assert read(path) == ("new" if when == "after" else "old")
     assert len(names(tmp_path)) > 1
@@ -113,7 +114,7 @@ def test_where_names_cannot_be_exchanged(
 ) -> None:
     """Killed after the first of the two renames nothing is at the name: the next writer brings the old one back."""
     path = tmp_path / "s.zarr"
-    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(system, "exchange", lambda one, other: False)
     write(path, "old")
     rename, calls = os.rename, []
 
@@ -139,7 +140,7 @@ def test_where_names_cannot_be_exchanged(
 
 def test_a_rename_that_fails_brings_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.zarr"
-    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(system, "exchange", lambda one, other: False)
     write(path, "old")
     rename = os.rename
 
@@ -237,9 +238,9 @@ def test_long_work_that_was_killed_after_the_exchange(
             (partial / "text").write_text(text)
             (partial / "record").unlink()
 
-    exchange = files._exchange
+    exchange = system.exchange
     with monkeypatch.context() as patched:
-        patched.setattr(files, "_exchange", lambda one, other: exchange(one, other) and kill_me())
+        patched.setattr(system, "exchange", lambda one, other: exchange(one, other) and kill_me())
         killed(lambda: work("new"))
     assert read(path) == "new"
     work("newer")

@@ -29,8 +29,10 @@ from hpal_cli.commands import (
     superpoints,
     train,
 )
-from hpal_cli.commands.console import is_pipe
-from hpal_cli.errors import HpalError
+from hpal_cli.commands.console import Console, is_pipe
+from hpal_cli.commands.reports import Events, Failure, report
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.system import ENDING
 from hpal_cli.wording import shown
 
 INTERRUPTED = 130
@@ -42,7 +44,7 @@ COMPLETE = "_HPAL_COMPLETE"
 
 _EPILOG = """
 Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe.
-`--debug` anywhere shows the traceback of an error.
+`--debug` anywhere shows the traceback of an error; `--progress json` anywhere writes stderr for programs.
 """
 
 
@@ -104,12 +106,34 @@ def main() -> NoReturn:
     _open_what_is_closed()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    how = _take_progress()
+    for number in ENDING:
         signal.signal(number, _terminate)
     # GNU OpenMP reads it when torch is loaded. A thread that spins for milliseconds at every barrier takes the core
     # from the one it waits for as soon as another program runs: a training step then takes twenty times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.exit(_run(debug))
+    Console.as_events = how == "json"
+    status, failure = _run(debug, how)
+    if Console.as_events:
+        with contextlib.suppress(OSError):
+            Events(_command()).end(failure)
+    if status in (INTERRUPTED, TERMINATED):
+        # At once: a thread may wait for ever in a write to a reader that does not read.
+        os._exit(status)
+    sys.exit(status)
+
+
+def _take_progress() -> str:
+    """The value of the last `--progress`, which holds for every command and is no part of a file's history."""
+    how, kept, arguments = "auto", [], iter(sys.argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name == "--progress":
+            how = value if equals else next(arguments, "")
+        else:
+            kept.append(argument)
+    sys.argv = kept
+    return how
 
 
 def _open_what_is_closed() -> None:
@@ -125,49 +149,72 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, open(number, mode))  # noqa: SIM115
 
 
-def _run(debug: bool) -> int:
+def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
+    """Status of the process; what went wrong, which has been said."""
     try:
+        if progress not in ("auto", "json"):
+            raise UsageError("--progress", f"{progress!r} is unknown", "choose from auto, json")
         status = app(prog_name="hpal", standalone_mode=False)
+        if status != INTERRUPTED:
+            return (status if isinstance(status, int) else 0), None
         # Typer turns an interrupt into a status of its own.
-        return _fail("interrupted", INTERRUPTED) if status == INTERRUPTED else status if isinstance(status, int) else 0
+        failure = Failure("interrupted", INTERRUPTED)
+    except SystemExit as error:
+        # Ends that nobody is told of on a terminal.
+        words = {BROKEN_PIPE: "nobody reads the output any more", TERMINATED: "terminated"}
+        code = error.code if isinstance(error.code, int) else 1
+        return code, Failure(words.get(code, "ended"), code)
     except TyperException as error:
         if debug:
             raise
-        return _fail(f"{_one_line(error.format_message())} (see `{_program()} --help`)", error.exit_code)
+        failure = Failure(f"{_one_line(error.format_message())} (see `{_program()} --help`)", error.exit_code)
     except HpalError as error:
         if debug:
             raise
-        return _fail(str(error), error.exit_status)
+        failure = Failure.of(error)
     except OSError as error:
         if debug:
             raise
-        return _fail(f"{error.filename or 'output'}: {error.strerror or error}; check the disk and the name", 1)
+        subject, problem = str(error.filename or "output"), error.strerror or str(error)
+        failure = Failure(problem, 1, subject=subject, remedy="check the disk and the name")
     except MemoryError:
         if debug:
             raise
-        return _fail("out of memory; close other programs, or give less at once (--jobs, --max-voxels, --scenes)", 1)
+        remedy = "close other programs, or give less at once (--jobs, --max-voxels, --scenes)"
+        failure = Failure("out of memory", 1, remedy=remedy)
     except Exception as error:
         if debug:
             raise
-        return _fail(f"unexpected {type(error).__name__}: {_one_line(str(error))}; please report it with --debug", 1)
+        problem = f"unexpected {type(error).__name__}: {_one_line(str(error))}"
+        failure = Failure(problem, 1, remedy="please report it with --debug")
+    _fail(failure)
+    return failure.status, failure
+
+
+def _command() -> str | None:
+    """`select`: what the person called."""
+    names = [a for a in sys.argv[1:] if not a.startswith("-")]
+    return names[0] if names and names[0] in {c.name for c in app.registered_commands} else None
 
 
 def _program() -> str:
-    """`hpal select`: what the person called."""
-    names = [a for a in sys.argv[1:] if not a.startswith("-")]
-    known = [name for name in names[:1] if name in {c.name for c in app.registered_commands}]
-    return " ".join(["hpal", *known])
+    return " ".join(["hpal", _command() or ""]).strip()
 
 
-def _fail(message: str, status: int) -> int:
-    # At a terminal the bar of another command of the pipe may stand on the line.
-    piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
-    clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
-    with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"{clear}{_program()}: {shown(_one_line(message))}\n")
-    # What is left in the buffer belongs to an output that failed.
-    _discard_stdout()
-    return status
+def _fail(failure: Failure) -> None:
+    if not Console.as_events:
+        # At a terminal the bar of another command of the pipe may stand on the line.
+        piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
+        clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
+        with contextlib.suppress(BrokenPipeError):
+            sys.stderr.write(f"{clear}{_program()}: {shown(str(failure))}\n")
+            sys.stderr.flush()
+    if "--json" in sys.argv:
+        with contextlib.suppress(OSError):
+            print(report(_command(), {}, error=failure), flush=True)
+    if failure.status != INTERRUPTED:
+        # What is left in the buffer belongs to an output that failed.
+        _discard_stdout()
 
 
 def _one_line(text: str) -> str:

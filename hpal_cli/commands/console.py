@@ -10,10 +10,11 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
+from hpal_cli.commands.reports import Events, report
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.progress import Task
 from hpal_cli.wording import shown
@@ -25,10 +26,17 @@ if TYPE_CHECKING:
 class Console:
     """The Monitor of a command: bars on a terminal only, one at a time in a pipeline, nothing on stdout."""
 
-    def __init__(self, command: str, *, quiet: bool = False, verbose: bool = False) -> None:
+    as_events: ClassVar[bool] = False
+    """Whether this process was called with `--progress json`."""
+
+    def __init__(self, command: str, *, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
+        """as_json: stdout is for `report` alone."""
         self.command = command
         self.quiet = quiet
         self.verbose = verbose
+        self._as_json = as_json
+        self._warnings: list[str] = []
+        self._events = Events(command) if self.as_events else None
         self._progress: Progress | None = None
 
     def say(self, text: str) -> None:
@@ -40,7 +48,16 @@ class Console:
         self.say(text)
 
     def warn(self, text: str) -> None:
-        self.say(f"hpal {self.command}: warning: {text}")
+        self._warnings.append(text)
+        if self._events is None:
+            self.say(f"hpal {self.command}: warning: {text}")
+        elif not self.quiet:
+            self._events.warning(text)
+
+    def report(self, members: Mapping[str, Any]) -> None:
+        """With --json, what the command found or did, on stdout; called once, at its end."""
+        if self._as_json:
+            print(report(self.command, members, warnings=self._warnings))
 
     def debug(self, text: str) -> None:
         """Only with -v."""
@@ -49,6 +66,9 @@ class Console:
 
     @contextlib.contextmanager
     def task(self, what: str, total: int) -> Iterator[Task]:
+        if self._events is not None and not self.quiet:
+            yield self._events.task(what, total)
+            return
         if self.quiet or not sys.stderr.isatty() or is_pipe(sys.stdout):
             # Downstream commands of a pipe show the bar; two at once would write over each other.
             yield _Lines(self, what, total)
@@ -84,6 +104,9 @@ class Console:
         """An aligned table: the first column to the left, the others to the right; on stdout if it is the data."""
         if self.quiet and not data:
             return
+        if self._events is not None and not data:
+            self._events.table(headers, rows)
+            return
         from rich import box
         from rich.console import Console as RichConsole
         from rich.table import Table
@@ -106,6 +129,9 @@ class Console:
         print(shown(text))
 
     def _line(self, text: str) -> None:
+        if self._events is not None:
+            self._events.note(text.strip())
+            return
         # A line begins with an empty one where two parts of a report are kept apart.
         begin = "\n" if text.startswith("\n") else ""
         text = begin + shown(text.removeprefix("\n"))
@@ -158,7 +184,7 @@ def open_input(path: Path | None) -> Iterator[tuple[IO[bytes], str]]:
     """
     if path is None or str(path) == "-":
         if path is None and sys.stdin.isatty():
-            raise UsageError("input", "is missing", "pipe `hpal score` into it, or name a file")
+            raise UsageError("input", "is missing", "pipe the command before it into it, or name a file")
         yield sys.stdin.buffer, "stdin"
         return
     if path.is_dir():
@@ -208,11 +234,13 @@ def typed(*words: object) -> str:
 class Output:
     """Where a point stream goes: `-o FILE`, a pipe, or at a terminal a file of a usual name."""
 
-    def __init__(self, path: Path | None, default: str, *, overwrite: bool, fixed: bool = False) -> None:
-        """fixed: the usual name is one of a series, and another would not be found.
+    def __init__(
+        self, path: Path | None, default: str, *, overwrite: bool, fixed: bool = False, as_json: bool = False
+    ) -> None:
+        """fixed: the usual name is one of a series, and another would not be found. as_json: stdout is taken.
 
         Raises:
-            UsageError: binary data for a terminal.
+            UsageError: binary data for a terminal, or for a stdout that is taken.
         """
         to_terminal = sys.stdout.isatty()
         if str(path) == "-" and to_terminal:
@@ -221,6 +249,8 @@ class Output:
         if guessed:
             path = Path(default) if overwrite or fixed else free_name(default)
         self.path = None if path is None or str(path) == "-" else path
+        if as_json and self.path is None:
+            raise UsageError("--json", "takes stdout", f"name a file for the points, like -o {default}")
         self._overwrite = overwrite
         self.guessed = guessed
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
+from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 from hpal_cli.wording import counted
 
@@ -33,7 +34,12 @@ def command(
         typer.Option(metavar="STORE", help="Count the labelled points of this store.  [those in the predictions]"),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="train, val, test or all.  [val; all for a labels store]", show_default=False)
+        str | None,
+        typer.Option(
+            help="train, val, test or all.  [val; all for a labels store]",
+            show_default=False,
+            autocompletion=words.splits,
+        ),
     ] = None,
     scenes: opt.Scenes = None,
     without_answers: Annotated[
@@ -43,7 +49,7 @@ def command(
             help="Leave out the answered points: with --split train, how right the others of these scenes are.",
         ),
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    json_output: opt.Json = False,
     figures: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write the confusion matrix and the IoU by class as PNG."),
@@ -53,8 +59,6 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Compare predictions with the truth. IoU, mIoU, accuracy, and what share of the points was labelled."""
-    import json
-
     from hpal_cli.errors import UsageError
     from hpal_cli.evaluate.evaluation import evaluate
     from hpal_cli.evaluate.sample import Sample, evaluate_sample
@@ -63,7 +67,7 @@ def command(
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.store import envelope
 
-    console = Console(NAME, quiet=quiet, verbose=verbose)
+    console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     store, names = PredictionStore(predictions), opt.as_list(scenes)
     result: Sample | Evaluation
     if envelope.kind_of(truth) == "labels":
@@ -99,7 +103,7 @@ def command(
             overwrite,
         )
     if json_output:
-        print(json.dumps(result.to_json(), indent=2))
+        console.report(result.to_json())
     elif isinstance(result, Sample):
         _print_sample(console, result)
     else:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hpal_cli.commands import options as opt
+from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 
 NAME = "export"
@@ -33,7 +34,7 @@ def command(
     ] = "ply",
     uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    split: Annotated[str, typer.Option(help="train, val, test or all.", autocompletion=words.splits)] = "all",
     scenes: opt.Scenes = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,

@@ -19,23 +19,21 @@ def command(
         typer.Argument(metavar="FILE", help="A store, a checkpoint or a point stream. Default: a stream from stdin."),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read everything: is it whole and consistent?")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Say what a file is: kind, counts, classes, history."""
-    import json
-
     from hpal_cli.info import describe, describe_stream
 
-    console = Console(NAME, quiet=quiet, verbose=verbose)
+    console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     if path is None or str(path) == "-":
         with open_input(path) as (file, name):
             found = describe_stream(file, name)
     else:
         name, found = str(path), describe(path, check=check, monitor=console)
     if json_output:
-        print(json.dumps(found.to_json(), indent=2))
+        console.report(found.to_json())
         return
     console.data(f"{name}: {found.kind}")
     lines = list(found.lines())

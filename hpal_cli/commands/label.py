@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,11 +86,12 @@ def command(
     seed: opt.Seed = 0,
     cost: Annotated[bool, typer.Option("--cost", help="Say how many clicks and what area it took.")] = False,
     overwrite: opt.Overwrite = False,
+    json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Answer the selected points, by an oracle or a person."""
-    console = Console(NAME, quiet=quiet, verbose=verbose)
+    console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     given = {
         "--oracle": oracle is not None,
         "--table": table is not None,
@@ -132,12 +133,13 @@ def command(
             noise=noise,
             seed=seed,
             cost=cost,
+            as_json=json_output,
         )
     elif answered is not None:
         assert output is not None
         _take_answers(console, selection, answered, output, source, cost=cost)
     elif log or undo is not None:
-        _look_back(console, selection, output, undo)
+        _look_back(console, selection, output, undo, as_json=json_output)
     else:
         _ask_person(console, selection, table, clips, output, source, overwrite=overwrite)
 
@@ -153,6 +155,7 @@ def _ask_oracle(
     noise: str | None,
     seed: int,
     cost: bool,
+    as_json: bool,
 ) -> None:
     from hpal_cli.label.cost import Cost
     from hpal_cli.label.oracle import answer, parse_noise, with_noise
@@ -166,7 +169,7 @@ def _ask_oracle(
 
     share = 0.0 if noise is None else parse_noise(noise)
     store = SceneStore(oracle)
-    out = Output(output, "labelled.ply", overwrite=overwrite) if to_stream else None
+    out = Output(output, "labelled.ply", overwrite=overwrite, as_json=as_json) if to_stream else None
     asked, header, subject = _selected(selection, ("scene", "index"))
     require_scenes(header, store.table.id, subject, oracle, "give the scenes that were predicted")
     answers = answer(store, asked, subject)
@@ -196,6 +199,7 @@ def _ask_oracle(
         console.say(f"{counted(len(rows), 'point')} answered" + (f" -> {out.path}" if out.path else ""))
         if cost:
             console.say(str(spent))
+        console.report({"done": "stream", "output": str(out.path), "cost": spent.to_json()})
         return
     assert output is not None
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=oracle)
@@ -211,6 +215,7 @@ def _ask_oracle(
         console.say(f"{labels.path}: nothing new")
     if cost:
         console.say(str(spent))
+    console.report({"done": "answers", **_added(output, labels, batch), "known_before": known, "cost": spent.to_json()})
 
 
 def _ask_person(
@@ -259,7 +264,9 @@ def _ask_person(
 
         pictures = write_clips(found, rooms, clips, overwrite=overwrite, monitor=console)
         console.say(f"{clips}/: a PLY and a PNG for each of {counted(len(found), 'query', 'queries')}")
+    made = {"clips": None if clips is None else str(clips), "queries": len(found), "points": len(asked)}
     if table is None:
+        console.report({"done": "queries", "table": None, **made})
         return
     beside = table.parent
     where = None if pictures is None else [Path(os.path.relpath(path, beside)).as_posix() for path in pictures]
@@ -270,6 +277,7 @@ def _ask_person(
     whole = any(len(query.points) > 1 for query in found)
     what = counted(len(found), "query", "queries") + (f", one for each region of {len(asked):,} points" * whole)
     console.say(f"{table}: {what}; fill in the column `label`: {names}, `unsure`, or nothing")
+    console.report({"done": "queries", "table": str(table), **made})
     _say_next(console, (selection or Path("SELECTION")) if whole else None, header, rooms, table, output)
 
 
@@ -328,6 +336,7 @@ def _take_answers(
         console.say(note)
     if not taken.given:
         console.say(f"{answered}: no answers yet ({taken.blank:,} blank)")
+        console.report({"done": "answers", **_added(output, known, None), "known_before": 0, "cost": None})
         return
     if taken.unasked:
         console.say(f"{counted(taken.unasked, 'answer')} for points that were never asked about, taken all the same")
@@ -339,12 +348,13 @@ def _take_answers(
         _say_added(console, labels, batch)
     if taken.blank:
         console.say(f"{counted(taken.blank, taken.word)} of {answered} still blank")
+    spent = Cost.of(taken.rows, taken.given, None if isinstance(store, LabelStore) else store.grid)
     if cost:
-        grid = None if isinstance(store, LabelStore) else store.grid
-        console.say(str(Cost.of(taken.rows, taken.given, grid)))
+        console.say(str(spent))
+    console.report({"done": "answers", **_added(output, labels, batch), "known_before": again, "cost": spent.to_json()})
 
 
-def _look_back(console: Console, store: Path | None, output: Path | None, undo: int | None) -> None:
+def _look_back(console: Console, store: Path | None, output: Path | None, undo: int | None, *, as_json: bool) -> None:
     """--log and --undo."""
     from hpal_cli.label.store import LabelStore
 
@@ -352,6 +362,13 @@ def _look_back(console: Console, store: Path | None, output: Path | None, undo: 
     if path is None or (store is not None and output is not None):
         raise UsageError("STORE", "is missing or given twice", "name one labels store")
     labels = LabelStore(path)
+    if undo is None and as_json:
+        from hpal_cli.label.log import read_log
+
+        log = read_log(labels)
+        answers = {"answers": log.answers_to_json(labels)} if console.verbose else {}
+        console.report({"done": "log", "labels": str(path), "batches": log.to_json(), **answers})
+        return
     if undo is None:
         _show_log(console, labels)
         return
@@ -359,18 +376,16 @@ def _look_back(console: Console, store: Path | None, output: Path | None, undo: 
     total = counted(int((labels.latest()["label"] >= 0).sum()), "labelled point")
     console.say(f"{path}: round {batch.round} undoes round {undo}; {total} left")
     console.say(f"to take that back: {typed('hpal', 'label', '--undo', batch.round, path)}")
+    console.report({"done": "undo", **_added(path, labels, batch), "undoes": undo})
 
 
 def _show_log(console: Console, labels: LabelStore) -> None:
     """On stdout: a row a batch; with -v a line an answer, with tabs."""
-    import datetime
-
-    from hpal_cli.label.log import read_log
+    from hpal_cli.label.log import read_log, utc
 
     log = read_log(labels)
     rows = []
     for batch, unsure, changed, counting in log.batches:
-        time = datetime.datetime.fromtimestamp(batch.time, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         state = [
             *([f"asks {len(batch.asked):,}"] if len(batch.asked) else []),
             *([f"undoes {', '.join(map(str, batch.undoes))}"] if batch.undoes else []),
@@ -378,7 +393,7 @@ def _show_log(console: Console, labels: LabelStore) -> None:
         ]
         counts = (f"{n:,}" for n in (len(batch.rows), unsure, changed, counting))
         number = str(batch.round) if len(batch.rows) or batch.undoes else "-"
-        rows.append((number, time, *counts, "; ".join(state), batch.source))
+        rows.append((number, utc(batch.time), *counts, "; ".join(state), batch.source))
     console.table(("round", "time", "answers", "unsure", "changed", "counting", "state", "source"), rows, data=True)
     if not console.verbose:
         return
@@ -404,6 +419,18 @@ def _selected(selection: Path | None, columns: tuple[str, ...]) -> tuple[Rows, H
         require_selected(reader.header, subject)
         require_columns(reader.header, columns, subject, "hpal select")
         return picked(reader.read()), reader.header, subject
+
+
+def _added(path: Path, labels: LabelStore | None, batch: Batch | None) -> dict[str, Any]:
+    """What every report on a labels store says. labels: None if it was not made; batch: None if nothing was new."""
+    rows = () if batch is None else batch.rows["label"].tolist()
+    return {
+        "labels": str(path),
+        "round": None if batch is None else batch.round,
+        "answers": len(rows),
+        "unsure": sum(label < 0 for label in rows),
+        "labelled_points": int((labels.latest()["label"] >= 0).sum()) if labels else 0,
+    }
 
 
 def _say_added(console: Console, labels: LabelStore, batch: Batch) -> None:

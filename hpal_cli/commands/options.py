@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from hpal_cli.commands import words
 from hpal_cli.errors import UsageError
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every scene, every step.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Repeat the same random draws.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a report for programs as JSON.")]
 Jobs = Annotated[
     int,
     typer.Option("--jobs", min=1, metavar="N", help="Processes to share the scenes; the output is the same."),
@@ -29,7 +31,10 @@ Color = Annotated[str, typer.Option("--color", metavar="HOW", help="rgb as scann
 Uncompressed = Annotated[
     bool, typer.Option("--uncompressed", help="Write LAS for files that were LAZ, which else stay LAZ.")
 ]
-Scenes = Annotated[list[str] | None, typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.")]
+Scenes = Annotated[
+    list[str] | None,
+    typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.", autocompletion=words.scenes),
+]
 Answered = Annotated[
     Path | None, typer.Option("--labels", metavar="STORE", help="Leave out what this store has an answer for.")
 ]

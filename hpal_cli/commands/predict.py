@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
+from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
@@ -52,7 +53,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    split: Annotated[str, typer.Option(help="train, val, test or all.", autocompletion=words.splits)] = "all",
     scenes: opt.Scenes = None,
     device: opt.Device = "auto",
     backend: opt.Backend = "auto",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hpal_cli.commands import options as opt
+from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
@@ -38,8 +39,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Class table, JSON or TOML (name, id, color, code, las), or "
-            "asprs, s3dis, scannet20, nyu40, semantickitti, semanticposs, nuscenes.",
+            help=f"Class table, JSON or TOML (name, id, color, code, las), or {', '.join(words.CLASS_TABLES)}.",
+            autocompletion=lambda: list(words.CLASS_TABLES),
         ),
     ] = None,
     unit: Annotated[
@@ -50,8 +51,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Reader, if not by looking at the data: "
-            "s3dis, scannet, nuscenes, las, ply, pcd, e57, ptx, semantickitti, text, numpy.",
+            help=f"Reader, if not by looking at the data: {', '.join(words.FORMATS)}.",
+            autocompletion=lambda: list(words.FORMATS),
         ),
     ] = None,
     columns: Annotated[

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
+from hpal_cli.commands import words
 from hpal_cli.commands.console import Console, Output, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
@@ -70,7 +71,9 @@ def command(
         Path | None,
         typer.Option(metavar="DIR", help="Also write each scene, coloured by score, with every level's share, as PLY."),
     ] = None,
-    split: Annotated[str, typer.Option(help="The pool: train, val, test or all.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="The pool: train, val, test or all.", autocompletion=words.splits)
+    ] = "train",
     scenes: opt.Scenes = None,
     labels: opt.Answered = None,
     seed: opt.Seed = 0,

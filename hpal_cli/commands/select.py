@@ -67,6 +67,7 @@ def command(
     labels: opt.Answered = None,
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
+    json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -82,7 +83,7 @@ def command(
     from hpal_cli.stream.rows import REGION
     from hpal_cli.stream.viewer_names import for_viewers
 
-    console = Console(NAME, quiet=quiet, verbose=verbose)
+    console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     asked = fds_r is not None or fds_tau is not None or suppress_labelled
     if no_fds and asked:
         raise UsageError("--no-fds", "contradicts --fds-r, --fds-tau and --suppress-labelled", "drop one of them")
@@ -92,7 +93,7 @@ def command(
     paths: Sequence[Path | None] = scores or [None]
     with contextlib.ExitStack() as files:
         inputs = [files.enter_context(open_input(path)) for path in paths]
-        out = Output(output, "selection.ply", overwrite=overwrite)
+        out = Output(output, "selection.ply", overwrite=overwrite, as_json=json_output)
         require_other(out.path, paths, "-o")
         stream = files.enter_context(out.open())
         readers = [PointReader(*source) for source in inputs]
@@ -147,6 +148,9 @@ def command(
         console.say(f"{context}/: a PLY and a PNG for each scene with picks")
     if out.path:
         console.say(f"{out.path}: open it in CloudCompare or MeshLab")
+    console.report(
+        {"output": str(out.path), "context": None if context is None else str(context), **selection.to_json()}
+    )
     if out.path and out.guessed:
         console.say(f"next: {_next(selection, out.path, beside)}")
 

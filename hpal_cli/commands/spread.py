@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpal_cli.commands import options as opt
+from hpal_cli.commands import words
 from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.wording import counted
@@ -51,12 +52,13 @@ def command(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    split: Annotated[str, typer.Option(help="train, val, test or all.", autocompletion=words.splits)] = "all",
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
+    json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -66,7 +68,7 @@ def command(
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.spread.spread import spread
 
-    console = Console(NAME, quiet=quiet, verbose=verbose)
+    console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     for scene, known in spread(
@@ -94,3 +96,10 @@ def command(
     pool = any(scene.split == "train" for scene in found[True])
     score = f"; next: {typed('hpal', 'score', output, '--per', 'superpoint')} | hpal select" if pool else ""
     console.say(f"{output}: {counted(len(found[True]), 'scene')}{score}")
+    console.report(
+        {
+            "output": str(output),
+            "scenes": [scene.name for scene in found[True]],
+            "left_out": [scene.name for scene in found[False]],
+        }
+    )

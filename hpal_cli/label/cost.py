@@ -26,6 +26,9 @@ class Cost:
         points = len(np.unique(keys(answers[answers["label"] >= 0])))
         return cls(clicks, points, None if grid is None else points * grid**2)
 
+    def to_json(self) -> dict[str, float | None]:
+        return {"clicks": self.clicks, "points": self.points, "area": self.area}
+
     def __str__(self) -> str:
         area = "area unknown (no grid is known)" if self.area is None else f"{self.area:.4g} m2"
         return f"cost: {counted(self.clicks, 'click')}, {counted(self.points, 'point')} labelled, {area}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,42 @@ class Log:
     batches: list[Logged]
     rows: NDArray[np.void]
     counts: NDArray[np.bool_]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The batches; `round` is None for one that only asks."""
+        return [
+            {
+                "round": batch.round if len(batch.rows) or batch.undoes else None,
+                "time": utc(batch.time),
+                "source": batch.source,
+                "answers": len(batch.rows),
+                "unsure": unsure,
+                "changed": changed,
+                "counting": counting,
+                "asked": len(batch.asked),
+                "undoes": list(batch.undoes),
+                "undone": not batch.stands,
+            }
+            for batch, unsure, changed, counting in self.batches
+        ]
+
+    def answers_to_json(self, store: LabelStore) -> list[dict[str, Any]]:
+        """Every answer ever given to the store; `label` is the name of a class, None for "unsure"."""
+        return [
+            {
+                "round": int(row["round"]),
+                "scene": store.table[int(row["scene"])].name,
+                "index": int(row["index"]),
+                "label": store.classes[int(row["label"])].name if row["label"] >= 0 else None,
+                "counts": bool(counts),
+            }
+            for row, counts in zip(self.rows, self.counts, strict=True)
+        ]
+
+
+def utc(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601: `2024-05-01T12:00:00Z`."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_log(store: LabelStore) -> Log:

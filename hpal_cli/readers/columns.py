@@ -64,7 +64,9 @@ def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path, first: int = 0
     # Exact names first, so that "x" wins over "X" where a file has both.
     name_of = {name.casefold(): name for name in columns} | {name: name for name in columns}
     used = [name_of[axis] for axis in AXES]
-    made = Cloud(np.column_stack([np.asarray(columns[name], np.float64) for name in used]))
+    # A signalling NaN, as damaged files hold, becomes a plain one, which is told of where points are dropped.
+    with np.errstate(invalid="ignore"):
+        made = Cloud(np.column_stack([np.asarray(columns[name], np.float64) for name in used]))
     channels, note = _channels(columns, name_of)
     if channels:
         made.rgb = np.column_stack([columns[name] for name in channels])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -217,10 +218,11 @@ def score(
     with (
         new_files(clouds, overwrite=overwrite),
         monitor.task("scoring", header.count) as task,
-        ThreadPoolExecutor(1) as output,
+        _thread() as output,
+        # On an error too, so that no process is left.
+        closing(_regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)) as results,
     ):
         waiting: deque[Future[None]] = deque()
-        results = _regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)
         for rows, warning in results:
             warnings += [warning] if warning else []
             if warning and len(warnings) <= _WARNINGS:
@@ -238,6 +240,18 @@ def score(
     writer = writer or PointWriter(out(header), header)
     writer.close()
     return header
+
+
+@contextmanager
+def _thread() -> Iterator[ThreadPoolExecutor]:
+    """One thread. An error does not wait for it, for it may wait for a reader that does not read."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 _WARNINGS, _WAITING = 1, 4
@@ -304,7 +318,7 @@ def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating],
     return measure_on(torch.device(work.plan.device), prob, xyz, hierarchy, unit, margins=margins)
 
 
-def _regions_in_order(work: Sequence[_Work], jobs: int) -> Iterator[tuple[Rows, str]]:
+def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, str], None, None]:
     """The rows of one scene after the other, once the regions of all have been compared."""
     from hpal_cli.score import redal, ssdr
 

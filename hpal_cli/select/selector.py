@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,17 @@ class Selection:
     def exhausted(self) -> bool:
         """Whether candidates ran out before the budget did."""
         return len(self.rows) < self.budget
+
+    def to_json(self) -> dict[str, Any]:
+        """docs/commands.md has the members."""
+        return {
+            "selected": len(self.rows),
+            "budget": self.budget,
+            "pool": self.pool,
+            "exhausted": self.exhausted,
+            "scenes": [asdict(scene) for scene in self.scenes],
+            "classes": [asdict(one) for one in self.classes],
+        }
 
 
 def select(

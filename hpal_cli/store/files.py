@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
+from hpal_cli import system
 from hpal_cli.errors import HpalError
 
 _OURS = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)(\.lock)?")
@@ -84,7 +82,7 @@ def _claim(path: Path, ending: str, folder: bool) -> tuple[Path, Path, int]:
         lock = name.with_name(f"{name.name}.lock") if folder else name
         held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            if _locks(held) and lock.exists():
+            if system.lock(held) and lock.exists():
                 return name, lock, held
         except OSError:
             # No locks on this file system: nobody removes a file that cannot be locked, nor a folder without one.
@@ -126,7 +124,7 @@ def _sweep(path: Path, *, once: bool = False) -> None:
         with contextlib.suppress(OSError):
             held = os.open(one, os.O_RDONLY if one.is_dir() else os.O_RDWR)
             try:
-                if _locks(held):
+                if system.lock(held):
                     what = one.with_suffix("") if one.suffix == ".lock" else one
                     if what.suffix == ".replaced" and not os.path.lexists(path):
                         os.rename(what, path)
@@ -134,20 +132,6 @@ def _sweep(path: Path, *, once: bool = False) -> None:
                     _remove(one)
             finally:
                 os.close(held)
-
-
-def _locks(held: int) -> bool:
-    """Whether nobody else holds the lock.
-
-    Raises:
-        OSError: the file system has no locks.
-    """
-    try:
-        # A descriptor that a forked process shares keeps the lock: it may go on writing.
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -168,10 +152,12 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
         held = os.open(partial, os.O_RDONLY)
         try:
             # Given back by the system however the process ends.
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = system.lock(held)
         except OSError:
+            free = False
+        if not free:
             os.close(held)
-            raise HpalError(path, "is being written by another process", "wait for it, or name another") from None
+            raise HpalError(path, "is being written by another process", "wait for it, or name another")
         try:
             # What is not worth keeping may be the store that was replaced when the process was killed.
             if not (resume and worth_keeping(partial)):
@@ -265,7 +251,7 @@ def _swap(partial: Path, path: Path, *, overwrite: bool) -> None:
         return
     # A folder cannot be renamed over a full one.
     with _claimed(path, "replaced", folder=True) as aside:
-        if _exchange(partial, path):
+        if system.exchange(partial, path):
             os.rename(partial, aside)
             return
         # The old one steps aside, and comes back if need be; if the process is killed here, the next one brings it.
@@ -275,27 +261,6 @@ def _swap(partial: Path, path: Path, *, overwrite: bool) -> None:
         except OSError:
             os.rename(aside, path)
             raise
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Whether two names have changed places in one step: Linux can, on most file systems."""
-    rename = _renameat2()
-    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0
-
-
-_HERE, _RENAME_EXCHANGE = -100, 2
-
-
-@cache
-def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
-    try:
-        call = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError, TypeError):
-        # Another system than Linux, or an old one.
-        return None
-    call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
-    call.restype = ctypes.c_int
-    return call
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,57 @@
+"""What a shell completes beyond options: what the stores that stand on the command line hold.
+
+Their zarr.json is read as JSON: a completion must not wait for zarr.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+CLASS_TABLES = ("asprs", "s3dis", "scannet20", "nyu40", "semantickitti", "semanticposs", "nuscenes")
+FORMATS = ("s3dis", "scannet", "nuscenes", "las", "ply", "pcd", "e57", "ptx", "semantickitti", "text", "numpy")
+SPLITS = ("train", "val", "test")
+
+
+def scenes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of scenes of the stores of this call, of the split that it names, if any; the last of a list `a,b`."""
+    split = ctx.params.get("split")
+    before, comma, last = incomplete.rpartition(",")
+    given = set(before.split(","))
+    names = {
+        one["name"]: None
+        for one in _scenes(ctx)
+        if split in (None, "all", one.get("split")) and one["name"] not in given
+    }
+    return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+
+def splits(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Those that have a scene in one of the stores; all, where no store is named yet."""
+    found = {one.get("split") for one in _scenes(ctx)}
+    return [name for name in (*(s for s in SPLITS if s in found or not found), "all") if name.startswith(incomplete)]
+
+
+def _scenes(ctx: typer.Context) -> Iterator[dict[str, Any]]:
+    """The rows of the scene tables of all stores among the values given so far."""
+    # Of a line that ends with an option, the positional ones are not parsed yet.
+    for value in (*ctx.params.values(), ctx.args):
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, str | Path):
+                yield from _table(Path(one))
+
+
+def _table(store: Path) -> list[dict[str, Any]]:
+    try:
+        about = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]["hpal"]["scenes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        # No store, or one of which the command itself will tell what is wrong.
+        return []
+    rows = about if isinstance(about, list) else []
+    return [
+        row for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str) and row["name"].isprintable()
+    ]

@@ -1,0 +1,182 @@
+"""What shells complete, in the real ones, and the pages of the manual."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import generate_completions
+import generate_manual
+import pytest
+from conftest import Done, environment, run_fresh
+from test_commands import COMMANDS, HEAVY, imported
+
+from hpal_cli.commands import words
+from hpal_cli.readers import READERS
+from hpal_cli.scenes.named import TABLES
+from hpal_cli.scenes.table import SPLITS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def bench(scenes: Path, predictions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two stores, whose bin/ has `hpal`."""
+    folder = tmp_path_factory.mktemp("completion")
+    (folder / "scenes.zarr").symlink_to(scenes)
+    (folder / "preds.zarr").symlink_to(predictions)
+    program = folder / "bin" / "hpal"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m hpal_cli "$@"\n')
+    program.chmod(0o755)
+    return folder
+
+
+def complete(line: str, cwd: Path | None = None) -> list[str]:
+    """What the program itself offers for the last word of a line."""
+    at = len(line.split(" ")) - 1
+    env = {"_HPAL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(at)}
+    done = run_fresh(env=env, cwd=cwd)
+    assert (done.rc, done.err) == (0, ""), done
+    return [word for word in done.out.decode().splitlines() if word]
+
+
+def test_commands_and_options() -> None:
+    assert complete("hpal sc") == ["score"]
+    assert set(complete("hpal ")) >= set(COMMANDS)
+    assert "--levels" in complete("hpal score --le")
+    assert complete("hpal score x --strategy en") == ["entropy"]
+    assert complete("hpal prep x --classes sem") == ["semantickitti", "semanticposs"]
+
+
+def test_words_that_the_stores_know(bench: Path) -> None:
+    rooms = ["Area_1/conferenceRoom_1", "Area_1/office_1"]
+    assert [name for name in complete("hpal score preds.zarr --scenes ", bench) if name in rooms] == rooms
+    assert complete("hpal score preds.zarr --scenes Area_1/o", bench) == ["Area_1/office_1"]
+    assert complete("hpal score preds.zarr --scenes Area_1/office_1,Area_1/", bench) == [
+        "Area_1/office_1,Area_1/conferenceRoom_1"
+    ]
+    assert len(complete("hpal eval preds.zarr --truth scenes.zarr --split val --scenes ", bench)) == 1
+    assert complete("hpal score preds.zarr --split ", bench) == ["train", "val", "all"]
+    assert complete("hpal score absent.zarr --split ", bench) == ["train", "val", "test", "all"]
+    assert complete("hpal score absent.zarr --scenes ", bench) == []
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"attributes": {"hpal": {"scenes": [1, {"name": "a\\u001bb"}]}}}'])
+def test_damaged_stores_offer_nothing(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "zarr.json").write_text(damage)
+    assert words._table(tmp_path) == []
+
+
+def test_what_is_written_out_is_what_there_is() -> None:
+    """The lists that a completion must not import the library for."""
+    assert set(words.CLASS_TABLES) == set(TABLES)
+    assert set(words.FORMATS) == {reader.NAME for reader in READERS}
+    assert tuple(SPLITS) == words.SPLITS
+
+
+def test_completion_imports_nothing_heavy(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bench)
+    for line in ("hpal score --le", "hpal score preds.zarr --scenes "):
+        at = len(line.split(" ")) - 1
+        assert not imported(_HPAL_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(at)) & HEAVY
+
+
+@pytest.mark.skipif("HPAL_TEST_TIMING" not in os.environ, reason="HPAL_TEST_TIMING is not set")
+def test_completion_is_quick(bench: Path) -> None:
+    """0.15 s, doubled for a machine that runs other tests too; the best of five."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        complete("hpal score preds.zarr --scenes ", bench)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3, times
+
+
+# ---------------------------------------------------------------- the shells
+
+
+@pytest.mark.parametrize(("shell", "name"), generate_completions.SCRIPTS.items())
+def test_scripts_are_what_typer_makes_now(shell: str, name: str) -> None:
+    assert (ROOT / "completions" / name).read_text() == generate_completions.script(shell)
+
+
+def in_shell(shell: str, script: str, bench: Path) -> Done:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell}")
+    env = {**environment(), "PATH": f"{bench / 'bin'}:{os.environ['PATH']}", "HOME": str(bench)}
+    call = [shell, *{"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell], "-c", script]
+    done = subprocess.run(call, capture_output=True, cwd=bench, env=env, timeout=60, check=False)
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+ROOMS = {"Area_1/conferenceRoom_1", "Area_1/office_1", "Area_2/office_1"}
+
+
+def test_bash(bench: Path) -> None:
+    script = f"""
+        source "{ROOT}/completions/hpal.bash"
+        COMP_WORDS=(hpal sel); COMP_CWORD=1; _hpal_completion hpal; echo "${{COMPREPLY[*]}}"
+        COMP_WORDS=(hpal score preds.zarr --scenes ''); COMP_CWORD=4; _hpal_completion hpal
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+        complete -p hpal
+    """
+    done = in_shell("bash", script, bench)
+    first, *rooms, registered = done.out.decode().splitlines()
+    assert first == "select", done
+    assert {room for room in rooms if room in ROOMS} >= {"Area_1/office_1"}
+    assert registered == "complete -o default -F _hpal_completion hpal"
+
+
+def test_zsh(bench: Path) -> None:
+    """With what zsh's line editor would call written down: there is no line editor in a script."""
+    script = f"""
+        compdef() {{ print -r -- "compdef $*" }}
+        _arguments() {{ print -r -- "$*" }}
+        _files() {{ print files }}
+        source "{ROOT}/completions/_hpal"
+        words=(hpal sel); CURRENT=2; _hpal_completion
+        words=(hpal score preds.zarr --scenes ''); CURRENT=5; _hpal_completion
+        words=(hpal info ''); CURRENT=3; _hpal_completion
+    """
+    done = in_shell("zsh", script, bench)
+    text = done.out.decode()
+    assert text.startswith("compdef _hpal_completion hpal\n"), done
+    assert '"select":"Select points within a budget' in text
+    assert '"Area_1/office_1"' in text
+
+
+def test_fish(bench: Path) -> None:
+    script = f"""
+        source "{ROOT}/completions/hpal.fish"
+        complete -C "hpal sel"
+        complete -C "hpal score preds.zarr --scenes "
+    """
+    done = in_shell("fish", script, bench)
+    found = [line.split("\t")[0] for line in done.out.decode().splitlines()]
+    assert found[0] == "select", done
+    assert "Area_1/office_1" in found
+
+
+# ---------------------------------------------------------------- the manual
+
+
+def test_the_manual_is_what_the_help_says() -> None:
+    """`make manual` writes it anew."""
+    pages = generate_manual.pages()
+    assert set(pages) == {"hpal.1", *(f"hpal-{name}.1" for name in COMMANDS)}
+    assert {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "man").iterdir()} == pages
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="no man")
+def test_man_shows_the_pages_without_a_warning() -> None:
+    for page in sorted((ROOT / "man").iterdir()):
+        call = ["man", "--warnings", "-E", "UTF-8", "-P", "cat", "-l", str(page)]
+        env = {**environment(), "MANWIDTH": "80", "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(call, capture_output=True, text=True, env=env, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), page
+        assert "SYNOPSIS" in done.stdout
