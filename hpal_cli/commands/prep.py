@@ -39,7 +39,7 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Class table, JSON or TOML (name, id, color, code, las), or "
-            "asprs, s3dis, scannet20, nyu40, semantickitti, semanticposs, nuscenes.",
+            "asprs, s3dis, scannet20, scannet200, nyu40, semantickitti, semanticposs, nuscenes.",
         ),
     ] = None,
     unit: Annotated[
