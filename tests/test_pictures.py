@@ -80,9 +80,11 @@ def test_a_wood_or_a_street_is_no_room(height: float) -> None:
     house = roof[:, 0] > 20
     street = np.vstack([ground[ground[:, 0] < 20], roof[house]])
     assert not scene_of(street).roof
-    crowns = np.column_stack([rng.uniform(0, 50, (30_000, 2)), height * rng.uniform(0.5, 1, 30_000)])
-    if height > 6:
-        assert not scene_of(np.vstack([ground, crowns])).roof
+    crowns = np.column_stack([rng.uniform(0, 50, (30_000, 2)), np.zeros(30_000)])
+    # Domes 5 m across, which reach the height in their middle.
+    top = height * (0.75 + 0.25 * np.cos(crowns[:, 0] * 0.63) * np.cos(crowns[:, 1] * 0.63))
+    crowns[:, 2] = top - rng.uniform(0, 0.2 * height, 30_000)
+    assert not scene_of(np.vstack([ground, crowns])).roof
 
 
 def test_colours_are_the_classes_own_and_errors_are_loud(tmp_path: Path) -> None:

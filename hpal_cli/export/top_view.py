@@ -10,7 +10,7 @@ from hpal_cli.export.splats import NOBODY, eye_dome, splats
 BELOW = 0.75
 """Share of a room's height that is shown: a ceiling would hide all else."""
 
-STOREY, FLAT = 6.0, 0.05
+STOREY, FLAT = 6.0, 0.03
 """Metres; and how far a flat ceiling strays from its median, in heights of the scene."""
 
 
