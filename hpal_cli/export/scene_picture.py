@@ -171,10 +171,11 @@ class _Entry:
 
 
 def _in_lines(layers: Sequence[Layer], width: float) -> list[list[tuple[float, _Entry]]]:
-    """The legends of all layers, each on lines of its own, with the inches from the left of each entry; what several
-    layers say is said once."""
+    """The legends of all layers, each on lines of its own, with the inches from the left of each entry. What several
+    layers say is said once, and a layer that adds little to what was said goes on there."""
     lines: list[list[tuple[float, _Entry]]] = []
     said: set[tuple[str, Color]] = set()
+    x = np.inf
     for layer in layers:
         entries = [_Entry(layer.ramp[1], low=layer.ramp[0])] if layer.ramp else []
         new = [key for key in layer.legend if key not in said]
@@ -182,7 +183,8 @@ def _in_lines(layers: Sequence[Layer], width: float) -> list[list[tuple[float, _
         entries += [_Entry(shortened(name), color) for name, color in new[:MAX_ENTRIES]]
         if len(new) > MAX_ENTRIES:
             entries.append(_Entry(f"and {len(new) - MAX_ENTRIES} more classes"))
-        x = np.inf
+        if 2 * len(new) >= len(layer.legend):
+            x = np.inf
         for entry in entries:
             if x + entry.width > width:
                 lines.append([])

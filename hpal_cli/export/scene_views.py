@@ -264,6 +264,8 @@ def _front_walls(
 ) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None:
     """Which points are of the walls that stand before a camera in the direction `toward` (2,); None if there are none.
     shown: (S, 3) some of the points below the cut."""
+    from scipy.ndimage import median_filter, minimum_filter
+
     toward = toward / np.linalg.norm(toward)
     aside = np.array([-toward[1], toward[0]])
     height = scene.cut - scene.low[2]
@@ -286,8 +288,9 @@ def _front_walls(
     known = np.flatnonzero(~np.isnan(limit))
     if not len(known):
         return None
-    # Before a window or a door the wall is where it is beside them.
-    last = start[1] + edge * (np.interp(np.arange(len(limit)), known, limit[known]) - 1)
+    # Before a window or a door the wall is where it is beside them; what leads away is in several cells of a column.
+    limit = np.interp(np.arange(len(limit)), known, limit[known])
+    last = start[1] + edge * (minimum_filter(median_filter(limit, 5, mode="nearest"), 3, mode="nearest") - 1)
     floor = scene.low[2] + 0.08 * height
 
     def before(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -291,7 +291,7 @@ def _score_scene(work: _Work) -> tuple[Rows, str]:
         of = work.superpoint
         scores = work.worth(scores, prob, of)[of]
         # A superpoint's worth is linear in the scores of its points, so that the parts still sum to it.
-        shares = {name: work.worth(part, prob, of)[of] for name, part in shares.items()}
+        shares = {name: work.worth(part.astype(np.float64), prob, of)[of] for name, part in shares.items()}
     return _rows(work, points, scores, shares), warning
 
 
