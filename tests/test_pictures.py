@@ -165,6 +165,13 @@ def test_small_and_flat_scenes_have_pictures(xyz: np.ndarray, tmp_path: Path) ->
     assert ((image[..., 0] > 0.5) & (image[..., 1] < 0.2)).any()
 
 
+def test_a_scan_thinner_than_its_grid_has_no_holes() -> None:
+    rng = np.random.default_rng(0)
+    xyz = face((0, 0, 0), (20, 0, 0), (0, 20, 0), 0.25) + rng.uniform(0, 0.1, (6400, 3)) * [1, 1, 0]
+    image = from_above(scene_of(xyz, grid=0.04), BOX)
+    assert (image.rows[10:-10, 10:-10] != NOBODY).mean() > 0.99
+
+
 def test_what_strays_far_away_does_not_make_the_scene_small() -> None:
     xyz = np.vstack([room().xyz, [[300, 0, 0], [0, 0, 90]]])
     scene = scene_of(xyz)

@@ -238,7 +238,7 @@ class Campaign:
             (curve.name, "the learning curve"),
             (
                 ANSWERED_ROOM,
-                "a room with answers from above: scan, truth, and its labels after the first and last round",
+                "a room with answers: scan, truth, and its labels after the first and last round",
             ),
             (ROOM, "a room without any: scan, truth, what the first answers say of it, what the forest says"),
             (f"{FIGURES}/confusion.png", "which classes the forest takes for which in the rooms without answers"),

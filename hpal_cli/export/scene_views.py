@@ -102,7 +102,7 @@ class _Camera:
 
 def framed(blocks: Blocks, count: int, *, unit: float, grid: float | None = None) -> Scene:
     """A scene of `count` points, at least one. unit: metres in one unit of their positions; grid: metres that they lie
-    apart, None if that is to be measured."""
+    apart at least, None if that is not known."""
     every, done = 1 + count // SAMPLE, 0
     least, most = np.full(3, np.inf), np.full(3, -np.inf)
     some = []
@@ -122,7 +122,8 @@ def framed(blocks: Blocks, count: int, *, unit: float, grid: float | None = None
     roof = roofed(sample, unit=unit)
     cut = cut_height(sample, BELOW) if roof else float(high[2])
     scene = Scene(blocks, count, low, high, cut, (grid or 0.0) / unit, roof, outside, sample)
-    return scene if grid else replace(scene, step=_step(scene))
+    # Scans can be thinner than the grid.
+    return replace(scene, step=max(scene.step, _step(scene)))
 
 
 def from_above(scene: Scene, box: tuple[int, int]) -> Image:
