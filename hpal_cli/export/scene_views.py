@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +78,17 @@ class Image:
         """Height and width in pixels that are shown."""
         return self.rows.shape[0] // FINE, self.rows.shape[1] // FINE
 
+    @cached_property
+    def _seen(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+        """The rows that are shown, ascending, and for each pixel that shows one its place among them."""
+        seen, place = np.unique(self.rows[self.rows != NOBODY], return_inverse=True)
+        return seen, place.reshape(-1)
+
     def colored(self, colors: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """(h, w, 3) on white. colors: (K,) rows, ascending -> (K, 3)."""
+        seen, place = self._seen
         full = self.rows != NOBODY
-        seen, place = np.unique(self.rows[full], return_inverse=True)
-        fine = np.full((*self.rows.shape, 3), 255.0)
+        fine = np.full((*self.rows.shape, 3), 255.0, np.float32)
         fine[full] = colors(seen)[place] * self.light[full][:, None]
         height, width = self.shape
         return np.rint(fine.reshape(height, FINE, width, FINE, 3).mean(axis=(1, 3))).astype(np.uint8)
