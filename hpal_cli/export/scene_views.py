@@ -32,6 +32,9 @@ LONG = 1.25
 FINE = 2
 """Pixels drawn for one that is shown, along each axis: their mean has smooth edges."""
 
+NEAREST, UNEVEN = 5000, 4
+"""Points whose nearest other one is looked for, and how many such distances lie between points at most."""
+
 SLICES, TALL = 8, 5
 """A wall is where points are in so many of the slices of the height up to the cut."""
 
@@ -189,7 +192,15 @@ def _step(scene: Scene) -> float:
         column, row = ((xyz[:, :2] - scene.low[:2]) / edge).astype(int).T
         has[row * columns + column] = True
     row, column = np.divmod(np.flatnonzero(has), columns)
-    return spacing(np.column_stack([column, row]) * edge, span)
+    place = np.column_stack([column, row]) * edge
+    step = spacing(place, span)
+    if step > UNEVEN * edge:
+        # Where points are dense in one place and thin in another, gaps between the thin ones are no spacing.
+        from scipy.spatial import cKDTree
+
+        some = place[:: 1 + len(place) // NEAREST]
+        step = min(step, UNEVEN * float(np.median(cKDTree(place).query(some, 2)[0][:, 1])))
+    return step
 
 
 def _image(scene: Scene, camera: _Camera, box: tuple[int, int]) -> Image:
