@@ -19,8 +19,8 @@ SAMPLE = 200_000
 """Points, evenly spread over the rows, by which a scene is framed and looked at from its best corner."""
 
 STRAY, BEYOND = 0.001, 0.15
-"""That share of the points at each end of an axis is left out of the picture where it would make it longer by more than
-that share of its length: what a scanner sees through a window, or birds."""
+"""That share of the points at each end of an axis may make the picture longer by that share of its length; what lies
+farther away is left out: what a scanner sees through a window, or birds."""
 
 TILT, TURN = 38, 30
 """Degrees: the corner's camera above the horizon, and from the scene's shorter axis, so that the longer one is seen at
@@ -123,11 +123,16 @@ def framed(blocks: Blocks, count: int, *, unit: float, grid: float | None = None
     sample = np.concatenate(some)
     edges = np.quantile(sample, [STRAY, 1 - STRAY], axis=0)
     rim = BEYOND * (edges[1] - edges[0])
-    low = np.where(least < edges[0] - rim, edges[0], least)
-    high = np.where(most > edges[1] + rim, edges[1], most)
+    low, high = np.maximum(least, edges[0] - rim), np.minimum(most, edges[1] + rim)
     outside = 0
     if (low > least).any() or (high < most).any():
-        outside = sum(int((~_within(xyz, low, high)).sum()) for xyz in blocks())
+        least, most, outside = np.full(3, np.inf), np.full(3, -np.inf), count
+        for block in blocks():
+            near = block[_within(block, low, high)]
+            least = np.minimum(least, near.min(axis=0, initial=np.inf))
+            most = np.maximum(most, near.max(axis=0, initial=-np.inf))
+            outside -= len(near)
+        low, high = least, most
         sample = sample[_within(sample, low, high)]
     roof = roofed(sample, unit=unit)
     cut = cut_height(sample, BELOW) if roof else float(high[2])
@@ -224,10 +229,12 @@ def _image(scene: Scene, camera: _Camera, box: tuple[int, int]) -> Image:
     place = np.flatnonzero(front.rows != NOBODY)
     row, column = np.divmod(place, shape[1])
     depth = front.depth[place]
-    owner = splats(row + 0.5, column + 0.5, depth, shape=shape, pixel=fine, step=scene.step)
+    # Nothing is smaller than a pixel that is shown.
+    step = max(scene.step, pixel)
+    owner = splats(row + 0.5, column + 0.5, depth, shape=shape, pixel=fine, step=step)
     rows = np.append(front.rows[place], NOBODY)[owner]
     far = depth.min(initial=0.0) - fine
-    return Image(rows, _light(np.append(depth, far)[owner], rows != NOBODY, fine, scene.step), pixel)
+    return Image(rows, _light(np.append(depth, far)[owner], rows != NOBODY, fine, step), pixel)
 
 
 def _light(depth: NDArray[np.float64], full: NDArray[np.bool_], pixel: float, step: float) -> NDArray[np.float64]:
