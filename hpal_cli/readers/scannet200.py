@@ -37,7 +37,7 @@ alarm; 1186 power strip; 1187 calendar; 1188 poster; 1189 potted plant; 1190 lug
 
 
 def _classes() -> ClassTable:
-    rows = [row.split(maxsplit=1) for row in _NUMBERED.replace("\n", " ").split(";")]
+    rows = [row.strip().split(maxsplit=1) for row in _NUMBERED.replace("\n", " ").split(";")]
     return ClassTable(SemanticClass(n, name, palette(n), (int(code),)) for n, (code, name) in enumerate(rows))
 
 
