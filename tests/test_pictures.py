@@ -198,6 +198,18 @@ def test_eval_draws_the_truth_and_the_errors(hpal: Hpal, tmp_path: Path) -> None
     assert "--overwrite" in again.err
 
 
+def test_eval_with_random_answers_draws_what_was_predicted(hpal: Hpal, tmp_path: Path) -> None:
+    """There is no truth to draw, and the answers say nothing of the other points."""
+    made = Campaign(tmp_path)
+    made.spread(tmp_path / "spread.zarr", like=True)
+    answers(tmp_path / "check.zarr", made.store, {"b": [(3, 0), (9, 1)]})
+    command = ("eval", tmp_path / "spread.zarr", "--truth")
+    assert hpal(*command, tmp_path / "check.zarr", "--scenes", "b", "--pictures", tmp_path / "some").rc == 0
+    assert hpal(*command, made.store.path, "--split", "all", "--scenes", "b", "--pictures", tmp_path / "all").rc == 0
+    some, whole = (imread(tmp_path / folder / "b.png") for folder in ("some", "all"))
+    assert some.shape[1] < whole.shape[1]
+
+
 def test_spread_draws_without_any_truth_or_colour(hpal: Hpal, tmp_path: Path) -> None:
     """With points that nothing is known of, and a unit."""
     one = room("north/a")
