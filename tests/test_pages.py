@@ -16,11 +16,13 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 
 SMALLER = {
-    "points=120_000": "points=3000",
+    "rooms=4, points=120_000": "rooms=3, points=3000",
     "np.arange(0, 360, 0.4)": "np.arange(0, 360, 2.0)",
-    "--budget 60": "--budget 30",
-    "--budget 40": "--budget 20",
-    "--budget 30": "--budget 20",
+    "range(6)": "range(3)",
+    "number < 5": "number < 2",
+    "--budget 60": "--budget 20",
+    "--budget 40": "--budget 12",
+    "--budget 30": "--budget 10",
 }
 """The pages' own numbers, and those that the test follows them with."""
 
@@ -100,7 +102,7 @@ def test_the_page_does_what_it_says(page: str, tmp_path: Path) -> None:
             tile(tmp_path / folder / f"tile_{number}.laz", number)
     follow(DOCS / f"{page}.md", tmp_path)
     split = "all" if page == "airborne" else "train"
-    assert accuracy(tmp_path, "spread-2.zarr", split) > 0.7
+    assert accuracy(tmp_path, "spread-2.zarr", split) > 0.6
     for folder in ("pictures-1", "pictures-2", "check"):
         scenes = SceneStore(tmp_path / "scenes.zarr").choose(split)
         assert {f"{scene.name}.png" for scene in scenes} <= {
