@@ -186,7 +186,16 @@ def test_what_is_wrong_is_told_by_file_and_row(tmp_path: Path, rows: list[dict[s
 
 
 def test_tables_by_name() -> None:
-    assert list(TABLES) == ["asprs", "s3dis", "scannet20", "nyu40", "semantickitti", "semanticposs", "nuscenes"]
+    assert list(TABLES) == [
+        "asprs",
+        "s3dis",
+        "scannet20",
+        "nyu40",
+        "scannet200",
+        "semantickitti",
+        "semanticposs",
+        "nuscenes",
+    ]
     asprs = class_table("ASPRS")
     assert class_table("aspras") is asprs
     assert ids(asprs, 2, 3, 5, 6, 9, 17, las=True) == [0, 1, 3, 4, 7, 15]
@@ -202,6 +211,12 @@ def test_tables_by_name() -> None:
     assert len(nyu) == 40
     assert all(nyu.names[c.code - 1] == c.name for c in class_table("scannet20") if c.code is not None)
     assert ids(nyu, 1, 40) == [0, 39]
+    many = class_table("scannet200")
+    assert len(many) == 200
+    assert ids(many, 1, 2, 3, 6, 1156, 1191) == [0, 1, 2, 5, 171, 199]
+    assert [many.names[n] for n in (0, 12, 59, 199)] == ["wall", "sink", "board", "mattress"]
+    with pytest.raises(HpalError, match=r"class numbers 0, 12 are not in the table of 200 classes"):
+        ids(many, 0, 12)
     kitti = class_table("semantickitti")
     assert kitti is semantickitti.CLASSES
     assert ids(kitti, 10, 252, 60, 0, 99, 81) == [0, 0, 8, -1, -1, 18]

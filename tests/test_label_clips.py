@@ -12,11 +12,13 @@ import pytest
 from conftest import Done, MadeScene, made_predictions, tree
 from matplotlib.image import imread
 
-from hpal_cli.export.clips import NEAR, write_clips
+from hpal_cli.export.clips import NEAR, Room, write_clips
 from hpal_cli.export.context import LOUD_COLOR
 from hpal_cli.export.views import APART, View, draw, two_views
 from hpal_cli.label.queries import queries
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.store import Points
+from hpal_cli.scenes.table import SceneInfo
 
 Hpal = Callable[..., Done]
 
@@ -108,6 +110,22 @@ def test_surfaces_have_no_holes_and_right_is_right() -> None:
     row, column = np.argwhere(is_red(image)).mean(axis=0)
     assert column == pytest.approx(50 + 0.4 * 50, abs=1.5)
     assert row == pytest.approx(50 - 0.6 * 50, abs=1.5)
+
+
+def test_without_colour_height_shows_and_intensity_does_not() -> None:
+    """In every round: scenes have intensity and predictions do not."""
+    hill = sheet(2, 0)
+    hill[:, 2] = hill[:, 0] / 4
+    noise = np.random.default_rng(0).uniform(0, 900, len(hill))
+    info = SceneInfo(0, "a", len(hill), len(hill), "train", "")
+    plain, noisy = (
+        Room(info, Points(hill, np.zeros(3), attributes=columns), 1.0, STEP).colors.astype(int)
+        for columns in ({}, {"intensity": noise})
+    )
+    np.testing.assert_array_equal(plain, noisy)
+    low, high = plain[hill[:, 0] < -1.5].mean(axis=0), plain[hill[:, 0] > 1.5].mean(axis=0)
+    assert low[2] > low[0]
+    assert high[0] > high[2]
 
 
 def test_the_points_around_the_query_do_not_cover_it() -> None:

@@ -19,7 +19,9 @@ from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import e57, las, number_files, number_table, numpy_files, ply, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.scenes import named
 from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 
 # ---------------------------------------------------------------- what is found
@@ -281,6 +283,38 @@ def test_scannet_from_segments(tmp_path: Path, place: str) -> None:
     assert scannet.CLASSES is not None
     assert scannet.CLASSES.from_codes(cloud.label, "f").tolist() == [4, -1, -1]
     assert cloud.carried["instance"].tolist() == [0, -1, 1]
+
+
+def test_scannet_by_its_own_numbers(tmp_path: Path) -> None:
+    """What ScanNet200 calls 10 is NYU's 5; 13, `person` of no class here, is none of them."""
+    scene = with_segments(tmp_path)
+    scannet_scene(tmp_path, codes=np.array([5, 5, 29], "u2"))
+    table = TSV.replace("2\toffice chair", "10\toffice chair").replace("3\tbox", "12\tbox")
+    write(tmp_path / "scannetv2-labels.combined.tsv", table)
+    reader, (source,) = readers.find(tmp_path)
+    classes = named.class_table("scannet200")
+    cloud = readers.read(reader, source, Options(classes=classes))
+    assert cloud.label is not None
+    assert cloud.label.tolist() == [10, -1, -1]
+    assert classes.names[classes.from_codes(cloud.label, "f")[0]] == "office chair"
+    assert cloud.carried["instance"].tolist() == [0, -1, 1]
+    nyu = readers.read(reader, source, Options(classes=named.class_table("nyu40")))
+    assert nyu.label is not None
+    assert nyu.label.tolist() == [5, 5, 29]
+    (scene / "scene0000_00.aggregation.json").unlink()
+    with pytest.raises(HpalError, match=r"aggregation\.json: is missing, and .* NYU's 40 classes alone; fetch it too"):
+        readers.read(reader, source, Options(classes=classes))
+
+
+def test_scannet200_through_prep(tmp_path: Path) -> None:
+    with_segments(tmp_path / "set")
+    table = TSV.replace("2\toffice chair", "10\toffice chair").replace("3\tbox", "26\tbox")
+    write(tmp_path / "set/scannetv2-labels.combined.tsv", table)
+    prepare(tmp_path / "set", tmp_path / "s.zarr", classes=named.class_table("scannet200"))
+    store = SceneStore(tmp_path / "s.zarr")
+    label = store.labels(store.table[0])
+    assert label is not None
+    assert sorted(store.classes.names[n] if n >= 0 else "-" for n in label) == ["-", "box", "office chair"]
 
 
 def test_scannet_prefers_the_labels_that_are_made(tmp_path: Path) -> None:

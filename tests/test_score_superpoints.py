@@ -179,6 +179,17 @@ def test_what_a_superpoint_is_worth_by_a_plain_reading(predicted: Predicted, str
     assert found["score"].max() <= 1
 
 
+def test_the_shares_of_a_superpoint_sum_to_its_score(predicted: Predicted, tmp_path: Path) -> None:
+    import plyfile
+
+    levels = Hierarchy((0.1, 0.5), (0.3, 0.2))
+    scored(predicted.path, by_superpoint(hierarchy=levels), ply=tmp_path)
+    cloud = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"].data
+    shares = [cloud[f"scalar_share_{name}"] for name in ("point", "10cm", "50cm")]
+    assert min(share.max() for share in shares) > 0.001
+    np.testing.assert_allclose(sum(shares), cloud["scalar_score"], atol=1e-6)
+
+
 def test_each_superpoint_is_asked_about_once_in_its_middle(predicted: Predicted, tmp_path: Path) -> None:
     rows = rows_of(scored(predicted.path, by_superpoint()))
     for scene in predicted.store.table:

@@ -343,6 +343,14 @@ def test_the_scale_is_the_grids_or_else_the_points() -> None:
     assert scale_of(grid[:1], None, 1) == scale_of(np.zeros((9, 3)), None, 1) == scale_of(nothing, None, 1) == 1
 
 
+def test_a_store_without_scenes_is_told(tmp_path: Path) -> None:
+    made_scenes(tmp_path / "none.zarr", [])
+    done = run_hpal("superpoints", tmp_path / "none.zarr")
+    assert done.rc == 1
+    assert "none.zarr: has no scenes; run `hpal prep` on a folder that holds some" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["none.zarr"]
+
+
 # ---------------------------------------------------------------- tiles
 
 

@@ -23,9 +23,6 @@ OFFICE, SCENES, LABELS, PREDS, RESULT, FIGURES = (
 MODEL = "forest.pt"
 ROOM, ANSWERED_ROOM = "new-room.png", "answered-room.png"
 
-PIXEL = 0.02
-"""Of the rooms' pictures, metres: about as fine as they are shown."""
-
 PER_ANSWER, LEAST_ANSWERS = 1000, 100
 """Points of the train rooms for each answer, and how many answers there are at least."""
 
@@ -195,27 +192,22 @@ class Campaign:
         folder.mkdir(parents=True, exist_ok=True)
 
     def _draw_room(self, split: str, name: str, stores: Sequence[tuple[str, str]]) -> None:
-        """The first room of a split from above: as scanned, the truth, and what each of the stores says of it.
+        """The first room of a split: as scanned, the truth, and what each of the stores says of it.
 
         stores: (title, predictions store).
         """
-        from hpal_cli.export.clouds import class_colors
-        from hpal_cli.export.top_view import side_by_side, top_view
+        from hpal_cli.export.pictures import class_layer, draw_scene
         from hpal_cli.predictions.store import PredictionStore
         from hpal_cli.scenes.store import SceneStore
 
-        store = SceneStore(self._folder / SCENES)
-        scene = store.table.choose(split)[0]
-        points = store.points(scene, label=True)
-        assert points.label is not None
-        assert points.rgb is not None
-        colors = [("as scanned", points.rgb), ("truth", class_colors(store.classes, points.label))]
-        for title, predictions in stores:
-            pred = PredictionStore(self._folder / predictions).predicted(scene)
-            colors.append((title, class_colors(store.classes, pred)))
-        step = store.grid or PIXEL
-        views = [(title, top_view(points.xyz, rgb, pixel=PIXEL, step=step)) for title, rgb in colors]
-        side_by_side(views, self._folder / name, [(c.name, c.color) for c in store.classes])
+        truth = SceneStore(self._folder / SCENES)
+        info = truth.table.choose(split)[0]
+        label = truth.labels(info)
+        assert label is not None
+        said = [(title, PredictionStore(self._folder / store)) for title, store in stores]
+        layers = [class_layer("truth", truth.classes, label)]
+        layers += [class_layer(title, store.classes, store.predicted(info)) for title, store in said]
+        draw_scene(said[0][1], info, layers, self._folder / name, overwrite=True)
 
     def _report(self, rounds: Sequence[Round], model: float) -> None:
         from hpal_cli.evaluate.figures import learning_curve
@@ -246,7 +238,7 @@ class Campaign:
             (curve.name, "the learning curve"),
             (
                 ANSWERED_ROOM,
-                "a room with answers from above: scan, truth, and its labels after the first and last round",
+                "a room with answers: scan, truth, and its labels after the first and last round",
             ),
             (ROOM, "a room without any: scan, truth, what the first answers say of it, what the forest says"),
             (f"{FIGURES}/confusion.png", "which classes the forest takes for which in the rooms without answers"),

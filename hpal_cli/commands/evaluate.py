@@ -54,7 +54,16 @@ def command(
         Path | None,
         typer.Option(metavar="DIR", help="Write the confusion matrix and the IoU by class as PNG."),
     ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Draw each scene from above and from a corner, as scanned, by true class, by predicted class and "
+            "where these differ, as PNG.",
+        ),
+    ] = None,
     overwrite: opt.Overwrite = False,
+    jobs: opt.PictureJobs = 1,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -102,6 +111,19 @@ def command(
             figures,
             overwrite,
         )
+    if pictures is not None:
+        from hpal_cli.export.pictures import write_pictures
+
+        drawn = write_pictures(
+            store,
+            [store.table.by_name[name] for name in result.scenes],
+            pictures,
+            truth=None if isinstance(result, Sample) else SceneStore(truth),
+            jobs=jobs,
+            overwrite=overwrite,
+            monitor=console,
+        )
+        console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
     if json_output:
         console.report(result.to_json())
     elif isinstance(result, Sample):

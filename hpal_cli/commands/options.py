@@ -31,6 +31,15 @@ Color = Annotated[str, typer.Option("--color", metavar="HOW", help="rgb as scann
 Uncompressed = Annotated[
     bool, typer.Option("--uncompressed", help="Write LAS for files that were LAZ, which else stay LAZ.")
 ]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Also draw each scene from above and from a corner, as scanned and by class, as PNG."
+    ),
+]
+PictureJobs = Annotated[
+    int, typer.Option("--jobs", min=1, metavar="N", help="Processes that draw pictures; the output is the same.")
+]
 Scenes = Annotated[
     list[str] | None,
     typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.", autocompletion=words.scenes),

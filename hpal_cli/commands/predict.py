@@ -33,6 +33,7 @@ def command(
     las: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The same as LAS; a LAS or LAZ file stays as it was.")
     ] = None,
+    pictures: opt.Pictures = None,
     uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
     no_features: Annotated[
@@ -59,11 +60,13 @@ def command(
     backend: opt.Backend = "auto",
     precision: opt.Precision = "fp32",
     overwrite: opt.Overwrite = False,
+    jobs: opt.PictureJobs = 1,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
     """Predict every point: class, probabilities, features."""
     from hpal_cli.export.files import COLORS, export_originals, room_for_originals
+    from hpal_cli.export.pictures import room_for_pictures, write_pictures
     from hpal_cli.forest.model import is_forest
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
@@ -78,7 +81,7 @@ def command(
         raise UsageError("--color", "is for --ply and --las", "give one of them too, or leave it out")
     if uncompressed and las is None:
         raise UsageError("--uncompressed", "is for --las", "give it too, or leave this out")
-    for folder, suffix in folders:
+    for folder, suffix in [*folders, *([(pictures, "pictures")] if pictures is not None else [])]:
         within = (folder.resolve(), *folder.resolve().parents)
         if output.resolve() in within or kind_of(folder) is not None:
             raise UsageError(f"--{suffix}", f"{folder} is a store, and files want a folder", "give another name")
@@ -95,6 +98,8 @@ def command(
                     store, chosen, folder, suffix, color=color, uncompressed=uncompressed, overwrite=overwrite
                 )
             )
+        if pictures is not None:
+            room.enter_context(room_for_pictures(chosen, pictures, overwrite=overwrite))
         if forest:
             from hpal_cli.forest.model import load as load_forest
             from hpal_cli.forest.predict import predict_forest
@@ -131,6 +136,11 @@ def command(
             )
             files = counted(len(written.paths), f"{suffix.upper()} file")
             console.say(f"{folder}/: {files}, {counted(written.points, 'original point')}")
+        if pictures is not None:
+            drawn = write_pictures(
+                PredictionStore(output), chosen, pictures, jobs=jobs, overwrite=overwrite, monitor=console
+            )
+            console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
 
 
 def _by_network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    pictures: opt.Pictures = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.", autocompletion=words.splits)] = "all",
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
@@ -63,6 +65,7 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Spread answers over the surface around them. Every point gets class probabilities, as from a model."""
+    from hpal_cli.export.pictures import room_for_pictures, write_pictures
     from hpal_cli.label.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
@@ -71,22 +74,31 @@ def command(
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
-    for scene, known in spread(
-        None if labels == "none" else LabelStore(Path(labels)),
-        store,
-        output,
-        predictions=[PredictionStore(Path(path)) for path in opt.as_list([str(p) for p in predictions or ()])],
-        like=alike,
-        strength=strength,
-        split=split,
-        scenes=opt.as_list(scenes),
-        seed=seed,
-        jobs=jobs,
-        overwrite=overwrite,
-        history=None if no_history else this_call(NAME, seed=seed if alike else None),
-        monitor=console,
-    ):
-        found[known].append(scene)
+    with contextlib.ExitStack() as room:
+        if pictures is not None:
+            chosen = store.table.choose(split, opt.as_list(scenes))
+            room.enter_context(room_for_pictures(chosen, pictures, overwrite=overwrite))
+        for scene, known in spread(
+            None if labels == "none" else LabelStore(Path(labels)),
+            store,
+            output,
+            predictions=[PredictionStore(Path(path)) for path in opt.as_list([str(p) for p in predictions or ()])],
+            like=alike,
+            strength=strength,
+            split=split,
+            scenes=opt.as_list(scenes),
+            seed=seed,
+            jobs=jobs,
+            overwrite=overwrite,
+            history=None if no_history else this_call(NAME, seed=seed if alike else None),
+            monitor=console,
+        ):
+            found[known].append(scene)
+        if pictures is not None:
+            drawn = write_pictures(
+                PredictionStore(output), found[True], pictures, jobs=jobs, overwrite=overwrite, monitor=console
+            )
+            console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
     if silent := found[False]:
         console.say(
             f"{counted(len(silent), 'scene')} without any answer, like {silent[0].name}: left out, since nothing is "

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-CLASS_TABLES = ("asprs", "s3dis", "scannet20", "nyu40", "semantickitti", "semanticposs", "nuscenes")
+CLASS_TABLES = ("asprs", "s3dis", "scannet20", "scannet200", "nyu40", "semantickitti", "semanticposs", "nuscenes")
 FORMATS = ("s3dis", "scannet", "nuscenes", "las", "ply", "pcd", "e57", "ptx", "semantickitti", "text", "numpy")
 SPLITS = ("train", "val", "test")
 

@@ -87,13 +87,13 @@ def learning_curve(curves: Mapping[str, Sequence[tuple[int, float, float]]], pat
     save(figure, path)
 
 
-def figure_of(width: float, height: float, *, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def figure_of(width: float, height: float, *, columns: int = 1, dpi: int = 120) -> tuple[Figure, list[Axes]]:
     """A figure of so many inches with so many axes in a row."""
     # The object interface: pyplot would look for a display and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
 

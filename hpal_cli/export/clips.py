@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from hpal_cli.errors import HpalError
 from hpal_cli.export.clouds import identity
 from hpal_cli.export.context import LOUD_COLOR, greyed
+from hpal_cli.export.shades import height_colors
 from hpal_cli.export.top_view import BELOW, roofed, top_view
 from hpal_cli.export.views import View, draw, two_views
 from hpal_cli.export.writers import ViewerCloud, scene_path, write
@@ -113,7 +114,7 @@ class Room:
         self._tree = cKDTree(self._metres)
         # Scans can be thinner than the grid.
         self._step = max(grid or 0.0, self._spacing())
-        self.colors = points.rgb if points.rgb is not None else _shades(points, self._metres)
+        self.colors = points.rgb if points.rgb is not None else _shades(self._metres)
         self._grey = greyed(Points(points.xyz, points.offset, self.colors))
         self._roof = roofed(self._metres)
         self._thin = self._one_a_cell(max(FAR_STEP, 2 * self._step))
@@ -303,20 +304,14 @@ def _facts(query: Query) -> tuple[str, ...]:
     return tuple(known)
 
 
-def _shades(points: Points, metres: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(N, 3) of a cloud without colour: blue to yellow by intensity, by height where it has none, in a slanting
-    light."""
-    values = np.asarray(points.attributes.get("intensity", metres[:, 2]), np.float64)
-    low, high = np.percentile(values, [2, 98])
-    share = np.clip((values - low) / (high - low), 0, 1)[:, None] if high > low else np.full((len(values), 1), 0.5)
-    stops = np.array([(70, 95, 165), (60, 170, 160), (250, 225, 90)], np.float64)
-    color = stops[0] + np.clip(2 * share, 0, 1) * (stops[1] - stops[0])
-    color += np.clip(2 * share - 1, 0, 1) * (stops[2] - stops[1])
+def _shades(metres: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """(N, 3) of a cloud without colour: by height, in a slanting light. Intensity would be there for some, but differs
+    from point to point."""
     light = np.ones(len(metres))
     for rows, near in neighbours(metres, 10):
         normal = np.linalg.eigh(covariance(metres[near]))[1][:, :, 0]
         light[rows] = 0.5 + 0.5 * np.abs(normal @ LIGHT)
-    return np.rint(color * light[:, None]).astype(np.uint8)
+    return np.rint(height_colors(metres[:, 2]) * light[:, None]).astype(np.uint8)
 
 
 def _star(step: float) -> NDArray[np.float64]:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.export.clouds import class_colors, class_comments, identity
+from hpal_cli.export.paper import in_metres, round_length, shortened, text_width
+from hpal_cli.export.splats import spacing
 from hpal_cli.export.top_view import BELOW, cut_height, roofed, top_view
 from hpal_cli.export.writers import ViewerCloud
 from hpal_cli.scenes.classes import ClassTable
@@ -128,7 +130,7 @@ def overview(
     best_first = np.lexsort((picks, rank))
     picks, rank = picks[best_first], rank[best_first]
     guess = np.full(len(picks), -1) if guess is None else guess[best_first]
-    plan = _Plan.of(points)
+    plan = _Plan.of(points, unit)
     place = points.xyz[picks].astype(np.float64)
     hidden = place[:, 2] > plan.cut
     width = max(MIN_WIDTH, plan.width + 2 * MARGIN)
@@ -191,14 +193,14 @@ class _Plan:
     low: NDArray[np.float64]
 
     @classmethod
-    def of(cls, points: Points) -> _Plan:
+    def of(cls, points: Points, unit: float) -> _Plan:
         xyz = points.xyz.astype(np.float64)
-        below = BELOW if roofed(xyz) else 1.0
+        below = BELOW if roofed(xyz, unit=unit) else 1.0
         cut = cut_height(xyz, below)
         low = xyz.min(axis=0)
         # A single point is drawn as if it were alone in a square of one unit.
         span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
-        step = _spacing(xyz[xyz[:, 2] <= cut, :2], span)
+        step = spacing(xyz[xyz[:, 2] <= cut, :2], span)
         # Finer ones would show no more of points that lie apart.
         pixel = max(span / PIXELS, step / 4)
         rgb = greyed(points) if points.rgb is not None else _grey(_height_tone(xyz[:, 2], cut))
@@ -210,26 +212,6 @@ class _Plan:
     def on_paper(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
         """(K, 3) -> (K, 2) inches from the image's lower left corner."""
         return (place - self.low)[:, :2] * self.scale
-
-
-def _spacing(xy: NDArray[np.float64], span: float) -> float:
-    """How far points lie apart on the ground: the edge of the smallest cells of which few are empty between others."""
-    low = xy.min(axis=0)
-    edge, coarsest = span / PIXELS, span / 40
-    if not (xy > low).any():
-        return edge
-
-    def covered(edge: float) -> float:
-        columns = int(span / edge) + 2
-        column, row = ((xy - low) / edge).astype(int).T
-        has = np.zeros(columns * columns, bool)
-        has[row * columns + column] = True
-        return float(has.sum()) * edge * edge
-
-    # Where points lie farther apart, cells of twice the edge cover more ground.
-    while edge < coarsest and covered(edge) < 0.8 * covered(2 * edge):
-        edge *= 1.2
-    return edge
 
 
 def _grey(brightness: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -262,7 +244,7 @@ def _legend(guess: NDArray[np.integer], classes: ClassTable) -> list[_Entry]:
     """The classes that were picked, the most frequent first."""
     count = np.bincount(np.maximum(guess, -1) + 1, minlength=len(classes) + 1)
     entries = [
-        _Entry(f"{_short(classes[n].name)} ({count[n + 1]:,})", classes[n].color)
+        _Entry(f"{shortened(classes[n].name)} ({count[n + 1]:,})", classes[n].color)
         for n in np.argsort(-count[1:], kind="stable")
         if count[n + 1]
     ]
@@ -271,50 +253,28 @@ def _legend(guess: NDArray[np.integer], classes: ClassTable) -> list[_Entry]:
     return entries + ([_Entry(f"nothing predicted ({count[0]:,})", LOUD_COLOR)] if count[0] else [])
 
 
-def _short(name: str) -> str:
-    """Names that only differ at their end must stay apart."""
-    return name if len(name) <= 28 else f"{name[:14]}...{name[-11:]}"
-
-
 def _facts(nearest: NDArray[np.float64], radius: float | None) -> list[str]:
     count = len(nearest)
     if count < 2:
         return ["1 pick" if count else "no picks"]
     median = float(np.median(nearest))
-    facts = [f"{count:,} picks; median distance of a pick to its nearest other pick: {_metres(median)}"]
+    facts = [f"{count:,} picks; median distance of a pick to its nearest other pick: {in_metres(median)}"]
     if radius is not None:
         facts.append(
-            f"picks that have another one within the FDS radius of {_metres(radius, 6)}: {(nearest < radius).sum():,}"
+            f"picks that have another one within the FDS radius of {in_metres(radius, 6)}: {(nearest < radius).sum():,}"
         )
     return facts
 
 
-def _metres(value: float, digits: int = 2) -> str:
-    """The space keeps number and unit on one line."""
-    return f"{value:,.0f}\u00a0m" if value >= 100 else f"{value:.{digits}g}\u00a0m"
-
-
-def _text_width(text: str, size: float, weight: str = "normal") -> float:
-    """Inches, without a renderer."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    if not text.strip():
-        return 0.0
-    # A dollar would be read as the start of a formula.
-    path = TextPath((0, 0), text.replace("$", "S"), prop=FontProperties(weight=weight, size=size))
-    return float(path.get_extents().width) / 72
-
-
 def _wrapped(text: str, size: float, weight: str, width: float) -> list[str]:
     # Some letters are wider than the mean.
-    letter = 1.1 * _text_width(text, size, weight) / max(len(text), 1)
+    letter = 1.1 * text_width(text, size, weight) / max(len(text), 1)
     return textwrap.wrap(text, max(8, int(width / max(letter, 0.01))))
 
 
 def _in_rows(entries: Sequence[_Entry], width: float) -> list[list[tuple[float, _Entry]]]:
     """Entries in columns of equal width, with the inches from the left of each."""
-    widest = max((_text_width(e.text, TEXT) for e in entries if not e.note), default=0.0) + 0.45
+    widest = max((text_width(e.text, TEXT) for e in entries if not e.note), default=0.0) + 0.45
     columns = max(1, int(width / widest))
     plain = [e for e in entries if not e.note]
     rows = [
@@ -430,15 +390,15 @@ def _overlap(a: Box, b: Box) -> bool:
 
 def _scale_bar(axes: Axes, x: float, y: float, per_metre: float, radius: float | None, circle: float) -> None:
     """A bar of a round length, and the FDS radius beside it, at `per_metre` inches; y is their middle."""
-    metres = max((m * 10.0**e for e in range(-9, 10) for m in (1, 2, 5) if m * 10.0**e * per_metre <= BAR), default=0)
+    metres = round_length(BAR / per_metre)
     end = x + metres * per_metre
     ends = ([x, x, x, end, end, end], [y + 0.05, y - 0.05, y, y, y + 0.05, y - 0.05])
     axes.plot(*ends, color="0.1", linewidth=1.5, solid_capstyle="butt")
-    axes.text((x + end) / 2, y + 0.08, _metres(metres), fontsize=TEXT, ha="center", va="bottom")
+    axes.text((x + end) / 2, y + 0.08, in_metres(metres), fontsize=TEXT, ha="center", va="bottom")
     if radius is None:
         return
     x += BAR + MARGIN
-    text = f"FDS radius {_metres(radius, 6)}"
+    text = f"FDS radius {in_metres(radius, 6)}"
     if circle:
         from matplotlib.patches import Circle
 

@@ -19,6 +19,10 @@ SAME = 2.4
 """What lies farther behind, likewise, is no part of a surface but shines through it."""
 
 
+FINEST = 800
+"""Points of a scene are taken to lie at least this fraction of its longer side apart."""
+
+
 def splats(
     row: NDArray[np.floating],
     column: NDArray[np.floating],
@@ -53,6 +57,26 @@ def splats(
         nearest = distance_transform_edt(hole, return_distances=False, return_indices=True)
         owner = owner[tuple(nearest)]
     return owner
+
+
+def spacing(xy: NDArray[np.float64], span: float) -> float:
+    """How far points lie apart on the ground: the edge of the smallest cells of which few are empty between others."""
+    low = xy.min(axis=0)
+    edge, coarsest = span / FINEST, span / 40
+    if not (xy > low).any():
+        return edge
+
+    def covered(edge: float) -> float:
+        columns = int(span / edge) + 2
+        column, row = ((xy - low) / edge).astype(int).T
+        has = np.zeros(columns * columns, bool)
+        has[row * columns + column] = True
+        return float(has.sum()) * edge * edge
+
+    # Where points lie farther apart, cells of twice the edge cover more ground.
+    while edge < coarsest and covered(edge) < 0.8 * covered(2 * edge):
+        edge *= 1.2
+    return edge
 
 
 def eye_dome(depth: NDArray[np.float64], half: float) -> NDArray[np.float64]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +9,9 @@ from hpal_cli.export.splats import NOBODY, eye_dome, splats
 
 BELOW = 0.75
 """Share of a room's height that is shown: a ceiling would hide all else."""
+
+STOREY, FLAT = 6.0, 0.03
+"""Metres; and how far a flat ceiling strays from its median, in heights of the scene."""
 
 
 def top_view(
@@ -50,38 +50,25 @@ def cut_height(position: NDArray[np.floating], below: float = BELOW) -> float:
     return float(high if below >= 1 else low + below * (high - low))
 
 
-def roofed(position: NDArray[np.floating], below: float = BELOW) -> bool:
+def roofed(position: NDArray[np.floating], below: float = BELOW, *, unit: float = 1.0) -> bool:
     """Whether most of the ground plan of (N, 3) positions has points both above and below the cut: a room with its
-    ceiling has; a hill, or a room that was scanned without one, would lose its top and gain nothing."""
+    ceiling has; a hill, or a room that was scanned without one, would lose its top and gain nothing.
+
+    unit: metres in one unit of the positions. What is higher than `STOREY` is a ceiling only where it is flat: crowns
+    of trees are not.
+    """
     low, high = position.min(axis=0), position.max(axis=0)
-    # Coarse, so that each cell of a small or thinly scanned room has points of its floor and its ceiling.
-    cells = 16
+    # Coarse, so that each cell has points of its floor and its ceiling, but not of a house's roof and of the street.
+    cells = int(np.clip(np.sqrt(len(position) / 30), 16, 64))
     edge = max(float((high - low)[:2].max()) / cells, np.finfo(np.float32).tiny)
     column, row = ((position[:, :2] - low[:2]) / edge).astype(int).T
-    above = position[:, 2] > cut_height(position, below)
-    has = np.zeros((2, (cells + 1) ** 2), bool)
-    has[above.astype(int), row * (cells + 1) + column] = True
-    return bool(2 * has.all(axis=0).sum() > has.any(axis=0).sum())
-
-
-def side_by_side(
-    views: Sequence[tuple[str, NDArray[np.uint8]]], path: Path, legend: Sequence[tuple[str, tuple[int, int, int]]] = ()
-) -> None:
-    """Images with their titles in one row, and under them the names of the colours, as PNG."""
-    from matplotlib.patches import Patch
-
-    from hpal_cli.evaluate.figures import figure_of, save
-
-    height, width = views[0][1].shape[:2]
-    each = 3.4
-    figure, axes = figure_of(each * len(views), each * height / width + 1.0, columns=len(views))
-    for place, (title, image) in zip(axes, views, strict=True):
-        place.imshow(image, interpolation="nearest")
-        place.set_title(title, fontsize=10)
-        place.set_axis_off()
-    if legend:
-        patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*color), label=name) for name, color in legend]
-        rows = -(-len(patches) // 7)
-        columns = -(-len(patches) // rows)
-        figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
-    save(figure, path)
+    cell = row * (cells + 1) + column
+    cut = cut_height(position, below)
+    top, bottom = np.full((cells + 1) ** 2, -np.inf), np.full((cells + 1) ** 2, np.inf)
+    np.maximum.at(top, cell, position[:, 2])
+    np.minimum.at(bottom, cell, position[:, 2])
+    there = np.isfinite(top)
+    ceiling = (top > cut) & (bottom <= cut)
+    if (high - low)[2] * unit > STOREY and ceiling.any():
+        ceiling &= np.abs(top - np.median(top[ceiling])) < FLAT * (high - low)[2]
+    return bool(2 * ceiling.sum() > there.sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 from hpal_cli.predictions.probabilities import bad_rows
 from hpal_cli.scenes.about import about, length_of
-from hpal_cli.scenes.store import Points, offset_of
+from hpal_cli.scenes.store import BLOCK, Points, offset_of
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
@@ -68,6 +68,27 @@ class PredictionStore:
             offset=offset,
             rgb=self._array(scene, "rgb") if self.has_color(scene) else None,
         )
+
+    def xyz_blocks(self, scene: SceneInfo) -> Iterator[NDArray[np.float32]]:
+        """The positions of `points`, without the offset, `BLOCK` points at a time: a scene need not fit into memory.
+
+        Raises:
+            HpalError: the scene was not predicted, or has not one position a point.
+        """
+        if self._find(scene, "xyz") is None:
+            raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
+        reader = RowReader(self._root, f"scenes/{scene.name}/xyz", self.path)
+        if reader.shape != (scene.points, 3):
+            shape = " x ".join(map(str, reader.shape))
+            raise HpalError(
+                self.path, f"scene {scene.name}: xyz is {shape}, expected {scene.points} x 3", "write it again"
+            )
+        for start in range(0, scene.points, BLOCK):
+            yield reader.block(start, min(start + BLOCK, scene.points))
+
+    def color_rows(self, scene: SceneInfo) -> RowReader:
+        """(K,) rows -> (K, 3) uint8, read by the chunks that hold them; of a scene that `has_color`."""
+        return RowReader(self._root, f"scenes/{scene.name}/rgb", self.path)
 
     def has_color(self, scene: SceneInfo) -> bool:
         return self._find(scene, "rgb") is not None

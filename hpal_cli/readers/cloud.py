@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.scenes.classes import ClassTable
+
 
 @dataclass(frozen=True)
 class Source:
@@ -29,9 +31,11 @@ class Options:
     """What a person says of the files, for the readers that need it.
 
     columns: what the columns of text mean, in order; `-` for one to leave out. None: look at the file.
+    classes: the class table that was given, for formats with several kinds of numbers; None if none was.
     """
 
     columns: tuple[str, ...] | None = None
+    classes: ClassTable | None = None
 
 
 @dataclass

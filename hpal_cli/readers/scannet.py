@@ -2,6 +2,7 @@
 
 Either `<scene>_vh_clean_2.labels.ply`, or what that was made of: `<scene>.aggregation.json` (objects as lists of
 segments), `<scene>_vh_clean_2.0.010000.segs.json` (the segment of each vertex) and the data set's table of categories.
+The table also has ScanNet's own numbers, which the labels are where the class table has any beyond the 40 of NYU.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ _NYU = {
     36: ("bathtub", (227, 119, 194)),
     39: ("otherfurniture", (82, 84, 163)),
 }
-_OTHERS = tuple(n for n in range(1, 41) if n not in _NYU)
+_NYU_CLASSES = 40
+_OTHERS = tuple(n for n in range(1, _NYU_CLASSES + 1) if n not in _NYU)
 """Of the 40, which the benchmark ignores."""
 
 CLASSES: ClassTable | None = ClassTable(
@@ -85,6 +87,9 @@ def count(source: Source) -> int | None:
 def read(source: Source, options: Options) -> Iterator[Cloud]:
     """The mesh's vertices, with NYU numbers from 1 to 40 as labels: -1 for others, None without files of labels.
 
+    Where `options.classes` has a number beyond 40, as ScanNet200, the labels are ScanNet's own numbers: of objects,
+    since the labels that are made have NYU's; -1 for those that no class has.
+
     Raises:
         HpalError: a file is not what it should be, they differ in the number of vertices, or one is missing.
     """
@@ -94,13 +99,19 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     cloud.unit = 1.0
     count = len(cloud.xyz)
     labels, objects, _ = _labels(path)
+    wanted = [code for c in options.classes or () for code in c.codes]
+    own = max(wanted, default=0) > _NYU_CLASSES
     numbers = None
-    if labels.is_file():
+    if labels.is_file() and not own:
         numbers = _from_ply(labels, path, count)
     elif objects.is_file():
-        numbers, cloud.carried["instance"] = _from_objects(objects, path, count)
+        numbers, cloud.carried["instance"] = _from_objects(objects, path, count, "id" if own else "nyu40id")
+    elif labels.is_file():
+        problem = f"is missing, and {labels.name} has numbers of NYU's {_NYU_CLASSES} classes alone"
+        raise HpalError(objects, problem, "fetch it too, or give --classes scannet20")
     if numbers is not None:
-        cloud.label = np.where((numbers >= 1) & (numbers <= 40), numbers, IGNORE)
+        known = np.isin(numbers, wanted) if own else (numbers >= 1) & (numbers <= _NYU_CLASSES)
+        cloud.label = np.where(known, numbers, IGNORE)
     yield cloud
 
 
@@ -114,8 +125,9 @@ def _from_ply(labels: Path, path: Path, count: int) -> NDArray[np.int64]:
     return columns.labels(numbers, labels)
 
 
-def _from_objects(objects: Path, path: Path, count: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """NYU numbers (N,), 0 outside of all objects, and the objects' own (N,), -1 outside."""
+def _from_objects(objects: Path, path: Path, count: int, column: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Numbers of categories (N,), 0 outside of all objects, and of the objects (N,), -1 outside. column: of the data
+    set's table."""
     segments = _labels(path)[2]
     if not segments.is_file():
         raise HpalError(segments, f"is missing beside {objects.name}", _REMEDY)
@@ -123,14 +135,14 @@ def _from_objects(objects: Path, path: Path, count: int) -> tuple[NDArray[np.int
     if len(of_vertex) != count:
         problem = f"has {len(of_vertex)} segIndices, but {path.name} has {count} vertices"
         raise HpalError(segments, problem, "fetch both files of the scene again")
-    nyu = _nyu_of_categories(path)
+    numbered = _numbers_of_categories(path, column)
     numbers, instances = np.zeros(count, np.int64), np.full(count, -1, np.int32)
     groups = _json(objects, "segGroups")
     for place, group in enumerate(groups if isinstance(groups, list) else [groups]):
         if not (isinstance(group, dict) and isinstance(group.get("label"), str) and "segments" in group):
             raise HpalError(objects, f"object {place} has no label or no segments", _REMEDY)
         own = np.isin(of_vertex, _whole_numbers(group["segments"], objects, f"segments of object {place}"))
-        numbers[own] = nyu.get(group["label"], 0)
+        numbers[own] = numbered.get(group["label"], 0)
         instances[own] = place
     return numbers, instances
 
@@ -153,11 +165,11 @@ def _whole_numbers(values: Any, path: Path, what: str) -> NDArray[np.int64]:
     raise HpalError(path, f"{what}: not a list of whole numbers", _REMEDY)
 
 
-def _nyu_of_categories(path: Path) -> dict[str, int]:
+def _numbers_of_categories(path: Path, column: str) -> dict[str, int]:
     folders = list(path.absolute().parents[:_ABOVE])
     for folder in folders:
         if (folder / _CATEGORIES).is_file():
-            return _table(folder / _CATEGORIES)
+            return _table(folder / _CATEGORIES, column)
     raise HpalError(
         path,
         f"its labels need the data set's {_CATEGORIES}, which is neither beside it nor in the folders above",
@@ -166,11 +178,11 @@ def _nyu_of_categories(path: Path) -> dict[str, int]:
 
 
 @cache
-def _table(path: Path) -> dict[str, int]:
+def _table(path: Path, column: str) -> dict[str, int]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return {row["raw_category"]: int(row["nyu40id"] or 0) for row in csv.DictReader(file, delimiter="\t")}
+            return {row["raw_category"]: int(row[column] or 0) for row in csv.DictReader(file, delimiter="\t")}
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise HpalError(
-            path, f"has no columns raw_category and nyu40id that can be read ({error!r})", _REMEDY
+            path, f"has no columns raw_category and {column} that can be read ({error!r})", _REMEDY
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import nuscenes, s3dis, scannet, semantickitti
+from hpal_cli.readers import nuscenes, s3dis, scannet, scannet200, semantickitti
 from hpal_cli.scenes.classes import ClassTable, Numbers, SemanticClass, palette
 
 _ASPRS = {
@@ -81,6 +81,7 @@ TABLES = {
     "s3dis": _table(s3dis.CLASSES),
     "scannet20": SCANNET20,
     "nyu40": NYU40,
+    "scannet200": scannet200.CLASSES,
     "semantickitti": _table(semantickitti.CLASSES),
     "semanticposs": SEMANTICPOSS,
     "nuscenes": _table(nuscenes.CLASSES),

@@ -107,7 +107,7 @@ def prepare(
         UsageError: a pattern that matches no scene.
     """
     monitor = monitor or Silent()
-    options = Options(None if columns is None else tuple(columns))
+    options = Options(None if columns is None else tuple(columns), classes)
     reader, sources = readers.find(root, format, options)
     if columns is not None and reader is not readers.text:
         raise UsageError("--columns", f"is for text, and {root} is read as {reader.NAME}", "leave it out")

@@ -302,7 +302,10 @@ def _score_scene(work: _Work) -> tuple[Rows, str]:
         scores = POINTWISE[plan.strategy](store.probabilities(scene))
     if work.worth is not None and work.superpoint is not None and work.ranked is None:
         prob = None if isinstance(store, SceneStore) else store.probabilities(scene)
-        scores = work.worth(scores, prob, work.superpoint)[work.superpoint]
+        of = work.superpoint
+        scores = work.worth(scores, prob, of)[of]
+        # A superpoint's worth is linear in the scores of its points, so that the parts still sum to it.
+        shares = {name: work.worth(part.astype(np.float64), prob, of)[of] for name, part in shares.items()}
     return _rows(work, points, scores, shares), warning
 
 

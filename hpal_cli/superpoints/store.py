@@ -173,10 +173,12 @@ def make_superpoints(
     """Finds the superpoints of every scene and writes the store `out`.
 
     Raises:
-        HpalError: `out` exists and may not be replaced, or cannot be written.
+        HpalError: there are no scenes, or `out` exists and may not be replaced, or cannot be written.
     """
     monitor = monitor or Silent()
     scenes = list(store.table)
+    if not scenes:
+        raise HpalError(store.path, "has no scenes", "run `hpal prep` on a folder that holds some")
     jobs = min(cores() if jobs is None else jobs, len(scenes))
     scale = store_scale(store)
     attributes = {
