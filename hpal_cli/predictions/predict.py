@@ -25,6 +25,7 @@ from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.predictions.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.progress import Monitor, Silent, Task
+from hpal_cli.scenes.scale import as_attribute
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
@@ -208,6 +209,9 @@ def predict(
     device = device or torch.device("cpu")
     chosen = list(scenes) if scenes is not None else store.table.choose("all")
     check_fits(checkpoint, store, chosen)
+    if checkpoint.scale != (store.scale or 1.0):
+        known, theirs = f"{checkpoint.scale:g}", f"{store.scale or 1.0:g}"
+        monitor.warn(f"{store.path} has scenes of scale {theirs}, and the model has learned from scale {known}")
     network = checkpoint.network().to(device)
     wanted = smooth or checkpoint.superpoints is not None
     read = open_superpoints(store, monitor=monitor).read if wanted else None
@@ -216,6 +220,7 @@ def predict(
         "classes": store.classes.to_json(),
         "unit": store.unit,
         "grid": store.grid,
+        **as_attribute(store.scale),
         "voxel": checkpoint.settings.voxel,
         "scenes": store.table.to_json(),
         "history": to_json(history),
@@ -235,8 +240,8 @@ def predict(
             work = predict_large(
                 network,
                 points,
-                checkpoint.settings.voxel,
-                unit=store.unit,
+                checkpoint.settings.voxel / checkpoint.scale,
+                unit=store.unit / checkpoint.scale,
                 color=checkpoint.color,
                 superpoints=columns,
                 turns=turns,

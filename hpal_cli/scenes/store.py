@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.scenes.about import about, length_of
+from hpal_cli.scenes.scale import stored_scale
 from hpal_cli.scenes.table import SceneInfo, require_scene_name
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
@@ -65,6 +66,7 @@ class SceneStore:
         self._root, attributes = envelope.open_store(path, "scenes")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
         self.grid = length_of(attributes, "grid", path)
+        self.scale = stored_scale(attributes, path)
         self.format = str(attributes.get("format", "unknown"))
 
     def check(self) -> None:

@@ -83,18 +83,20 @@ class Batches:
         seed: int,
         spread: Spread | None = None,
         superpoints: Callable[[SceneInfo], Columns] | None = None,
+        scale: float = 1.0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         """color: whether the network is given colours; superpoints: gives the columns of a scene's superpoints, None
-        if the network is given none."""
+        if the network is given none; scale: lengths are divided by it, so that the network sees a room."""
         self._scenes = list(scenes)
         self._labels = labels
         self._settings = settings
         self._seed = seed
         self._spread = spread
         self._places = range(rank, settings.batch, world)
-        self._rooms = _Rooms(store, color, spread, superpoints)
+        self._voxel = settings.voxel / scale
+        self._rooms = _Rooms(store, color, spread, superpoints, store.unit / scale)
         self._homes = _homes(self._scenes, labels, spread) if settings.even_crops else []
 
     def __getitem__(self, step: int) -> Batch:
@@ -112,7 +114,7 @@ class Batches:
                 centres = rows[ids >= 0 if wanted is None else ids == wanted]
             else:
                 centres = np.flatnonzero(room.likely >= 0 if wanted is None else room.likely == wanted)
-            keep = crop(room.xyz, centres, settings.max_voxels // settings.batch, settings.voxel, rng)
+            keep = crop(room.xyz, centres, settings.max_voxels // settings.batch, self._voxel, rng)
             xyz, color = room.xyz[keep], None if room.color is None else room.color[keep]
             more = None if room.columns is None else room.columns(keep)
             seen = augment_position(xyz, rng, distort=settings.elastic)
@@ -130,8 +132,8 @@ class Batches:
             taught = SoftLabels(target, weight)
         return Batch(
             scenes,
-            voxelise(students, settings.voxel),
-            voxelise(teachers, settings.voxel) if settings.teacher else None,
+            voxelise(students, self._voxel),
+            voxelise(teachers, self._voxel) if settings.teacher else None,
             label,
             int((label >= 0 if taught is None else taught.weight > 0).sum()),
             taught,
@@ -221,8 +223,11 @@ class _Rooms:
         color: bool,
         spread: Spread | None,
         superpoints: Callable[[SceneInfo], Columns] | None,
+        unit: float,
     ) -> None:
+        """unit: metres of a room in one unit of the positions."""
         self._store = store
+        self._unit = unit
         self._color = color
         self._spread = spread
         self._superpoints = superpoints
@@ -242,7 +247,7 @@ class _Rooms:
         points, spread = self._store.points(scene), self._spread
         prob = None if spread is None else spread.probabilities(scene)
         return _Room(
-            scene_origin(points.xyz, self._store.unit),
+            scene_origin(points.xyz, self._unit),
             unit_color(points.rgb) if self._color else None,
             None if self._superpoints is None else self._superpoints(scene),
             prob,

@@ -29,8 +29,9 @@ from hpal_cli.store.files import replace_when_whole
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings
 
-SPEC = 2
-"""2: a voxel may be given columns of its superpoint, and class weights are a power."""
+SPEC = 3
+"""2: a voxel may be given columns of its superpoint, and class weights are a power. 3: scenes may be of another scale
+than a room."""
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Checkpoint:
     student: its weights, averaged over the steps where the settings say so and the run is finished; state: what only an
     unfinished run needs (teacher, optimiser); step: steps done.
     superpoints: what turns superpoints into inputs, None for a network that is given none.
+    scale: lengths are divided by it before the network is given positions; 1 for rooms.
     scenes: id of the scenes it was trained on; labels: digest of what it learned from; labelled: points of a known
     class that it learned from; spread: points that it learned from because an answer was spread to them; answered:
     scene name -> rows (int64) that someone has answered for, labelled or unsure, which selection must not ask for
@@ -59,6 +61,7 @@ class Checkpoint:
     all_labelled: bool = False
     superpoints: SuperpointInputs | None = None
     spread: int = 0
+    scale: float = 1.0
     history: list[Entry] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
 
@@ -66,6 +69,11 @@ class Checkpoint:
     def channels(self) -> tuple[str, ...]:
         """What the network is given of a voxel, in this order."""
         return channel_names(self.color, self.superpoints)
+
+    @property
+    def spec(self) -> int:
+        """The least version of the specification whose readers understand it."""
+        return 2 if self.scale == 1 else SPEC
 
     def network(self) -> MinkUNet:
         """The network with these weights, in evaluation mode."""
@@ -80,7 +88,7 @@ class Checkpoint:
             HpalError: `path` exists, or cannot be written.
         """
         meta = {
-            "spec": SPEC,
+            "spec": self.spec,
             "settings": asdict(self.settings),
             "classes": self.classes.to_json(),
             "channels": list(self.channels),
@@ -94,6 +102,8 @@ class Checkpoint:
             "appearance": None if self.superpoints is None else self.superpoints.appearance,
             "history": history.to_json(self.history),
         }
+        if self.scale != 1:
+            meta["scale"] = self.scale
         content = {
             "hpal": json.dumps(meta),
             "student": self.student,
@@ -167,6 +177,7 @@ def load(path: Path) -> Checkpoint:
             meta["all_labelled"],
             _superpoints(meta, content.get("likeness")),
             meta.get("spread", 0),
+            float(meta.get("scale", 1.0)),
             history.from_json(meta["history"]),
             content["state"],
         )

@@ -77,6 +77,14 @@ PRESETS = {
 }  # fmt: skip
 
 
+def preset_of(settings: Settings) -> str:
+    """The preset that a run was of: the one from which the fewest of its values differ."""
+    return min(
+        PRESETS,
+        key=lambda name: sum(getattr(PRESETS[name], f.name) != getattr(settings, f.name) for f in fields(Settings)),
+    )
+
+
 UNITS = {
     "voxel": "m",
     "max_voxels": "voxels a step (0: whole scenes)",

@@ -141,6 +141,7 @@ class _Run:
             if spread is None or labels is None
             else Spread(spread, store, labels, known, self.answered, old=old_spread)
         )
+        self.scale = (store.scale or 1.0) if init is None else init.scale
         train_scenes = store.table.choose("train")
         self.superpoints, columns = self._superpoints(train_scenes, init)
         torch.manual_seed(seed)
@@ -173,6 +174,7 @@ class _Run:
             seed=seed,
             spread=self.spread,
             superpoints=columns,
+            scale=self.scale,
             rank=processes.rank,
             world=processes.world,
         )
@@ -355,6 +357,7 @@ class _Run:
             all_labelled=self.all_labelled,
             superpoints=self.superpoints,
             spread=0 if self.spread is None else self.spread.points,
+            scale=self.scale,
             history=self.history,
             state=state,
         )
@@ -366,7 +369,7 @@ class _Run:
             HpalError: it is of a run with other data or options.
         """
         saved, now = load(unfinished), self._checkpoint(finished=True)
-        for what in ("settings", "classes", "color", "scenes", "seed", "labels"):
+        for what in ("settings", "classes", "color", "scenes", "scale", "seed", "labels"):
             if getattr(saved, what) != getattr(now, what):
                 raise HpalError(
                     unfinished, f"was started with other {what}", "resume with the same, or remove it to start over"
