@@ -85,7 +85,11 @@ def command(
     size: Annotated[str | None, typer.Option(metavar="NAME", help="Network: full (the paper's) or small.")] = None,
     inputs: Annotated[
         str | None,
-        _value("KIND", "points (colour and position), or superpoints: and the likeness of a point's superpoint."),
+        _value(
+            "NAMES",
+            "points (colour and position), superpoints (also the likeness of a point's superpoint), or columns: "
+            "x,y,z,rgb,intensity,height, any other column of the scans; height is above ground.",
+        ),
     ] = None,
     voxel: Annotated[
         str | None,

@@ -18,7 +18,7 @@ from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, turned, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
-from hpal_cli.network.superpoint_inputs import Columns
+from hpal_cli.network.point_inputs import Further, further_columns
 from hpal_cli.predictions.blend import Blend
 from hpal_cli.predictions.prediction import Answers, InMemory, Prediction
 from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
@@ -40,7 +40,7 @@ def predict_points(
     *,
     unit: float = 1.0,
     color: bool = True,
-    superpoints: Columns | None = None,
+    further: Further | None = None,
     turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
@@ -49,7 +49,7 @@ def predict_points(
     """A network in evaluation mode on one whole scene; the points of a voxel share its answer.
 
     Args:
-        superpoints: columns that the network is given beside colour and position.
+        further: columns that the network is given beside colour and position.
         turns: the scene is shown so many times, turned by equal angles about its middle, the first time as it is.
             Probabilities are the mean of all, features the first time's.
         backend: whose convolution to use, None for what `auto` takes.
@@ -60,9 +60,7 @@ def predict_points(
     """
     backend = backend or choose("auto", device)
     xyz = scene_origin(points.xyz, unit)
-    columns = joined(
-        unit_color(points.rgb) if color else None, None if superpoints is None else superpoints(slice(None))
-    )
+    columns = joined(unit_color(points.rgb) if color else None, None if further is None else further(slice(None)))
     answers = []
     for angle in _angles(turns):
         inputs = voxelise([(turned(xyz, angle), columns)], voxel)
@@ -78,7 +76,7 @@ def predict_large(
     *,
     unit: float = 1.0,
     color: bool = True,
-    superpoints: Columns | None = None,
+    further: Further | None = None,
     turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
@@ -112,7 +110,7 @@ def predict_large(
             voxel,
             unit=unit,
             color=color,
-            superpoints=superpoints,
+            further=further,
             turns=turns,
             device=device,
             backend=backend,
@@ -122,7 +120,7 @@ def predict_large(
     with contextlib.ExitStack() as files:
         answers: list[tuple[Answers, NDArray[np.int64]]] = []
         for turn, angle in enumerate(_angles(turns)):
-            voxels = SceneVoxels(points, voxel, unit=unit, color=color, superpoints=superpoints, angle=angle, name=name)
+            voxels = SceneVoxels(points, voxel, unit=unit, color=color, further=further, angle=angle, name=name)
             tiles = cut(voxels, max_voxels)
             largest = max(tile.count(voxels) for tile in tiles)
             if largest > max_voxels and not turn:
@@ -234,16 +232,22 @@ def predict(
         for scene in chosen:
             points = store.points(scene)
             superpoints = None if read is None else read(scene)
-            columns = None
-            if superpoints is not None and checkpoint.superpoints is not None:
-                columns = checkpoint.superpoints.columns(store, scene, superpoints)
+            further = further_columns(
+                store,
+                scene,
+                points,
+                own=checkpoint.columns,
+                likeness=checkpoint.superpoints,
+                superpoints=superpoints,
+                scale=checkpoint.scale,
+            )
             work = predict_large(
                 network,
                 points,
                 checkpoint.settings.voxel / checkpoint.scale,
                 unit=store.unit / checkpoint.scale,
                 color=checkpoint.color,
-                superpoints=columns,
+                further=further,
                 turns=turns,
                 device=device,
                 backend=backend,
@@ -287,6 +291,8 @@ def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[Scene
                     f"scene {scene.name} has no colour, which the model needs",
                     "train on scenes without",
                 )
+    if checkpoint.columns is not None:
+        checkpoint.columns.require(store, scenes)
     if checkpoint.superpoints is not None:
         checkpoint.superpoints.require(store, scenes)
 

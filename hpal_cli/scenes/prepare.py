@@ -28,7 +28,7 @@ from hpal_cli.scenes.spacing import measured_spacing
 from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.table import SceneInfo, SceneTable, outer_names
 from hpal_cli.scenes.tiles import Tiles
-from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, signature
+from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, settings_of, signature
 from hpal_cli.scenes.write import write_scene
 from hpal_cli.store import envelope
 from hpal_cli.store.files import go_on
@@ -119,13 +119,6 @@ def prepare(
         raise UsageError("--columns", f"is for text, and {root} is read as {reader.NAME}", "leave it out")
     if format is None and (others := readers.passed_over(root, reader, sources, options)):
         monitor.note(others)
-    fits = scale or _fitting(reader, sources, options, unit, monitor)
-    edge = grid if grid != "default" else None if fits == ROOM_GRID and reader.NAME == "scannet" else fits
-    assert not isinstance(edge, str)
-    if scale is None and fits != ROOM_GRID and edge is not None:
-        # Points are as far apart as a wider grid puts them.
-        fits = max(fits, edge)
-    times = None if fits == ROOM_GRID else fits / ROOM_GRID
     names = _grouped(root, sources, scene_per)
 
     def settled(every: Sequence[str]) -> dict[str, str]:
@@ -137,6 +130,17 @@ def prepare(
     attributes: dict[str, object] = {}
     place = go_on(out, overwrite=overwrite, resume=resume, worth_keeping=begun)
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
+        # An interrupted call has measured, and its files are not read again.
+        measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
+        if scale is None and not isinstance(measured, float):
+            measured = _fitting(reader, sources, options, unit, monitor)
+        fits = scale or measured or ROOM_GRID
+        edge = grid if grid != "default" else None if fits == ROOM_GRID and reader.NAME == "scannet" else fits
+        assert not isinstance(edge, str)
+        if scale is None and fits != ROOM_GRID and edge is not None:
+            # Points are as far apart as a wider grid puts them.
+            fits = max(fits, edge)
+        times = None if fits == ROOM_GRID else fits / ROOM_GRID
         table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
         job = _Job(reader.NAME, options, strict, partial, edge, unit, table)
         settings = {
@@ -145,6 +149,7 @@ def prepare(
             "scene-per": scene_per,
             "grid": edge,
             "scale": times,
+            "measured": measured,
             "unit": unit,
             "class table": table.reading(),
             "strict": strict,

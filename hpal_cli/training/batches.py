@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, unit_color, voxelise
-from hpal_cli.network.superpoint_inputs import Columns, augment
-from hpal_cli.scenes.store import SceneStore
+from hpal_cli.network.point_inputs import Further
+from hpal_cli.network.superpoint_inputs import augment
+from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.training.augment import augment_color, augment_position
 from hpal_cli.training.labels import NOTHING, SceneLabels, Spread
@@ -82,13 +83,13 @@ class Batches:
         color: bool,
         seed: int,
         spread: Spread | None = None,
-        superpoints: Callable[[SceneInfo], Columns] | None = None,
+        further: Callable[[SceneInfo, Points], Further | None] | None = None,
         scale: float = 1.0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """color: whether the network is given colours; superpoints: gives the columns of a scene's superpoints, None
-        if the network is given none; scale: lengths are divided by it, so that the network sees a room."""
+        """color: whether the network is given colours; further: gives what it is given of a scene
+        beside colour and position; scale: lengths are divided by it, so that the network sees a room."""
         self._scenes = list(scenes)
         self._labels = labels
         self._settings = settings
@@ -96,7 +97,7 @@ class Batches:
         self._spread = spread
         self._places = range(rank, settings.batch, world)
         self._voxel = settings.voxel / scale
-        self._rooms = _Rooms(store, color, spread, superpoints, store.unit / scale)
+        self._rooms = _Rooms(store, color, spread, further, store.unit / scale)
         self._homes = _homes(self._scenes, labels, spread) if settings.even_crops else []
 
     def __getitem__(self, step: int) -> Batch:
@@ -198,19 +199,17 @@ def _homes(
 
 @dataclass(frozen=True)
 class _Room:
-    """xyz, color: (N, 3); columns: of the superpoints; prob (N, C) and likely (N,): what was spread, and to which
-    class."""
+    """xyz, color: (N, 3); columns: beside those; prob (N, C) and likely (N,): what was spread, and to which class."""
 
     xyz: NDArray[np.float32]
     color: NDArray[np.float32] | None
-    columns: Columns | None
+    columns: Further | None
     prob: NDArray[np.float16] | None
     likely: NDArray[np.int32] | None
 
     @property
     def bytes(self) -> int:
-        columns = () if self.columns is None else (self.columns.of, self.columns.value)
-        arrays = (self.xyz, self.color, self.prob, self.likely, *columns)
+        arrays = (self.xyz, self.color, self.prob, self.likely, self.columns)
         return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -222,7 +221,7 @@ class _Rooms:
         store: SceneStore,
         color: bool,
         spread: Spread | None,
-        superpoints: Callable[[SceneInfo], Columns] | None,
+        further: Callable[[SceneInfo, Points], Further | None] | None,
         unit: float,
     ) -> None:
         """unit: metres of a room in one unit of the positions."""
@@ -230,7 +229,7 @@ class _Rooms:
         self._unit = unit
         self._color = color
         self._spread = spread
-        self._superpoints = superpoints
+        self._further = further
         self._kept: OrderedDict[int, _Room] = OrderedDict()
 
     def __getitem__(self, scene: SceneInfo) -> _Room:
@@ -249,7 +248,7 @@ class _Rooms:
         return _Room(
             scene_origin(points.xyz, self._unit),
             unit_color(points.rgb) if self._color else None,
-            None if self._superpoints is None else self._superpoints(scene),
+            None if self._further is None else self._further(scene, points),
             prob,
             None if spread is None or prob is None else spread.likely_class(scene, prob),
         )
