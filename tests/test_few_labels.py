@@ -606,7 +606,7 @@ def test_turned_predictions_are_the_mean_over_the_turns() -> None:
 def test_a_turned_scene_in_tiles_is_what_it_is_as_a_whole(tmp_path: Path) -> None:
     points, network = some_points(), Plan()
     columns = Columns(np.arange(4000, dtype=np.int32), np.random.default_rng(0).random((4000, 2)).astype(np.float32))
-    given = {"superpoints": columns, "turns": 4, "device": CPU}
+    given = {"further": columns, "turns": 4, "device": CPU}
     whole = predict_points(network, points, 0.05, **given)  # type: ignore[arg-type]
     with predict_large(network, points, 0.05, max_voxels=1500, folder=tmp_path, **given) as done:  # type: ignore[arg-type]
         np.testing.assert_allclose(done.prob, whole.prob, atol=1e-5)
@@ -663,7 +663,7 @@ def test_the_commands_do_all_of_it(
         (("--steps", "5", "--minutes", "2"), "--minutes: ends a run by the clock"),
         (("--supervised-only", "--teacher-after", "0.5"), "--teacher-after: is for the teacher"),
         (("--class-weights", "-1"), "--class-weights: '-1' is unknown; choose from none, sqrt"),
-        (("--inputs", "stars"), "--inputs: 'stars' is unknown; choose from points, superpoints"),
+        (("--inputs", "label"), "--inputs: label is what is to be learned; leave it out"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

@@ -19,10 +19,11 @@ from hpal_cli.export.clips import write_clips
 from hpal_cli.label.queries import Query
 from hpal_cli.predictions.predict import predict
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes import spacing
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.scale import fitting_grid
-from hpal_cli.scenes.spacing import PIECE, point_spacing
+from hpal_cli.scenes.spacing import point_spacing
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score.scorer import default_levels
 from hpal_cli.spread.spread import spread
@@ -60,25 +61,27 @@ def said(path: Path) -> object:
 # How far apart points lie
 
 
-@pytest.mark.parametrize("spacing", [0.01, 0.25, 3.0])
-def test_spacing_is_the_edge_of_a_points_own_square(spacing: float) -> None:
-    side = np.arange(64) * spacing
+@pytest.mark.parametrize("apart", [0.01, 0.25, 3.0])
+def test_spacing_is_the_edge_of_a_points_own_square(apart: float) -> None:
+    side = np.arange(64) * apart
     lattice = np.stack([*np.meshgrid(side, side), np.zeros((64, 64))], axis=-1).reshape(-1, 3)
-    assert point_spacing([lattice]) == pytest.approx(spacing, rel=0.12)
-    assert point_spacing([ground(spacing)]) == pytest.approx(spacing, rel=0.06)
+    assert point_spacing([lattice]) == pytest.approx(apart, rel=0.12)
+    assert point_spacing([ground(apart)]) == pytest.approx(apart, rel=0.06)
 
 
-def test_spacing_is_of_all_blocks_together() -> None:
+def test_spacing_is_of_all_blocks_together(monkeypatch: pytest.MonkeyPatch) -> None:
     xyz = ground(0.5, 3000)
     whole = point_spacing([xyz])
     assert whole is not None
     assert point_spacing(np.array_split(xyz, 7)) == whole
     # A second scan of the same place, long after the first: the points of both together lie closer.
-    far = ground(0.5, PIECE + 10, seed=1) + np.array([5000, 0, 0])
-    one, both = point_spacing([xyz, far]), point_spacing([xyz, far, ground(0.5, 3000, seed=2)])
-    assert one is not None
-    assert both is not None
-    assert both < 0.95 * one
+    monkeypatch.setattr(spacing, "PIECE", 1000)
+    far, again = ground(0.5, 3000, seed=1) + np.array([5000, 0, 0]), ground(0.5, 3000, seed=2)
+    assert point_spacing([xyz, far]) == pytest.approx(0.5, rel=0.06)
+    assert point_spacing([xyz, far, again]) == pytest.approx(0.5 / np.sqrt(2), rel=0.06)
+    # Far into a file nothing changes any more, and the rest is not read.
+    monkeypatch.setattr(spacing, "ENOUGH", 4000)
+    assert point_spacing([xyz, far, again]) == pytest.approx(0.5, rel=0.06)
 
 
 def test_nothing_is_said_of_few_points_and_of_one_place() -> None:
@@ -281,7 +284,7 @@ def test_scores_picks_and_pictures_are_the_same_of_both(pair: Pair, hpal: Hpal, 
         done = hpal("label", folder / "picks.ply", "--table", folder / "t.csv", "--clips", folder / "clips")
         assert done.rc == 0, done.err
         rows = (folder / "t.csv").read_text().splitlines()
-        picked.append([line.split(",")[:4] for line in rows])
+        picked.append([line.split(",")[:2] for line in rows])
         pictures.append({path.name for path in (folder / "clips").rglob("*.png")})
     assert picked[0] == picked[1]
     assert pictures[0] == pictures[1]
@@ -351,13 +354,13 @@ def test_levels_that_are_too_short_are_told_which_fit(pair: Pair, hpal: Hpal, tm
         Room(name, ground(0.3, 2000, seed=n), np.zeros(2000, int)) for n, name in enumerate(("east", "north", "west"))
     ]
     store = made_scenes(tmp_path / "s.zarr", made, grid=None)
-    labels = answers(tmp_path / "l.zarr", store, {"east": [(0, 0)]})
+    labels = answers(tmp_path / "l.zarr", store, {one.name: [(0, 0)] for one in made})
     list(spread(labels, store, tmp_path / "sp.zarr"))
     done = hpal("score", tmp_path / "sp.zarr", "--levels", "10,50,100")
     assert done.rc == 0, done.err
     (warning,) = (line for line in done.err.splitlines() if "warning" in line)
     assert "east and 2 scenes more: level 10cm holds 1.0 points a voxel, fewer than two" in warning
-    assert "its points lie 30cm apart; --levels 62.5,312.5,625 fit them" in warning
+    assert "apart; --levels 62.5,312.5,625 fit them" in warning
     assert not any("warning" in line for line in hpal("score", tmp_path / "sp.zarr", "--levels", "62.5").err.split())
     done = hpal("score", tmp_path / "sp.zarr", "--levels", "1m,100m")
     assert "level 100m is larger than the scene" in done.err

@@ -207,6 +207,7 @@ def command(
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.network.minkunet import SIZES
+    from hpal_cli.network.point_inputs import Wanted
     from hpal_cli.scenes.scale import scale_at
     from hpal_cli.training.checkpoint import load
     from hpal_cli.training.presets import Settings, described, preset_of
@@ -260,6 +261,8 @@ def command(
             raise UsageError(
                 f"--{key.replace('_', '-')}", f"{value!r} is unknown", f"choose from {', '.join(choices[key])}"
             )
+    if inputs is not None:
+        Wanted.parse(inputs)
     base = PRESETS[name]
     if start is not None:
         # Another network could not take its weights.

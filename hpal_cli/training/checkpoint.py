@@ -188,7 +188,7 @@ def load(path: Path) -> Checkpoint:
             content["state"],
         )
         checkpoint.network()
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise HpalError(path, f"is damaged ({_first_line(error)})", remedy) from error
     return checkpoint
 
