@@ -20,9 +20,9 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.bound import superpoint_bound
 from hpal_cli.info import describe
+from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.superpoints import build as building
-from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
 from hpal_cli.superpoints import segmentation
 from hpal_cli.superpoints import store as storing
 from hpal_cli.superpoints.appearance import appearance_of, require_appearance
