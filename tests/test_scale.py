@@ -92,7 +92,7 @@ def test_nothing_is_said_of_few_points_and_of_one_place() -> None:
 
 
 def test_grids_that_fit() -> None:
-    fits = {None: 0.04, 0.003: 0.04, 0.08: 0.04, 0.081: 0.1, 0.2: 0.25, 0.3: 0.25, 0.4: 0.5, 0.66: 0.5, 0.9: 1, 12: 10}
+    fits = {None: 0.04, 0.003: 0.04, 0.08: 0.04, 0.081: 0.1, 0.2: 0.2, 0.3: 0.2, 0.4: 0.5, 0.66: 0.5, 0.9: 1, 12: 10}
     assert {spacing: fitting_grid(spacing) for spacing in fits} == fits
 
 
@@ -105,15 +105,12 @@ def test_the_spacing_decides_and_is_told(hpal: Hpal, tmp_path: Path) -> None:
     wide = scans(tmp_path / "wide", *(ground(0.3, seed=n) for n in range(5)))
     done = hpal("prep", wide, "-o", tmp_path / "wide.zarr", "--classes", table)
     assert done.rc == 0, done.err
-    assert "points lie 30cm apart: a grid of 25cm fits" in done.err
-    assert (
-        "lengths of scale 6.25: voxel 31.25cm, levels 62.5cm,3.125m,6.25m, FDS radius 1.25m, pictures of 6.25m"
-        in done.err
-    )
+    assert "points lie 30cm apart: a grid of 20cm fits" in done.err
+    assert "lengths of scale 5: voxel 25cm, levels 50cm,2.5m,5m, FDS radius 1m, pictures of 5m" in done.err
     store = SceneStore(tmp_path / "wide.zarr")
-    assert (store.grid, store.scale) == (0.25, 6.25)
-    assert "scale            6.25" in hpal("info", tmp_path / "wide.zarr").out.decode()
-    assert json.loads(hpal("info", tmp_path / "wide.zarr", "--json").out)["scale"] == 6.25
+    assert (store.grid, store.scale) == (0.2, 5.0)
+    assert "scale            5" in hpal("info", tmp_path / "wide.zarr").out.decode()
+    assert json.loads(hpal("info", tmp_path / "wide.zarr", "--json").out)["scale"] == 5
     dense = scans(tmp_path / "dense", ground(0.02))
     done = hpal("prep", dense, "-o", tmp_path / "dense.zarr", "--classes", table)
     assert "points lie 2cm apart: the lengths of a room fit" in done.err
@@ -127,8 +124,8 @@ def test_the_spacing_decides_and_is_told(hpal: Hpal, tmp_path: Path) -> None:
     ("options", "grid", "scale"),
     [
         ({"grid": 0.5}, 0.5, 12.5),
-        ({"grid": 0.1}, 0.1, 6.25),
-        ({"grid": None}, None, 6.25),
+        ({"grid": 0.1}, 0.1, 5.0),
+        ({"grid": None}, None, 5.0),
         ({"scale": 0.04}, 0.04, None),
         ({"scale": 0.1}, 0.1, 2.5),
         ({"scale": 0.5, "grid": 0.3}, 0.3, 12.5),
@@ -178,7 +175,7 @@ def test_jobs_and_a_file_that_cannot_be_read_change_nothing(tmp_path: Path) -> N
             prepare(raw, tmp_path / f"{jobs}.zarr", classes=classes, keep_going=True, jobs=jobs)
         stores.append(tree(tmp_path / f"{jobs}.zarr"))
     assert stores[0] == stores[1]
-    assert said(tmp_path / "1.zarr") == 6.25
+    assert said(tmp_path / "1.zarr") == 5
 
 
 def test_points_far_apart_may_be_another_unit(tmp_path: Path) -> None:
@@ -360,8 +357,8 @@ def test_levels_that_are_too_short_are_told_which_fit(pair: Pair, hpal: Hpal, tm
     assert done.rc == 0, done.err
     (warning,) = (line for line in done.err.splitlines() if "warning" in line)
     assert "east and 2 scenes more: level 10cm holds 1.0 points a voxel, fewer than two" in warning
-    assert "apart; --levels 62.5,312.5,625 fit them" in warning
-    assert not any("warning" in line for line in hpal("score", tmp_path / "sp.zarr", "--levels", "62.5").err.split())
+    assert "apart; --levels 50,250,500 fit them" in warning
+    assert not any("warning" in line for line in hpal("score", tmp_path / "sp.zarr", "--levels", "50").err.split())
     done = hpal("score", tmp_path / "sp.zarr", "--levels", "1m,100m")
     assert "level 100m is larger than the scene" in done.err
     assert "give shorter --levels" in done.err

@@ -132,8 +132,10 @@ def prepare(
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
         # An interrupted call has measured, and its files are not read again.
         measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
+        spacing = None
         if scale is None and not isinstance(measured, float):
-            measured = _fitting(reader, sources, options, unit, monitor)
+            spacing = measured_spacing(reader, sources, options, unit, monitor)
+            measured = ROOM_GRID if reader.NAME in ROOM_FORMATS else fitting_grid(spacing)
         fits = scale or measured or ROOM_GRID
         edge = grid if grid != "default" else None if fits == ROOM_GRID and reader.NAME == "scannet" else fits
         assert not isinstance(edge, str)
@@ -182,6 +184,10 @@ def prepare(
                 if isinstance(result, HpalError):
                     fail(one.name, result)
                 else:
+                    # Not before it is sure that there is a store to tell of.
+                    if spacing is not None:
+                        _tell_spacing(spacing, measured or ROOM_GRID, monitor)
+                        spacing = None
                     record.add(one.name, one.signature, result)
                     done[one.name] = result
                     _tell(one.name, result, edge, told, monitor)
@@ -214,18 +220,11 @@ def prepare(
     return scene_table
 
 
-def _fitting(
-    reader: Reader, sources: Sequence[Source], options: Options, unit: float | None, monitor: Monitor
-) -> float:
-    """Metres: the grid that fits how far apart the points lie; tells what that is."""
-    spacing = measured_spacing(reader, sources, options, unit, monitor)
-    fits = ROOM_GRID if reader.NAME in ROOM_FORMATS else fitting_grid(spacing)
-    if spacing is not None:
-        what = "the lengths of a room fit" if fits == ROOM_GRID else f"a grid of {format_length(fits)} fits"
-        monitor.note(f"points lie {rounded_length(spacing)} apart: {what}")
-        if spacing > FAR_APART:
-            monitor.warn("that is far: if the coordinates are in a smaller unit than metres, say so with --unit")
-    return fits
+def _tell_spacing(spacing: float, fits: float, monitor: Monitor) -> None:
+    what = "the lengths of a room fit" if fits == ROOM_GRID else f"a grid of {format_length(fits)} fits"
+    monitor.note(f"points lie {rounded_length(spacing)} apart: {what}")
+    if spacing > FAR_APART:
+        monitor.warn("that is far: if the coordinates are in a smaller unit than metres, say so with --unit")
 
 
 def _grouped(root: Path, sources: Sequence[Source], scene_per: str | float) -> dict[str, tuple[Source, ...]]:

@@ -21,13 +21,13 @@ INDOOR = 2.0
 ROOM_FORMATS = ("s3dis", "scannet")
 """Data sets that the paper's lengths are for, however far apart a scene's points may lie."""
 
-STEPS = (1.0, 2.5, 5.0)
+STEPS = (1.0, 2.0, 5.0)
 """Grids are these times a power of ten metres."""
 
 
 def fitting_grid(spacing: float | None) -> float:
     """Metres: the grid for points that lie `spacing` metres apart, `ROOM_GRID` for a room (and for None); for others
-    that of 10 cm, 25 cm, 50 cm, 1 m, ... which is nearest to the spacing as a ratio."""
+    that of 10 cm, 20 cm, 50 cm, 1 m, ... which is nearest to the spacing as a ratio."""
     if spacing is None or spacing <= INDOOR * ROOM_GRID:
         return ROOM_GRID
     power = math.floor(math.log10(spacing))
