@@ -20,8 +20,8 @@ NEAREST = 8
 """The distance to the nearest point says little where scan lines are dense and lie far apart, or where two scans
 overlap; that to the eighth says how many points there are on so much surface."""
 
-SAMPLE, FILES = 1_000, 3
-"""Points of a file, and files, whose surroundings are looked at."""
+SAMPLE = 1_000
+"""Points of a file whose surroundings are looked at."""
 
 LEAST = 100
 """Points of a file that say something of how far apart points lie."""
@@ -63,12 +63,14 @@ def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
 def _pieces(blocks: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.float64]]:
     """The same points, about `PIECE` at a time."""
     waiting: list[NDArray[np.float64]] = []
+    count = 0
     for block in blocks:
         for start in range(0, len(block), PIECE):
             waiting.append(np.asarray(block[start : start + PIECE], np.float64))
-            if sum(map(len, waiting)) >= PIECE:
+            count += len(waiting[-1])
+            if count >= PIECE:
                 yield np.concatenate(waiting)
-                waiting = []
+                waiting, count = [], 0
     if waiting:
         yield np.concatenate(waiting)
 
@@ -78,7 +80,7 @@ def measured_spacing(
 ) -> float | None:
     """Metres between the points of some raw scenes: the median over the first, the middle and the last that can be
     read; None where nothing can be said. unit: metres in one unit of the coordinates, None: as the files say."""
-    chosen = [sources[n] for n in sorted({0, len(sources) // 2, len(sources) - 1})][:FILES]
+    chosen = [sources[n] for n in sorted({0, len(sources) // 2, len(sources) - 1})]
     found = []
     with monitor.task("measuring how far apart points lie", len(chosen)) as task:
         for source in chosen:
