@@ -71,7 +71,7 @@ class Description:
         return headers, [[nothing if row[key] is None else _cell(row[key]) for key in headers] for row in self.table]
 
 
-_OPTIONAL = ("scored_by", "part", "spread_from", "bound")
+_OPTIONAL = ("scored_by", "part", "spread_from", "bound", "scale")
 _COUNTS = ("spread_to_points", "points_without_class")
 """Facts that a person is not told where there is nothing, or nothing to count."""
 
@@ -188,6 +188,7 @@ def _scenes(store: SceneStore, check: bool, monitor: Monitor) -> Description:
         **_table_facts(store.table, store.classes),
         "original_points": sum(s.original for s in store.table),
         "grid": store.grid,
+        "scale": store.scale,
         "unit": store.unit,
         "format": store.format,
     }
@@ -339,6 +340,7 @@ def _checkpoint(path: Path) -> Description:
         "parameters": sum(p.numel() for p in model.network().parameters()),
         "channels": list(model.channels),
         "voxel": model.settings.voxel,
+        "scale": None if model.scale == 1 else model.scale,
         "steps": model.step,
         "teacher": model.settings.teacher,
         "labelled_points": model.labelled,

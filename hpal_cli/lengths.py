@@ -61,3 +61,8 @@ def format_length(metres: float) -> str:
         if value >= 1 or unit == "mm":
             return f"{value.normalize():f}{unit}"
     raise AssertionError("the last unit always returns")
+
+
+def rounded_length(metres: float) -> str:
+    """`format_length` of two digits that say something, for what was measured: 0.2473 -> '25cm'."""
+    return format_length(float(f"{metres:.2g}"))

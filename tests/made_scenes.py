@@ -13,6 +13,7 @@ from hpal_cli.label.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.progress import Silent
 from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.scale import as_attribute
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
 from hpal_cli.spread.spread import spread
@@ -81,6 +82,7 @@ def made_scenes(
     *,
     grid: float | None = STEP,
     unit: float = 1.0,
+    scale: float | None = None,
     classes: Sequence[str] = CLASSES,
     labels: bool = True,
 ) -> SceneStore:
@@ -95,6 +97,7 @@ def made_scenes(
         "id": scenes.id,
         "classes": table.to_json(),
         "grid": grid,
+        **as_attribute(scale),
         "unit": unit,
         "format": "made",
         "scenes": scenes.to_json(),

@@ -602,7 +602,7 @@ def test_every_value_of_a_preset_is_shown_and_has_its_option() -> None:
         assert {other: text for other, text in after.items() if other != key} == {
             other: text for other, text in before.items() if other != key
         }
-    for option in ("--preset", "--size", "--inputs", "--optimizer", "--schedule", "--class-weights", "--consistency"):
+    for option in ("--preset", "--size", "--optimizer", "--schedule", "--class-weights", "--consistency"):
         done = run_hpal("train", option, "nonsense", "--show")
         assert done.rc == 2
         assert f"{option}: 'nonsense' is unknown; choose from " in done.err

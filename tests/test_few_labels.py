@@ -301,7 +301,7 @@ def test_columns_of_superpoints_reach_their_voxels(store: SceneStore, labels: La
     assert columns(np.array([4, 2])).tolist() == columns.value[superpoints.of[[4, 2]]].tolist()
     settings = replace(FEW, max_voxels=0, batch=1, teacher=True, even_crops=0.0)
     known, _ = known_labels(store, labels)
-    batch = Batches(store, [scene], known, settings, color=True, seed=0, superpoints=lambda _: columns)[0]
+    batch = Batches(store, [scene], known, settings, color=True, seed=0, further=lambda _, __: columns)[0]
     assert batch.teacher is not None
     assert batch.teacher.features.shape[1] == 3 + 32 + 3
     first = np.unique(batch.teacher.inverse.numpy(), return_index=True)[1]
@@ -349,7 +349,7 @@ def test_the_checkpoint_holds_what_prediction_needs(
     of, prob = open_superpoints(store).read(scene).of, predictions.probabilities(scene).astype(np.float64)
     inputs = model.superpoints.columns(store, scene, open_superpoints(store).read(scene))
     alone = predict_points(
-        model.network(), store.points(scene), FEW.voxel, superpoints=inputs, turns=2, unit=store.unit, device=CPU
+        model.network(), store.points(scene), FEW.voxel, further=inputs, turns=2, unit=store.unit, device=CPU
     )
     np.testing.assert_allclose(prob, alone.smoothed(of).prob, atol=2e-3)
     assert np.abs(prob - alone.prob).max() > 0.01
@@ -588,14 +588,14 @@ def test_turned_predictions_are_the_mean_over_the_turns() -> None:
     points, network = some_points(), Plan()
     of = np.arange(4000, dtype=np.int32) % 50
     columns = Columns(of, np.random.default_rng(0).random((50, 4)).astype(np.float32))
-    found = predict_points(network, points, 0.2, superpoints=columns, turns=3, device=CPU)  # type: ignore[arg-type]
+    found = predict_points(network, points, 0.2, further=columns, turns=3, device=CPU)  # type: ignore[arg-type]
     total = np.zeros((4000, 2))
     for turn in range(3):
         xyz = turned(scene_origin(points.xyz, 1.0), 2 * np.pi * turn / 3)
         inputs = voxelise([(xyz, joined(unit_color(points.rgb), columns(slice(None))))], 0.2)
         total += network(inputs.features, None)[0].softmax(1)[inputs.inverse].numpy()  # type: ignore[arg-type]
     np.testing.assert_allclose(found.prob, total / 3, atol=1e-6)
-    once = predict_points(network, points, 0.2, superpoints=columns, device=CPU)  # type: ignore[arg-type]
+    once = predict_points(network, points, 0.2, further=columns, device=CPU)  # type: ignore[arg-type]
     assert np.array_equal(found.feat, once.feat)
     assert found.feat.shape[1] == 3 + 4 + 3
     assert np.abs(found.prob - once.prob).max() > 0.3
@@ -606,7 +606,7 @@ def test_turned_predictions_are_the_mean_over_the_turns() -> None:
 def test_a_turned_scene_in_tiles_is_what_it_is_as_a_whole(tmp_path: Path) -> None:
     points, network = some_points(), Plan()
     columns = Columns(np.arange(4000, dtype=np.int32), np.random.default_rng(0).random((4000, 2)).astype(np.float32))
-    given = {"superpoints": columns, "turns": 4, "device": CPU}
+    given = {"further": columns, "turns": 4, "device": CPU}
     whole = predict_points(network, points, 0.05, **given)  # type: ignore[arg-type]
     with predict_large(network, points, 0.05, max_voxels=1500, folder=tmp_path, **given) as done:  # type: ignore[arg-type]
         np.testing.assert_allclose(done.prob, whole.prob, atol=1e-5)
@@ -663,7 +663,7 @@ def test_the_commands_do_all_of_it(
         (("--steps", "5", "--minutes", "2"), "--minutes: ends a run by the clock"),
         (("--supervised-only", "--teacher-after", "0.5"), "--teacher-after: is for the teacher"),
         (("--class-weights", "-1"), "--class-weights: '-1' is unknown; choose from none, sqrt"),
-        (("--inputs", "stars"), "--inputs: 'stars' is unknown; choose from points, superpoints"),
+        (("--inputs", "label"), "--inputs: label is what is to be learned; leave it out"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

@@ -62,6 +62,7 @@ def test_scenes(scenes: Path) -> None:
         "id": store.table.id,
         "original_points": sum(scene.original for scene in store.table),
         "grid": GRID,
+        "scale": None,
         "unit": 1,
         "format": "s3dis",
     }
@@ -177,6 +178,7 @@ def test_a_checkpoint(scenes: Path, tmp_path: Path) -> None:
         "network": "small",
         "channels": ["red", "green", "blue", "x", "y", "z"],
         "voxel": 0.05,
+        "scale": None,
         "steps": 1,
         "teacher": False,
         "labelled_points": sum(scene.points for scene in SceneStore(scenes).table if scene.split == "train"),

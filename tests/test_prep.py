@@ -301,7 +301,8 @@ def test_what_is_done_is_not_read_again(folder: Path, tmp_path: Path, reads: lis
     reads.clear()
     with pytest.raises(HpalError, match="west/one"):
         prepare(folder, out, grid=GRID, classes=CLASSES)
-    assert reads == ["east/one", "east/two", "west/one"]
+    # The spacing of the first, the middle and the last is measured; `west/one` cannot be read then either.
+    assert reads == ["east/one", "west/one", "west/two", "east/one", "east/two", "west/one"]
     assert not out.exists()
     (folder / "west/one.csv").write_bytes(good)
     reads.clear()
@@ -337,7 +338,11 @@ def test_other_settings_begin_anew_or_are_refused(folder: Path, tmp_path: Path, 
         prepare(folder, out, grid=0.2, classes=CLASSES, resume=True)
     reads.clear()
     prepare(folder, out, grid=0.2, classes=CLASSES)
+    assert len(reads) == 3 + 4
+    reads.clear()
+    prepare(folder, out, grid=0.2, scale=0.5, classes=CLASSES, overwrite=True)
     assert len(reads) == 4
+    prepare(folder, out, grid=0.2, classes=CLASSES, overwrite=True)
     prepare(folder, tmp_path / "whole.zarr", grid=0.2, classes=CLASSES)
     assert tree(out) == tree(tmp_path / "whole.zarr")
 
@@ -504,7 +509,7 @@ def test_lambert_93_comes_back_to_the_millimetre(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     xyz = np.round(rng.random((500, 3)) * [400, 400, 30] + [770500, 6277550, 88], 3)
     table(tmp_path / "raw" / "a.csv", xyz)
-    prepare(tmp_path / "raw", tmp_path / "s.zarr", classes=CLASSES)
+    prepare(tmp_path / "raw", tmp_path / "s.zarr", classes=CLASSES, grid=0.04)
     store = SceneStore(tmp_path / "s.zarr")
     points, inverse = store.original(store.table[0])
     np.testing.assert_array_equal(np.round(points.position, 3), xyz)

@@ -20,19 +20,20 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.bound import superpoint_bound
 from hpal_cli.info import describe
+from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.superpoints import build as building
 from hpal_cli.superpoints import segmentation
 from hpal_cli.superpoints import store as storing
 from hpal_cli.superpoints.appearance import appearance_of, require_appearance
 from hpal_cli.superpoints.build import Superpoints, appearance, build, medoids, partition, scale_of
-from hpal_cli.superpoints.description import HALO, INDOOR
+from hpal_cli.superpoints.description import HALO
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.superpoints.segmentation import components, segment
 from hpal_cli.superpoints.store import SuperpointStore, beside, make_superpoints, open_superpoints, scenes_of
 from hpal_cli.superpoints.surface import surface
 
-SCALE = STEP / building.ROOM_GRID
+SCALE = STEP / ROOM_GRID
 
 
 def built(one: Room, **options: float) -> Superpoints:

@@ -51,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
     from hpal_cli.scenes.classes import ClassTable
 
     table = ClassTable.from_names(CLASSES)
-    prepare(folder / "raw", folder / "scenes.zarr", val=["room_2"], classes=table)
+    prepare(folder / "raw", folder / "scenes.zarr", val=["room_2"], classes=table, scale=0.04)
     return SceneStore(folder / "scenes.zarr")
 
 

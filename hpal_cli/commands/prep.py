@@ -27,8 +27,19 @@ def command(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],
     grid: Annotated[
         str,
-        typer.Option(help="Cell edge of the grid (bare: metres), or `none`.  [4cm; ScanNet: none]", show_default=False),
+        typer.Option(
+            help="Cell edge of the grid (bare: metres), or `none`.  [that of --scale; ScanNet: none]",
+            show_default=False,
+        ),
     ] = "default",
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="What all lengths of this and later commands fit: room, street, airborne, or how far apart the points "
+            "of the grid lie (4cm, 10cm and 50cm).  [room for S3DIS and ScanNet, else as measured]",
+        ),
+    ] = None,
     val: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Scenes to validate on: names, patterns, @file.")
     ] = None,
@@ -80,6 +91,7 @@ def command(
     from hpal_cli.lengths import format_length, parse_length, parse_unit
     from hpal_cli.scenes.named import class_table
     from hpal_cli.scenes.prepare import prepare
+    from hpal_cli.scenes.scale import NAMED
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     edge: str | float | None = grid
@@ -92,6 +104,7 @@ def command(
         output,
         format=format,
         grid=edge,
+        scale=None if scale is None else NAMED.get(scale) or parse_length(scale, "--scale", bare="m"),
         columns=None if columns is None else opt.as_list(columns),
         scene_per=_scene_per(scene_per),
         val=opt.as_list(val),
@@ -119,6 +132,22 @@ def command(
         f"{output}: {counted(len(table), 'scene')} ({splits}), {counted(original, 'point')} -> {points:,} ({on}), "
         f"{counted(len(store.classes), 'class', 'classes')}, read as {store.format}"
     )
+    console.say(_lengths(store.scale))
+
+
+def _lengths(scale: float | None) -> str:
+    """What later commands take where nothing else is typed."""
+    from hpal_cli.export.clips import NEAR
+    from hpal_cli.lengths import format_length
+    from hpal_cli.score.hmmu import LEVELS
+    from hpal_cli.select.fds import RADIUS
+    from hpal_cli.training.presets import PRESETS
+
+    times = scale or 1.0
+    voxel, radius, near = (format_length(times * length) for length in (PRESETS["s3dis"].voxel, RADIUS, NEAR))
+    levels = ",".join(format_length(times * level) for level in LEVELS)
+    kind = "a room" if scale is None else f"scale {times:g}"
+    return f"lengths of {kind}: voxel {voxel}, levels {levels}, FDS radius {radius}, pictures of {near} around a point"
 
 
 def _scene_per(text: str) -> str | float:

@@ -37,8 +37,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="LENGTHS",
-            help="Voxel edges of HMMU (bare: centimetres).  [10,50,100; longer where points are over 8 cm apart, "
-            "for --per superpoint]",
+            help="Voxel edges of HMMU (bare: centimetres).  [10,50,100, times the scale of the scenes]",
         ),
     ] = None,
     weights: Annotated[
@@ -109,16 +108,13 @@ def command(
     from hpal_cli.budget import DEFAULT, Budget
     from hpal_cli.label.store import LabelStore
     from hpal_cli.lengths import format_length, parse_length
-    from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, missing
-    from hpal_cli.score.scorer import Plan, Strategy, scale_of_grid, score
+    from hpal_cli.score.hmmu import Hierarchy, default_weights, missing
+    from hpal_cli.score.scorer import Plan, Strategy, default_levels, score
     from hpal_cli.score.shard import Shard
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels))
-    if not edges:
-        # The paper's levels are what a score a point means; a superpoint's are as large as the scene's scale asks for.
-        scale = scale_of_grid(predictions) if per == "superpoint" else 1.0
-        edges = tuple(edge * scale for edge in LEVELS)
+    edges = edges or default_levels(predictions, per_superpoint=per == "superpoint")
     factors = tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges)
     plan = Plan(
         Strategy(strategy),

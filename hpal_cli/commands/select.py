@@ -35,7 +35,10 @@ def command(
     budget: Annotated[str, typer.Option(help="0.02% of the pool, 2600 points, or 20/scene.")] = "0.02%",
     fds_r: Annotated[
         str | None,
-        typer.Option(metavar="LENGTH", help="Radius in which alike points suppress (bare: metres).  [0.2]"),
+        typer.Option(
+            metavar="LENGTH",
+            help="Radius in which alike points suppress (bare: metres).  [0.2, times the scale of the scenes]",
+        ),
     ] = None,
     fds_tau: Annotated[
         float | None, typer.Option(metavar="COSINE", help="Similarity above which points are alike.  [0.8]")
@@ -72,6 +75,8 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Select points within a budget. The highest scores win, but none near a pick that looks alike (FDS)."""
+    from dataclasses import replace
+
     from hpal_cli.budget import Budget
     from hpal_cli.export.selection import write_context
     from hpal_cli.label.store import LabelStore
@@ -118,9 +123,11 @@ def command(
                 )
             console.say(f"{where} holds no features yet, so no FDS: the highest scores are taken")
             suppression = None
+        if suppression is not None and predictions is not None and predictions.scale is not None and fds_r is None:
+            suppression = replace(suppression, radius=RADIUS * predictions.scale)
         if suppression is not None and missing():
             console.say(f"{missing()}: FDS by NumPy alone, which takes several times as long")
-        if suppression is not None and radius > _WIDE:
+        if suppression is not None and fds_r is not None and radius > _WIDE:
             console.warn(f"--fds-r {radius:g}m is wide: a bare number is in metres, and 20cm is the paper's")
         name, _, settings = (header.strategy or "").partition(" ")
         scored_for, _, _ = settings.partition(" ")
@@ -141,7 +148,7 @@ def command(
         # The picks first: where they cannot be delivered there is nothing to draw.
         write_points(stream(), selection.header, selection.rows if out.path is None else for_viewers(selection.rows))
         if context is not None and rooms is not None:
-            seen = radius if suppression else None
+            seen = None if suppression is None else suppression.radius
             write_context(selection, rooms, context, radius=seen, overwrite=overwrite, monitor=console)
     _summary(console, selection, max_per_scene)
     if context is not None:

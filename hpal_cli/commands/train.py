@@ -65,7 +65,11 @@ def command(
         typer.Option("-o", "--output", metavar="FILE", help="The checkpoint to write; metrics go beside it."),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Continue from the student of this checkpoint.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Continue from the student of this checkpoint, with its preset, --size, --voxel and --inputs.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run of the same -o that was interrupted.")
@@ -74,16 +78,24 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="s3dis, scannet, small or few.  [s3dis with CUDA; on a CPU few with --spread, else small]",
+            help="s3dis, scannet, small or few.  [that of --init; else s3dis with CUDA; on a CPU few with --spread, "
+            "else small]",
         ),
     ] = None,
     size: Annotated[str | None, typer.Option(metavar="NAME", help="Network: full (the paper's) or small.")] = None,
     inputs: Annotated[
         str | None,
-        _value("KIND", "points (colour and position), or superpoints: and the likeness of a point's superpoint."),
+        _value(
+            "NAMES",
+            "points (colour and position), superpoints (also the likeness of a point's superpoint), or columns: "
+            "x,y,z,rgb,intensity,height, any other column of the scans; height is above ground.",
+        ),
     ] = None,
     voxel: Annotated[
-        str | None, _value("LENGTH", f"Edge of the network's voxels (bare: metres).{_presets('voxel')}")
+        str | None,
+        _value(
+            "LENGTH", f"Edge of the network's voxels (bare: metres).{_presets('voxel')}, times the scale of the scenes"
+        ),
     ] = None,
     steps: Annotated[int | None, _value("N", f"Optimiser steps.{_presets('steps')}", least=1)] = None,
     minutes: Annotated[
@@ -190,17 +202,27 @@ def command(
         return
     from dataclasses import replace
 
+    from hpal_cli.forest.model import is_forest
     from hpal_cli.lengths import parse_length
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.network.minkunet import SIZES
-    from hpal_cli.training.presets import Settings, described
+    from hpal_cli.network.point_inputs import Wanted
+    from hpal_cli.scenes.scale import scale_at
+    from hpal_cli.training.checkpoint import load
+    from hpal_cli.training.presets import Settings, described, preset_of
     from hpal_cli.training.processes import own_device, rank_and_world
 
     rank, _ = rank_and_world()
     console = Console(NAME, quiet=quiet or rank > 0, verbose=verbose)
     chosen_device = own_device(choose(device))
-    name = preset or ("s3dis" if chosen_device.type == "cuda" else "few" if spread is not None else "small")
+    if init is not None and is_forest(init):
+        raise UsageError(
+            "--init", f"{init} is a forest, and a network starts from a network", "give one, or leave it out"
+        )
+    start = None if init is None else load(init)
+    usual = "s3dis" if chosen_device.type == "cuda" else "few" if spread is not None else "small"
+    name = preset or (usual if start is None else preset_of(start.settings))
     kinds = get_type_hints(Settings)
     if supervised_only and teacher_after is not None:
         raise UsageError("--teacher-after", "is for the teacher, whom --supervised-only drops", "leave one of them out")
@@ -239,7 +261,15 @@ def command(
             raise UsageError(
                 f"--{key.replace('_', '-')}", f"{value!r} is unknown", f"choose from {', '.join(choices[key])}"
             )
-    settings = replace(PRESETS[name], **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    if inputs is not None:
+        Wanted.parse(inputs)
+    base = PRESETS[name]
+    if start is not None:
+        # Another network could not take its weights.
+        base = replace(base, size=start.settings.size, voxel=start.settings.voxel, inputs=start.settings.inputs)
+    elif scenes_store is not None:
+        base = replace(base, voxel=base.voxel * (scale_at(scenes_store) or 1.0))
+    settings = replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     if show:
         for key, text in described(settings):
             print(f"{key:<14} {text}")
@@ -250,22 +280,15 @@ def command(
         remedy = f"make it first: hpal spread {labels} {scenes_store} -o spread.zarr"
         raise UsageError("--preset few", "learns from what was spread from the labels, and --spread is missing", remedy)
 
-    from hpal_cli.forest.model import is_forest
     from hpal_cli.label.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.store.files import require_free
-    from hpal_cli.training.checkpoint import load
     from hpal_cli.training.train import train
 
     require_free(output, overwrite=overwrite)
-    if init is not None and is_forest(init):
-        raise UsageError(
-            "--init", f"{init} is a forest, and a network starts from a network", "give one, or leave it out"
-        )
     store = SceneStore(scenes_store)
     answers = None if labels == "all" else LabelStore(Path(str(labels)))
-    start = None if init is None else load(init)
     length = f"{settings.minutes:g} minutes" if settings.minutes else f"{settings.steps} steps"
     console.say(f"{name} preset, {settings.size} network, {length} on {chosen_device}, {chosen_backend}")
     checkpoint = train(

@@ -18,6 +18,7 @@ from hpal_cli.export.top_view import BELOW, roofed, top_view
 from hpal_cli.export.views import View, draw, two_views
 from hpal_cli.export.writers import ViewerCloud, scene_path, write
 from hpal_cli.label.queries import Query
+from hpal_cli.lengths import rounded_length
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.classes import ClassTable
@@ -94,7 +95,7 @@ def write_clips(
         for query, cloud, picture in zip(queries, clouds, pictures, strict=True):
             scene = store.table[query.scene]
             if room is None or room.scene is not scene:
-                room = Room(scene, store.points(scene), store.unit, store.grid)
+                room = Room(scene, store.points(scene), store.unit, store.grid, store.scale or 1.0)
             if not 0 <= query.index < scene.points:
                 raise HpalError(store.path, f"scene {scene.name} has no point {query.index}", "give matching files")
             write(room.cloud(query), cloud, overwrite=overwrite)
@@ -107,13 +108,15 @@ def write_clips(
 class Room:
     """A scene and what its clips have in common."""
 
-    def __init__(self, scene: SceneInfo, points: Points, unit: float, grid: float | None) -> None:
-        """unit: metres in one unit of `points`; grid: metres between points, None if it is not known."""
-        self.scene, self._points, self._unit = scene, points, unit
-        self._metres = points.xyz.astype(np.float64) * unit
+    def __init__(self, scene: SceneInfo, points: Points, unit: float, grid: float | None, scale: float = 1.0) -> None:
+        """unit: metres in one unit of `points`; grid: metres between points, None if it is not known; scale: what the
+        lengths of a clip, which are a room's, are multiplied by."""
+        self.scene, self._points, self._unit, self._scale = scene, points, unit / scale, scale
+        # All that follows is in metres of a room.
+        self._metres = points.xyz.astype(np.float64) * self._unit
         self._tree = cKDTree(self._metres)
         # Scans can be thinner than the grid.
-        self._step = max(grid or 0.0, self._spacing())
+        self._step = max((grid or 0.0) / scale, self._spacing())
         self.colors = points.rgb if points.rgb is not None else _shades(self._metres)
         self._grey = greyed(Points(points.xyz, points.offset, self.colors))
         self._roof = roofed(self._metres)
@@ -163,7 +166,7 @@ class Room:
             place.imshow(image, extent=(-HALF, HALF, -HALF, HALF), interpolation="nearest")
             place.set(xticks=[], yticks=[])
             _mark(place)
-            _scale(place, "AB"[n])
+            _scale(place, "AB"[n], self._scale)
         left = 3 * MARGIN + 2 * SIDE
         self._locate(axes[2], query, views, (left, MARGIN, COLUMN, 0.62 * SIDE))
         title = f"{self.scene.name}, query {query.number}"
@@ -258,10 +261,12 @@ def _mark(axes: Axes) -> None:
         axes.plot(x * ends, y * ends, color=loud, linewidth=2.2, path_effects=halo, solid_capstyle="butt", zorder=3)
 
 
-def _scale(axes: Axes, name: str) -> None:
+def _scale(axes: Axes, name: str, times: float) -> None:
+    """A bar as long as half a metre of a room, with its true length; and the letter of the view."""
     x, y = -0.92 * HALF, -0.9 * HALF
     axes.plot([x, x + 0.5], [y, y], color="0.05", linewidth=2.5, solid_capstyle="butt", zorder=4)
-    axes.text(x + 0.25, y + 0.03, "50 cm", fontsize=9, ha="center", va="bottom", zorder=4, bbox=_BARE)
+    text = "50 cm" if times == 1 else rounded_length(0.5 * times)
+    axes.text(x + 0.25, y + 0.03, text, fontsize=9, ha="center", va="bottom", zorder=4, bbox=_BARE)
     axes.text(x, 0.9 * HALF, name, fontsize=12, fontweight="bold", ha="center", va="center", zorder=4, bbox=_PAPER)
 
 

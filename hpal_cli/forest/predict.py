@@ -16,6 +16,7 @@ from hpal_cli.history import Entry, to_json
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.scale import as_attribute
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
@@ -57,6 +58,7 @@ def predict_forest(
         "classes": store.classes.to_json(),
         "unit": store.unit,
         "grid": store.grid,
+        **as_attribute(store.scale),
         "scenes": store.table.to_json(),
         "history": to_json(history),
     }

@@ -36,6 +36,10 @@ class Columns:
         """(number of rows, K)."""
         return self.value[self.of[rows]]
 
+    @property
+    def nbytes(self) -> int:
+        return self.of.nbytes + self.value.nbytes
+
 
 @dataclass(frozen=True, eq=False)
 class SuperpointInputs:

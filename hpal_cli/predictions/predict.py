@@ -18,13 +18,14 @@ from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, turned, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
-from hpal_cli.network.superpoint_inputs import Columns
+from hpal_cli.network.point_inputs import Further, further_columns
 from hpal_cli.predictions.blend import Blend
 from hpal_cli.predictions.prediction import Answers, InMemory, Prediction
 from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.predictions.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.progress import Monitor, Silent, Task
+from hpal_cli.scenes.scale import as_attribute
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
@@ -39,7 +40,7 @@ def predict_points(
     *,
     unit: float = 1.0,
     color: bool = True,
-    superpoints: Columns | None = None,
+    further: Further | None = None,
     turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
@@ -48,7 +49,7 @@ def predict_points(
     """A network in evaluation mode on one whole scene; the points of a voxel share its answer.
 
     Args:
-        superpoints: columns that the network is given beside colour and position.
+        further: columns that the network is given beside colour and position.
         turns: the scene is shown so many times, turned by equal angles about its middle, the first time as it is.
             Probabilities are the mean of all, features the first time's.
         backend: whose convolution to use, None for what `auto` takes.
@@ -59,9 +60,7 @@ def predict_points(
     """
     backend = backend or choose("auto", device)
     xyz = scene_origin(points.xyz, unit)
-    columns = joined(
-        unit_color(points.rgb) if color else None, None if superpoints is None else superpoints(slice(None))
-    )
+    columns = joined(unit_color(points.rgb) if color else None, None if further is None else further(slice(None)))
     answers = []
     for angle in _angles(turns):
         inputs = voxelise([(turned(xyz, angle), columns)], voxel)
@@ -77,7 +76,7 @@ def predict_large(
     *,
     unit: float = 1.0,
     color: bool = True,
-    superpoints: Columns | None = None,
+    further: Further | None = None,
     turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
@@ -111,7 +110,7 @@ def predict_large(
             voxel,
             unit=unit,
             color=color,
-            superpoints=superpoints,
+            further=further,
             turns=turns,
             device=device,
             backend=backend,
@@ -121,7 +120,7 @@ def predict_large(
     with contextlib.ExitStack() as files:
         answers: list[tuple[Answers, NDArray[np.int64]]] = []
         for turn, angle in enumerate(_angles(turns)):
-            voxels = SceneVoxels(points, voxel, unit=unit, color=color, superpoints=superpoints, angle=angle, name=name)
+            voxels = SceneVoxels(points, voxel, unit=unit, color=color, further=further, angle=angle, name=name)
             tiles = cut(voxels, max_voxels)
             largest = max(tile.count(voxels) for tile in tiles)
             if largest > max_voxels and not turn:
@@ -208,6 +207,9 @@ def predict(
     device = device or torch.device("cpu")
     chosen = list(scenes) if scenes is not None else store.table.choose("all")
     check_fits(checkpoint, store, chosen)
+    if checkpoint.scale != (store.scale or 1.0):
+        known, theirs = f"{checkpoint.scale:g}", f"{store.scale or 1.0:g}"
+        monitor.warn(f"{store.path} has scenes of scale {theirs}, and the model has learned from scale {known}")
     network = checkpoint.network().to(device)
     wanted = smooth or checkpoint.superpoints is not None
     read = open_superpoints(store, monitor=monitor).read if wanted else None
@@ -216,6 +218,7 @@ def predict(
         "classes": store.classes.to_json(),
         "unit": store.unit,
         "grid": store.grid,
+        **as_attribute(store.scale),
         "voxel": checkpoint.settings.voxel,
         "scenes": store.table.to_json(),
         "history": to_json(history),
@@ -229,16 +232,22 @@ def predict(
         for scene in chosen:
             points = store.points(scene)
             superpoints = None if read is None else read(scene)
-            columns = None
-            if superpoints is not None and checkpoint.superpoints is not None:
-                columns = checkpoint.superpoints.columns(store, scene, superpoints)
+            further = further_columns(
+                store,
+                scene,
+                points,
+                own=checkpoint.columns,
+                likeness=checkpoint.superpoints,
+                superpoints=superpoints,
+                scale=checkpoint.scale,
+            )
             work = predict_large(
                 network,
                 points,
-                checkpoint.settings.voxel,
-                unit=store.unit,
+                checkpoint.settings.voxel / checkpoint.scale,
+                unit=store.unit / checkpoint.scale,
                 color=checkpoint.color,
-                superpoints=columns,
+                further=further,
                 turns=turns,
                 device=device,
                 backend=backend,
@@ -282,6 +291,8 @@ def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[Scene
                     f"scene {scene.name} has no colour, which the model needs",
                     "train on scenes without",
                 )
+    if checkpoint.columns is not None:
+        checkpoint.columns.require(store, scenes)
     if checkpoint.superpoints is not None:
         checkpoint.superpoints.require(store, scenes)
 

@@ -17,7 +17,7 @@ from hpal_cli.network.inputs import (
     turned,
     unit_color,
 )
-from hpal_cli.network.superpoint_inputs import Columns
+from hpal_cli.network.point_inputs import Further
 from hpal_cli.scenes.store import Points
 
 BLOCK = 1 << 20
@@ -38,18 +38,18 @@ class SceneVoxels:
         *,
         unit: float,
         color: bool,
-        superpoints: Columns | None = None,
+        further: Further | None = None,
         angle: float = 0.0,
         name: str = "scene",
     ) -> None:
-        """voxel: metres; unit: metres in one unit of the points' coordinates; superpoints: further columns; angle: by
+        """voxel: metres; unit: metres in one unit of the points' coordinates; further: columns; angle: by
         which the scene is turned about its middle; name: the scene's, for messages.
 
         Raises:
             HpalError: a scene so wide that its voxels have no 62-bit number.
         """
         self._points, self._voxel, self._unit, self._color = points, voxel, unit, color
-        self._superpoints, self._angle = superpoints, angle
+        self._further, self._angle = further, angle
         self._origin = origin_of(points.xyz)
         corners = np.stack(self._extent())
         self._low, last = cells(corners, voxel)
@@ -99,7 +99,7 @@ class SceneVoxels:
         first = self._first[rows]
         rgb = self._points.rgb
         color = unit_color(rgb[first]) if self._color and rgb is not None else None
-        columns = joined(color, None if self._superpoints is None else self._superpoints(first))
+        columns = joined(color, None if self._further is None else self._further(first))
         voxel = np.column_stack([np.zeros(len(rows), np.int64), self.cell(rows) + self._low])
         values = channels(self._metres(self._points.xyz[first]), columns)
         return NetworkInput(torch.from_numpy(values), torch.from_numpy(voxel), torch.arange(len(rows)))

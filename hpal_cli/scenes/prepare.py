@@ -15,7 +15,7 @@ import zarr
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
-from hpal_cli.lengths import format_length
+from hpal_cli.lengths import format_length, rounded_length
 from hpal_cli.parallel import map_in_order
 from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.readers import Reader
@@ -23,20 +23,22 @@ from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes import named
 from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass, palette
 from hpal_cli.scenes.raw import RawFile, RawScene
+from hpal_cli.scenes.scale import ROOM_FORMATS, ROOM_GRID, as_attribute, fitting_grid
+from hpal_cli.scenes.spacing import measured_spacing
 from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.table import SceneInfo, SceneTable, outer_names
 from hpal_cli.scenes.tiles import Tiles
-from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, signature
+from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, settings_of, signature
 from hpal_cli.scenes.write import write_scene
 from hpal_cli.store import envelope
 from hpal_cli.store.files import go_on
 from hpal_cli.wording import Repeated
 
-DEFAULT_GRID = 0.04
-"""Metres; ScanNet comes at about 2 cm and stays as it is (docs/method.md)."""
-
 MANY = 500
 """Points in a cell, on average, from which a grid's unit is more likely a slip."""
+
+FAR_APART = 5.0
+"""Metres between points from which a unit is more likely a slip."""
 
 BYTES = 40
 """Of a point, where a reader cannot say how many there are: for progress only."""
@@ -77,6 +79,7 @@ def prepare(
     columns: Sequence[str] | None = None,
     scene_per: str | float = "file",
     grid: float | str | None = "default",
+    scale: float | None = None,
     val: Sequence[str] = (),
     test: Sequence[str] = (),
     classes: ClassTable | None = None,
@@ -94,7 +97,10 @@ def prepare(
     Args:
         columns: what the columns of text mean (`readers.cloud.Options`).
         scene_per: `file`; `folder`, all files of one being a scene; or the edge of square tiles in metres.
-        grid: cell edge in metres, None for no subsampling, `default` for what suits the format.
+        grid: cell edge in metres, None for no subsampling, `default` for what suits the scale.
+        scale: metres; what all later commands take as lengths are those of a scene with so wide a grid (0.04 for a
+            room). None: a room's for `ROOM_FORMATS`, for others what fits the distances between the points, which are
+            measured on some of the scenes.
         val, test: patterns of scene names, or `@file`, that go to these splits; the others are `train`.
         classes: the class table; without it the format's own, or one made of the numbers found.
         unit: metres in one unit of the coordinates; without it what the files say, else 1.
@@ -113,8 +119,6 @@ def prepare(
         raise UsageError("--columns", f"is for text, and {root} is read as {reader.NAME}", "leave it out")
     if format is None and (others := readers.passed_over(root, reader, sources, options)):
         monitor.note(others)
-    edge = (None if reader.NAME == "scannet" else DEFAULT_GRID) if grid == "default" else grid
-    assert not isinstance(edge, str)
     names = _grouped(root, sources, scene_per)
 
     def settled(every: Sequence[str]) -> dict[str, str]:
@@ -126,6 +130,19 @@ def prepare(
     attributes: dict[str, object] = {}
     place = go_on(out, overwrite=overwrite, resume=resume, worth_keeping=begun)
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
+        # An interrupted call has measured, and its files are not read again.
+        measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
+        spacing = None
+        if scale is None and not isinstance(measured, float):
+            spacing = measured_spacing(reader, sources, options, unit, monitor)
+            measured = ROOM_GRID if reader.NAME in ROOM_FORMATS else fitting_grid(spacing)
+        fits = scale or measured or ROOM_GRID
+        edge = grid if grid != "default" else None if fits == ROOM_GRID and reader.NAME == "scannet" else fits
+        assert not isinstance(edge, str)
+        if scale is None and fits != ROOM_GRID and edge is not None:
+            # Points are as far apart as a wider grid puts them.
+            fits = max(fits, edge)
+        times = None if fits == ROOM_GRID else fits / ROOM_GRID
         table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
         job = _Job(reader.NAME, options, strict, partial, edge, unit, table)
         settings = {
@@ -133,6 +150,8 @@ def prepare(
             "columns": None if columns is None else list(columns),
             "scene-per": scene_per,
             "grid": edge,
+            "scale": times,
+            "measured": measured,
             "unit": unit,
             "class table": table.reading(),
             "strict": strict,
@@ -165,6 +184,10 @@ def prepare(
                 if isinstance(result, HpalError):
                     fail(one.name, result)
                 else:
+                    # Not before it is sure that there is a store to tell of.
+                    if spacing is not None:
+                        _tell_spacing(spacing, measured or ROOM_GRID, monitor)
+                        spacing = None
                     record.add(one.name, one.signature, result)
                     done[one.name] = result
                     _tell(one.name, result, edge, told, monitor)
@@ -183,6 +206,7 @@ def prepare(
             id=scene_table.id,
             classes=table.to_json(),
             grid=edge,
+            **as_attribute(times),
             unit=units,
             format=reader.NAME,
             scenes=scene_table.to_json(),
@@ -194,6 +218,13 @@ def prepare(
         problem = f"{len(failed)} of {what} could not be read, and are not in it"
         raise HpalError(out, f"{problem}: {', '.join(failed)}", "mend those files and prepare again")
     return scene_table
+
+
+def _tell_spacing(spacing: float, fits: float, monitor: Monitor) -> None:
+    what = "the lengths of a room fit" if fits == ROOM_GRID else f"a grid of {format_length(fits)} fits"
+    monitor.note(f"points lie {rounded_length(spacing)} apart: {what}")
+    if spacing > FAR_APART:
+        monitor.warn("that is far: if the coordinates are in a smaller unit than metres, say so with --unit")
 
 
 def _grouped(root: Path, sources: Sequence[Source], scene_per: str | float) -> dict[str, tuple[Source, ...]]:

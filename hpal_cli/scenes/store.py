@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.scenes.about import about, length_of
+from hpal_cli.scenes.scale import stored_scale
 from hpal_cli.scenes.table import SceneInfo, require_scene_name
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
@@ -54,6 +55,15 @@ class SourceFile(NamedTuple):
     columns: tuple[str, ...] | None = None
 
 
+_NO_SCALARS = frozenset({"xyz", "rgb", "label", "inverse", "source_row", "source_file"})
+"""Arrays of a scene that are no numbers of its points, or the truth."""
+
+
+def _groups(scene: SceneInfo) -> tuple[str, str]:
+    """Where the columns of the grid points are, and those of the original ones."""
+    return f"scenes/{scene.name}", f"scenes/{scene.name}/original"
+
+
 class SceneStore:
     """An opened scenes store; nothing but the tables is read until asked for."""
 
@@ -65,6 +75,7 @@ class SceneStore:
         self._root, attributes = envelope.open_store(path, "scenes")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
         self.grid = length_of(attributes, "grid", path)
+        self.scale = stored_scale(attributes, path)
         self.format = str(attributes.get("format", "unknown"))
 
     def check(self) -> None:
@@ -188,6 +199,43 @@ class SceneStore:
     def has_column(self, scene: SceneInfo, name: str) -> bool:
         """Whether the grid points have this column: `rgb`, `intensity`, ..."""
         return self._find(f"scenes/{scene.name}/{name}") is not None
+
+    def scalars(self, scene: SceneInfo) -> list[str]:
+        """Names of the columns of numbers that `column` gives, sorted."""
+        grid, original = (self._columns(group, scene)[1] for group in _groups(scene))
+        return sorted({*grid, *original} - _NO_SCALARS)
+
+    def has_scalar(self, scene: SceneInfo, name: str) -> bool:
+        """Whether the scene has a column of numbers of this name, on the grid or of its original points."""
+        return name not in _NO_SCALARS and any(self._find(f"{group}/{name}") is not None for group in _groups(scene))
+
+    def column(self, scene: SceneInfo, name: str) -> NDArray[np.float64]:
+        """(N,) a column of numbers of the grid points; of one that only the original points have, the means over what
+        became a grid point.
+
+        Raises:
+            HpalError: there is none, or not one value a point.
+        """
+        grid, original = _groups(scene)
+        for group, rows in ((grid, scene.points), (original, scene.original)):
+            if name in _NO_SCALARS or self._find(f"{group}/{name}") is None:
+                continue
+            values = self._array(f"{group}/{name}")
+            if values.shape != (rows,) or values.dtype.kind not in "fiub":
+                problem = f"scene {scene.name}: {name} of {group} is not one number a point"
+                raise HpalError(self.path, problem, "run `hpal prep` again")
+            if group == grid:
+                return values.astype(np.float64)
+            inverse = self._array(f"{group}/inverse")
+            if inverse.shape != (rows,) or inverse.min() < 0 or inverse.max() >= scene.points:
+                problem = f"scene {scene.name}: inverse names a row that is not there"
+                raise HpalError(self.path, problem, "run `hpal prep` again")
+            count = np.bincount(inverse, minlength=scene.points)
+            sums = np.bincount(inverse, np.asarray(values, np.float64), minlength=scene.points)
+            return sums / np.maximum(count, 1)
+        raise HpalError(
+            self.path, f"scene {scene.name} has no column {name}", f"it has {', '.join(self.scalars(scene)) or 'none'}"
+        )
 
     def _find(self, name: str) -> zarr.Array | zarr.Group | None:
         return envelope.find(self._root, name, self.path)

@@ -80,6 +80,16 @@ class Unfinished:
             file.write(json.dumps(row) + "\n")
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What the unfinished store in a folder was begun with; {} where there is none, or its record cannot be read."""
+    try:
+        with (folder / FILE).open(encoding="utf-8") as file:
+            settings = json.loads(file.readline())["settings"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def begun(folder: Path) -> bool:
     """Whether a folder holds at least one scene to go on with."""
     try:

@@ -19,10 +19,12 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export.writers import scene_path, write
 from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
-from hpal_cli.lengths import format_length
+from hpal_cli.lengths import format_length, rounded_length
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.scale import INDOOR, ROOM_GRID, fitting_grid, scale_at
+from hpal_cli.scenes.spacing import point_spacing
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score import hmmu, pointwise
@@ -35,9 +37,9 @@ from hpal_cli.store.files import new_files
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
 from hpal_cli.stream.rows import GUESS, REGION, SUPERPOINT, Rows
-from hpal_cli.superpoints.build import ROOM_GRID, medoids, partition, scale_of
-from hpal_cli.superpoints.description import INDOOR
+from hpal_cli.superpoints.build import medoids, partition, scale_of
 from hpal_cli.superpoints.store import open_superpoints
+from hpal_cli.wording import counted
 
 
 class Strategy(StrEnum):
@@ -102,12 +104,15 @@ def _listed(numbers: Sequence[float]) -> str:
     return ",".join(f"{number:g}" for number in numbers) or "none"
 
 
-def scale_of_grid(path: Path) -> float:
-    """How many times as long the default levels are: 1 for a room, grid / 4 cm for scans whose points are so far apart
-    that no room can be meant."""
-    grid = (attributes_of(path) or {}).get("grid")
-    scale = float(grid) / ROOM_GRID if isinstance(grid, int | float) else 1.0
-    return scale if scale > INDOOR else 1.0
+def default_levels(path: Path, *, per_superpoint: bool) -> tuple[float, ...]:
+    """Metres: the paper's levels, times the scale of the store at `path`. Where it says none they are a room's; only
+    where an answer is for a superpoint does its grid say more, if no room has points so far apart."""
+    scale = scale_at(path)
+    if scale is None:
+        grid = (attributes_of(path) or {}).get("grid")
+        scale = float(grid) / ROOM_GRID if per_superpoint and isinstance(grid, int | float) else 1.0
+        scale = scale if scale > INDOOR else 1.0
+    return tuple(edge * scale for edge in hmmu.LEVELS)
 
 
 def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
@@ -212,7 +217,7 @@ def score(
         )
         for s in chosen
     ]  # fmt: skip
-    warnings: list[str] = []
+    warnings: list[tuple[str, str]] = []
     writer: PointWriter | None = None
     # Written by a thread: whoever reads from the pipe is busy with one scene while the next is scored.
     with (
@@ -223,10 +228,8 @@ def score(
         closing(_regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)) as results,
     ):
         waiting: deque[Future[None]] = deque()
-        for rows, warning in results:
-            warnings += [warning] if warning else []
-            if warning and len(warnings) <= _WARNINGS:
-                monitor.warn(warning)
+        for one, (rows, warning) in zip(work, results, strict=True):
+            warnings += [(one.scene.name, warning)] if warning else []
             writer = writer or PointWriter(out(header), header)
             waiting.append(output.submit(writer.write, rows))
             if len(waiting) > _WAITING:
@@ -234,8 +237,11 @@ def score(
             task.advance(len(rows))
         for written in waiting:
             written.result()
-    if len(warnings) > _WARNINGS:
-        monitor.warn(f"so it is in {len(warnings) - _WARNINGS} more scenes")
+    if warnings:
+        # The first scene stands for all: levels are one choice for the whole pool.
+        (name, text), others = warnings[0], len(warnings) - 1
+        also = f" and {counted(others, 'scene')} more" if others else ""
+        monitor.warn(f"{name}{also}: {text}")
     # More parts than scenes: the last ones are empty.
     writer = writer or PointWriter(out(header), header)
     writer.close()
@@ -254,8 +260,8 @@ def _thread() -> Iterator[ThreadPoolExecutor]:
     pool.shutdown()
 
 
-_WARNINGS, _WAITING = 1, 4
-"""Warnings that are shown in full; scenes that may wait to be written."""
+_WAITING = 4
+"""Scenes that may wait to be written."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +298,7 @@ def _score_scene(work: _Work) -> tuple[Rows, str]:
     elif plan.strategy is Strategy.HMMU:
         measured = _measure(work, store.probabilities(scene), points.xyz, store.unit)
         scores = measured.score(plan.hierarchy)
-        warning = _absurd_levels(points, plan.hierarchy, measured.voxels, store.unit, scene)
+        warning = _absurd_levels(points, plan.hierarchy, measured.voxels, store.unit)
         if work.ply is not None:
             names = ["point", *map(format_length, plan.hierarchy.levels)]
             # The same level twice has a share each.
@@ -349,7 +355,9 @@ def _measure_regions(work: _Work) -> Any:
     points = store.points(scene)
     features = store.features(scene)(np.arange(scene.points))
     measure = redal.measure if work.plan.strategy is Strategy.REDAL else ssdr.measure
-    return measure(store.probabilities(scene), points.xyz, points.rgb, features, work.taken, store.unit)
+    # Their lengths are a room's.
+    unit = store.unit / (store.scale or 1.0)
+    return measure(store.probabilities(scene), points.xyz, points.rgb, features, work.taken, unit)
 
 
 def _rows(
@@ -405,8 +413,9 @@ class _Partition:
 
 
 def _partition(work: _Partition) -> NDArray[np.int32]:
-    points = work.store.points(work.scene)
-    return partition(points, scale=scale_of(points.xyz, work.store.grid, work.store.unit), unit=work.store.unit)
+    store, points = work.store, work.store.points(work.scene)
+    scale = store.scale or scale_of(points.xyz, store.grid, store.unit)
+    return partition(points, scale=scale, unit=store.unit)
 
 
 def _diverse(
@@ -436,24 +445,28 @@ def _diverse(
     return {scene.number: score for scene, score in zip(chosen, scores, strict=True)}
 
 
-_UNIT = "is its unit right? (a bare level is in centimetres)"
-
-
-def _absurd_levels(
-    points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float, scene: SceneInfo
-) -> str:
-    """A warning if a level is beyond the scene or holds fewer than two points a voxel."""
+def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float) -> str:
+    """A warning, with what to do, if a level is beyond the scene or holds fewer than two points a voxel."""
     if not len(points.xyz) or not hierarchy.levels:
         return ""
     extent = float(np.ptp(points.xyz, axis=0).max()) * unit
-    coarse = max(hierarchy.levels)
+    fine, coarse = int(np.argmin(hierarchy.levels)), max(hierarchy.levels)
     if coarse > extent > 0:
         size = format_length(round(extent, 2) or extent)
-        return f"{scene.name}: level {format_length(coarse)} is larger than the scene ({size}): {_UNIT}"
-    fine = int(np.argmin(hierarchy.levels))
-    if len(points.xyz) < 2 * voxels[fine]:
-        return (
-            f"{scene.name}: level {format_length(hierarchy.levels[fine])} holds "
-            f"{len(points.xyz) / voxels[fine]:.1f} points a voxel, fewer than two: {_UNIT}"
-        )
-    return ""
+        problem, remedy = f"level {format_length(coarse)} is larger than the scene ({size})", "give shorter --levels"
+        if hierarchy.levels[fine] > extent:
+            remedy = "a bare level is in centimetres; if the scene is larger, prepare it again with its --unit"
+        return f"{problem}; {remedy}"
+    held = len(points.xyz) / voxels[fine]
+    if held >= 2:
+        return ""
+    problem = f"level {format_length(hierarchy.levels[fine])} holds {held:.1f} points a voxel, fewer than two"
+    spacing = point_spacing([points.xyz])
+    if spacing is None:
+        return f"{problem}; give longer --levels"
+    times = fitting_grid(spacing * unit) / ROOM_GRID
+    fit = [edge * times for edge in hmmu.LEVELS]
+    if min(fit) <= hierarchy.levels[fine]:
+        fit = [edge for edge in sorted(hierarchy.levels) if edge > hierarchy.levels[fine]] or [2 * edge for edge in fit]
+    text = ",".join(f"{100 * edge:g}" for edge in fit)
+    return f"{problem}: its points lie {rounded_length(spacing * unit)} apart; --levels {text} fit them"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
 from hpal_cli.scenes.store import Points
 from hpal_cli.superpoints import description as d
 from hpal_cli.superpoints.graph import Contacts, Graph, contacts, graph
@@ -17,9 +18,6 @@ from hpal_cli.superpoints.surface import Surface, surface
 
 TILE_POINTS = 1 << 19
 """Points of a tile at most."""
-
-ROOM_GRID = 0.04
-"""Metres between the points of a scene of scale 1: S3DIS as `hpal prep` reads it."""
 
 SMOOTHED = 8
 """Nearest points over which a colour is averaged before colours are compared."""
@@ -96,9 +94,7 @@ def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) 
     for tile in _tiles(xyz):
         around = surface(xyz[tile.near], threads=threads)
         part, smooth = _segment(xyz, color, tile, around)
-        parts.append(
-            _describe(xyz, color, smooth, ground, tile, around, part, cells, threads, indoor=scale <= d.INDOOR)
-        )
+        parts.append(_describe(xyz, color, smooth, ground, tile, around, part, cells, threads, indoor=scale <= INDOOR))
         of[tile.rows] = part + count
         count += int(part.max()) + 1
     size = np.bincount(of, minlength=count)

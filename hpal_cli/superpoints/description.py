@@ -26,9 +26,6 @@ COLUMNS = (0.4, 1.0)
 HALO = 1.6
 """Metres around a tile from which points are needed to describe what is in it."""
 
-INDOOR = 2.0
-"""Scale up to which a scene is a room: with walls around it and something overhead."""
-
 _SHELVES = (-np.inf, 0.1, 0.5, 0.8, 1.2, 1.8, 2.3, np.inf)
 """Metres above the ground between which a column's cells are counted."""
 

@@ -150,7 +150,9 @@ def open_superpoints(
             raise HpalError(path, "is in the place of the superpoints", "move it away, or rename the scenes store")
         with contextlib.suppress(HpalError):
             found = SuperpointStore(path)
-            if found.table.id == store.table.id and found.method == METHOD:
+            same = found.table.id == store.table.id and found.method == METHOD
+            # Without a grid it would have to be measured, and the points are the same.
+            if same and ((store.scale is None and store.grid is None) or found.scale == store_scale(store)):
                 return found
     if not os.access(path.parent, os.W_OK):
         folder = tempfile.TemporaryDirectory(prefix="hpal-")
@@ -210,7 +212,9 @@ def make_superpoints(
 
 
 def store_scale(store: SceneStore) -> float:
-    """`scale_of` the scenes of a store: one for all, so that descriptions can be compared."""
+    """What the store says, else `scale_of` its scenes: one for all, so that descriptions can be compared."""
+    if store.scale is not None:
+        return store.scale
     if store.grid is not None:
         return scale_of(np.zeros((0, 3)), store.grid, store.unit)
     return max(scale_of(store.points(scene).xyz, None, store.unit) for scene in list(store.table)[:_MEASURED])

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, unit_color, voxelise
-from hpal_cli.network.superpoint_inputs import Columns, augment
-from hpal_cli.scenes.store import SceneStore
+from hpal_cli.network.point_inputs import Further
+from hpal_cli.network.superpoint_inputs import augment
+from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.training.augment import augment_color, augment_position
 from hpal_cli.training.labels import NOTHING, SceneLabels, Spread
@@ -82,19 +83,21 @@ class Batches:
         color: bool,
         seed: int,
         spread: Spread | None = None,
-        superpoints: Callable[[SceneInfo], Columns] | None = None,
+        further: Callable[[SceneInfo, Points], Further | None] | None = None,
+        scale: float = 1.0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """color: whether the network is given colours; superpoints: gives the columns of a scene's superpoints, None
-        if the network is given none."""
+        """color: whether the network is given colours; further: gives what it is given of a scene
+        beside colour and position; scale: lengths are divided by it, so that the network sees a room."""
         self._scenes = list(scenes)
         self._labels = labels
         self._settings = settings
         self._seed = seed
         self._spread = spread
         self._places = range(rank, settings.batch, world)
-        self._rooms = _Rooms(store, color, spread, superpoints)
+        self._voxel = settings.voxel / scale
+        self._rooms = _Rooms(store, color, spread, further, store.unit / scale)
         self._homes = _homes(self._scenes, labels, spread) if settings.even_crops else []
 
     def __getitem__(self, step: int) -> Batch:
@@ -112,7 +115,7 @@ class Batches:
                 centres = rows[ids >= 0 if wanted is None else ids == wanted]
             else:
                 centres = np.flatnonzero(room.likely >= 0 if wanted is None else room.likely == wanted)
-            keep = crop(room.xyz, centres, settings.max_voxels // settings.batch, settings.voxel, rng)
+            keep = crop(room.xyz, centres, settings.max_voxels // settings.batch, self._voxel, rng)
             xyz, color = room.xyz[keep], None if room.color is None else room.color[keep]
             more = None if room.columns is None else room.columns(keep)
             seen = augment_position(xyz, rng, distort=settings.elastic)
@@ -130,8 +133,8 @@ class Batches:
             taught = SoftLabels(target, weight)
         return Batch(
             scenes,
-            voxelise(students, settings.voxel),
-            voxelise(teachers, settings.voxel) if settings.teacher else None,
+            voxelise(students, self._voxel),
+            voxelise(teachers, self._voxel) if settings.teacher else None,
             label,
             int((label >= 0 if taught is None else taught.weight > 0).sum()),
             taught,
@@ -196,19 +199,17 @@ def _homes(
 
 @dataclass(frozen=True)
 class _Room:
-    """xyz, color: (N, 3); columns: of the superpoints; prob (N, C) and likely (N,): what was spread, and to which
-    class."""
+    """xyz, color: (N, 3); columns: beside those; prob (N, C) and likely (N,): what was spread, and to which class."""
 
     xyz: NDArray[np.float32]
     color: NDArray[np.float32] | None
-    columns: Columns | None
+    columns: Further | None
     prob: NDArray[np.float16] | None
     likely: NDArray[np.int32] | None
 
     @property
     def bytes(self) -> int:
-        columns = () if self.columns is None else (self.columns.of, self.columns.value)
-        arrays = (self.xyz, self.color, self.prob, self.likely, *columns)
+        arrays = (self.xyz, self.color, self.prob, self.likely, self.columns)
         return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -220,12 +221,15 @@ class _Rooms:
         store: SceneStore,
         color: bool,
         spread: Spread | None,
-        superpoints: Callable[[SceneInfo], Columns] | None,
+        further: Callable[[SceneInfo, Points], Further | None] | None,
+        unit: float,
     ) -> None:
+        """unit: metres of a room in one unit of the positions."""
         self._store = store
+        self._unit = unit
         self._color = color
         self._spread = spread
-        self._superpoints = superpoints
+        self._further = further
         self._kept: OrderedDict[int, _Room] = OrderedDict()
 
     def __getitem__(self, scene: SceneInfo) -> _Room:
@@ -242,9 +246,9 @@ class _Rooms:
         points, spread = self._store.points(scene), self._spread
         prob = None if spread is None else spread.probabilities(scene)
         return _Room(
-            scene_origin(points.xyz, self._store.unit),
+            scene_origin(points.xyz, self._unit),
             unit_color(points.rgb) if self._color else None,
-            None if self._superpoints is None else self._superpoints(scene),
+            None if self._further is None else self._further(scene, points),
             prob,
             None if spread is None or prob is None else spread.likely_class(scene, prob),
         )

@@ -23,14 +23,16 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.network.inputs import COLOR, POSITION
 from hpal_cli.network.minkunet import SIZES, MinkUNet
+from hpal_cli.network.point_inputs import PointInputs
 from hpal_cli.network.superpoint_inputs import SuperpointInputs
 from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings
 
-SPEC = 2
-"""2: a voxel may be given columns of its superpoint, and class weights are a power."""
+SPEC = 3
+"""2: a voxel may be given columns of its superpoint, and class weights are a power. 3: scenes may be of another scale
+than a room, and a voxel may be given further columns of its point."""
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Checkpoint:
     student: its weights, averaged over the steps where the settings say so and the run is finished; state: what only an
     unfinished run needs (teacher, optimiser); step: steps done.
     superpoints: what turns superpoints into inputs, None for a network that is given none.
+    columns: the further columns of points that it is given, None for none.
+    scale: lengths are divided by it before the network is given positions; 1 for rooms.
     scenes: id of the scenes it was trained on; labels: digest of what it learned from; labelled: points of a known
     class that it learned from; spread: points that it learned from because an answer was spread to them; answered:
     scene name -> rows (int64) that someone has answered for, labelled or unsure, which selection must not ask for
@@ -59,13 +63,20 @@ class Checkpoint:
     all_labelled: bool = False
     superpoints: SuperpointInputs | None = None
     spread: int = 0
+    scale: float = 1.0
+    columns: PointInputs | None = None
     history: list[Entry] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def channels(self) -> tuple[str, ...]:
         """What the network is given of a voxel, in this order."""
-        return channel_names(self.color, self.superpoints)
+        return channel_names(self.color, self.columns, self.superpoints)
+
+    @property
+    def spec(self) -> int:
+        """The least version of the specification whose readers understand it."""
+        return 2 if self.scale == 1 and self.columns is None else SPEC
 
     def network(self) -> MinkUNet:
         """The network with these weights, in evaluation mode."""
@@ -80,7 +91,7 @@ class Checkpoint:
             HpalError: `path` exists, or cannot be written.
         """
         meta = {
-            "spec": SPEC,
+            "spec": self.spec,
             "settings": asdict(self.settings),
             "classes": self.classes.to_json(),
             "channels": list(self.channels),
@@ -94,6 +105,10 @@ class Checkpoint:
             "appearance": None if self.superpoints is None else self.superpoints.appearance,
             "history": history.to_json(self.history),
         }
+        if self.scale != 1:
+            meta["scale"] = self.scale
+        if self.columns is not None:
+            meta["columns"] = self.columns.to_json()
         content = {
             "hpal": json.dumps(meta),
             "student": self.student,
@@ -167,18 +182,21 @@ def load(path: Path) -> Checkpoint:
             meta["all_labelled"],
             _superpoints(meta, content.get("likeness")),
             meta.get("spread", 0),
+            float(meta.get("scale", 1.0)),
+            PointInputs.from_json(meta["columns"]) if "columns" in meta else None,
             history.from_json(meta["history"]),
             content["state"],
         )
         checkpoint.network()
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise HpalError(path, f"is damaged ({_first_line(error)})", remedy) from error
     return checkpoint
 
 
-def channel_names(color: bool, superpoints: SuperpointInputs | None) -> tuple[str, ...]:
+def channel_names(color: bool, columns: PointInputs | None, superpoints: SuperpointInputs | None) -> tuple[str, ...]:
     """What a network is given of a voxel, in this order."""
-    return (*(COLOR if color else ()), *(() if superpoints is None else superpoints.names), *POSITION)
+    own = () if columns is None else columns.names
+    return (*(COLOR if color else ()), *own, *(() if superpoints is None else superpoints.names), *POSITION)
 
 
 def _settings(meta: Mapping[str, Any]) -> Settings:

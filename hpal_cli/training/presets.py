@@ -10,7 +10,8 @@ from typing import Literal
 class Settings:
     """What a training run is made of. Lengths are metres.
 
-    inputs: what a voxel is given: "points" is colour and position, "superpoints" adds the likeness of its superpoint.
+    inputs: what a voxel is given: "points" is colour and position, "superpoints" adds the likeness of its superpoint;
+    or names of columns (`network.point_inputs.Wanted`).
     steps: optimiser steps; minutes: if above 0, training ends after so long instead, and the schedule, then without
     restarts, follows the share of the time.
     batch: scenes in a step; max_voxels: voxels of a step at most, each scene's share a crop around one of the points
@@ -44,7 +45,7 @@ class Settings:
     confidence: float = 0.75
     consistency: Literal["none", "kl"] = "none"
     elastic: bool = True
-    inputs: Literal["points", "superpoints"] = "points"
+    inputs: str = "points"
     minutes: float = 0.0
     even_crops: float = 0.0
     teacher_after: float = 0.0
@@ -75,6 +76,14 @@ PRESETS = {
         inputs="superpoints", class_weights=0.3, even_crops=0.3, average=True,
     ),
 }  # fmt: skip
+
+
+def preset_of(settings: Settings) -> str:
+    """The preset that a run was of: the one from which the fewest of its values differ."""
+    return min(
+        PRESETS,
+        key=lambda name: sum(getattr(PRESETS[name], f.name) != getattr(settings, f.name) for f in fields(Settings)),
+    )
 
 
 UNITS = {

@@ -19,11 +19,13 @@ from hpal_cli.label.store import LabelStore
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.network.superpoint_inputs import Columns, SuperpointInputs
+from hpal_cli.network.point_inputs import Further, PointInputs, Wanted, further_columns
+from hpal_cli.network.superpoint_inputs import SuperpointInputs
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.ahead import Ready, View, ready_batches
 from hpal_cli.training.batches import Batches
@@ -129,8 +131,12 @@ class _Run:
         if outside:
             monitor.warn(f"{outside} answers are for scenes outside the train split: not trained on")
         without = [scene.name for scene in store.table if not store.has_color(scene)]
-        self.color = not without
-        if without and len(without) < len(store.table):
+        wanted = Wanted.parse(settings.inputs)
+        if wanted.color and without:
+            problem = f"scene {without[0]} has no colour, which --inputs names"
+            raise HpalError(store.path, problem, "leave rgb out of it")
+        self.color = wanted.color is not False and not without
+        if wanted.color is None and without and len(without) < len(store.table):
             monitor.warn(
                 f"colour is left out, since {without[0]} has none ({len(without)} of {len(store.table)} scenes)"
             )
@@ -141,12 +147,18 @@ class _Run:
             if spread is None or labels is None
             else Spread(spread, store, labels, known, self.answered, old=old_spread)
         )
+        self.scale = (store.scale or 1.0) if init is None else init.scale
         train_scenes = store.table.choose("train")
-        self.superpoints, columns = self._superpoints(train_scenes, init)
+        self.columns = None if init is None else init.columns
+        if self.columns is not None:
+            self.columns.require(store, train_scenes)
+        elif wanted.columns:
+            self.columns = PointInputs.of(store, train_scenes, wanted.columns, self.scale)
+        self.superpoints, read = self._superpoints(wanted, train_scenes, init)
         torch.manual_seed(seed)
         self.student = self._network()
         if init is not None:
-            _start_from(self.student, init, store, channel_names(self.color, self.superpoints), settings)
+            _start_from(self.student, init, store, channel_names(self.color, self.columns, self.superpoints), settings)
         self.student = self.student.to(device).train()
         self.teacher: MinkUNet | None = None
         if settings.teacher:
@@ -157,13 +169,26 @@ class _Run:
             self.average = self._network().to(device).eval()
             self.average.load_state_dict(self.student.state_dict())
         self.optimizer = _optimizer(self.student, settings)
-        self.digest = _digest(known, init, self.spread, self.superpoints)
+        self.digest = _digest(known, init, self.spread, self.superpoints, self.columns)
         counts = np.bincount(np.concatenate([ids[ids >= 0] for _, ids in known.values()]), minlength=len(store.classes))
         self.labelled = int(counts.sum())
         self.weight = None
         if settings.class_weights:
             mass = torch.from_numpy(counts if self.spread is None else floored(self.spread.mass))
             self.weight = class_weights(mass, settings.class_weights).to(device)
+
+        def further(scene: SceneInfo, points: Points) -> Further | None:
+            superpoints = None if read is None else read(scene)
+            return further_columns(
+                store,
+                scene,
+                points,
+                own=self.columns,
+                likeness=self.superpoints,
+                superpoints=superpoints,
+                scale=self.scale,
+            )
+
         self.batches = Batches(
             store,
             train_scenes,
@@ -172,7 +197,8 @@ class _Run:
             color=self.color,
             seed=seed,
             spread=self.spread,
-            superpoints=columns,
+            further=further,
+            scale=self.scale,
             rank=processes.rank,
             world=processes.world,
         )
@@ -180,10 +206,10 @@ class _Run:
         self._losses: list[tuple[int, list[str], Tensor]] = []
 
     def _superpoints(
-        self, scenes: Sequence[SceneInfo], init: Checkpoint | None
-    ) -> tuple[SuperpointInputs | None, Callable[[SceneInfo], Columns] | None]:
-        """What turns superpoints into inputs, and the columns of a scene by it; None where they are not wanted."""
-        if self.settings.inputs == "points":
+        self, wanted: Wanted, scenes: Sequence[SceneInfo], init: Checkpoint | None
+    ) -> tuple[SuperpointInputs | None, Callable[[SceneInfo], Superpoints] | None]:
+        """What turns superpoints into inputs, and reads those of a scene; None where they are not wanted."""
+        if not wanted.superpoints:
             return None, None
         if not self.processes.first:
             # One process makes the superpoints where they are missing; the others find them.
@@ -195,11 +221,10 @@ class _Run:
         if self.processes.first:
             self.processes.agree(0)
         inputs.require(self.store, scenes)
-        found = inputs
-        return found, lambda scene: found.columns(self.store, scene, read(scene))
+        return inputs, read
 
     def _network(self) -> MinkUNet:
-        channels = len(channel_names(self.color, self.superpoints))
+        channels = len(channel_names(self.color, self.columns, self.superpoints))
         size = SIZES[self.settings.size]
         return MinkUNet(channels, len(self.store.classes), size, dropout=self.settings.dropout)
 
@@ -354,7 +379,9 @@ class _Run:
             answered=self.answered,
             all_labelled=self.all_labelled,
             superpoints=self.superpoints,
+            columns=self.columns,
             spread=0 if self.spread is None else self.spread.points,
+            scale=self.scale,
             history=self.history,
             state=state,
         )
@@ -366,7 +393,7 @@ class _Run:
             HpalError: it is of a run with other data or options.
         """
         saved, now = load(unfinished), self._checkpoint(finished=True)
-        for what in ("settings", "classes", "color", "scenes", "seed", "labels"):
+        for what in ("settings", "classes", "color", "scenes", "scale", "seed", "labels"):
             if getattr(saved, what) != getattr(now, what):
                 raise HpalError(
                     unfinished, f"was started with other {what}", "resume with the same, or remove it to start over"
@@ -407,6 +434,7 @@ def _digest(
     init: Checkpoint | None,
     spread: Spread | None,
     superpoints: SuperpointInputs | None,
+    columns: PointInputs | None,
 ) -> str:
     """The same for runs that learn the same from the same start."""
     digest = hashlib.sha256()
@@ -418,6 +446,8 @@ def _digest(
         digest.update(spread.digest.encode())
     for table in vars(superpoints.likeness).values() if superpoints is not None else ():
         digest.update(np.ascontiguousarray(table).tobytes())
+    if columns is not None:
+        digest.update(json.dumps(columns.to_json()).encode())
     return digest.hexdigest()[:16]
 
 

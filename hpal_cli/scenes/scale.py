@@ -1,0 +1,59 @@
+"""How large the scenes are that lengths must fit (docs/method.md, "Scale")."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hpal_cli.errors import HpalError
+from hpal_cli.store.envelope import attributes_of
+
+ROOM_GRID = 0.04
+"""Metres between the points of a scene of scale 1: S3DIS as `hpal prep` reads it."""
+
+NAMED = {"room": ROOM_GRID, "street": 0.1, "airborne": 0.5}
+"""Metres between the grid points of scenes of each kind."""
+
+INDOOR = 2.0
+"""Scale up to which a scene is a room: with walls around it and something overhead."""
+
+ROOM_FORMATS = ("s3dis", "scannet")
+"""Data sets that the paper's lengths are for, however far apart a scene's points may lie."""
+
+STEPS = (1.0, 2.0, 5.0)
+"""Grids are these times a power of ten metres."""
+
+
+def fitting_grid(spacing: float | None) -> float:
+    """Metres: the grid for points that lie `spacing` metres apart, `ROOM_GRID` for a room (and for None); for others
+    that of 10 cm, 20 cm, 50 cm, 1 m, ... which is nearest to the spacing as a ratio."""
+    if spacing is None or spacing <= INDOOR * ROOM_GRID:
+        return ROOM_GRID
+    power = math.floor(math.log10(spacing))
+    grids = [float(f"{step}e{n}") for n in (power - 1, power, power + 1) for step in STEPS]
+    return min((grid for grid in grids if grid > INDOOR * ROOM_GRID), key=lambda grid: abs(math.log(grid / spacing)))
+
+
+def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:
+    """The root attribute `scale` of a store (docs/formats.md section 2.1); None for a room's.
+
+    Raises:
+        HpalError: it is no number above zero.
+    """
+    value = (attributes or {}).get("scale")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise HpalError(path, f"its root attribute scale is {value!r}, and no number above zero", "make it again")
+    return float(value)
+
+
+def scale_at(path: Path) -> float | None:
+    """`stored_scale` of the store at `path`; None, too, where there is no store."""
+    return stored_scale(attributes_of(path), path)
+
+
+def as_attribute(scale: float | None) -> dict[str, float]:
+    """What a store that belongs to scenes of this scale says of it: nothing, if they are rooms."""
+    return {} if scale is None else {"scale": scale}
