@@ -1,0 +1,86 @@
+"""What the answers so far say of a whole scene, worked out beside the page while a person looks on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.spread.spread import spread_scene
+from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
+
+LEARNED = np.dtype([("label", "<i2"), ("sure", "u1"), ("_", "u1")])
+"""Of a superpoint: its class, -1 where nothing is known, and the probability of that class in 255ths."""
+
+KEPT = 4
+"""Scenes whose superpoints stay in memory."""
+
+
+class Learner:
+    """Spreads the answers of one scene at a time, in a thread of its own: nobody waits for it who does not ask."""
+
+    def __init__(self, store: SceneStore, monitor: Monitor | None = None) -> None:
+        self._store, self._monitor = store, monitor or Silent()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="spread")
+        self._lock = threading.Lock()
+        self._known: dict[int, Superpoints] = {}
+        self._found: SuperpointStore | None = None
+        self._last: dict[int, tuple[int, Future[NDArray[np.void]]]] = {}
+
+    def of(self, scene: SceneInfo) -> NDArray[np.int32]:
+        """(N,) the superpoint of each point of a scene.
+
+        Raises:
+            HpalError: they cannot be found or read.
+        """
+        return self._pool.submit(self._superpoints, scene).result().of
+
+    def learned(
+        self,
+        scene: SceneInfo,
+        version: int,
+        answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]],
+        classes: int,
+    ) -> Future[NDArray[np.void]]:
+        """(S,) records of `LEARNED`: what the answers to a scene, spread over it, make of each superpoint.
+
+        version: of the answers; the same one is worked out once.
+        """
+        with self._lock:
+            if scene.number not in self._last or self._last[scene.number][0] != version:
+                future = self._pool.submit(self._spread, scene, answers, classes)
+                self._last[scene.number] = version, future
+            return self._last[scene.number][1]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _superpoints(self, scene: SceneInfo) -> Superpoints:
+        # Only ever called in the one thread of the pool.
+        if self._found is None:
+            self._found = open_superpoints(self._store, jobs=1, monitor=self._monitor)
+        if scene.number not in self._known:
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[scene.number] = self._found.read(scene)
+        return self._known[scene.number]
+
+    def _spread(
+        self, scene: SceneInfo, answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]], classes: int
+    ) -> NDArray[np.void]:
+        superpoints = self._superpoints(scene)
+        index, label = answers()
+        out = np.zeros(len(superpoints), LEARNED)
+        out["label"] = -1
+        if (label >= 0).any():
+            spread = spread_scene(superpoints, index, label, classes)
+            out["label"] = np.where(spread.known, spread.prob.argmax(axis=1), -1)
+            out["sure"] = np.rint(255 * np.clip(spread.prob.max(axis=1), 0, 1))
+        return out
