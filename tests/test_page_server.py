@@ -312,8 +312,8 @@ def test_large_bodies_are_refused_whether_their_size_is_said_or_not(page: At) ->
 def test_what_is_not_there_is_not_found(page: At) -> None:
     for path in (
         "scene/7", "scene/0/points?parts=9:0:1", "scene/0/points?parts=0:5:2", "scene/0/points?parts=0:0:99999999",
-        "scene/0/points?column=truth&parts=0:0:1", "scene/0/points?column=../xyz&parts=0:0:1", "query/6", "query/6/region",
-        "scene/0/point/999999", "scene/0/range?column=label", "scene/-1",
+        "scene/0/points?column=truth&parts=0:0:1", "scene/0/points?column=../xyz&parts=0:0:1", "query/6",
+        "query/6/region", "scene/0/point/999999", "scene/0/range?column=label", "scene/-1",
     ):  # fmt: skip
         assert page.http.get(f"/api/{path}", params=ME if "query" in path else None).status_code == 404, path
     for parts in ("", "a", "0:0", "0:0:1;", "0:-1:1", "0:0:1," * 3):
@@ -694,8 +694,10 @@ def test_what_can_be_viewed(scenes: Path, store: SceneStore, tmp_path: Path) -> 
     (mark,) = open_view(tmp_path / "labels.zarr", source=store.path).shelf.scenes[0].marks
     assert (mark.text, mark.label) == (HOSTILE, 2)
     plain = tmp_path / "cloud.ply"
-    plain.write_text("ply\nformat ascii 1.0\nelement vertex 2\nproperty double x\nproperty double y\nproperty double z\n"
-                     "property float heat\nend_header\n900000.5 1 2 0.5\n900001.5 2 3 0.7\n")  # fmt: skip
+    plain.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 2\nproperty double x\nproperty double y\nproperty double z\n"
+        "property float heat\nend_header\n900000.5 1 2 0.5\n900001.5 2 3 0.7\n"
+    )
     cloud = open_view(plain).shelf.cloud(0)
     assert cloud.offset.tolist() == [900000, 1, 2]
     assert sorted(cloud.column("heat").tolist()) == pytest.approx([0.5, 0.7])

@@ -284,7 +284,20 @@ class LabelStore:
             except OSError as error:
                 problem = f"has the answers, but the disk does not say that they will stay ({error.strerror})"
                 raise HpalError(self.path, problem, "check the disk, and `hpal label --log`") from error
-            return self._batch(name)
+            # As it was written: a page that asks the next question need not wait for it to be read again.
+            batch = Batch(
+                number,
+                source,
+                stamp,
+                rows.copy(),
+                np.zeros(0, QUERY) if asked is None else asked,
+                () if undoes is None else (undoes,),
+                True,
+                entry,
+                seconds,
+            )
+            self._read[name] = batch
+            return batch
 
     def _check(self, rows: NDArray[np.void]) -> None:
         self._check_points(rows)
