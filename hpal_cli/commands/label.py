@@ -325,8 +325,6 @@ def _ask_person(
     *,
     overwrite: bool,
 ) -> None:
-    import os
-
     import numpy as np
 
     from hpal_cli.label.queries import queries, rooms_of
@@ -363,8 +361,8 @@ def _ask_person(
         console.say(f"{clips}/: a PLY and a PNG for each of {counted(len(found), 'query', 'queries')}")
     if table is None:
         return
-    beside = table.parent
-    where = None if pictures is None else [Path(os.path.relpath(path, beside)).as_posix() for path in pictures]
+    # As links, which a spreadsheet opens.
+    where = None if pictures is None else [path.resolve().as_uri() for path in pictures]
     write_queries(found, {s.number: s.name for s in header.pool}, table, clips=where, overwrite=overwrite)
     if labels is not None:
         labels.ask(np.array([(q.scene, q.index) for q in found], QUERY), f"table {table}", this_call(NAME)[0])

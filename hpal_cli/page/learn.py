@@ -9,15 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.errors import HpalError
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.spread.spread import spread_scene
 from hpal_cli.superpoints.build import Superpoints
-from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
+from hpal_cli.superpoints.store import SuperpointStore, beside, open_superpoints
 
 LEARNED = np.dtype([("label", "<i2"), ("sure", "u1"), ("_", "u1")])
 """Of a superpoint: its class, -1 where nothing is known, and the probability of that class in 255ths."""
+
+MOST = 3_000_000
+"""Points of a scenes store whose superpoints are found beside the page: of more, they would come minutes later."""
 
 KEPT = 4
 """Scenes whose superpoints stay in memory."""
@@ -65,6 +69,10 @@ class Learner:
     def _superpoints(self, scene: SceneInfo) -> Superpoints:
         # Only ever called in the one thread of the pool.
         if self._found is None:
+            points = sum(one.points for one in self._store.table)
+            if points > MOST and not beside(self._store.path).exists():
+                problem = f"has {points:,} points, whose superpoints would take minutes"
+                raise HpalError(self._store.path, problem, "make them once with `hpal superpoints`")
             self._found = open_superpoints(self._store, jobs=1, monitor=self._monitor)
         if scene.number not in self._known:
             while len(self._known) >= KEPT:

@@ -571,9 +571,12 @@ export class CloudView {
     if (this.measure) this.renderer.getContext().finish();
     const took = performance.now() - begin;
     this.statistics = { draws: draws + 1, points, milliseconds: took };
-    // The next pictures have as many points as this machine draws at some thirty a second.
-    if (took > 40) this.budget = Math.max(LEAST, 0.85 * this.budget);
-    else if (took < 15 && points > 0.8 * this.budget) this.budget = Math.min(MOST, 1.1 * this.budget);
+    // The next pictures have as many points as this machine draws at some thirty a second: while something moves, pictures
+    // follow each other as fast as they can be drawn.
+    const gap = begin - (this.begun ?? -1e9);
+    this.begun = begin;
+    if (gap > 45 && gap < 300) this.budget = Math.max(LEAST, 0.85 * this.budget);
+    else if (gap < 25 && points > 0.8 * this.budget) this.budget = Math.min(MOST, 1.1 * this.budget);
     this.onFrame(this);
   }
 

@@ -230,7 +230,9 @@ async function learn() {
     showLegend();
     plan.paint();
   } catch (error) {
-    if (error.status !== 0 && error.status !== 401) say(`The room does not learn: ${error.message}`, "note");
+    if (error.status !== 409) return;
+    about.learns = false;
+    say(`The room does not learn: ${error.message}`, "note");
   }
 }
 
