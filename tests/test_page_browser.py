@@ -91,7 +91,7 @@ class Server:
 
 @pytest.fixture
 def serve(made: SceneStore, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    rows, header = selection(made, {0: list(range(0, 11_000, 11_000 // QUERIES))[:QUERIES]})
+    rows, header = selection(made, {0: list(range(0, made.table[0].points, 400))[:QUERIES]})
     with (tmp_path / "round.ply").open("wb") as file:
         write_points(file, header, rows)
     running = []

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from conftest import environment, fake_predictions
@@ -86,7 +86,7 @@ class At(NamedTuple):
     http: TestClient
     labels: Path
 
-    def post(self, path: str, **said: Any) -> httpx.Response:
+    def post(self, path: str, **said: Any) -> httpx2.Response:
         return self.http.post(f"/api/{path}", json={**ME, **said})
 
     def next(self, **who: str) -> Any:
