@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +40,8 @@ class Learner:
         self._lock = threading.Lock()
         self._known: dict[int, Superpoints] = {}
         self._found: SuperpointStore | None = None
+        self._maker: BaseProcess | None = None
+        self._closed = False
         self._last: dict[int, tuple[int, Future[NDArray[np.void]]]] = {}
 
     def of(self, scene: SceneInfo) -> NDArray[np.int32]:
@@ -64,21 +70,36 @@ class Learner:
             return self._last[scene.number][1]
 
     def close(self) -> None:
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._maker is not None and self._maker.is_alive():
+            self._maker.terminate()
 
     def _superpoints(self, scene: SceneInfo) -> Superpoints:
         # Only ever called in the one thread of the pool.
         if self._found is None:
-            points = sum(one.points for one in self._store.table)
-            if points > MOST and not beside(self._store.path).exists():
-                problem = f"has {points:,} points, whose superpoints would take minutes"
-                raise HpalError(self._store.path, problem, "make them once with `hpal superpoints`")
-            self._found = open_superpoints(self._store, jobs=1, monitor=self._monitor)
+            self._found = self._open()
         if scene.number not in self._known:
             while len(self._known) >= KEPT:
                 del self._known[next(iter(self._known))]
             self._known[scene.number] = self._found.read(scene)
         return self._known[scene.number]
+
+    def _open(self) -> SuperpointStore:
+        if not beside(self._store.path).exists():
+            points = sum(one.points for one in self._store.table)
+            if points > MOST:
+                problem = f"has {points:,} points, whose superpoints would take minutes"
+                raise HpalError(self._store.path, problem, "make them once with `hpal superpoints`")
+            # In a process of its own, and after everybody else: the page goes on meanwhile.
+            self._maker = multiprocessing.get_context("spawn").Process(
+                target=_make, args=(self._store.path,), daemon=True
+            )
+            self._maker.start()
+            self._maker.join()
+            if self._closed:
+                raise HpalError(self._store.path, "its superpoints were not finished", "start again")
+        return open_superpoints(self._store, jobs=1, monitor=self._monitor)
 
     def _spread(
         self, scene: SceneInfo, answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]], classes: int
@@ -92,3 +113,8 @@ class Learner:
             out["label"] = np.where(spread.known, spread.prob.argmax(axis=1), -1)
             out["sure"] = np.rint(255 * np.clip(spread.prob.max(axis=1), 0, 1))
         return out
+
+
+def _make(path: Path) -> None:
+    os.nice(10)
+    open_superpoints(SceneStore(path), jobs=1)

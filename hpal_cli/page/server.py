@@ -127,10 +127,8 @@ class Guard:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self._token):
                 return _error(401, "the token is missing or wrong: open the address that hpal printed")
-        if (
-            int(headers.get(b"content-length", b"0") if headers.get(b"content-length", b"0").isdigit() else LARGEST + 1)
-            > LARGEST
-        ):
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 9 or int(length) > LARGEST:
             return _error(413, "the request is too large")
         return None
 

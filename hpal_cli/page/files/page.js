@@ -307,6 +307,7 @@ function showLegend() {
 // ---------------------------------------------------------------- the picture
 
 function onFrame() {
+  times.first ??= performance.now();
   const ring = $("ring");
   const focus = view.home && (about.mode === "view" || now) ? view.home.place : null;
   if (focus) {
