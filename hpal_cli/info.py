@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from hpal_cli.forest.model import is_forest
 from hpal_cli.forest.model import load as load_forest
 from hpal_cli.history import Entry
 from hpal_cli.label.log import read_log
+from hpal_cli.label.people import agreements, people
 from hpal_cli.label.store import LabelStore
 from hpal_cli.lengths import format_length
 from hpal_cli.predictions.store import PredictionStore
@@ -55,6 +57,16 @@ class Description:
         for key, value in self.facts.items():
             if key == "rounds":
                 yield from _round_lines(value)
+            elif key == "people":
+                for one in value:
+                    pace = f"{one['per_hour']:,.0f} an hour, {one['seconds']:.1f} s for half of them"
+                    yield one["name"], f"{counted(one['answers'], 'answer')}, {pace}"
+            elif key == "agreement":
+                for one in value:
+                    kappa = "not defined" if one["kappa"] is None else f"{one['kappa']:.2f}"
+                    both = f"{one['first']} and {one['second']}"
+                    asked = counted(one["queries"], "query", "queries")
+                    yield "agreement", f"{both}: {one['same']:.0%} of {asked}, Cohen's kappa {kappa}"
             elif (key in _OPTIONAL and value is None) or (key in _COUNTS and not value):
                 continue
             elif key == "classes":
@@ -116,18 +128,29 @@ _WORDS: dict[str, Callable[[Any], str]] = {
 
 
 def _round_lines(rounds: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """A line a round, and one for each who answered."""
+    """A line a round, one for a row of single answers from the same source, and one for each who answered."""
     sources: dict[str, int] = {}
-    for one in rounds:
-        if one["answers"]:
-            text = f"{counted(one['answers'], 'answer')} from {one['source']}" + (", undone" if one["undone"] else "")
-            sources[one["source"]] = sources.get(one["source"], 0) + one["counting"]
+    for _, together in itertools.groupby(rounds, key=_kind_of_round):
+        first, *others = alike = list(together)
+        last = alike[-1]
+        for one in alike:
+            if one["answers"]:
+                sources[one["source"]] = sources.get(one["source"], 0) + one["counting"]
+        if first["answers"]:
+            given = sum(one["answers"] for one in alike)
+            text = f"{counted(given, 'answer')} from {first['source']}" + (", undone" if first["undone"] else "")
+            yield f"rounds {first['round']} to {last['round']}" if others else f"round {first['round']}", text
         else:
-            undoes = ", ".join(map(str, one["undoes"]))
-            text = f"undoes round {undoes}" + (", undone itself" if one["undone"] else "")
-        yield f"round {one['round']}", text
+            undoes = ", ".join(map(str, first["undoes"]))
+            text = f"undoes round {undoes}" + (", undone itself" if first["undone"] else "")
+            yield f"round {first['round']}", text
     for source, counting in sources.items():
         yield f"from {source}", f"{counted(counting, 'answer')} that count"
+
+
+def _kind_of_round(one: dict[str, Any]) -> tuple[Any, ...]:
+    """Equal for rounds that a person is told of in one line: single answers, as a page gives them."""
+    return (one["source"], one["undone"]) if one["answers"] == 1 else (one["round"],)
 
 
 def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None) -> Description:
@@ -276,6 +299,7 @@ def _labels(store: LabelStore, check: bool) -> Description:
         store.check()
         _require_id(store.path, store.table)
     log = read_log(store)
+    batches = [logged.batch for logged in log.batches]
     latest = log.rows[log.counts]["label"]
     counts = np.bincount(latest + 1, minlength=len(store.classes) + 1)
     table = [{"class": name, "labelled": int(counts[row])} for name, row in _class_rows(store.classes)]
@@ -284,6 +308,11 @@ def _labels(store: LabelStore, check: bool) -> Description:
         "labelled_points": int((latest >= 0).sum()),
         "answers_given": len(log.rows),
         "queries": {"asked": len(store.asked()), "open": len(store.open())},
+        "people": [
+            {"name": p.name, "answers": p.answers, "per_hour": round(p.per_hour, 1), "seconds": round(p.seconds, 2)}
+            for p in people(batches)
+        ],
+        "agreement": [one._asdict() for one in agreements(batches)],
         # A batch that only asks is no round.
         "rounds": [
             {

@@ -116,6 +116,8 @@ def test_labels(scenes: Path, tmp_path: Path) -> None:
         "labelled_points": 2,
         "answers_given": 5,
         "queries": {"asked": 2, "open": 1},
+        "people": [],
+        "agreement": [],
     }
     assert {name: count for name, count in table.items() if count} == {"wall": 1, "window": 1, None: 1}
     said = lines(labels.path)

@@ -28,6 +28,7 @@ from hpal_cli.commands import (
     spread,
     superpoints,
     train,
+    view,
 )
 from hpal_cli.commands.console import Console, is_pipe
 from hpal_cli.commands.reports import Events, Failure, report
@@ -76,7 +77,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (prep, train, predict, score, select, label, spread, evaluate, superpoints, info, export, demo):
+for module in (prep, train, predict, score, select, label, spread, evaluate, superpoints, info, view, export, demo):
     app.command(module.NAME)(module.command)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpal_cli.commands import options as opt
-from hpal_cli.commands.console import Console, Output, open_input, require_other, typed
+from hpal_cli.commands.console import Console, Output, free_name, open_input, require_other, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 from hpal_cli.wording import counted
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 NAME = "label"
 
 _MEANT_FOR = {
-    "-o": ("--oracle", "--table", "--from", "--log", "--undo"),
-    "--source": ("--table", "--clips", "--from"),
+    "-o": ("--oracle", "--table", "--from", "--log", "--undo", "--serve"),
+    "--source": ("--table", "--clips", "--from", "--serve", "--html"),
     "--noise": ("--oracle",),
     "--cost": ("--oracle", "--from"),
-    "--overwrite": ("--oracle", "--table", "--clips"),
+    "--overwrite": ("--oracle", "--table", "--clips", "--html"),
+    "--host": ("--serve",),
+    "--port": ("--serve",),
+    "--name": ("--serve",),
+    "--overlap": ("--serve",),
+    "--no-browser": ("--serve",),
 }
 """What else may be given with what is to be done."""
 
@@ -44,6 +49,15 @@ def command(
     oracle: Annotated[
         Path | None,
         typer.Option(metavar="SCENES", help="Scenes store with the truth: answers for the selected points."),
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Ask in the browser: a page that shows one query after another in 3D.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write the queries as a page in one file, to be sent and answered."
+        ),
     ] = None,
     table: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write the queries as a table for a person to fill in.")
@@ -80,6 +94,17 @@ def command(
             metavar="STORE", help="Scenes or predictions that the points are of, if not where the selection says."
         ),
     ] = None,
+    host: opt.Host = "127.0.0.1",
+    port: opt.Port = None,
+    no_browser: opt.NoBrowser = False,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Who answers: noted with each answer; others may say so on the page."),
+    ] = None,
+    overlap: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Ask two people this share of the queries, like 10%, to compare them."),
+    ] = None,
     noise: Annotated[
         str | None, typer.Option(metavar="SHARE", help="Let the oracle err: 5% or 0.05 of its answers.")
     ] = None,
@@ -94,6 +119,8 @@ def command(
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     given = {
         "--oracle": oracle is not None,
+        "--serve": serve,
+        "--html": html is not None,
         "--table": table is not None,
         "--clips": clips is not None and table is None,
         "--from": answered is not None,
@@ -102,7 +129,10 @@ def command(
     }
     ways = [name for name, is_given in given.items() if is_given]
     if len(ways) != 1:
-        remedy = "choose one: --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or --undo ROUND"
+        remedy = (
+            "choose one: --serve, --html FILE, --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or "
+            "--undo ROUND"
+        )
         if ways:
             raise UsageError(" and ".join(ways), "do not go together", remedy)
         raise UsageError("what to do", "is missing", remedy)
@@ -114,13 +144,18 @@ def command(
         "--noise": noise is not None,
         "--cost": cost,
         "--overwrite": overwrite,
+        "--host": host != "127.0.0.1",
+        "--port": port is not None,
+        "--name": name is not None,
+        "--overlap": overlap is not None,
+        "--no-browser": no_browser,
     }
     unused = [name for name, is_given in extra.items() if is_given and way not in _MEANT_FOR[name]]
     if overwrite and oracle is not None and not to_stream:
         unused.append("--overwrite")
     if unused:
         raise UsageError(unused[0], f"has no meaning with {way}", "leave it out")
-    if way in ("--oracle", "--from") and output is None and (not to_stream or sys.stdout.isatty()):
+    if way in ("--oracle", "--from", "--serve") and output is None and (not to_stream or sys.stdout.isatty()):
         raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
     if oracle is not None:
         _ask_oracle(
@@ -135,6 +170,13 @@ def command(
             cost=cost,
             as_json=json_output,
         )
+    elif serve:
+        assert output is not None
+        _serve(
+            console, selection, output, source, host=host, port=port, browser=not no_browser, name=name, overlap=overlap
+        )
+    elif html is not None:
+        _write_page(console, selection, html, source, overwrite=overwrite)
     elif answered is not None:
         assert output is not None
         _take_answers(console, selection, answered, output, source, cost=cost)
@@ -218,6 +260,66 @@ def _ask_oracle(
     console.report({"done": "answers", **_added(output, labels, batch), "known_before": known, "cost": spent.to_json()})
 
 
+def _serve(
+    console: Console,
+    selection: Path | None,
+    output: Path,
+    source: Path | None,
+    *,
+    host: str,
+    port: int | None,
+    browser: bool,
+    name: str | None,
+    overlap: str | None,
+) -> None:
+    import getpass
+
+    from hpal_cli.commands.serving import run_page
+    from hpal_cli.page.label import open_desk, parse_overlap, queries_asked
+
+    share = 0.0 if overlap is None else parse_overlap(overlap)
+    rows, header, subject = _selected(selection, ("x", "y", "z", "scene", "index"))
+    asked = queries_asked(rows, header, subject, source=source, beside=None if selection is None else selection.parent)
+    who = (name or getpass.getuser()).strip()[:40]
+    desk = open_desk(asked, output, this_call(NAME)[0], name=who, title=str(subject), overlap=share, monitor=console)
+    session = desk.session
+    assert session is not None
+    done, total = session.counts()
+    console.say(f"{counted(total, 'query', 'queries')}, {done:,} answered; answers go to {output} as they are given")
+    before = len(session.labels.batches())
+    run_page(console, desk, host=host, port=port, browser=browser)
+    given = [batch for batch in session.labels.batches()[before:] if len(batch.rows) and batch.stands]
+    unsure = sum(int(batch.rows["label"][0] < 0) for batch in given)
+    seconds = sum(batch.seconds or 0.0 for batch in given)
+    people = ", ".join(dict.fromkeys(batch.source for batch in given))
+    pace = f" by {people}, {seconds / len(given):.1f} s each" if given else ""
+    console.say(f"{counted(len(given), 'answer')} ({unsure:,} unsure){pace}")
+    session.refresh()
+    done, total = session.counts()
+    if done < total:
+        console.say(
+            f"{total - done:,} of {counted(total, 'query', 'queries')} left: the same command goes on with them"
+        )
+    if asked.scenes is not None and (given or done):
+        console.say(
+            f"next: {typed('hpal', 'spread', output, asked.scenes.path, '--alike', '-o', free_name('spread.zarr'))}"
+        )
+
+
+def _write_page(console: Console, selection: Path | None, html: Path, source: Path | None, *, overwrite: bool) -> None:
+    from hpal_cli.page.label import queries_asked
+    from hpal_cli.page.offline import write_page
+
+    rows, header, subject = _selected(selection, ("x", "y", "z", "scene", "index"))
+    require_other(html, [selection], "--html")
+    asked = queries_asked(rows, header, subject, source=source, beside=None if selection is None else selection.parent)
+    size = write_page(asked, html, title=str(subject), overwrite=overwrite, monitor=console)
+    console.say(f"{html}: {counted(len(asked.found), 'query', 'queries')}, {size / 1e6:.1f} MB, opens in any browser")
+    whole = [selection or Path("SELECTION")] if any(len(query.points) > 1 for query in asked.found) else []
+    back = ["--from", html.with_suffix(".csv"), "--source", asked.rooms.path, "-o", "labels.zarr"]
+    console.say(f"next, with the CSV that it saves: {typed('hpal', 'label', *whole, *back)}")
+
+
 def _ask_person(
     console: Console,
     selection: Path | None,
@@ -228,8 +330,6 @@ def _ask_person(
     *,
     overwrite: bool,
 ) -> None:
-    import os
-
     import numpy as np
 
     from hpal_cli.label.queries import queries, rooms_of
@@ -268,8 +368,8 @@ def _ask_person(
     if table is None:
         console.report({"done": "queries", "table": None, **made})
         return
-    beside = table.parent
-    where = None if pictures is None else [Path(os.path.relpath(path, beside)).as_posix() for path in pictures]
+    # As links, which a spreadsheet opens.
+    where = None if pictures is None else [path.resolve().as_uri() for path in pictures]
     write_queries(found, {s.number: s.name for s in header.pool}, table, clips=where, overwrite=overwrite)
     if labels is not None:
         labels.ask(np.array([(q.scene, q.index) for q in found], QUERY), f"table {table}", this_call(NAME)[0])
@@ -381,10 +481,10 @@ def _look_back(console: Console, store: Path | None, output: Path | None, undo: 
 
 def _show_log(console: Console, labels: LabelStore) -> None:
     """On stdout: a row a batch; with -v a line an answer, with tabs."""
-    from hpal_cli.label.log import read_log, utc
+    from hpal_cli.label.log import read_log
 
     log = read_log(labels)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for batch, unsure, changed, counting in log.batches:
         state = [
             *([f"asks {len(batch.asked):,}"] if len(batch.asked) else []),
@@ -394,7 +494,12 @@ def _show_log(console: Console, labels: LabelStore) -> None:
         counts = (f"{n:,}" for n in (len(batch.rows), unsure, changed, counting))
         number = str(batch.round) if len(batch.rows) or batch.undoes else "-"
         rows.append((number, utc(batch.time), *counts, "; ".join(state), batch.source))
-    console.table(("round", "time", "answers", "unsure", "changed", "counting", "state", "source"), rows, data=True)
+    headers = ["round", "time", "answers", "unsure", "changed", "counting", "state", "source"]
+    if any(logged.batch.seconds is not None for logged in log.batches):
+        headers.append("seconds")
+        taken = (logged.batch.seconds for logged in log.batches)
+        rows = [(*row, "" if seconds is None else f"{seconds:.1f}") for row, seconds in zip(rows, taken, strict=True)]
+    console.table(headers, rows, data=True)
     if not console.verbose:
         return
     print("\nround\tscene\tindex\tlabel\tcounts")

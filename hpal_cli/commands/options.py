@@ -48,6 +48,15 @@ Answered = Annotated[
     Path | None, typer.Option("--labels", metavar="STORE", help="Leave out what this store has an answer for.")
 ]
 NoHistory = Annotated[bool, typer.Option("--no-history", help="Write no history, for bytes that tests can compare.")]
+Host = Annotated[
+    str,
+    typer.Option("--host", metavar="NAME", help="Whose address the page has; others can reach it if not this one's."),
+]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", metavar="N", min=1, max=65535, help="Where the page is, or the next free one.  [8042]"),
+]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the address and open no browser.")]
 
 
 def as_list(values: Sequence[str] | None) -> list[str]:

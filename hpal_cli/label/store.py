@@ -47,7 +47,8 @@ class Batch:
 
     round: its number; a batch that only asks has that of the batch before it, -1 if there is none. source: who or what
     gave it; time: seconds since 1970; rows: (K,) records of `ANSWER`; asked: (Q,) records of `QUERY`; undoes: rounds;
-    stands: False if a later batch undoes it; entry: the command.
+    stands: False if a later batch undoes it; entry: the command; seconds: how long a person looked before answering,
+    None where nobody measured it.
     """
 
     round: int
@@ -58,6 +59,7 @@ class Batch:
     undoes: tuple[int, ...]
     stands: bool
     entry: Entry
+    seconds: float | None = None
 
 
 class LabelStore:
@@ -70,6 +72,8 @@ class LabelStore:
         self.path = path
         self._root, attributes = envelope.open_store(path, "labels")
         self.classes, self.table, self.unit, self.history = about(attributes, path)
+        # A batch never changes once it is there (docs/formats.md section 4.3), so each is read once.
+        self._read: dict[str, Batch] = {}
 
     @classmethod
     def create(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float = 1.0) -> LabelStore:
@@ -165,14 +169,16 @@ class LabelStore:
         latest = self.latest()
         return {int(n): latest["index"][latest["scene"] == n] for n in np.unique(latest["scene"])}
 
-    def append(self, rows: NDArray[np.void], source: str, entry: Entry) -> Batch:
+    def append(self, rows: NDArray[np.void], source: str, entry: Entry, *, seconds: float | None = None) -> Batch:
         """Adds answers as the next round; the rows' own `round` is overwritten. Two who add at once lose nothing.
+
+        seconds: how long a person looked before giving them.
 
         Raises:
             HpalError: a scene, row or class that does not exist; nothing is added then.
         """
         self._check(rows)
-        batch = self._commit(rows.astype(ANSWER), source, entry)
+        batch = self._commit(rows.astype(ANSWER), source, entry, seconds=seconds)
         assert batch is not None
         return batch
 
@@ -230,6 +236,7 @@ class LabelStore:
         asked: NDArray[np.void] | None = None,
         undoes: int | None = None,
         only_new: bool = False,
+        seconds: float | None = None,
     ) -> Batch | None:
         stamp = float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
         folder = self.path / "answers"
@@ -260,6 +267,8 @@ class LabelStore:
                     )
                     if undoes is not None:
                         group.attrs["undoes"] = [undoes]
+                    if seconds is not None:
+                        group.attrs["seconds"] = seconds
                     # Who is told that an answer was taken may forget it: it must survive a power cut.
                     sync(partial)
                     # The name is taken by the rename or not at all: whoever comes second tries the next number.
@@ -275,7 +284,20 @@ class LabelStore:
             except OSError as error:
                 problem = f"has the answers, but the disk does not say that they will stay ({error.strerror})"
                 raise HpalError(self.path, problem, "check the disk, and `hpal label --log`") from error
-            return self._batch(name)
+            # As it was written: a page that asks the next question need not wait for it to be read again.
+            batch = Batch(
+                number,
+                source,
+                stamp,
+                rows.copy(),
+                np.zeros(0, QUERY) if asked is None else asked,
+                () if undoes is None else (undoes,),
+                True,
+                entry,
+                seconds,
+            )
+            self._read[name] = batch
+            return batch
 
     def _check(self, rows: NDArray[np.void]) -> None:
         self._check_points(rows)
@@ -303,6 +325,8 @@ class LabelStore:
         return sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
 
     def _round(self, name: str) -> int:
+        if name in self._read:
+            return self._read[name].round
         _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
         with self._attributes_of(name):
             return int(attributes["round"])
@@ -316,6 +340,11 @@ class LabelStore:
             raise HpalError(self.path, problem, "restore a copy of it") from error
 
     def _batch(self, name: str) -> Batch:
+        if name not in self._read:
+            self._read[name] = self._read_batch(name)
+        return self._read[name]
+
+    def _read_batch(self, name: str) -> Batch:
         _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
 
         def column(array: str) -> NDArray[Any]:
@@ -338,8 +367,9 @@ class LabelStore:
             (entry,) = history.from_json(attributes["history"])
             undoes = tuple(int(one) for one in attributes.get("undoes", ()))
             source = str(attributes["source"])
+            seconds = float(attributes["seconds"]) if "seconds" in attributes else None
         rows["round"] = number
-        return Batch(number, source, stamp, rows, asked, undoes, True, entry)
+        return Batch(number, source, stamp, rows, asked, undoes, True, entry, seconds)
 
     def _require_rows(self, name: str, count: int, *columns: NDArray[Any]) -> None:
         if any(column.shape not in ((count,), (count, 3)) for column in columns):

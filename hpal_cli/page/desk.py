@@ -1,0 +1,283 @@
+"""What a page is told: of scenes and their points, of queries, and of what became of the answers."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.label.queries import Query
+from hpal_cli.page.cloud import DrawnCloud
+from hpal_cli.page.learn import Learner
+from hpal_cli.page.look import best_view
+from hpal_cli.page.session import Session
+from hpal_cli.page.shelf import Shelf
+from hpal_cli.scenes.table import SceneTable
+
+MOST_POINTS = 4_000_000
+"""Of one answer to a page."""
+
+AHEAD = 2
+"""Queries whose best view is worked out before they are asked for."""
+
+
+class Desk:
+    """All that the server hands out; `session` is None where a page only looks."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        session: Session | None = None,
+        table: SceneTable | None = None,
+        learner: Learner | None = None,
+        name: str = "",
+        title: str = "",
+    ) -> None:
+        """table: of the stores, for the learner; name: who is asked, until a page says otherwise."""
+        self.shelf, self.session, self.learner = shelf, session, learner
+        self._table, self._name, self._title = table, name, title
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
+        self._views: dict[int, Future[NDArray[np.float64]]] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.learner is not None:
+            self.learner.close()
+
+    def about(self) -> dict[str, Any]:
+        """What a page must know before it shows anything."""
+        classes = self.shelf.classes
+        return {
+            "mode": "view" if self.session is None else "label",
+            "title": self._title,
+            "name": self._name,
+            "classes": [] if classes is None else [{"name": c.name, "color": list(c.color)} for c in classes],
+            "scenes": [
+                {"number": s.number, "name": s.name, "points": s.points, "marks": len(s.marks)}
+                for s in self.shelf.scenes.values()
+            ],
+            "learns": self.learner is not None,
+            "truth": self.shelf.truth,
+            "overlap": self.session is not None and self.session.overlaps,
+        }
+
+    def scene(self, number: int) -> dict[str, Any]:
+        """Raises:
+        KeyError: no such scene.
+        HpalError: it cannot be read.
+        """
+        shown, cloud = self.shelf.scenes[number], self.shelf.cloud(number)
+        return {
+            **as_scene(number, shown.name, cloud),
+            "marks": [
+                {"index": m.index, "place": place_in(cloud, m.place), "text": m.text, "label": m.label}
+                for m in shown.marks
+            ],
+        }
+
+    def points(self, number: int, column: str, parts: list[tuple[int, int, int]]) -> bytes:
+        """The values of a column of some points, as they lie in memory (little endian). parts: (tile, from, to) each.
+
+        Raises:
+            KeyError: no such scene, column or tile.
+        """
+        cloud = self.shelf.cloud(number)
+        values = self._superpoints(number, cloud) if column == "superpoint" else cloud.column(column)
+        rows = []
+        for tile, begin, end in parts:
+            if not (0 <= tile < len(cloud.tiles) and 0 <= begin <= end <= cloud.tiles[tile].count):
+                raise KeyError(f"{tile}:{begin}:{end}")
+            first = cloud.tiles[tile].first
+            rows.append(values[first + begin : first + end])
+        if sum(map(len, rows)) > MOST_POINTS:
+            raise KeyError("too many points")
+        joined = np.concatenate(rows) if rows else values[:0]
+        return np.ascontiguousarray(joined, joined.dtype.newbyteorder("<")).tobytes()
+
+    def range(self, number: int, column: str) -> tuple[float, float]:
+        """Between what most values of a column lie."""
+        values = self.shelf.cloud(number).column(column)
+        some = np.asarray(values[:: 1 + len(values) // 100_000], np.float64)
+        some = some[np.isfinite(some)]
+        if not len(some):
+            return 0.0, 1.0
+        low, high = np.percentile(some, [1, 99])
+        return float(low), float(high)
+
+    def point(self, number: int, place: int) -> dict[str, Any]:
+        """All that is known of the point that is drawn as number `place`.
+
+        Raises:
+            KeyError: no such scene or point.
+        """
+        cloud, shown = self.shelf.cloud(number), self.shelf.scenes[number]
+        if not 0 <= place < len(cloud):
+            raise KeyError(place)
+        position = cloud.offset + cloud.xyz[place].astype(np.float64) / cloud.unit
+        values: dict[str, Any] = {}
+        for name, column in cloud.columns.items():
+            value = cloud.column(name)[place]
+            if column.kind == "class":
+                values[name] = self._class_name(int(value))
+            elif column.kind == "rgb":
+                values[name] = " ".join(map(str, value.tolist()))
+            else:
+                values[name] = f"{float(value):.6g}"
+        return {
+            "scene": shown.name,
+            "index": int(cloud.order[place]),
+            "position": [f"{axis:.3f}" for axis in position],
+            "values": values,
+        }
+
+    def learned(self, number: int) -> Future[NDArray[np.void]]:
+        """What the answers so far make of each superpoint of a scene.
+
+        Raises:
+            KeyError: nothing is learned here.
+        """
+        if self.learner is None or self.session is None or self._table is None or self.shelf.classes is None:
+            raise KeyError("learned")
+        session, scene = self.session, self._table[self.shelf.scenes[number].number]
+        session.refresh()
+        return self.learner.learned(scene, session.changes, lambda: session.answers_of(number), len(self.shelf.classes))
+
+    def queries(self, number: int) -> list[dict[str, Any]]:
+        """The queries of a scene, for its plan."""
+        session = self._asks()
+        session.refresh()
+        cloud = self.shelf.cloud(number)
+        found = []
+        for n, query in enumerate(session.queries):
+            if query.scene == number:
+                given = session.answer_to(n)
+                label = None if given is None else given.label
+                found.append({"id": n, "place": place_in(cloud, query.position), "label": label})
+        return found
+
+    def query(self, number: int, name: str) -> dict[str, Any]:
+        """All that a page needs to ask it."""
+        session = self._asks()
+        query = session.queries[number]
+        own, given = session.answer_to(number, name), session.answer_to(number)
+        # Whom the overlap asks too must not see what the other said.
+        shown = own if session.needs(number) > 1 else own or given
+        for ahead in range(AHEAD + 1):
+            if number + ahead < len(session.queries):
+                self._start_view(number + ahead)
+        done, total = session.counts()
+        asked = as_asked(number, query, self.shelf, self._start_view(number).result())
+        return {**asked, "label": None if shown is None else shown.label, "done": done, "total": total}
+
+    def region(self, number: int) -> bytes:
+        """(P, 3) float32 little endian: where the points are that share the answer to a query."""
+        query = self._asks().queries[number]
+        cloud = self.shelf.cloud(query.scene)
+        place = np.empty(len(cloud), np.int32)
+        place[cloud.order] = np.arange(len(cloud), dtype=np.int32)
+        return cloud.xyz[place[query.points]].astype("<f4").tobytes()
+
+    def state(self, client: str) -> dict[str, Any]:
+        """How far the work is."""
+        session = self._asks()
+        done, total = session.counts()
+        return {"done": done, "total": total, "held": session.held_by_others(client), "changes": session.changes}
+
+    def _asks(self) -> Session:
+        if self.session is None:
+            raise KeyError("nothing is asked here")
+        return self.session
+
+    def _start_view(self, number: int) -> Future[NDArray[np.float64]]:
+        with self._lock:
+            if number not in self._views:
+                self._views[number] = self._pool.submit(self._view, number)
+            return self._views[number]
+
+    def _view(self, number: int) -> NDArray[np.float64]:
+        query = self._asks().queries[number]
+        cloud = self.shelf.cloud(query.scene)
+        return best_view(cloud, np.array(place_in(cloud, query.position)))
+
+    def _superpoints(self, number: int, cloud: DrawnCloud) -> NDArray[np.int32]:
+        if self.learner is None or self._table is None:
+            raise KeyError("superpoint")
+        return self.learner.of(self._table[number])[cloud.order]
+
+    def _class_name(self, label: int) -> str:
+        if label < 0 or self.shelf.classes is None:
+            return "none" if label < 0 else str(label)
+        return self.shelf.classes[label].name
+
+
+def place_in(cloud: DrawnCloud, position: NDArray[np.floating]) -> list[float]:
+    """A position (3,) in the coordinates of the source as metres from the scene's offset."""
+    return ((np.asarray(position, np.float64) - cloud.offset) * cloud.unit).tolist()
+
+
+def as_scene(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
+    """A scene as a page needs it, without its points."""
+    return {
+        "number": number,
+        "name": name,
+        "points": len(cloud),
+        "step": cloud.step,
+        "reach": cloud.reach,
+        "floor": cloud.floor,
+        "top": cloud.top,
+        "cut": cloud.cut,
+        "roof": cloud.roof,
+        "offset": cloud.offset.tolist(),
+        "unit": cloud.unit,
+        "tiles": [[tile.count, *map(float, tile.low), *map(float, tile.high)] for tile in cloud.tiles],
+        "columns": [{"name": column.name, "kind": column.kind} for column in cloud.columns.values()],
+    }
+
+
+def as_asked(number: int, query: Query, shelf: Shelf, toward: NDArray[np.float64]) -> dict[str, Any]:
+    """A query as a page needs it. number: its place among all; toward: (3,) unit vector to the camera."""
+    cloud = shelf.cloud(query.scene)
+    place = np.array(place_in(cloud, query.position))
+    names = [] if shelf.classes is None else shelf.classes.names
+    guess = query.guess
+    return {
+        "id": number,
+        "number": query.number,
+        "scene": query.scene,
+        "name": shelf.scenes[query.scene].name,
+        "index": query.index,
+        "place": place.tolist(),
+        "toward": toward.tolist(),
+        "height": float(place[2] - cloud.ground(place)),
+        "points": len(query.points),
+        "guess": None
+        if guess is None
+        else {
+            "first": names.index(guess.first),
+            "second": names.index(guess.second),
+            "confidence": guess.confidence,
+        },
+    }
+
+
+def require_answer(desk: Desk, number: object, label: object) -> tuple[int, int]:
+    """The query and the class of an answer.
+
+    Raises:
+        HpalError: there is no such query or class.
+    """
+    session = desk.session
+    queries = 0 if session is None else len(session.queries)
+    classes = 0 if desk.shelf.classes is None else len(desk.shelf.classes)
+    if type(number) is not int or not 0 <= number < queries:
+        raise HpalError("answer", "is to a query that does not exist", "reload the page")
+    if type(label) is not int or not -1 <= label < classes:
+        raise HpalError("answer", "is a class that does not exist", "reload the page")
+    return number, label

@@ -1,0 +1,123 @@
+// The whole scene from above, with where the queries are.
+
+const LOUD = "#ff0080";
+
+export class Plan {
+  /** onChoose: called with the number of the query whose dot was clicked. */
+  constructor(canvas, view, onChoose) {
+    this.canvas = canvas;
+    this.view = view;
+    this.dots = [];
+    this.here = null;
+    this.image = document.createElement("canvas");
+    canvas.addEventListener("click", (event) => {
+      const box = canvas.getBoundingClientRect();
+      const x = event.clientX - box.left, y = event.clientY - box.top;
+      const near = this.dots
+        .map((dot) => [Math.hypot(...this.at(dot.place).map((axis, n) => axis - [x, y][n])), dot])
+        .sort((a, b) => a[0] - b[0])[0];
+      if (near && near[0] < 12) onChoose(near[1]);
+    });
+    new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  /** Draws the loaded points anew: after a scene was loaded, and when its colours changed. */
+  paint() {
+    const { view } = this;
+    if (!view.tiles.length) return;
+    let [low, high] = [[Infinity, Infinity], [-Infinity, -Infinity]];
+    for (const tile of view.tiles) {
+      low = [Math.min(low[0], tile.low.x), Math.min(low[1], tile.low.y)];
+      high = [Math.max(high[0], tile.high.x), Math.max(high[1], tile.high.y)];
+    }
+    const size = Math.max(high[0] - low[0], high[1] - low[1], 1e-3);
+    let loaded = 0;
+    for (const tile of view.tiles) loaded += tile.loaded;
+    // As fine as the loaded points fill.
+    const across = Math.round(Math.min(320, Math.max(60, Math.sqrt(loaded) * 0.6)));
+    const pixel = size / across;
+    const wide = Math.ceil((high[0] - low[0]) / pixel) + 1, tall = Math.ceil((high[1] - low[1]) / pixel) + 1;
+    this.image.width = wide;
+    this.image.height = tall;
+    const context = this.image.getContext("2d");
+    const data = context.createImageData(wide, tall);
+    const height = new Float32Array(wide * tall).fill(-Infinity);
+    for (const tile of view.tiles) {
+      const xyz = tile.columns.get("xyz"), colors = tile.points.geometry.attributes;
+      for (let n = 0; n < tile.loaded; n++) {
+        const z = xyz[3 * n + 2];
+        if (view.about.roof && z > view.about.cut) continue;
+        const at = Math.floor((high[1] - xyz[3 * n + 1]) / pixel) * wide + Math.floor((xyz[3 * n] - low[0]) / pixel);
+        if (z <= height[at]) continue;
+        height[at] = z;
+        const share = view.mode === "learned" ? 0 : (0.75 * colors.tint.array[4 * n + 3]) / 255;
+        for (let k = 0; k < 3; k++) {
+          const own = colors.color.array[4 * n + k];
+          data.data[4 * at + k] = own + share * (colors.tint.array[4 * n + k] - own);
+        }
+        data.data[4 * at + 3] = 255;
+      }
+    }
+    context.putImageData(data, 0, 0);
+    this.low = low;
+    this.high = high;
+    this.draw();
+  }
+
+  /** Pixels of a place on the canvas. */
+  at(place) {
+    return [this.left + (place[0] - this.low[0]) * this.fit, this.top + (this.high[1] - place[1]) * this.fit];
+  }
+
+  draw() {
+    if (!this.low) return;
+    const ratio = devicePixelRatio;
+    const wide = this.canvas.clientWidth, tall = this.canvas.clientHeight;
+    if (!wide || !tall) return;
+    this.canvas.width = wide * ratio;
+    this.canvas.height = tall * ratio;
+    const context = this.canvas.getContext("2d");
+    context.scale(ratio, ratio);
+    const size = [Math.max(this.high[0] - this.low[0], 1e-3), Math.max(this.high[1] - this.low[1], 1e-3)];
+    this.fit = Math.min((wide - 16) / size[0], (tall - 16) / size[1]);
+    this.left = (wide - size[0] * this.fit) / 2;
+    this.top = (tall - size[1] * this.fit) / 2;
+    context.globalAlpha = 0.85;
+    context.imageSmoothingEnabled = true;
+    context.drawImage(this.image, this.left, this.top, size[0] * this.fit, size[1] * this.fit);
+    context.globalAlpha = 1;
+    for (const dot of this.dots) {
+      const [x, y] = this.at(dot.place);
+      context.beginPath();
+      context.arc(x, y, 3.5, 0, 7);
+      context.fillStyle = dot.color ?? "transparent";
+      context.fill();
+      context.lineWidth = 3;
+      context.strokeStyle = "rgba(255,255,255,.9)";
+      context.stroke();
+      context.lineWidth = 1.3;
+      context.strokeStyle = "#222";
+      context.stroke();
+    }
+    if (this.here) {
+      const [x, y] = this.at(this.here);
+      const eye = this.view.camera.position;
+      const way = Math.atan2(-(this.here[1] - eye.y), this.here[0] - eye.x);
+      // The camera, as a wedge that opens towards what it sees.
+      const far = Math.min(Math.hypot(this.here[0] - eye.x, this.here[1] - eye.y) * this.fit, 34);
+      context.beginPath();
+      context.moveTo(x - far * Math.cos(way), y - far * Math.sin(way));
+      context.arc(x - far * Math.cos(way), y - far * Math.sin(way), Math.max(far, 14), way - 0.4, way + 0.4);
+      context.closePath();
+      context.fillStyle = "rgba(255,0,128,.22)";
+      context.fill();
+      context.beginPath();
+      context.arc(x, y, 6, 0, 7);
+      context.fillStyle = LOUD;
+      context.fill();
+      context.lineWidth = 2;
+      context.strokeStyle = "#fff";
+      context.stroke();
+    }
+  }
+}

@@ -1,0 +1,28 @@
+"""Where a query is looked at from, in a scene of any size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.export.views import two_views
+from hpal_cli.page.cloud import DrawnCloud
+
+DENSEST = 6_000
+"""Points around a query that the best of the views is chosen with: more take longer than a person wants to wait."""
+
+
+def best_view(cloud: DrawnCloud, place: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(3,) unit vector from a place (3,), in metres, towards the camera that sees it best (`export.views.two_views`).
+
+    Lengths are divided by the scene's reach, for the views were made for rooms, in which that is 1 m.
+    """
+    near = cloud.around(place, 1.5 * cloud.reach)
+    every = 1 + len(near) // DENSEST
+    local = (near[::every] - place) / cloud.reach
+    if not len(local):
+        return np.array([0.0, -0.8, 0.6])
+    floor, top = (cloud.floor - place[2]) / cloud.reach, (cloud.top - place[2]) / cloud.reach
+    # Of every k-th point of a surface, neighbours are sqrt(k) times as far apart.
+    step = cloud.step * np.sqrt(every) / cloud.reach
+    return two_views(local, step=step, reach=1.0, floor=floor, top=top, roof=cloud.roof)[0].toward

@@ -1,0 +1,161 @@
+"""Queries as a page in one file, for somebody without hpal: it saves a table that `hpal label --from` takes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.page.cloud import DrawnCloud
+from hpal_cli.page.desk import as_asked, as_scene, place_in
+from hpal_cli.page.label import Asked
+from hpal_cli.page.look import best_view
+from hpal_cli.page.server import FILES, import_map, read_file
+from hpal_cli.page.shelf import Shelf
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.store.files import replace_when_whole
+
+LARGEST = 22_000_000
+"""Bytes of points, as text, that a page holds; with all else it stays below some 25 MB."""
+
+POINT_BYTES = 12
+"""Of a point as text: three numbers of 16 bits, three bytes of colour, a third more in base64."""
+
+
+def write_page(
+    asked: Asked, path: Path, *, title: str = "", overwrite: bool = False, monitor: Monitor | None = None
+) -> int:
+    """Writes the page and returns its size in bytes. Around each query there are all points, as long as they fit, and
+    the rest of its scene is thinned; positions are rounded to a 65,535th of the scene's size.
+
+    Raises:
+        HpalError: the file is there already and not to be replaced, or a scene cannot be read.
+    """
+    monitor = monitor or Silent()
+    shelf = asked.shelf()
+    scenes, queries = [], []
+    budget = LARGEST // POINT_BYTES // len(shelf.scenes)
+    with monitor.task("packing", len(shelf.scenes)) as task:
+        for number, shown in shelf.scenes.items():
+            # One scene at a time: of others, only what was packed is kept.
+            one = Shelf(shelf.path, [shown], shelf.classes)
+            cloud = one.cloud(number)
+            mine = [(n, query) for n, query in enumerate(asked.found) if query.scene == number]
+            places = np.array([place_in(cloud, query.position) for _, query in mine])
+            place_of = np.empty(len(cloud), np.int64)
+            place_of[cloud.order] = np.arange(len(cloud))
+            for (n, query), place in zip(mine, places, strict=True):
+                region = cloud.xyz[place_of[query.points]] if len(query.points) > 1 else None
+                queries.append(
+                    {
+                        **as_asked(n, query, one, best_view(cloud, place)),
+                        "position": query.position.tolist(),
+                        "region": None if region is None else _text(region.astype("<f4")),
+                    }
+                )
+            scenes.append({**as_scene(number, shown.name, cloud), "marks": [], **_packed(cloud, places, budget)})
+            task.advance(1, shown.name)
+    classes = asked.rooms.classes
+    data: dict[str, Any] = {
+        "title": title,
+        "id": hashlib.sha256(
+            json.dumps([asked.rooms.table.id, [[q.scene, q.index] for q in asked.found]]).encode()
+        ).hexdigest()[:16],
+        "file": path.with_suffix(".csv").name,
+        "classes": [{"name": c.name, "color": list(c.color)} for c in classes],
+        "scenes": scenes,
+        "queries": sorted(queries, key=lambda query: query["id"]),
+    }
+    page = _page(json.dumps(data, separators=(",", ":")))
+    with replace_when_whole(path, overwrite=overwrite) as partial:
+        partial.write_bytes(page)
+    return len(page)
+
+
+def _packed(cloud: DrawnCloud, places: NDArray[np.float64], budget: int) -> dict[str, Any]:
+    """The points of a scene that fit, with their tiles. places: (Q, 3) metres, of the queries."""
+    keep = np.zeros(len(cloud), bool)
+    for tile in cloud.tiles:
+        whole = slice(tile.first, tile.first + tile.count)
+        for place in places:
+            if (tile.low <= place + cloud.reach).all() and (tile.high >= place - cloud.reach).all():
+                keep[whole] |= (np.abs(cloud.xyz[whole] - place) <= cloud.reach).all(axis=1)
+    near = int(keep.sum())
+    # The points of a tile are shuffled: the first ones of each are the scene with fewer.
+    share = min(1.0, 0.5 * budget / len(cloud)) if near > 0.5 * budget else (budget - near) / len(cloud)
+    full = min(1.0, 0.5 * budget / max(near, 1)) if near > 0.5 * budget else 1.0
+    tiles, kept = [], []
+    for tile in cloud.tiles:
+        mine = keep[tile.first : tile.first + tile.count].copy()
+        mine[int(np.ceil(full * tile.count)) :] = False
+        mine[: max(1, int(min(1.0, share) * tile.count))] = True
+        kept.append(tile.first + np.flatnonzero(mine))
+        tiles.append([int(mine.sum()), *map(float, tile.low), *map(float, tile.high)])
+    rows = np.concatenate(kept)
+    low, high = cloud.xyz.min(axis=0).astype(np.float64), cloud.xyz.max(axis=0).astype(np.float64)
+    step = np.maximum(high - low, 1e-6) / 65535
+    packed: dict[str, Any] = {
+        "points": len(rows),
+        "tiles": tiles,
+        "low": low.tolist(),
+        "size": step.tolist(),
+        "xyz": _text(np.rint((cloud.xyz[rows] - low) / step).astype("<u2")),
+        "columns": [],
+    }
+    if "rgb" in cloud.columns:
+        packed |= {"columns": [{"name": "rgb", "kind": "rgb"}], "rgb": _text(cloud.column("rgb")[rows])}
+    elif "intensity" in cloud.columns:
+        values = cloud.column("intensity")[rows].astype(np.float64)
+        least, most = np.percentile(values, [1, 99])
+        bytes_of = np.rint(255 * np.clip((values - least) / max(most - least, 1e-9), 0, 1)).astype(np.uint8)
+        column = {"name": "intensity", "kind": "number", "low": 0, "high": 255}
+        packed |= {"columns": [column], "intensity": _text(bytes_of)}
+    return packed
+
+
+def _text(values: NDArray[Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def _page(data: str) -> bytes:
+    page = read_file("index.html").decode()
+    modules = {name: read_file(name) for name in (*FILES, "offline.js") if name.endswith(".js")}
+    where = json.loads(import_map(page))["imports"]
+    where = {**where, "hpal/remote": "/files/offline.js", "hpal/page": "/files/page.js"}
+    inside = json.dumps(
+        {
+            "imports": {
+                name: "data:text/javascript;base64," + base64.b64encode(modules[file.rpartition("/")[2]]).decode()
+                for name, file in where.items()
+            }
+        }
+    )
+    begin, style = 'import "hpal/page";', read_file("page.css").decode()
+    # No byte leaves the page, and no script runs in it but its own.
+    policy = (
+        f"default-src 'none'; script-src data: {_digest(inside)} {_digest(begin)}; style-src {_digest(style)}; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    # A name in the data cannot end the element that it is in.
+    data = data.replace("<", "\\u003c")
+    replaced = {
+        '<link rel="stylesheet" href="/files/page.css">': f"<style>{style}</style>",
+        import_map(page): inside,
+        '<script type="module" src="/files/page.js"></script>': f'<script type="module">{begin}</script>',
+        '<meta charset="utf-8">': f'<meta charset="utf-8">\n{meta}',
+        "</body>": f'<script type="application/json" id="data">{data}</script>\n</body>',
+    }
+    for old, new in replaced.items():
+        assert page.count(old) == 1, old
+        page = page.replace(old, new)
+    return page.encode()
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,431 @@
+"""The page's server: HTTP on this machine, for whoever has the token (docs/decisions.md, "The labelling page")."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import errno
+import hashlib
+import hmac
+import ipaddress
+import json
+import re
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib import resources
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hpal_cli.errors import HpalError
+from hpal_cli.page.desk import Desk, require_answer
+
+PORT = 8042
+"""The first that is tried."""
+
+PORTS = 50
+"""How many are tried."""
+
+LARGEST = 4096
+"""Bytes of a request's body: an answer is a few dozen."""
+
+LONGEST_NAME = 40
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
+
+FILES = ("page.css", "page.js", "cloud.js", "plan.js", "remote.js", "words.js", "three.min.js")
+"""What a page loads."""
+
+_PART = re.compile(r"(\d{1,6}):(\d{1,9}):(\d{1,9})")
+
+_CLIENT = re.compile(r"[A-Za-z0-9-]{8,64}")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def read_file(name: str) -> bytes:
+    """A file of the page."""
+    return resources.files("hpal_cli.page").joinpath("files", name).read_bytes()
+
+
+def import_map(page: str) -> str:
+    """The text of the import map in a page: a script, which the policy allows by its hash."""
+    found = re.search(r'<script type="importmap">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def policy(page: str) -> str:
+    """The Content-Security-Policy: nothing from elsewhere, no script but the page's files and its import map."""
+    digest = base64.b64encode(hashlib.sha256(import_map(page).encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class Guard:
+    """Refuses what is not from the page itself: a foreign Host (DNS rebinding), a foreign Origin (another page's
+    script), an API call without the token, a body that is too large. Sets the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, *, token: str, hosts: Callable[[str], bool], page: str) -> None:
+        """hosts: whether a name without its port is this machine's."""
+        self._app, self._token, self._hosts = app, token.encode(), hosts
+        self._headers = [
+            (b"content-security-policy", policy(page).encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"cross-origin-opener-policy", b"same-origin"),
+            (b"cross-origin-resource-policy", b"same-origin"),
+            (b"cache-control", b"no-store"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *self._headers]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send_guarded)
+            return
+        await self._app(scope, _bounded(receive), send_guarded)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers: dict[bytes, bytes] = {}
+        for key, value in scope["headers"]:
+            if key in headers and key in (b"host", b"origin", b"authorization", b"content-length"):
+                return _error(400, "a header came twice")
+            headers[key] = value
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not self._hosts(_without_port(host)):
+            return _error(421, "this name is not the server's: use the address that hpal printed")
+        origin = headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1") != f"http://{host}":
+            return _error(403, "the request is from another page")
+        if scope["path"].startswith("/api/"):
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, b"Bearer " + self._token):
+                return _error(401, "the token is missing or wrong: open the address that hpal printed")
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 9 or int(length) > LARGEST:
+            return _error(413, "the request is too large")
+        return None
+
+
+def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Callable[[], None]) -> ASGIApp:
+    """The page and its API, for any ASGI server. stop: ends the server when the page says so."""
+    page = read_file("index.html").decode()
+    files = {name: read_file(name) for name in FILES}
+
+    async def index(request: Request) -> Response:
+        return Response(page, media_type=TYPES[".html"])
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in files:
+            return _error(404, "there is no such file")
+        return Response(files[name], media_type=TYPES["." + name.rpartition(".")[2]])
+
+    async def about(request: Request) -> Response:
+        return JSONResponse(desk.about())
+
+    async def scene(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(desk.scene, request.path_params["number"]))
+
+    async def points(request: Request) -> Response:
+        number, column = request.path_params["number"], request.query_params.get("column", "xyz")
+        given = request.query_params.get("parts", "").split(",")
+        parts = [(int(m[1]), int(m[2]), int(m[3])) for text in given if (m := _PART.fullmatch(text))]
+        if len(parts) != len(given):
+            return _error(400, "parts are tile:from:to")
+        data = await run_in_threadpool(desk.points, number, column, parts)
+        return Response(data, media_type="application/octet-stream")
+
+    async def column_range(request: Request) -> Response:
+        low, high = await run_in_threadpool(
+            desk.range, request.path_params["number"], request.query_params.get("column", "")
+        )
+        return JSONResponse({"low": low, "high": high})
+
+    async def point(request: Request) -> Response:
+        number, place = request.path_params["number"], request.path_params["place"]
+        return JSONResponse(await run_in_threadpool(desk.point, number, place))
+
+    async def learned(request: Request) -> Response:
+        future = await run_in_threadpool(desk.learned, request.path_params["number"])
+        found = await asyncio.wrap_future(future)
+        return Response(found.tobytes(), media_type="application/octet-stream")
+
+    async def queries(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(desk.queries, request.path_params["number"]))
+
+    async def query(request: Request) -> Response:
+        client, name = _who(request.query_params)
+        number = request.path_params["number"]
+        session = _session(desk)
+        if number >= len(session.queries):
+            raise KeyError(number)
+        free = await run_in_threadpool(session.hold, number, client)
+        found = await run_in_threadpool(desk.query, number, name)
+        return JSONResponse({**found, "held": not free})
+
+    async def region(request: Request) -> Response:
+        data = await run_in_threadpool(desk.region, request.path_params["number"])
+        return Response(data, media_type="application/octet-stream")
+
+    async def following(request: Request) -> Response:
+        client, name = _who(request.query_params)
+        after = request.query_params.get("after", "-1")
+        return JSONResponse(await run_in_threadpool(_next, desk, client, name, int(after) if after.isdigit() else -1))
+
+    async def answer(request: Request) -> Response:
+        said = await _body(request)
+        client, name = _who(said)
+        number, label = require_answer(desk, said.get("query"), said.get("label"))
+        seconds = said.get("seconds")
+        if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < 1e9):
+            return _error(400, "seconds are no time")
+
+        def take() -> dict[str, Any]:
+            batch = _session(desk).answer(client, name, number, label, seconds)
+            return {"round": batch.round, **_next(desk, client, name, number)}
+
+        return JSONResponse(await run_in_threadpool(take))
+
+    async def skip(request: Request) -> Response:
+        said = await _body(request)
+        client, name = _who(said)
+        number, _ = require_answer(desk, said.get("query"), -1)
+        _session(desk).skip(client, number)
+        return JSONResponse(await run_in_threadpool(_next, desk, client, name, number))
+
+    async def undo(request: Request) -> Response:
+        client, name = _who(await _body(request))
+        number = await run_in_threadpool(_session(desk).undo, client, name)
+        if number is None:
+            return JSONResponse({"query": None})
+        return JSONResponse({"query": await run_in_threadpool(desk.query, number, name)})
+
+    async def state(request: Request) -> Response:
+        client, _ = _who(request.query_params)
+        session = _session(desk)
+        looks = request.query_params.get("query", "")
+        if looks.isdigit() and int(looks) < len(session.queries):
+            session.hold(int(looks), client)
+        return JSONResponse(await run_in_threadpool(desk.state, client))
+
+    async def end(request: Request) -> Response:
+        await _body(request)
+        asker = request.client.host if request.client else ""
+        if not _is_loopback(asker):
+            return _error(403, "only who sits at the server's own machine can end it")
+        asyncio.get_running_loop().call_later(0.2, stop)
+        return JSONResponse({"ended": True})
+
+    api = [
+        Route("/api/about", about),
+        Route("/api/scene/{number:int}", scene),
+        Route("/api/scene/{number:int}/points", points),
+        Route("/api/scene/{number:int}/range", column_range),
+        Route("/api/scene/{number:int}/point/{place:int}", point),
+        Route("/api/scene/{number:int}/learned", learned),
+        Route("/api/scene/{number:int}/queries", queries),
+        Route("/api/query/{number:int}", query),
+        Route("/api/query/{number:int}/region", region),
+        Route("/api/next", following),
+        Route("/api/answer", answer, methods=["POST"]),
+        Route("/api/skip", skip, methods=["POST"]),
+        Route("/api/undo", undo, methods=["POST"]),
+        Route("/api/state", state),
+        Route("/api/end", end, methods=["POST"]),
+    ]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    app = Starlette(
+        routes=[Route("/", index), Route("/files/{name}", file), *api],
+        exception_handlers={
+            HpalError: _handled(lambda error: _error(409, str(error))),
+            KeyError: _handled(lambda error: _error(404, "there is no such thing here")),
+            IndexError: _handled(lambda error: _error(404, "there is no such thing here")),
+            BadRequest: _handled(lambda error: _error(400, str(error))),
+            TooLarge: _handled(lambda error: _error(413, "the request is too large")),
+        },
+        lifespan=lifespan,
+    )
+    return Guard(app, token=token, hosts=hosts, page=page)
+
+
+class BadRequest(Exception):
+    """A request that the page would not send."""
+
+
+class TooLarge(Exception):
+    """A body of more than `LARGEST` bytes."""
+
+
+def free_socket(host: str, port: int | None) -> tuple[socket.socket, int, bool]:
+    """A socket that listens, its port, and whether that is the one asked for: one in use is passed over for the next
+    free one.
+
+    Raises:
+        HpalError: there is none, or the host is not this machine.
+    """
+    first = PORT if port is None else port
+    try:
+        family, _, _, _, _ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise HpalError("--host", f"{host} is no address ({error.strerror})", "give one of this machine") from error
+    for number in range(first, min(first + PORTS, 65536)):
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, number))
+            # Only who listens has the port: two programs may both be bound to it.
+            listening.listen(128)
+        except OSError as error:
+            listening.close()
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                continue
+            raise HpalError(
+                "--host", f"{host} cannot be used ({error.strerror})", "give one of this machine"
+            ) from error
+        return listening, listening.getsockname()[1], number == first
+    raise HpalError("--port", f"{first} and the {PORTS - 1} after it are in use", "give another port")
+
+
+def allowed_hosts(host: str) -> Callable[[str], bool]:
+    """Which names a request may come to. On a loopback address only its own; else any address in digits too, which no
+    foreign name server can point here, and the names of this machine."""
+    if _is_loopback(host) or host == "localhost":
+        return lambda name: name in LOOPBACK
+    own = {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower(), *LOOPBACK}
+    return lambda name: name.lower() in own or _is_address(name)
+
+
+def new_token() -> str:
+    """Of 256 bits, for an address."""
+    return secrets.token_urlsafe(32)
+
+
+def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[], None]], None]) -> None:
+    """Answers requests until `stop` is called, which `on_ready` is given, or the program is interrupted."""
+    # No access log, in which names could be written; errors go through logging as anybody's.
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    on_ready(stop)
+    # Uvicorn ends in order at Ctrl-C, and raises it again afterwards.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
+
+
+def _next(desk: Desk, client: str, name: str, after: int) -> dict[str, Any]:
+    number = _session(desk).next(client, name, after=after)
+    found = None if number is None else desk.query(number, name)
+    return {"query": found, **desk.state(client)}
+
+
+def _session(desk: Desk) -> Any:
+    if desk.session is None:
+        raise KeyError("nothing is asked here")
+    return desk.session
+
+
+def _who(said: Any) -> tuple[str, str]:
+    """(client, name): a page in a browser, and the person before it.
+
+    Raises:
+        BadRequest: neither.
+    """
+    client, name = said.get("client"), said.get("name")
+    if not isinstance(client, str) or not _CLIENT.fullmatch(client):
+        raise BadRequest("client is missing")
+    name = name.strip() if isinstance(name, str) else ""
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise BadRequest(f"name is not 1 to {LONGEST_NAME} letters")
+    return client, name
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """Raises:
+    BadRequest: no JSON object.
+    """
+    if request.headers.get("content-type") != "application/json":
+        raise BadRequest("the body is not application/json")
+    try:
+        said = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is no JSON") from error
+    if not isinstance(said, dict):
+        raise BadRequest("the body is no JSON object")
+    return said
+
+
+def _bounded(receive: Receive) -> Receive:
+    """A body without its length given is counted as it comes."""
+    got = 0
+
+    async def bounded() -> Message:
+        nonlocal got
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > LARGEST:
+            raise TooLarge
+        return message
+
+    return bounded
+
+
+def _handled(make: Callable[[Exception], Response]) -> Callable[[Request, Exception], Response]:
+    return lambda request, error: make(error)
+
+
+def _error(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status_code=status)
+
+
+def _without_port(host: str) -> str:
+    found = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([^:\[\]]+)(?::\d{1,5})?", host)
+    return "" if found is None else found[1] or found[2]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(name: str) -> bool:
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback

@@ -1,0 +1,212 @@
+"""Who is asked what: queries that are handed out, held, answered and taken back, on one labels store."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.history import Entry
+from hpal_cli.label.queries import Query
+from hpal_cli.label.store import ANSWER, Batch, LabelStore, keys
+
+HELD = 300.0
+"""Seconds without a sign of life after which a query is given to somebody else."""
+
+LONGEST = 3600.0
+"""Seconds for one answer, at most: who took longer was away."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a person answered: label, -1 for unsure; round: of the labels store."""
+
+    label: int
+    round: int
+
+
+@dataclass
+class _Lease:
+    client: str
+    until: float
+
+
+class Session:
+    """Queries by their place in the walk, 0 to Q - 1, and the answers to them. Every call may come from any thread.
+
+    A query is done when it has as many people's answers as it needs: one, or two if it is among the `overlap` that is
+    asked twice. One that somebody holds is given to nobody else.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        labels: LabelStore,
+        entry: Entry,
+        *,
+        positions: NDArray[np.float64],
+        overlap: float = 0.0,
+    ) -> None:
+        """positions: (Q, 3) of the queries in the coordinates of the source; overlap: share of the queries, 0 to 1,
+        that two people are asked."""
+        self.queries, self.labels, self._entry = list(queries), labels, entry
+        self._positions = positions
+        self._lock = threading.RLock()
+        self._leases: dict[int, _Lease] = {}
+        self._skipped: dict[str, dict[int, int]] = {}
+        self._needs = [1 + _drawn(query, overlap) for query in self.queries]
+        asked = [(query.scene, query.index) for query in self.queries]
+        self._place = {point: n for n, point in enumerate(asked)}
+        self._keys = np.array([scene << 40 | index for scene, index in asked], np.int64)
+        self._seen = -1
+        self._by: list[dict[str, Given]] = []
+        self.changes = 0
+        """How often the answers changed, so that a page knows whether its picture of them is old."""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks for answers that others gave, be it with another program."""
+        with self._lock:
+            batches = self.labels.batches()
+            if len(batches) == self._seen:
+                return
+            by: list[dict[str, Given]] = [{} for _ in self.queries]
+            for batch in batches:
+                if not batch.stands or not len(batch.rows):
+                    continue
+                rows = batch.rows[np.isin(keys(batch.rows), self._keys)]
+                for scene, index, label in rows[["scene", "index", "label"]].tolist():
+                    given = by[self._place[scene, index]]
+                    # The newest is the last, whoever it is by.
+                    given.pop(batch.source, None)
+                    given[batch.source] = Given(label, batch.round)
+            self._by, self._seen = by, len(batches)
+            self.changes += 1
+
+    def answer_to(self, number: int, name: str | None = None) -> Given | None:
+        """The answer that counts; with a name, that person's own."""
+        given = self._by[number]
+        if name is not None:
+            return given.get(name)
+        return next(reversed(given.values()), None)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether two people are asked some of the queries."""
+        return max(self._needs, default=1) > 1
+
+    def needs(self, number: int) -> int:
+        """From how many people a query needs an answer."""
+        return self._needs[number]
+
+    def done(self, number: int) -> bool:
+        return len(self._by[number]) >= self._needs[number]
+
+    def counts(self) -> tuple[int, int]:
+        """Queries that are done, and all."""
+        return sum(map(self.done, range(len(self.queries)))), len(self.queries)
+
+    def next(self, client: str, name: str, *, after: int = -1) -> int | None:
+        """The next query for a client, which then holds it: the first from `after` on, then from the start, that is not
+        done, that nobody else holds and that this person has not answered. Skipped ones come last. None: there is
+        none."""
+        with self._lock:
+            self.refresh()
+            self._free(client)
+            skipped = self._skipped.get(client, {})
+            count = len(self.queries)
+            order = sorted(range(count), key=lambda n: (skipped.get(n, 0), (n - after - 1) % count))
+            for number in order:
+                if not self.done(number) and name not in self._by[number] and self._hold(number, client):
+                    return number
+            return None
+
+    def hold(self, number: int, client: str) -> bool:
+        """Says that a client still looks at a query; False: somebody else holds it."""
+        with self._lock:
+            return self._hold(number, client)
+
+    def held_by_others(self, client: str) -> int:
+        """Open queries that others look at just now."""
+        with self._lock:
+            now = time.monotonic()
+            return sum(
+                lease.client != client and lease.until > now and not self.done(number)
+                for number, lease in self._leases.items()
+            )
+
+    def answer(self, client: str, name: str, number: int, label: int, seconds: float | None) -> Batch:
+        """Writes an answer to the labels store; when this returns, it is on the disk.
+
+        Raises:
+            HpalError: no such class, or the disk refuses.
+        """
+        query = self.queries[number]
+        rows = np.zeros(len(query.points), ANSWER)
+        rows["scene"], rows["index"], rows["label"] = query.scene, query.points, label
+        rows["x"] = rows["y"] = rows["z"] = np.nan
+        own = int(np.flatnonzero(query.points == query.index)[0])
+        rows["x"][own], rows["y"][own], rows["z"][own] = self._positions[number]
+        # The point that was shown is the first row: it stands for the answer.
+        rows[[0, own]] = rows[[own, 0]]
+        took = None if seconds is None else round(float(min(max(seconds, 0.0), LONGEST)), 2)
+        with self._lock:
+            batch = self.labels.append(rows, name, self._entry, seconds=took)
+            lease = self._leases.get(number)
+            if lease is not None and lease.client == client:
+                del self._leases[number]
+            self._skipped.get(client, {}).pop(number, None)
+            self.refresh()
+            return batch
+
+    def skip(self, client: str, number: int) -> None:
+        """Puts a query behind the others, for this client."""
+        with self._lock:
+            skipped = self._skipped.setdefault(client, {})
+            skipped[number] = max(skipped.values(), default=0) + 1
+            self._free(client)
+
+    def undo(self, client: str, name: str) -> int | None:
+        """Takes the last answer of a person back, and lets the client hold its query again; None: there is none."""
+        with self._lock:
+            self.refresh()
+            last, number = -1, None
+            for n, given in enumerate(self._by):
+                if name in given and given[name].round > last:
+                    last, number = given[name].round, n
+            if number is None:
+                return None
+            self.labels.undo(last, name, self._entry)
+            self._leases[number] = _Lease(client, time.monotonic() + HELD)
+            self.refresh()
+            return number
+
+    def answers_of(self, scene: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(A,) points of a scene with an answer that counts, and their labels, -1 for unsure."""
+        with self._lock:
+            latest = self.labels.latest()
+        here = latest[latest["scene"] == scene]
+        return here["index"].astype(np.int64), here["label"].astype(np.int32)
+
+    def _hold(self, number: int, client: str) -> bool:
+        now = time.monotonic()
+        lease = self._leases.get(number)
+        if lease is not None and lease.client != client and lease.until > now:
+            return False
+        self._leases[number] = _Lease(client, now + HELD)
+        return True
+
+    def _free(self, client: str) -> None:
+        for number in [number for number, lease in self._leases.items() if lease.client == client]:
+            del self._leases[number]
+
+
+def _drawn(query: Query, share: float) -> bool:
+    """Whether a query is among those asked twice: the same ones whoever serves them, and however often."""
+    digest = hashlib.sha256(f"{query.scene} {query.index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32

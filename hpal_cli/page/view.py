@@ -1,0 +1,176 @@
+"""Any file of hpal, and any cloud, as scenes to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hpal_cli import readers
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.label.store import LabelStore
+from hpal_cli.page.cloud import Column, DrawnCloud
+from hpal_cli.page.desk import Desk
+from hpal_cli.page.shelf import Mark, Shelf, Shown, load, require_there, stores_of
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.classes import UNSURE
+from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.store.envelope import attributes_of, kind_of
+from hpal_cli.stream.header import parse, read_text
+from hpal_cli.stream.points import PointReader
+
+
+def open_view(path: Path, *, source: Path | None = None, scenes: Sequence[str] = ()) -> Desk:
+    """A desk that shows scenes, predictions (or what was spread), answers, a selection, or a cloud in a file.
+
+    source: the scenes store behind what is no scenes store itself, if not where it says; scenes: globs of the names to
+    be shown.
+
+    Raises:
+        HpalError: there is nothing to show, or the scenes behind it are not there.
+    """
+    if not path.exists():
+        raise HpalError(path, "does not exist", "check the name")
+    if attributes_of(path) is not None:
+        return Desk(_of_store(path, source, scenes), title=path.name)
+    if path.is_file() and _is_selection(path):
+        return Desk(_of_selection(path, source, scenes), title=path.name)
+    if source is not None:
+        raise UsageError("--source", f"has no meaning with {path}", "leave it out")
+    return Desk(_of_file(path), title=path.name)
+
+
+def _of_store(path: Path, source: Path | None, globs: Sequence[str]) -> Shelf:
+    kind = kind_of(path)
+    if kind == "scenes":
+        return _shelf(path, SceneStore(path), None, globs)
+    if kind == "predictions":
+        predictions = PredictionStore(path)
+        behind = stores_of(predictions)[0] if source is None else _scenes(source, predictions.table.id, path)
+        return _shelf(path, behind, predictions, globs)
+    if kind == "labels":
+        labels = LabelStore(path)
+        behind = _behind(labels, source)
+        latest = labels.latest()
+        marks: dict[int, list[Mark]] = {}
+        for row in latest[np.lexsort((latest["index"], latest["scene"]))]:
+            label = int(row["label"])
+            name = UNSURE if label < 0 else labels.classes[label].name
+            place = np.array([row["x"], row["y"], row["z"]])
+            marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), place, name, label))
+        return _shelf(path, behind, None, globs, marks)
+    raise HpalError(path, f"is a {kind} store, which has no points to show", "give scenes, predictions or labels")
+
+
+def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> Shelf:
+    from hpal_cli.label.queries import rooms_of
+
+    with path.open("rb") as file:
+        reader = PointReader(file, path)
+        rows, header = reader.read(), reader.header
+    rooms = rooms_of(header, source, path.parent)
+    if rooms is None:
+        raise UsageError("--source", f"is missing: the scenes that {path} is of are not there", "name their store")
+    names = rows.dtype.names or ()
+    marks: dict[int, list[Mark]] = {}
+    order = np.argsort(rows["rank"], kind="stable") if "rank" in names else np.argsort(-rows["score"], kind="stable")
+    for row in rows[order[:5000]]:
+        rank = f"rank {int(row['rank'])}" if "rank" in names else f"point {int(row['index'])}"
+        score = f", score {float(row['score']):.3f}" if "score" in names else ""
+        place = np.array([row["x"], row["y"], row["z"]], np.float64)
+        marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), place, rank + score))
+    scenes, predictions = stores_of(rooms, path.parent)
+    return _shelf(path, scenes, predictions, globs, marks)
+
+
+def _shelf(
+    path: Path,
+    scenes: SceneStore | None,
+    predictions: PredictionStore | None,
+    globs: Sequence[str],
+    marks: dict[int, list[Mark]] | None = None,
+) -> Shelf:
+    """marks: by scene; if given, only these scenes are shown."""
+    store = predictions or scenes
+    assert store is not None
+    chosen: list[SceneInfo] = store.choose("all", globs)
+    if marks is not None:
+        chosen = [scene for scene in chosen if scene.number in marks]
+        if not chosen:
+            raise HpalError(path, "holds no point of these scenes", "choose others with --scenes")
+    for scene in chosen:
+        require_there(scene, store)
+
+    def shown(scene: SceneInfo) -> Shown:
+        mine = tuple((marks or {}).get(scene.number, ()))
+        if scenes is not None and any(np.isnan(mark.place).any() for mark in mine):
+            points = scenes.points(scene)
+            mine = tuple(Mark(m.index, points.position[m.index], m.text, m.label) for m in mine)
+        return Shown(scene.number, scene.name, scene.points, lambda: load(scene, scenes, predictions, True), mine)
+
+    truth = scenes is not None and any(scenes.has_labels(scene) for scene in chosen)
+    return Shelf(path, [shown(scene) for scene in chosen], store.classes, truth)
+
+
+def _behind(labels: LabelStore, source: Path | None) -> SceneStore:
+    from hpal_cli.store.behind import store_behind
+
+    history = [*labels.history, *(batch.entry for batch in labels.batches())]
+    path = source or store_behind(history, "scenes", labels.table.id, labels.path.parent)
+    if path is None:
+        # An answer through a selection names no scenes store, but one most often lies beside.
+        beside = [other for other in sorted(labels.path.parent.glob("*.zarr")) if kind_of(other) == "scenes"]
+        path = next((other for other in beside if SceneStore(other).table.id == labels.table.id), None)
+    if path is None:
+        raise UsageError("--source", f"is missing: the scenes behind {labels.path} were not found", "name their store")
+    return _scenes(path, labels.table.id, labels.path)
+
+
+def _scenes(path: Path, table: str, subject: Path) -> SceneStore:
+    store = SceneStore(path)
+    if store.table.id != table:
+        raise HpalError(path, f"is of other scenes than {subject}", "give the scenes that it was made of")
+    return store
+
+
+def _is_selection(path: Path) -> bool:
+    """Whether a file is a point stream of scenes, and not a cloud that stands for itself."""
+    with path.open("rb") as file:
+        if file.read(3) != b"ply":
+            return False
+        file.seek(0)
+        names = parse(read_text(file, path), path).dtype.names or ()
+    plain = {name.lower().removeprefix("scalar_") for name in names}
+    return {"scene", "index"} <= plain and ("rank" in plain or "score" in plain) and "class" not in plain
+
+
+def _of_file(path: Path) -> Shelf:
+    reader, sources = readers.find(path)
+    clouds = [(source, reader) for source in sources]
+
+    def shown(number: int) -> Shown:
+        source, own = clouds[number]
+
+        def read() -> DrawnCloud:
+            cloud = readers.read(own, source)
+            offset = np.floor(cloud.xyz.min(axis=0))
+            columns = []
+            if cloud.rgb is not None:
+                rgb = np.asarray(cloud.rgb, np.uint8)
+                columns.append(Column("rgb", "rgb", lambda: rgb))
+            values = {**({} if cloud.label is None else {"label": cloud.label}), **cloud.attributes, **cloud.carried}
+            for name, column in sorted(values.items(), key=_interesting):
+                columns.append(Column(name, "number", lambda column=column: column))  # type: ignore[misc]
+            xyz = (cloud.xyz - offset).astype(np.float32)
+            return DrawnCloud(Points(xyz, offset), columns, unit=cloud.unit or 1.0)
+
+        return Shown(number, source.name, 0, read)
+
+    return Shelf(path, [shown(number) for number in range(len(clouds))], None)
+
+
+def _interesting(item: tuple[str, object]) -> tuple[bool, str]:
+    first = ("class", "classification", "label", "intensity", "confidence", "uncertainty")
+    return item[0].lower() not in first, item[0]
