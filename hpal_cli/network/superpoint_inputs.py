@@ -87,6 +87,18 @@ class SuperpointInputs:
         return Columns(superpoints.of, self.likeness(superpoints.feature))
 
 
+@dataclass(frozen=True, eq=False)
+class ColumnsOf:
+    """Gives the columns of a scene of `store`, also in a process of its own, to which it can be sent."""
+
+    inputs: SuperpointInputs
+    store: SceneStore
+    read: Reader
+
+    def __call__(self, scene: SceneInfo) -> Columns:
+        return self.inputs.columns(self.store, scene, self.read(scene))
+
+
 def augment(columns: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """(N, K) -> the same: each column shifted as a whole, some blank, so that no network relies on one of them."""
     count = columns.shape[1]
