@@ -1,8 +1,9 @@
-"""The parts of gpu.sh: versions, right, step, batch, training. Each prints its numbers as they come."""
+"""The parts of gpu.sh: versions, compiled, right, step, batch, training. Each prints its numbers as they come."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -56,6 +57,27 @@ def versions() -> None:
         except Exception as error:
             say(name, "is not there:", error)
     say(choose("auto", DEVICE), "|", choose("auto", DEVICE, "bf16"))
+
+
+def compiled() -> None:
+    """Seconds until a process has taken its first step, with nothing compiled before; all precisions at once."""
+    precisions = ("fp64", "fp32", "tf32", "bf16") if ON_CARD else ("fp32",)
+    begin = time.perf_counter()
+    running = {name: subprocess.Popen([sys.executable, __file__, "first_step", name]) for name in precisions}
+    for name, process in running.items():
+        rc = process.wait()
+        say(f"{name}: {'done' if rc == 0 else f'FAILED with {rc}'} after {time.perf_counter() - begin:.0f} s at most")
+
+
+def first_step() -> None:
+    name = sys.argv[2]
+    dtype, precision = (torch.float64, "fp32") if name == "fp64" else (torch.float32, name)
+    inputs = several(2, 500).to(DEVICE)
+    network = MinkUNet(6, 13, SIZES["full"]).to(DEVICE, dtype).train()
+    logits, _ = network(inputs.features.to(dtype), choose("torch", DEVICE, precision).geometry(inputs.voxel))
+    logits.square().mean().backward()
+    if ON_CARD:
+        torch.cuda.synchronize()
 
 
 def off(ours: Tensor, exact: Tensor) -> float:
@@ -166,11 +188,12 @@ def training() -> None:
                     taken.append(time.perf_counter() - begin)
                 # What both had to do first, starting the workers above all, is not a step's.
                 each = (taken[1] - taken[0]) / steps
-                say(
-                    f"{precision}, {workers} workers: {1000 * each:.0f} ms a step; 60,000 are {each * 60_000 / 3600:.1f} h"
-                )
+                hours = each * 60_000 / 3600
+                say(f"{precision}, {workers} workers: {1000 * each:.0f} ms a step; 60,000 steps are {hours:.1f} h")
 
+
+PARTS = (versions, compiled, first_step, right, step, batch, training)
 
 if __name__ == "__main__":
     with full_precision():
-        {"versions": versions, "right": right, "step": step, "batch": batch, "training": training}[sys.argv[1]]()
+        {part.__name__: part for part in PARTS}[sys.argv[1]]()

@@ -34,7 +34,10 @@ part() {
 if [ -n "${WHEELS:-}" ]; then
 	part wheels 60 "$python" -m pip install --quiet --no-index --no-deps "$WHEELS"/*.whl
 fi
+export TRITON_CACHE_DIR=$OUT/triton
 part versions 60 "$python" benchmarks/gpu.py versions
+# A kernel is compiled when it is first wanted, about a second each; here all cores do it.
+part "compiling" 150 "$python" benchmarks/gpu.py compiled
 part "the kernels against float64 on the CPU" 90 "$python" benchmarks/gpu.py right
 small=60000 large=200000 scenes=4
 [ "$HPAL_GPU_DEVICE" = cuda ] || small=300 large=600 scenes=2

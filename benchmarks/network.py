@@ -4,8 +4,8 @@
         [--variants minkowski:fp32,torch:fp32,torch:bf16] [--json FILE]
 
 Voxels are those of made offices, `--voxels` of each of `--scenes`. Coordinate maps are part of what is timed. On a CPU
-peak memory is that of a process of its own, which does nothing else; on CUDA it is what torch allocated, time is between
-two events of the stream, and rounds before the first that counts warm up.
+peak memory is that of a process of its own, which does nothing else; on CUDA it is what torch allocated, time is
+between two events of the stream, and rounds before the first that counts warm up.
 """
 
 from __future__ import annotations

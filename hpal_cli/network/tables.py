@@ -89,8 +89,8 @@ class TableGeometry:
 
     def leave(self, features: Tensor) -> Tensor:
         """(M, C) in the network's order and type -> the order of the input voxels, float32 where it was bfloat16."""
-        features = features.float() if self._half else features
-        return torch.empty_like(features).index_copy_(0, self._order, features)
+        features = torch.empty_like(features).index_copy_(0, self._order, features)
+        return features.float() if self._half else features
 
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """As `Geometry.cube`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,18 +78,22 @@ def _made(batches: Batches, steps: range, workers: int, *, pin: bool) -> Iterato
         for step in steps:
             yield batches[step].pin_memory() if pin else batches[step]
         return
-    yield from DataLoader(
-        batches,  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=steps,
-        num_workers=workers,
-        prefetch_factor=AHEAD,
-        collate_fn=_as_it_is,
-        pin_memory=pin,
-        # Spawned, not forked: a fork copies the locks of threads that it does not copy.
-        multiprocessing_context="spawn",
-        worker_init_fn=_leave_signals_to_the_first,
-    )
+    with warnings.catch_warnings():
+        # That there are more workers than cores: so it was asked for.
+        warnings.simplefilter("ignore", UserWarning)
+        loader: DataLoader[Batch] = DataLoader(
+            batches,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            prefetch_factor=AHEAD,
+            collate_fn=_as_it_is,
+            pin_memory=pin,
+            # Spawned, not forked: a fork copies the locks of threads that it does not copy.
+            multiprocessing_context="spawn",
+            worker_init_fn=_leave_signals_to_the_first,
+        )
+    yield from loader
 
 
 def _as_it_is(batch: Any) -> Any:
