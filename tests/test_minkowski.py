@@ -10,7 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -373,7 +373,7 @@ class _EngineOnCuda:
 
 
 @pytest.fixture
-def engine_on_cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def engine_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """hpal_cli.network.minkowski with that engine, for this test alone."""
     inner = ModuleType("MinkowskiEngineBackend._C")
     inner.ConvolutionMode = type("ConvolutionMode", (), {"DEFAULT": 0})  # type: ignore[attr-defined]
@@ -385,10 +385,9 @@ def engine_on_cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "hpal_cli.network.minkowski", raising=False)
-    module = importlib.import_module("hpal_cli.network.minkowski")
+    yield importlib.import_module("hpal_cli.network.minkowski")
     # What was imported with the stand-in goes with it.
-    monkeypatch.setitem(sys.modules, "hpal_cli.network.minkowski", module)
-    return module
+    del sys.modules["hpal_cli.network.minkowski"]
 
 
 def test_empty_maps_mean_that_the_order_is_the_given_one(engine_on_cuda: ModuleType) -> None:
