@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import environment
 
-from hpal_cli.errors import UsageError
+from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.network.backend import choose
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.ahead import Ready, ready_batches
-from hpal_cli.training.batches import Batches
+from hpal_cli.training.batches import Batch, Batches
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.labels import known_labels
 from hpal_cli.training.presets import PRESETS
@@ -181,6 +181,17 @@ def test_a_run_with_workers_that_was_cut_resumes_to_the_same_bytes(
     monkeypatch.setattr(_Run, "_learn", learn)
     train(store, None, settings, workers=1, run=tmp_path / "cut.pt", resume=True)
     assert (tmp_path / "whole.pt").read_bytes() == (tmp_path / "cut.pt").read_bytes()
+
+
+def test_an_error_in_a_worker_is_the_same_line() -> None:
+    for workers in (0, 1):
+        with pytest.raises(HpalError, match=r"room: is broken; read it again"):
+            list(ready_batches(_Broken(), range(2), CPU, choose("auto", CPU).geometry, workers=workers))  # type: ignore[arg-type]
+
+
+class _Broken:
+    def __getitem__(self, step: int) -> Batch:
+        raise HpalError("room", "is broken", "read it again")
 
 
 def test_a_step_without_labels_is_skipped_and_counted(scenes: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hpal_cli.errors import HpalError
 from hpal_cli.network.backend import AnyGeometry
 from hpal_cli.network.inputs import NetworkInput
 from hpal_cli.parallel import cores
@@ -81,8 +82,8 @@ def _made(batches: Batches, steps: range, workers: int, *, pin: bool) -> Iterato
     with warnings.catch_warnings():
         # That there are more workers than cores: so it was asked for.
         warnings.simplefilter("ignore", UserWarning)
-        loader: DataLoader[Batch] = DataLoader(
-            batches,  # type: ignore[arg-type]
+        loader: DataLoader[Batch | HpalError] = DataLoader(
+            _Told(batches),  # type: ignore[arg-type]
             batch_size=None,
             sampler=steps,
             num_workers=workers,
@@ -93,7 +94,23 @@ def _made(batches: Batches, steps: range, workers: int, *, pin: bool) -> Iterato
             multiprocessing_context="spawn",
             worker_init_fn=_leave_signals_to_the_first,
         )
-    yield from loader
+    for one in loader:
+        if isinstance(one, HpalError):
+            raise one
+        yield one
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Batches whose errors come back as they are: torch would make others of them, with a process's whole history."""
+
+    batches: Batches
+
+    def __getitem__(self, step: int) -> Batch | HpalError:
+        try:
+            return self.batches[step]
+        except HpalError as error:
+            return error
 
 
 def _as_it_is(batch: Any) -> Any:
