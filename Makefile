@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 # A wheel of MinkowskiEngine fits one torch and one Python.
-WHEELS = .cache/minkowski-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
+# CUDA=1 builds for the GPU, with the nvcc that is there (docs/minkowski-cuda.sh).
+CUDA ?=
+WHEELS = .cache/minkowski$(if $(CUDA),-cuda)-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 	print(version("torch"), sys.implementation.cache_tag, sep="-")')
 
 .PHONY: demo test check minkowski minkowski-wheel completions manual docs clean
@@ -23,7 +25,7 @@ check: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-minkowski: $(VENV)/installed  ## MinkowskiEngine for the CPU, built for the torch that is there (docs/minkowski.md)
+minkowski: $(VENV)/installed  ## MinkowskiEngine, built for the torch that is there; CUDA=1: for the GPU (docs/minkowski.md)
 	@ls $(WHEELS)/*.whl >/dev/null 2>&1 || $(MAKE) --no-print-directory minkowski-wheel
 	$(PIP) --force-reinstall --no-deps $(WHEELS)/*.whl
 
@@ -34,9 +36,11 @@ minkowski-wheel: $(VENV)/installed
 	echo '#include <cblas.h>' | g++ -fsyntax-only -x c++ - 2>/dev/null || missing="$$missing libopenblas-dev"; \
 	test -f "$$headers/Python.h" || missing="$$missing python3-dev"; \
 	test -z "$$missing" || { echo "make minkowski: not here:$$missing; on Debian: apt-get install$$missing"; exit 1; }
-	@echo "building MinkowskiEngine: some five minutes on two cores"
+	@echo "building MinkowskiEngine: some five minutes on two cores, longer for CUDA"
 	$(PIP) 'setuptools<81' wheel ninja
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip wheel --no-cache-dir --use-pep517 \
+	$(if $(CUDA),docs/minkowski-cuda.sh $(BIN)/python $(WHEELS),$(CPU_WHEEL))
+
+CPU_WHEEL = PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip wheel --no-cache-dir --use-pep517 \
 		--no-build-isolation --no-deps -C '--global-option=--cpu_only --blas=openblas' -w $(WHEELS) MinkowskiEngine==0.5.4
 
 completions: $(VENV)/installed-dev  ## write completions/ anew

@@ -1,9 +1,11 @@
-"""Backends and precisions of the full network against MinkowskiEngine: seconds as ratios of one run, and peak memory.
+"""Backends and precisions of the full network side by side: seconds, as ratios of the first, and peak memory.
 
-    python benchmarks/network.py [--voxels 20000,80000] [--threads 2] [--rounds 5] [--device cpu]
+    python benchmarks/network.py [--voxels 20000,80000] [--scenes 1] [--threads 2] [--rounds 5] [--device cpu]
+        [--variants minkowski:fp32,torch:fp32,torch:bf16] [--json FILE]
 
-Voxels are those of made offices. Coordinate maps are part of what is timed. Peak memory is that of a process of its
-own, which does nothing else.
+Voxels are those of made offices, `--voxels` of each of `--scenes`. Coordinate maps are part of what is timed. On a CPU
+peak memory is that of a process of its own, which does nothing else; on CUDA it is what torch allocated, time is
+between two events of the stream, and rounds before the first that counts warm up.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 
-VARIANTS = (("minkowski", "fp32"), ("torch", "fp32"), ("torch", "bf16"))
+VARIANTS = "minkowski:fp32,torch:fp32,torch:bf16"
 WORK = ("training", "inference")
+WARM_UP = {"cpu": 1, "cuda": 3}
 
 
 def some_input(count: int) -> NetworkInput:
@@ -52,6 +55,18 @@ def some_input(count: int) -> NetworkInput:
             keep = torch.argsort(inputs.voxel[:, 1], stable=True)[:count]
             return NetworkInput(inputs.features[keep], inputs.voxel[keep], torch.arange(count))
         number += 1
+
+
+def several(scenes: int, count: int) -> NetworkInput:
+    """As many scenes of `count` voxels, one behind the other along an axis of its own, in one batch."""
+    one = some_input(count)
+    voxels = []
+    for n in range(scenes):
+        voxel = one.voxel.clone()
+        voxel[:, 0] = n
+        voxel[:, 1 + n % 3] += n
+        voxels.append(voxel)
+    return NetworkInput(one.features.repeat(scenes, 1), torch.cat(voxels), torch.arange(scenes * count))
 
 
 def work_of(backend: Backend, what: str, inputs: NetworkInput, device: torch.device) -> Callable[[], Tensor]:
@@ -74,16 +89,31 @@ def work_of(backend: Backend, what: str, inputs: NetworkInput, device: torch.dev
 
 
 def seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    begin = time.perf_counter()
-    run()
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+    before = time.perf_counter()
+    run()
+    return time.perf_counter() - before
 
 
-def peak_of(variant: tuple[str, str], what: str, count: int, threads: int) -> int:
+def peak_on_card(run: Callable[[], Tensor], device: torch.device) -> int:
+    """MB that torch allocates at most."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) >> 20
+
+
+def peak_of(variant: tuple[str, str], what: str, count: int, scenes: int, threads: int) -> int:
     """MB that a process of its own takes at most for two rounds."""
-    call = [sys.executable, __file__, "--alone", *variant, what, "--voxels", str(count), "--threads", str(threads)]
+    call = [sys.executable, __file__, "--alone", *variant, what, "--voxels", str(count)]
+    call += ["--scenes", str(scenes), "--threads", str(threads)]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 
@@ -100,6 +130,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scenes", type=int, default=1)
+    parser.add_argument("--variants", default=VARIANTS, help="backend:precision, separated by commas")
+    parser.add_argument("--json", type=Path, help="append each number to this file as it comes, a line each")
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -107,7 +140,7 @@ def main() -> None:
     counts = [int(count) for count in args.voxels.split(",")]
     if args.alone:
         name, precision, what = args.alone
-        run = work_of(choose(name, device, precision), what, some_input(counts[0]), device)
+        run = work_of(choose(name, device, precision), what, several(args.scenes, counts[0]), device)
         # Linux: 5 sets the peak back to what is resident now.
         Path("/proc/self/clear_refs").write_text("5")
         run()
@@ -115,34 +148,52 @@ def main() -> None:
         print(peak_of_this())
         return
     backends: dict[tuple[str, str], Backend] = {}
-    for variant in VARIANTS:
+    for name, _, precision in (text.partition(":") for text in args.variants.split(",")):
+        variant = (name, precision)
         try:
             backends[variant] = choose(variant[0], device, variant[1])
         except UsageError as error:
             print(f"{' '.join(variant)} is left out: {error}", file=sys.stderr)
-    print(f"torch {torch.__version__}, {device}, {args.threads} threads, {args.rounds} rounds, medians")
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} threads"
+    print(f"torch {torch.__version__}, {device}, {card}, {args.rounds} rounds, medians")
+    for variant, backend in backends.items():
+        print(f"{' '.join(variant)}: {backend}")
     rows = []
+    warm_up = WARM_UP[device.type]
     for count in counts:
-        inputs = some_input(count)
+        inputs = several(args.scenes, count)
         for what in WORK:
             runs = {variant: work_of(backend, what, inputs, device) for variant, backend in backends.items()}
-            taken: dict[tuple[str, str], list[float]] = {variant: [] for variant in runs}
+            taken: dict[tuple[str, str], list[float]] = {}
             with full_precision():
-                for round_ in range(args.rounds + 1):
-                    for variant, run in runs.items():
-                        spent = seconds(run, device)
-                        if round_:
-                            taken[variant].append(spent)
-            first = np.median(next(iter(taken.values())))
+                for round_ in range(args.rounds + warm_up):
+                    for variant, run in list(runs.items()):
+                        try:
+                            spent = seconds(run, device)
+                        except Exception as error:
+                            # The others are still worth their numbers.
+                            print(f"{' '.join(variant)} {what} failed: {str(error)[:300]}", flush=True)
+                            del runs[variant]
+                            taken.pop(variant, None)
+                            continue
+                        if round_ >= warm_up:
+                            taken.setdefault(variant, []).append(spent)
+            first = np.median(next(iter(taken.values()), [1.0]))
             for variant, times in taken.items():
-                peak = peak_of(variant, what, count, args.threads) if device.type == "cpu" else 0
-                middle = float(np.median(times))
-                rows.append(
-                    {"voxels": count, "work": what, "variant": " ".join(variant), "seconds": middle, "MB": peak}
-                )
+                if device.type == "cuda":
+                    peak = peak_on_card(runs[variant], device)
+                else:
+                    peak = peak_of(variant, what, count, args.scenes, args.threads)
+                middle, voxels = float(np.median(times)), args.scenes * count
+                row = {"voxels": voxels, "work": what, "variant": " ".join(variant), "seconds": middle, "MB": peak}
+                row |= {"least": min(times), "most": max(times), "scenes": args.scenes, "device": card}
+                rows.append(row)
+                if args.json:
+                    with args.json.open("a") as file:
+                        print(json.dumps(row), file=file)
                 print(
-                    f"{count:>7} voxels  {what:<9}  {' '.join(variant):<15} {middle:7.3f} s"
-                    f"  {first / middle:5.2f} x  {count / middle:>9,.0f} voxels/s  {peak:>6} MB",
+                    f"{voxels:>7} voxels  {what:<9}  {' '.join(variant):<15} {middle:7.4f} s"
+                    f"  {first / middle:5.2f} x  {voxels / middle:>10,.0f} voxels/s  {peak:>6} MB",
                     flush=True,
                 )
     print(json.dumps(rows), file=sys.stderr)

@@ -5,13 +5,15 @@ HPAL_REQUIRE_MINKOWSKI=1 makes its absence a failure. What is said without it is
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -327,7 +329,87 @@ def test_auto_says_what_it_took_and_does_not_load_the_other(scenes: Path, tmp_pa
     assert done.rc == 0, done.err
     assert f"steps on cpu, {choose('auto', CPU)}" in done.err
     assert choose("auto", CPU).name == "torch"
-    assert str(choose("auto", torch.device("cuda"))) == "torch backend, fp32"
     done = run_hpal(*predict_it, "-v")
     assert done.rc == 0, done.err
     assert f"on cpu, {choose('auto', CPU)}" in done.err
+
+
+# ---------------------------------------------------------------- what the engine answers on CUDA
+
+
+class _EngineOnCuda:
+    """Stands for MinkowskiEngine: a manager that answers as on CUDA, with empty maps where no voxel came twice."""
+
+    class CoordinateMapType:
+        CUDA, CPU = "cuda", "cpu"
+
+    class KernelGenerator:
+        def __init__(self, **_: object) -> None:
+            pass
+
+    class CoordinateManager:
+        def __init__(self, **_: object) -> None:
+            self._sizes: list[int] = []
+
+        def insert_and_map(self, voxel: Tensor) -> tuple[int, tuple[Tensor, Tensor]]:
+            unique, inverse = voxel.unique(dim=0, return_inverse=True)
+            self._sizes.append(len(unique))
+            none = torch.zeros(0, dtype=torch.int64)
+            return 0, (none, none) if len(unique) == len(voxel) else (torch.arange(len(unique)), inverse)
+
+        def stride(self, key: int, by: int) -> int:
+            self._sizes.append(self._sizes[key] // by)
+            return key + 1
+
+        def size(self, key: int) -> int:
+            return self._sizes[key]
+
+    MinkowskiConvolutionFunction = MinkowskiConvolutionTransposeFunction = torch.autograd.Function
+
+    @staticmethod
+    def is_cuda_available() -> bool:
+        return True
+
+
+@pytest.fixture
+def engine_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """hpal_cli.network.minkowski with that engine, for this test alone."""
+    inner = ModuleType("MinkowskiEngineBackend._C")
+    inner.ConvolutionMode = type("ConvolutionMode", (), {"DEFAULT": 0})  # type: ignore[attr-defined]
+    modules = {
+        "MinkowskiEngine": _EngineOnCuda,
+        "MinkowskiEngineBackend": ModuleType("MinkowskiEngineBackend"),
+        "MinkowskiEngineBackend._C": inner,
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "hpal_cli.network.minkowski", raising=False)
+    yield importlib.import_module("hpal_cli.network.minkowski")
+    # What was imported with the stand-in goes with it.
+    del sys.modules["hpal_cli.network.minkowski"]
+
+
+def test_empty_maps_mean_that_the_order_is_the_given_one(engine_on_cuda: ModuleType) -> None:
+    """What failed on an H100: `leave` gave no rows."""
+    voxel = SETS["one dense scene"]
+    geometry = engine_on_cuda.MinkowskiGeometry(voxel)
+    x = torch.randn(len(voxel), 3)
+    assert torch.equal(geometry.enter(x), x)
+    assert torch.equal(geometry.leave(x), x)
+    assert geometry.sizes()[0] == len(voxel)
+    with pytest.raises(HpalError, match="twice"):
+        engine_on_cuda.MinkowskiGeometry(torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3]]))
+
+
+def test_auto_without_triton_takes_the_engine_on_cuda(
+    engine_on_cuda: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setitem(sys.modules, "hpal_cli.network.implicit_gemm", None)
+    assert choose("auto", cuda).name == "minkowski"
+    assert "does not repeat to the bit" in str(choose("auto", cuda))
+    # It multiplies no bfloat16, and who asks for torch gets it.
+    for name, precision in (("auto", "bf16"), ("torch", "fp32")):
+        assert str(choose(name, cuda, precision)).startswith("torch backend (slower here: Triton")
+    monkeypatch.setattr(engine_on_cuda, "BUILT_WITH_CUDA", False)
+    assert choose("auto", cuda).name == "torch"

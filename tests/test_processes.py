@@ -14,16 +14,16 @@ import pytest
 import torch
 from conftest import environment
 
-from hpal_cli.errors import UsageError
+from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.network.backend import choose
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.ahead import ready_batches
-from hpal_cli.training.batches import Batches
+from hpal_cli.training.ahead import Ready, ready_batches
+from hpal_cli.training.batches import Batch, Batches
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.labels import known_labels
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.processes import own_device, rank_and_world
-from hpal_cli.training.train import train
+from hpal_cli.training.train import _Run, train
 
 CPU = torch.device("cpu")
 
@@ -149,6 +149,49 @@ def test_batches_made_ready_are_those_of_the_steps(scenes: Path) -> None:
         assert torch.equal(one.student.features, batch.student.features)
         assert one.student.geometry.sizes()[0] == len(batch.student.voxel)
         assert one.teacher is not None
+
+
+@pytest.mark.parametrize("inputs", ["points", "superpoints"])
+def test_any_number_of_workers_makes_the_same_model(scenes: Path, tmp_path: Path, inputs: str) -> None:
+    """To the byte, a resumed run included: a batch is a function of the seed and the step."""
+    settings = replace(
+        PRESETS["small"], batch=2, max_voxels=1500, voxel=0.15, steps=4, elastic=True, inputs=inputs
+    )  # fmt: skip
+    store = SceneStore(scenes)
+    for workers in (0, 2):
+        train(store, None, settings, workers=workers, run=tmp_path / f"{workers}.pt")
+    assert (tmp_path / "0.pt").read_bytes() == (tmp_path / "2.pt").read_bytes()
+
+
+def test_a_run_with_workers_that_was_cut_resumes_to_the_same_bytes(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(PRESETS["small"], batch=2, max_voxels=1500, voxel=0.15, steps=5)
+    store, learn = SceneStore(scenes), _Run._learn
+    train(store, None, settings, run=tmp_path / "whole.pt")
+
+    def struck(self: _Run, ready: Ready, rate: float) -> object:
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return learn(self, ready, rate)
+
+    monkeypatch.setattr(_Run, "_learn", struck)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, None, settings, workers=2, run=tmp_path / "cut.pt", save_every=2)
+    monkeypatch.setattr(_Run, "_learn", learn)
+    train(store, None, settings, workers=1, run=tmp_path / "cut.pt", resume=True)
+    assert (tmp_path / "whole.pt").read_bytes() == (tmp_path / "cut.pt").read_bytes()
+
+
+def test_an_error_in_a_worker_is_the_same_line() -> None:
+    for workers in (0, 1):
+        with pytest.raises(HpalError, match=r"room: is broken; read it again"):
+            list(ready_batches(_Broken(), range(2), CPU, choose("auto", CPU).geometry, workers=workers))  # type: ignore[arg-type]
+
+
+class _Broken:
+    def __getitem__(self, step: int) -> Batch:
+        raise HpalError("room", "is broken", "read it again")
 
 
 def test_a_step_without_labels_is_skipped_and_counted(scenes: Path, tmp_path: Path) -> None:

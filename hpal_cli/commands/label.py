@@ -481,7 +481,7 @@ def _look_back(console: Console, store: Path | None, output: Path | None, undo: 
 
 def _show_log(console: Console, labels: LabelStore) -> None:
     """On stdout: a row a batch; with -v a line an answer, with tabs."""
-    from hpal_cli.label.log import read_log
+    from hpal_cli.label.log import read_log, utc
 
     log = read_log(labels)
     rows: list[tuple[str, ...]] = []

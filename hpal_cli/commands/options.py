@@ -21,10 +21,10 @@ Jobs = Annotated[
     typer.Option("--jobs", min=1, metavar="N", help="Processes to share the scenes; the output is the same."),
 ]
 Backend = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="torch, minkowski, or auto: what was measured fastest.")
+    str, typer.Option("--backend", metavar="NAME", help="torch, minkowski, or auto: the fastest of what is installed.")
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="fp32, or bf16: factors rounded, sums in fp32.")
+    str, typer.Option("--precision", metavar="NAME", help="fp32; bf16: factors rounded, sums in fp32; tf32: on a GPU.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Color = Annotated[str, typer.Option("--color", metavar="HOW", help="rgb as scanned, class, or auto.")]

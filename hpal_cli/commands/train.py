@@ -138,6 +138,15 @@ def command(
     elastic: Annotated[
         bool | None, typer.Option("--elastic/--no-elastic", help="Distort the student's rooms.", show_default=False)
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            show_default=False,
+            help="Processes that make batches; the model is the same.  [0; with CUDA 8, or the cores but one]",
+        ),
+    ] = None,
     save_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between saved states.")] = 200,
     show: Annotated[bool, typer.Option("--show", help="Print every value that training would use, and stop.")] = False,
     seed: opt.Seed = 0,
@@ -185,6 +194,7 @@ def command(
             "--average": average,
             "--elastic": elastic,
             "--show": show or None,
+            "--workers": workers,
             "--backend": None if backend == "auto" else backend,
             "--precision": None if precision == "fp32" else precision,
         }
@@ -300,6 +310,7 @@ def command(
         init=start,
         device=chosen_device,
         backend=chosen_backend,
+        workers=workers,
         seed=seed,
         run=output,
         save_every=save_every,

@@ -15,7 +15,7 @@ from hpal_cli.network import native
 from hpal_cli.network.geometry import Geometry
 
 NAMES = ("auto", "torch", "minkowski")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class AnyGeometry(Protocol):
@@ -36,9 +36,10 @@ class AnyGeometry(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """name: torch or minkowski; reason: why, where it is not what everybody gets; geometry: from (M, 4) int64 voxels to
-    their maps; precision: fp32, or bf16: factors of the convolutions' products are rounded to bfloat16, and their sums
-    are not."""
+    """name: torch or minkowski; reason: why it was taken, or what it computes with; geometry: from (M, 4) int64 voxels
+    to their maps; precision: of the factors of the convolutions' products, whose sums are float32: fp32, bf16, or tf32
+    (float32 of which the products read 10 bits; on a GPU only). With Triton bf16 is also what lies between the
+    layers."""
 
     name: str
     reason: str
@@ -50,7 +51,7 @@ class Backend:
 
 
 def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
-    """`auto` (what was measured fastest for the device, docs/benchmarks.md), `torch` or `minkowski`.
+    """`auto` (the fastest of what is installed for the device, docs/benchmarks.md), `torch` or `minkowski`.
 
     Raises:
         UsageError: no such backend or precision, or a MinkowskiEngine that is missing, does not load or was built
@@ -60,15 +61,48 @@ def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
         raise UsageError("--backend", f"{name!r} is unknown", f"choose from {', '.join(NAMES)}")
     if precision not in PRECISIONS:
         raise UsageError("--precision", f"{precision!r} is unknown", f"choose from {', '.join(PRECISIONS)}")
+    if precision == "tf32" and (device.type != "cuda" or _without_triton()):
+        problem = "is for a GPU with Triton" if device.type == "cuda" else "is for a GPU"
+        raise UsageError("--precision", f"tf32 {problem}", "choose fp32 or bf16")
     if name == "minkowski":
-        return _minkowski(device, precision)
+        return _minkowski(device, precision, "as asked")
+    if device.type == "cuda":
+        return _on_cuda(name, device, precision)
     reason = "as asked" if name == "torch" else ""
-    if name == "auto" and device.type == "cpu" and (lacking := native.missing()):
+    if name == "auto" and (lacking := native.missing()):
         reason = f"slower here: {lacking}"
     return Backend("torch", reason, partial(Geometry, half=precision == "bf16"), precision)
 
 
-def _minkowski(device: torch.device, precision: str) -> Backend:
+def _on_cuda(name: str, device: torch.device, precision: str) -> Backend:
+    """`auto` takes the first that is there: Triton's kernels, MinkowskiEngine, and last a few torch calls for every
+    offset, which the engine was measured to be faster than."""
+    lacking = _without_triton()
+    if lacking is None:
+        from hpal_cli.network.tables import TableGeometry
+
+        reason = "as asked, with Triton" if name == "torch" else "fastest of what is installed: with Triton"
+        return Backend("torch", reason, partial(TableGeometry, precision=precision), precision)
+    if name == "auto" and precision == "fp32":
+        try:
+            return _minkowski(device, precision, f"fastest of what is installed: {lacking}; does not repeat to the bit")
+        except UsageError:
+            # Not there, which a person who did not ask for it need not hear.
+            pass
+    return Backend("torch", f"slower here: {lacking}", partial(Geometry, half=precision == "bf16"), precision)
+
+
+def _without_triton() -> str | None:
+    """Why Triton's kernels cannot be used here, None if they can."""
+    try:
+        import hpal_cli.network.implicit_gemm  # noqa: F401
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "triton"
+        return "Triton is not installed" if missing else f"Triton does not load ({error})"
+    return None
+
+
+def _minkowski(device: torch.device, precision: str, reason: str) -> Backend:
     try:
         from hpal_cli.network.minkowski import BUILT_WITH_CUDA, MinkowskiGeometry
     except ImportError as error:
@@ -81,4 +115,4 @@ def _minkowski(device: torch.device, precision: str) -> Backend:
         raise UsageError("--backend minkowski", problem, "choose --device cpu, or see docs/minkowski.md")
     if precision != "fp32":
         raise UsageError("--precision", f"{precision} is not offered by minkowski", "choose --backend torch, or fp32")
-    return Backend("minkowski", "as asked", MinkowskiGeometry)
+    return Backend("minkowski", reason, MinkowskiGeometry)

@@ -20,12 +20,12 @@ from hpal_cli.network.convolution import KernelMap, Pair, sparse_matmul
 LEVELS = 5
 """Strides 1, 2, 4, 8, 16."""
 
-_BITS = 16
-_BIAS = 1 << (LEVELS - 1)
+BITS = 16
+BIAS = 1 << (LEVELS - 1)
 """A multiple of the largest stride, so that halving a biased coordinate halves the true one; at the last level it
 still leaves room for the neighbour below."""
 
-_LIMIT = (1 << _BITS) - 2 * _BIAS
+LIMIT = (1 << BITS) - 2 * BIAS
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,12 @@ class Geometry:
             HpalError: a scene wider than 65,000 voxels, more than 32,767 scenes, or a voxel given twice.
         """
         xyz = voxel[:, 1:]
-        low = torch.div(xyz.amin(0), _BIAS, rounding_mode="floor") * _BIAS
-        xyz = xyz - low + _BIAS
-        if int(xyz.max()) >= _LIMIT or int(voxel[:, 0].max()) >= 1 << 15:
-            extent = (xyz.amax(0) - _BIAS + 1).tolist()
-            raise HpalError(
-                "batch",
-                f"spans {extent} voxels, more than {_LIMIT}",
-                "train with a larger --voxel, or cut the scene",
-            )
+        low = torch.div(xyz.amin(0), BIAS, rounding_mode="floor") * BIAS
+        xyz = xyz - low + BIAS
+        if int(xyz.max()) >= LIMIT or int(voxel[:, 0].max()) >= 1 << 15:
+            raise too_wide(xyz)
         self._half = half
-        key = _pack(voxel[:, 0], xyz)
+        key = pack(voxel[:, 0], xyz)
         sorted_key, order = torch.sort(key)
         if bool((sorted_key[1:] == sorted_key[:-1]).any()):
             raise HpalError("batch", "holds a voxel twice", "group the points by voxel first")
@@ -97,14 +92,23 @@ class Geometry:
         return sparse_matmul(features, kernel, pairs, len(self._levels[level].key), half=self._half)
 
 
-def _pack(scene: Tensor, xyz: Tensor) -> Tensor:
-    return (scene << 3 * _BITS) | (xyz[:, 0] << 2 * _BITS) | (xyz[:, 1] << _BITS) | xyz[:, 2]
+def too_wide(xyz: Tensor) -> HpalError:
+    """xyz: (M, 3) voxels of a batch, counted from BIAS."""
+    extent = (xyz.amax(0) - BIAS + 1).tolist()
+    return HpalError(
+        "batch", f"spans {extent} voxels, more than {LIMIT}", "train with a larger --voxel, or cut the scene"
+    )
+
+
+def pack(scene: Tensor, xyz: Tensor) -> Tensor:
+    """(M,) int64 keys, ascending by scene, x, y, z."""
+    return (scene << 3 * BITS) | (xyz[:, 0] << 2 * BITS) | (xyz[:, 1] << BITS) | xyz[:, 2]
 
 
 def _cube_map(key: Tensor) -> KernelMap:
     """Index lists of the 27 offsets. Half of them are searched for: the other half are the same pairs, turned."""
     maps: list[Pair | None] = [None] * 27
-    shifts = [((k % 3 - 1) << 2 * _BITS) + ((k // 3 % 3 - 1) << _BITS) + (k // 9 - 1) for k in range(13)]
+    shifts = [((k % 3 - 1) << 2 * BITS) + ((k // 3 % 3 - 1) << BITS) + (k // 9 - 1) for k in range(13)]
     for k, (source, target) in enumerate(native.meeting(key, shifts) or search(key, shifts)):
         maps[k] = Pair(source, target)
         maps[26 - k] = Pair(target, source)
@@ -122,10 +126,10 @@ def search(key: Tensor, shifts: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _halve(key: Tensor) -> tuple[Tensor, KernelMap]:
     """The keys of the next stride, and for each corner of the 2x2x2 cell (fine row, coarse row)."""
-    mask = (1 << _BITS) - 1
-    scene = key >> 3 * _BITS
-    x, y, z = (key >> 2 * _BITS) & mask, (key >> _BITS) & mask, key & mask
-    coarse = (scene << 3 * _BITS) | ((x >> 1) << 2 * _BITS) | ((y >> 1) << _BITS) | (z >> 1)
+    mask = (1 << BITS) - 1
+    scene = key >> 3 * BITS
+    x, y, z = (key >> 2 * BITS) & mask, (key >> BITS) & mask, key & mask
+    coarse = (scene << 3 * BITS) | ((x >> 1) << 2 * BITS) | ((y >> 1) << BITS) | (z >> 1)
     parent, row = torch.unique(coarse, sorted=True, return_inverse=True)
     corner = (x & 1) + 2 * (y & 1) + 4 * (z & 1)
     pairs = []

@@ -35,7 +35,7 @@ class NetworkInput:
             self.inverse.to(device, non_blocking=True),
         )
 
-    def pinned(self) -> NetworkInput:
+    def pin_memory(self) -> NetworkInput:
         """In memory from which a GPU copies without making anyone wait."""
         return NetworkInput(self.features.pin_memory(), self.voxel.pin_memory(), self.inverse.pin_memory())
 
@@ -95,6 +95,14 @@ def channels(xyz: NDArray[np.float32], columns: NDArray[np.float32] | None) -> N
     return xyz if columns is None else np.concatenate([columns, xyz], axis=1)
 
 
+def first_of_each(group: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """(count,) the first row of each of `count` groups, of which each has some."""
+    first = np.empty(count, np.int64)
+    # Of several that are written to one place the last stays.
+    first[group[::-1]] = np.arange(len(group) - 1, -1, -1)
+    return first
+
+
 def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
     """(xyz in metres (N, 3), further columns (N, F) or None) a scene, as one batch.
 
@@ -104,8 +112,8 @@ def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | N
     features, voxels, inverses, done = [], [], [], 0
     for n, (xyz, columns) in enumerate(clouds):
         cell = cells(xyz, voxel)
-        inverse, _ = group_voxels(cell)
-        _, first = np.unique(inverse, return_index=True)
+        inverse, count = group_voxels(cell)
+        first = first_of_each(inverse, len(count))
         features.append(channels(xyz[first], None if columns is None else columns[first]))
         voxels.append(np.column_stack([np.full(len(first), n), cell[first]]))
         inverses.append(inverse + done)

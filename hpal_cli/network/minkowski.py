@@ -65,8 +65,11 @@ class MinkowskiGeometry:
             coordinate_map_type=me.CoordinateMapType.CUDA if voxel.is_cuda else me.CoordinateMapType.CPU,
         )
         key, (self._first, self._inverse) = self._manager.insert_and_map(number)
-        if len(self._first) < len(voxel):
+        if self._manager.size(key) < len(voxel):
             raise HpalError("batch", "holds a voxel twice", "group the points by voxel first")
+        if not len(self._first):
+            # So the engine says on CUDA that no voxel came twice and the order is the given one.
+            self._first = self._inverse = torch.arange(len(voxel), device=voxel.device)
         self._keys = [key]
         for _ in range(LEVELS - 1):
             self._keys.append(self._manager.stride(self._keys[-1], 2))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpal_cli.network.backend import AnyGeometry
-from hpal_cli.network.batch_norm import BatchNorm
+from hpal_cli.network.batch_norm import BatchNorm, count_batches
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class MinkUNet(nn.Module):
         self.widen = Chain() if below == FEATURES else Chain(Pointwise(below, FEATURES), BatchNorm(FEATURES), ReLU())
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(FEATURES, classes)
+        self._norms = tuple(module for module in self.modules() if isinstance(module, BatchNorm))
 
     def forward(self, features: Tensor, geometry: AnyGeometry) -> tuple[Tensor, Tensor]:
         x = self.stem(geometry.enter(features), geometry)
@@ -85,6 +86,8 @@ class MinkUNet(nn.Module):
             up, body = self.get_submodule(f"up{n + 1}").children()
             x = body(torch.cat([up(x, geometry), skips.pop()], dim=1), geometry)
         x = geometry.leave(self.widen(x, geometry))
+        if self.training:
+            count_batches(self._norms)
         return self.classifier(self.dropout(x)), x
 
 
@@ -164,7 +167,7 @@ class Pointwise(nn.Module):
         nn.init.normal_(self.kernel, std=math.sqrt(2 / inputs))
 
     def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
-        return x @ self.kernel
+        return x @ self.kernel.to(x.dtype)
 
 
 class ReLU(nn.Module):

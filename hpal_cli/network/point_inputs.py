@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.network.superpoint_inputs import Columns, SuperpointInputs
+from hpal_cli.network.superpoint_inputs import Columns, Reader, SuperpointInputs
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.superpoints.build import Superpoints
@@ -193,6 +193,35 @@ def further_columns(
         return first
     second = likeness.columns(store, scene, superpoints)
     return second if first is None else SideBySide(first, second)
+
+
+@dataclass(frozen=True, eq=False)
+class FurtherOf:
+    """`further_columns` of the scenes of a store, also in a process of its own, to which it can be sent.
+
+    read: gives the superpoints of a scene, None where the network is given none.
+    """
+
+    store: SceneStore
+    own: PointInputs | None
+    likeness: SuperpointInputs | None
+    read: Reader | None
+    scale: float
+
+    def __call__(self, scene: SceneInfo, points: Points) -> Further | None:
+        """Raises:
+        HpalError: as `further_columns`.
+        """
+        superpoints = None if self.read is None else self.read(scene)
+        return further_columns(
+            self.store,
+            scene,
+            points,
+            own=self.own,
+            likeness=self.likeness,
+            superpoints=superpoints,
+            scale=self.scale,
+        )
 
 
 def _values(store: SceneStore, scene: SceneInfo, points: Points, name: str, scale: float) -> NDArray[np.float64]:

@@ -55,11 +55,14 @@ def elastic(
     base = at.astype(int)
     base = np.minimum(base, cells - 2)
     part = at - base
+    # Column by column: (N, 3) arrays of numbers that are used one by one take three times as long.
+    sides = [((1 - part[:, axis]).astype(np.float32), part[:, axis].astype(np.float32)) for axis in range(3)]
+    place = (base[:, 0] * cells[1] + base[:, 1]) * cells[2] + base[:, 2]
+    values = field.reshape(-1, 3)
     moved = np.zeros_like(xyz)
-    for corner in np.ndindex(2, 2, 2):
-        weight = np.prod(np.where(corner, part, 1 - part), axis=1, dtype=np.float32)
-        i, j, k = (base + corner).T
-        moved += weight[:, None] * field[i, j, k]
+    for i, j, k in np.ndindex(2, 2, 2):
+        weight = sides[0][i] * sides[1][j] * sides[2][k]
+        moved += weight[:, None] * values.take(place + (i * cells[1] + j) * cells[2] + k, axis=0)
     return xyz + np.float32(magnitude) * moved
 
 

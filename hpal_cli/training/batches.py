@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, unit_color, voxelise
+from hpal_cli.network.inputs import NetworkInput, first_of_each, joined, scene_origin, unit_color, voxelise
 from hpal_cli.network.point_inputs import Further
 from hpal_cli.network.superpoint_inputs import augment
 from hpal_cli.scenes.store import Points, SceneStore
@@ -41,7 +41,7 @@ class SoftLabels:
     def to(self, device: torch.device) -> SoftLabels:
         return SoftLabels(self.target.to(device, non_blocking=True), self.weight.to(device, non_blocking=True))
 
-    def pinned(self) -> SoftLabels:
+    def pin_memory(self) -> SoftLabels:
         return SoftLabels(self.target.pin_memory(), self.weight.pin_memory())
 
 
@@ -60,11 +60,11 @@ class Batch:
     labelled: int
     soft: SoftLabels | None = None
 
-    def pinned(self) -> Batch:
+    def pin_memory(self) -> Batch:
         """In memory from which a GPU copies without making anyone wait."""
-        teacher = None if self.teacher is None else self.teacher.pinned()
-        soft = None if self.soft is None else self.soft.pinned()
-        return Batch(self.scenes, self.student.pinned(), teacher, self.label.pin_memory(), self.labelled, soft)
+        teacher = None if self.teacher is None else self.teacher.pin_memory()
+        soft = None if self.soft is None else self.soft.pin_memory()
+        return Batch(self.scenes, self.student.pin_memory(), teacher, self.label.pin_memory(), self.labelled, soft)
 
 
 class Batches:
@@ -162,8 +162,8 @@ def crop(
     while True:
         near = np.argpartition(distance, count - 1)[:count] if count < len(xyz) else np.arange(len(xyz))
         near = near[np.argsort(distance[near], kind="stable")]
-        group, _ = group_voxels(np.floor(xyz[near] / np.float32(voxel)).astype(np.int64))
-        first = np.sort(np.unique(group, return_index=True)[1])
+        group, size = group_voxels(np.floor(xyz[near] / np.float32(voxel)).astype(np.int64))
+        first = np.sort(first_of_each(group, len(size)))
         if len(first) > most:
             return np.sort(near[: first[most]])
         if count == len(xyz):

@@ -19,15 +19,15 @@ from hpal_cli.label.store import LabelStore
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.network.point_inputs import Further, PointInputs, Wanted, further_columns
+from hpal_cli.network.point_inputs import FurtherOf, PointInputs, Wanted
 from hpal_cli.network.superpoint_inputs import SuperpointInputs
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import open_superpoints
-from hpal_cli.training.ahead import Ready, View, ready_batches
+from hpal_cli.training.ahead import Ready, View, ready_batches, usual_workers
 from hpal_cli.training.batches import Batches
 from hpal_cli.training.checkpoint import Checkpoint, channel_names, load
 from hpal_cli.training.interruption import between_steps
@@ -60,6 +60,7 @@ def train(
     init: Checkpoint | None = None,
     device: torch.device | None = None,
     backend: Backend | None = None,
+    workers: int | None = None,
     seed: int = 0,
     run: Path | None = None,
     save_every: int = SAVE_EVERY,
@@ -77,6 +78,8 @@ def train(
             something of teaches, with its probabilities as target (docs/method.md).
         init: continue from these student weights; without it the network starts from random ones.
         backend: whose convolution to use, None for what `auto` takes; no part of the run: it may resume on another.
+        workers: processes that make the batches, which are the same for any number; 0 for none, None for as many as
+            the cores allow on a GPU, and none on a CPU.
         run: where to save the checkpoint; metrics and the state of an unfinished run, saved every `save_every` steps,
             are kept beside it.
         resume: go on from that state; overwrite: `run` may exist.
@@ -100,7 +103,19 @@ def train(
             raise UsageError("--batch", f"{settings.batch} scenes for {processes.world} processes", "give each one")
         monitor = (monitor if processes.first else None) or Silent()
         run_of = _Run(
-            store, labels, spread, old_spread, settings, init, device, backend, seed, processes, list(history), monitor
+            store,
+            labels,
+            spread,
+            old_spread,
+            settings,
+            init,
+            device,
+            backend,
+            seed,
+            processes,
+            list(history),
+            monitor,
+            usual_workers(device) if workers is None else workers,
         )
         return run_of.go(run, save_every=save_every, resume=resume, overwrite=overwrite)
 
@@ -122,9 +137,11 @@ class _Run:
         processes: Processes,
         history: list[Entry],
         monitor: Monitor,
+        workers: int,
     ) -> None:
         self.store, self.settings, self.seed, self.history = store, settings, seed, history
         self.device, self.backend, self.processes, self.monitor = device, backend, processes, monitor
+        self.workers = workers
         self.all_labelled = labels is None
         known, self.answered = known_labels(store, labels)
         outside = sum(len(rows) for name, rows in self.answered.items() if name not in known)
@@ -177,18 +194,6 @@ class _Run:
             mass = torch.from_numpy(counts if self.spread is None else floored(self.spread.mass))
             self.weight = class_weights(mass, settings.class_weights).to(device)
 
-        def further(scene: SceneInfo, points: Points) -> Further | None:
-            superpoints = None if read is None else read(scene)
-            return further_columns(
-                store,
-                scene,
-                points,
-                own=self.columns,
-                likeness=self.superpoints,
-                superpoints=superpoints,
-                scale=self.scale,
-            )
-
         self.batches = Batches(
             store,
             train_scenes,
@@ -197,7 +202,7 @@ class _Run:
             color=self.color,
             seed=seed,
             spread=self.spread,
-            further=further,
+            further=FurtherOf(store, self.columns, self.superpoints, read, self.scale),
             scale=self.scale,
             rank=processes.rank,
             world=processes.world,
@@ -249,7 +254,8 @@ class _Run:
         with between_steps() as interruption, work as task:
             task.advance(reached)
             steps = range(self.step, ENDLESS if pace.timed else settings.steps)
-            for ready in ready_batches(self.batches, steps, self.device, self.backend.geometry):
+            made = ready_batches(self.batches, steps, self.device, self.backend.geometry, workers=self.workers)
+            for ready in made:
                 # One process has the clock.
                 clock = int(1000 * pace.seconds()) if self.processes.first else 0
                 labelled, clock = self.processes.agree(ready.labelled, clock)
