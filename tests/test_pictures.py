@@ -164,7 +164,8 @@ def test_small_and_flat_scenes_have_pictures(xyz: np.ndarray, tmp_path: Path) ->
     layer = Layer("red", lambda rows: np.tile(np.array([255, 0, 0], np.uint8), (len(rows), 1)))
     scene_picture(scene, [layer], tmp_path / "a.png", title="x", unit=1.0)
     image = imread(tmp_path / "a.png")[..., :3]
-    assert ((image[..., 0] > 0.5) & (image[..., 1] < 0.2)).any()
+    # Where a disc has few pixels, all of them are mixed with the paper.
+    assert ((image[..., 0] > 0.5) & (image[..., 1] < 0.3)).any()
 
 
 def test_a_scan_thinner_than_its_grid_has_no_holes() -> None:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -70,6 +71,12 @@ def _claimed(path: Path, ending: str, *, folder: bool) -> Iterator[Path]:
     name, lock, held = _claim(path, ending, folder)
     try:
         yield name
+    except BaseException:
+        # Zarr's threads do not stop when one of them fails: what they still write makes the folder anew.
+        for _ in range(10 if folder else 0):
+            _remove(name)
+            time.sleep(0.02)
+        raise
     finally:
         _remove(name)
         _remove(lock)
