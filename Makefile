@@ -12,7 +12,7 @@ WHEELS = .cache/minkowski$(if $(CUDA),-cuda)-$(shell $(BIN)/python -c 'import sy
 
 .PHONY: demo test check minkowski minkowski-wheel completions manual docs clean
 
-demo: $(VENV)/installed  ## the main job: a small campaign on made rooms
+demo: $(VENV)/installed  ## the main job: a small campaign on synthetic rooms
 	$(BIN)/hpal demo --overwrite
 
 test: $(VENV)/installed-dev check  ## everything that must hold

@@ -45,7 +45,8 @@ COMPLETE = "_HPAL_COMPLETE"
 
 _EPILOG = """
 Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe.
-`--debug` anywhere shows the traceback of an error; `--progress json` anywhere writes stderr for programs.
+Every command also takes `--debug`, which shows the traceback of an error, and `--progress json`, which writes its
+messages on stderr as JSON for programs.
 """
 
 
@@ -69,7 +70,8 @@ class Group(TyperGroup):
 app = typer.Typer(
     cls=Group,
     name="hpal",
-    help="Label 3D scans with next to no labels: train, find the points worth asking about, label them, train again.",
+    help="Label 3D scans with very few labels: find the points whose labels a model would learn most from, label "
+    "these, and get a class for every point.",
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,

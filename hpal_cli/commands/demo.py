@@ -1,4 +1,4 @@
-"""hpal demo: a small campaign on made rooms."""
+"""hpal demo: a small campaign on synthetic rooms."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ NAME = "demo"
 
 def command(
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for everything the demo makes.")
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for all files of the demo.")
     ] = Path("hpal-demo"),
     rooms: Annotated[
-        int, typer.Option(min=2, max=40, metavar="N", help="Rooms of the office; three in ten are for validation.")
+        int,
+        typer.Option(min=2, max=40, metavar="N", help="Number of synthetic rooms. Three in ten are for validation."),
     ] = 10,
-    points: Annotated[int, typer.Option(min=500, metavar="N", help="Points of a middling room.")] = 100_000,
+    points: Annotated[
+        int, typer.Option(min=500, metavar="N", help="Number of points in a room of average size.")
+    ] = 100_000,
     answers: Annotated[
         int | None,
         typer.Option(
             min=2,
             metavar="N",
-            help="Points answered for in all, half of them first.  [one in a thousand, but at least 100]",
+            help="Number of answers in all rounds together; the first round takes half of them.  [one for each "
+            "thousand points, but at least 100]",
             show_default=False,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=0, metavar="N", help="Rounds of questions after the first answers.")] = 4,
+    rounds: Annotated[int, typer.Option(min=0, metavar="N", help="Number of rounds after the first answers.")] = 4,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Run a small campaign on rooms that hpal makes. The files it leaves are there to be looked at."""
+    """Run a small campaign on synthetic rooms. It goes through all steps, from scans to a learning curve and pictures,
+    and leaves the files of each step to look at."""
     from hpal_cli.commands.demo_campaign import Campaign
 
     campaign = Campaign(

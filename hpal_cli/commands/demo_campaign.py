@@ -1,4 +1,4 @@
-"""The demo's campaign: the short loop of the README on made rooms, through the commands that a person types."""
+"""The demo's campaign: the short loop of the README on synthetic rooms, through the commands that a person types."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ class Campaign:
                 "other rooms, forest": [(end.answers, end.percent, model)],
             },
             curve,
-            f"hpal demo: {self._rooms} made rooms",
+            f"hpal demo: {self._rooms} synthetic rooms",
         )
         first = ("round 0", spread_of(0))
         self._draw_room("train", ANSWERED_ROOM, [first, (f"round {last}", spread_of(last))] if last else [first])

@@ -1,4 +1,4 @@
-"""hpal eval: how good predictions are."""
+"""hpal eval: how well predictions agree with the truth."""
 
 from __future__ import annotations
 
@@ -22,21 +22,29 @@ NAME = "eval"
 
 
 def command(
-    predictions: Annotated[Path, typer.Argument(metavar="STORE", help="Predictions store.")],
+    predictions: Annotated[
+        Path, typer.Argument(metavar="STORE", help="Predictions store from `hpal predict` or `hpal spread`.")
+    ],
     truth: Annotated[
         Path,
         typer.Option(
-            metavar="STORE", help="Scenes store with labels; or labels store with answers for points drawn at random."
+            metavar="STORE",
+            help="Scenes store with true labels; or, where there are none, a labels store with "
+            "answers for points drawn at random.",
         ),
     ],
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="STORE", help="Count the labelled points of this store.  [those in the predictions]"),
+        typer.Option(
+            metavar="STORE",
+            help="Labels store whose points are counted as labelled in the report.  [those that the predictions "
+            "record]",
+        ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="train, val, test or all.  [val; all for a labels store]",
+            help="Split that is compared: train, val, test or all.  [val; all for a labels store]",
             show_default=False,
             autocompletion=words.splits,
         ),
@@ -46,20 +54,23 @@ def command(
         bool,
         typer.Option(
             "--without-answers",
-            help="Leave out the answered points: with --split train, how right the others of these scenes are.",
+            help="Do not count answered points. With --split train, this measures how right the labels of all other "
+            "points of the answered scenes are.",
         ),
     ] = False,
     json_output: opt.Json = False,
     figures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the confusion matrix and the IoU by class as PNG."),
+        typer.Option(
+            metavar="DIR", help="Write the confusion matrix and the IoU of each class as PNG files to this folder."
+        ),
     ] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Draw each scene from above and from a corner, as scanned, by true class, by predicted class and "
-            "where these differ, as PNG.",
+            help="Draw each scene as a PNG in this folder, from above and from a corner: as scanned, by true class, "
+            "by predicted class, and where these differ.",
         ),
     ] = None,
     overwrite: opt.Overwrite = False,
@@ -67,7 +78,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Compare predictions with the truth. IoU, mIoU, accuracy, and what share of the points was labelled."""
+    """Compare predictions with the truth. Prints the IoU of each class, the mIoU, the accuracy, and the share of points
+    that was labelled."""
     from hpal_cli.errors import UsageError
     from hpal_cli.evaluate.evaluation import evaluate
     from hpal_cli.evaluate.sample import Sample, evaluate_sample

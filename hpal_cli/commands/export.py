@@ -1,4 +1,4 @@
-"""hpal export: any store as files for viewers."""
+"""hpal export: a store as files for viewers and other programs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,35 @@ def command(
             "-o",
             "--output",
             metavar="DIR",
-            help="Folder for the files, one a scene (with --original, one for each file that was read).",
+            help="Folder for the files: one for each scene, or with --original one for each file that was read.",
         ),
     ],
     original: Annotated[
         Path | None,
-        typer.Option(metavar="SCENES", help="Write the points as this store read them, not those of its grid."),
+        typer.Option(
+            metavar="SCENES",
+            help="Scenes store. Write all points as they were read into it, each with the result of its grid point, "
+            "instead of the grid points.",
+        ),
     ] = None,
     format: Annotated[
-        str, typer.Option(help="ply, las, laz or csv; with --original also scannet or semantickitti.")
+        str,
+        typer.Option(
+            help="Format of the files: ply, las, laz or csv. With --original, predictions can also be written in the "
+            "formats of two benchmarks, scannet and semantickitti."
+        ),
     ] = "ply",
     uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
-    split: Annotated[str, typer.Option(help="train, val, test or all.", autocompletion=words.splits)] = "all",
+    split: Annotated[
+        str, typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=words.splits)
+    ] = "all",
     scenes: opt.Scenes = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Write a store as PLY, LAS, LAZ or CSV, a file a scene."""
+    """Write a store as PLY, LAS, LAZ or CSV files, one for each scene."""
     from hpal_cli.export.benchmarks import NAMES
     from hpal_cli.export.files import export
     from hpal_cli.wording import counted

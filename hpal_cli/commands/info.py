@@ -1,4 +1,4 @@
-"""hpal info: what a file is."""
+"""hpal info: describe a file of hpal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ NAME = "info"
 def command(
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="A store, a checkpoint or a point stream. Default: a stream from stdin."),
+        typer.Argument(metavar="FILE", help="A store, a checkpoint or a point stream.  [a stream from stdin]"),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Read everything: is it whole and consistent?")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Read the whole file and check that it is complete, undamaged and consistent."),
+    ] = False,
     json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Say what a file is: kind, counts, classes, history."""
+    """Describe a file: its kind, counts, classes and history."""
     from hpal_cli.info import describe, describe_stream
 
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)

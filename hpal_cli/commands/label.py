@@ -1,4 +1,4 @@
-"""hpal label: answers to the chosen points."""
+"""hpal label: collect the labels of the chosen points."""
 
 from __future__ import annotations
 
@@ -42,41 +42,67 @@ def command(
         Path | None,
         typer.Argument(
             metavar="SELECTION",
-            help="Selected points (PLY); for --log and --undo the labels store.  [stdin]",
+            help="Selected points from `hpal select` (PLY). With --log and --undo, the labels store.  [stdin]",
             show_default=False,
         ),
     ] = None,
     oracle: Annotated[
         Path | None,
-        typer.Option(metavar="SCENES", help="Scenes store with the truth: answers for the selected points."),
+        typer.Option(
+            metavar="SCENES",
+            help="Take the answers from the labels of this scenes store, in place of a person, to study strategies.",
+        ),
     ] = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Ask in the browser: a page that shows one query after another in 3D.")
+        bool,
+        typer.Option(
+            "--serve",
+            help="Ask a person: serve a page for the browser that shows one selected point after another in 3D.",
+        ),
     ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="FILE", help="Write the queries as a page in one file, to be sent and answered."
+            "--html",
+            metavar="FILE",
+            help="Write the same page as one file, which can be sent to a person who has "
+            "no hpal. It saves a CSV for --from.",
         ),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Write the queries as a table for a person to fill in.")
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Write a table with a row for each query, in which a person fills in the column `label`.",
+        ),
     ] = None,
     clips: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a PLY and a PNG a query: the point in the room around it."),
+        typer.Option(
+            metavar="DIR", help="Write a PLY and a PNG for each query to this folder: the point in the scene around it."
+        ),
     ] = None,
     answered: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE", help="Take answers: a filled-in table, a PLY or LAS file, labelCloud's folder."
+            "--from",
+            metavar="FILE",
+            help="Read answers that a person gave: a filled-in table, a PLY or LAS file, "
+            "or the folder that labelCloud writes.",
         ),
     ] = None,
     log: Annotated[
-        bool, typer.Option("--log", help="List the rounds of a labels store; with -v every answer.")
+        bool, typer.Option("--log", help="List the rounds of answers in a labels store. With -v, list every answer.")
     ] = False,
     undo: Annotated[
-        int | None, typer.Option("--undo", metavar="ROUND", min=0, help="Take a round of answers back.")
+        int | None,
+        typer.Option(
+            "--undo",
+            metavar="ROUND",
+            min=0,
+            help="Withdraw the answers of this round (--log lists them). Nothing is deleted, so this can be undone "
+            "too.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -84,14 +110,16 @@ def command(
             "-o",
             "--output",
             metavar="STORE",
-            help="Labels store: made if missing, grows if there. A .ply or a pipe gets the points with their labels. "
-            "With --table it notes what was asked.",
+            help="Labels store to write. If it exists, the answers are added to it. With --oracle, a .ply or a pipe "
+            "gets the points with their labels instead. With --table, the store records what was asked.",
         ),
     ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
-            metavar="STORE", help="Scenes or predictions that the points are of, if not where the selection says."
+            metavar="STORE",
+            help="Scenes or predictions store that the points belong to, if it was moved since; the "
+            "selection names the place where it was.",
         ),
     ] = None,
     host: opt.Host = "127.0.0.1",
@@ -99,23 +127,38 @@ def command(
     no_browser: opt.NoBrowser = False,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Who answers: noted with each answer; others may say so on the page."),
+        typer.Option(
+            metavar="NAME",
+            help="Name of the person, which is stored with each answer. Further people enter theirs on the page.  "
+            "[your user name]",
+        ),
     ] = None,
     overlap: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="Ask two people this share of the queries, like 10%, to compare them."),
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the queries that is asked twice, of two people, such as 10%. `hpal info` then says how "
+            "far they agree.  [0]",
+        ),
     ] = None,
     noise: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Let the oracle err: 5% or 0.05 of its answers.")
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of wrong answers that the oracle gives on purpose, such as 5% or 0.05, to study mistakes.  [0]",
+        ),
     ] = None,
     seed: opt.Seed = 0,
-    cost: Annotated[bool, typer.Option("--cost", help="Say how many clicks and what area it took.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Print the number of clicks and the labelled area in square metres.")
+    ] = False,
     overwrite: opt.Overwrite = False,
     json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Answer the selected points, by an oracle or a person."""
+    """Collect labels for the selected points. A person gives them, on a page in the browser, in a table or in a viewer;
+    for studies, an oracle gives them, which is the labels that the scenes came with."""
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     given = {
         "--oracle": oracle is not None,
@@ -407,7 +450,7 @@ def _say_next(
         console.say("STORE is the scenes or the predictions that the points are of")
     if check and output is None:
         console.say(
-            f"drawn at random, they measure what was predicted, as long as nothing is trained on them: "
+            "drawn at random, they measure what was predicted, as long as nothing is trained on them: "
             f"{typed('hpal', 'eval', source, '--truth', labels)}"
         )
 

@@ -11,52 +11,135 @@ import typer
 from hpal_cli.commands import words
 from hpal_cli.errors import UsageError
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every scene, every step.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Repeat the same random draws.")]
-Json = Annotated[bool, typer.Option("--json", help="Print a report for programs as JSON.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace the output if it exists already. Without it, hpal stops and changes nothing."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print more details, such as a line for every scene or step.")
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", min=0, metavar="N", help="Seed of all random draws. The same seed and inputs give the same output."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON, for programs that call hpal.")]
 Jobs = Annotated[
     int,
-    typer.Option("--jobs", min=1, metavar="N", help="Processes to share the scenes; the output is the same."),
+    typer.Option(
+        "--jobs",
+        min=1,
+        metavar="N",
+        help="Number of processes that work on scenes in parallel. The output does not depend on it.",
+    ),
 ]
 Backend = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="torch, minkowski, or auto: the fastest of what is installed.")
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="Library that computes the sparse convolutions: torch, minkowski (MinkowskiEngine), or auto, the "
+        "fastest one installed.",
+    ),
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="NAME", help="fp32; bf16: factors rounded, sums in fp32; tf32: on a GPU.")
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="Number format of the convolutions: fp32; bf16, which rounds the factors of each product and adds up "
+        "in fp32; or tf32, for GPUs only.",
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Color = Annotated[str, typer.Option("--color", metavar="HOW", help="rgb as scanned, class, or auto.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Where the network is computed: cpu, cuda, cuda:N for the GPU of that number, or auto (CUDA if there is "
+        "any).",
+    ),
+]
+Color = Annotated[
+    str,
+    typer.Option(
+        "--color",
+        metavar="HOW",
+        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, what is "
+        "usual for the kind of file.",
+    ),
+]
 Uncompressed = Annotated[
-    bool, typer.Option("--uncompressed", help="Write LAS for files that were LAZ, which else stay LAZ.")
+    bool,
+    typer.Option(
+        "--uncompressed", help="Write uncompressed LAS for input files that were LAZ. Without it, LAZ files stay LAZ."
+    ),
 ]
 Pictures = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Also draw each scene from above and from a corner, as scanned and by class, as PNG."
+        metavar="DIR",
+        help="Also draw each scene as a PNG in this folder: seen from above and from a corner, as scanned and by "
+        "class.",
     ),
 ]
 PictureJobs = Annotated[
-    int, typer.Option("--jobs", min=1, metavar="N", help="Processes that draw pictures; the output is the same.")
+    int,
+    typer.Option(
+        "--jobs",
+        min=1,
+        metavar="N",
+        help="Number of processes that draw pictures in parallel. The output does not depend on it.",
+    ),
 ]
 Scenes = Annotated[
     list[str] | None,
-    typer.Option("--scenes", metavar="GLOB", help="Only scenes of these names.", autocompletion=words.scenes),
+    typer.Option(
+        "--scenes",
+        metavar="GLOB",
+        help="Use only the scenes whose names match these patterns, such as 'Area_1/*'.  [all scenes]",
+        autocompletion=words.scenes,
+    ),
 ]
 Answered = Annotated[
-    Path | None, typer.Option("--labels", metavar="STORE", help="Leave out what this store has an answer for.")
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="STORE",
+        help='Labels store. Points that it has an answer for are left out, "unsure" answers included.',
+    ),
 ]
-NoHistory = Annotated[bool, typer.Option("--no-history", help="Write no history, for bytes that tests can compare.")]
+NoHistory = Annotated[
+    bool,
+    typer.Option(
+        "--no-history", help="Do not record this call in the output. Tests that compare files byte by byte need this."
+    ),
+]
 Host = Annotated[
     str,
-    typer.Option("--host", metavar="NAME", help="Whose address the page has; others can reach it if not this one's."),
+    typer.Option(
+        "--host",
+        metavar="NAME",
+        help="Address at which the page is served. The default can be reached from this computer only; give this "
+        "computer's network name to let others answer too.",
+    ),
 ]
 Port = Annotated[
     int | None,
-    typer.Option("--port", metavar="N", min=1, max=65535, help="Where the page is, or the next free one.  [8042]"),
+    typer.Option(
+        "--port",
+        metavar="N",
+        min=1,
+        max=65535,
+        help="TCP port of the page. If it is in use, the next free port is taken.  [8042]",
+    ),
 ]
-NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the address and open no browser.")]
+NoBrowser = Annotated[
+    bool, typer.Option("--no-browser", help="Only print the address of the page, and do not open a browser.")
+]
 
 
 def as_list(values: Sequence[str] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""hpal predict: a trained network's answer for every point."""
+"""hpal predict: a class for every point, by a trained model."""
 
 from __future__ import annotations
 
@@ -24,37 +24,66 @@ NAME = "predict"
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint from `hpal train`.")],
-    scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The predictions store to write.")],
+    scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store from `hpal prep`.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="STORE", help="Predictions store (a Zarr folder) to write.")
+    ],
     ply: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write each scene's original points with their classes, as PLY."),
+        typer.Option(
+            metavar="DIR",
+            help="Also write the points as they were read, with a class for each, as PLY files in this folder.",
+        ),
     ] = None,
     las: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The same as LAS; a LAS or LAZ file stays as it was.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Like --ply, but as LAS files. A file that was LAS or LAZ keeps its header and all its fields, and "
+            "LAZ stays LAZ.",
+        ),
     ] = None,
     pictures: opt.Pictures = None,
     uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
     no_features: Annotated[
-        bool, typer.Option("--no-features", help="Leave out the features (then select needs --no-fds).")
+        bool,
+        typer.Option(
+            "--no-features",
+            help="Do not store the features, which makes the store much smaller. `hpal select` then needs --no-fds.",
+        ),
     ] = False,
     turns: Annotated[
-        int, typer.Option(min=1, metavar="K", help="Mean probabilities of the scene turned K times about z.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Predict each scene K times, turned about z by equal angles, and take the mean of the "
+            "probabilities. K = 4 takes four times as long and is often a little more accurate.",
+        ),
     ] = 1,
     smooth: Annotated[
-        bool, typer.Option("--smooth", help="Half a point's own probabilities, half the mean of its superpoint.")
+        bool,
+        typer.Option(
+            "--smooth",
+            help="Average the probabilities of each point with their mean over its superpoint, which removes single "
+            "wrong points.",
+        ),
     ] = False,
     max_voxels: Annotated[
         int | None,
         typer.Option(
             min=0,
             metavar="N",
-            help="Voxels that go through the network at once; a larger scene goes in tiles, with 0 never.  [400,000]",
+            help="Largest number of voxels that the network gets at once. A larger scene is cut into overlapping "
+            "tiles; 0 never cuts. Lower it if memory runs out.  [400,000]",
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.", autocompletion=words.splits)] = "all",
+    split: Annotated[
+        str,
+        typer.Option(help="Split whose scenes are predicted: train, val, test or all.", autocompletion=words.splits),
+    ] = "all",
     scenes: opt.Scenes = None,
     device: opt.Device = "auto",
     backend: opt.Backend = "auto",
@@ -64,7 +93,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Predict every point: class, probabilities, features."""
+    """Predict the class of every point, with a trained model. The store that it writes also has the class probabilities
+    and the features."""
     from hpal_cli.export.files import COLORS, export_originals, room_for_originals
     from hpal_cli.export.pictures import room_for_pictures, write_pictures
     from hpal_cli.forest.model import is_forest

@@ -20,15 +20,20 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder or file: S3DIS, ScanNet, nuScenes, SemanticKITTI, PLY, PCD, LAS/LAZ/COPC/EPT, E57, PTX, text, "
-            "NumPy."
+            help="Folder or file with the scans: S3DIS, ScanNet, nuScenes, SemanticKITTI, PLY, PCD, "
+            "LAS/LAZ/COPC/EPT, E57, "
+            "PTX, text or NumPy."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The scenes store to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="STORE", help="Scenes store (a Zarr folder) to write.")
+    ],
     grid: Annotated[
         str,
         typer.Option(
-            help="Cell edge of the grid (bare: metres), or `none`.  [that of --scale; ScanNet: none]",
+            help="Edge of the grid cells in metres, or with a unit (4cm). All points of a cell become one grid "
+            "point. `none` "
+            "keeps every point.  [set by --scale; none for ScanNet]",
             show_default=False,
         ),
     ] = "default",
@@ -36,58 +41,90 @@ def command(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="What all lengths of this and later commands fit: room, street, airborne, or how far apart the points "
-            "of the grid lie (4cm, 10cm and 50cm).  [room for S3DIS and ScanNet, else as measured]",
+            help="Kind of scan, from which this and all later commands derive their default lengths: room (grid of "
+            "4cm), "
+            "street (10cm), airborne (50cm), or a length, which becomes the grid. Set it if the lengths that prep "
+            "prints do not suit your scans.  [room for S3DIS and ScanNet, else measured from the distances of points]",
         ),
     ] = None,
     val: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Scenes to validate on: names, patterns, @file.")
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Scenes kept for validation: nobody is asked about them and nothing is trained on them. Names, "
+            "patterns "
+            "such as 'Area_5/*', or @FILE with one pattern a line.  [none]",
+        ),
     ] = None,
     test: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Scenes to test on: names, patterns, @file.")
+        list[str] | None, typer.Option(metavar="GLOB", help="Scenes kept for a final test, given like --val.  [none]")
     ] = None,
     classes: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"Class table, JSON or TOML (name, id, color, code, las), or {', '.join(words.CLASS_TABLES)}.",
+            help="Class table: a JSON or TOML file with name, id, color, code and las for each class, or the name of "
+            "one that "
+            f"hpal knows: {', '.join(words.CLASS_TABLES)}.",
             autocompletion=lambda: list(words.CLASS_TABLES),
         ),
     ] = None,
     unit: Annotated[
         str | None,
-        typer.Option(metavar="UNIT", help="Unit of the coordinates: m, ft, mm, ...  [from the file, else m]"),
+        typer.Option(
+            metavar="UNIT",
+            help="Unit of the coordinates in the files: m, ft, mm and so on.  [what the file says, else m]",
+        ),
     ] = None,
     format: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Reader, if not by looking at the data: {', '.join(words.FORMATS)}.",
+            help="File format, if hpal recognises it wrongly or not at all: "
+            f"{', '.join(words.FORMATS)}.  [recognised from the data]",
             autocompletion=lambda: list(words.FORMATS),
         ),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAMES", help="What the columns of text are: x,y,z,r,g,b,label; `-` leaves one out."),
+        typer.Option(
+            metavar="NAMES",
+            help="Names of the columns of a text file, from left to right, such as x,y,z,r,g,b,label. `-` ignores a "
+            "column.",
+        ),
     ] = None,
     scene_per: Annotated[
-        str, typer.Option(metavar="WHAT", help="file, folder (all files of one), or square tiles: tile:50m.")
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="What becomes one scene: each file, each folder with all its files, or square tiles seen from "
+            "above, such "
+            "as tile:50m. Choose tiles for large files.",
+        ),
     ] = "file",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse points with NaN or infinite coordinates, instead of dropping them.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Stop at points whose coordinates are NaN or infinite. Without it, such points are dropped.",
+        ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what an interrupted call left: only what is missing is read.")
+        bool,
+        typer.Option("--resume", help="Continue an interrupted call. Only scenes that are still missing are read."),
     ] = False,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out scenes that cannot be read, and exit with 1 at the end.")
+        bool,
+        typer.Option(
+            "--keep-going", help="Leave out scenes that cannot be read instead of stopping. The exit status is then 1."
+        ),
     ] = False,
     overwrite: opt.Overwrite = False,
     jobs: opt.Jobs = 1,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Read raw clouds onto a grid. The store that it writes is what all else starts from."""
+    """Read raw scans and thin them to a grid. All other commands start from the scenes store that it writes."""
     from hpal_cli.lengths import format_length, parse_length, parse_unit
     from hpal_cli.scenes.named import class_table
     from hpal_cli.scenes.prepare import prepare
@@ -136,7 +173,7 @@ def command(
 
 
 def _lengths(scale: float | None) -> str:
-    """What later commands take where nothing else is typed."""
+    """The line that names the default lengths of later commands."""
     from hpal_cli.export.clips import NEAR
     from hpal_cli.lengths import format_length
     from hpal_cli.score.hmmu import LEVELS

@@ -1,4 +1,4 @@
-"""hpal score: how much each point's label would teach."""
+"""hpal score: how much a model would learn from the label of each point."""
 
 from __future__ import annotations
 
@@ -28,50 +28,81 @@ HIERARCHIES = ("flat", "nested")
 
 def command(
     predictions: Annotated[
-        Path, typer.Argument(metavar="STORE", help="Predictions store (or scenes store, for `random` and `diverse`).")
+        Path,
+        typer.Argument(
+            metavar="STORE",
+            help="Predictions store from `hpal predict` or `hpal spread`. The strategies `random` and `diverse` also "
+            "take a scenes store.",
+        ),
     ],
     strategy: Annotated[
-        str, typer.Option(help=f"{', '.join(STRATEGIES)}.", autocompletion=lambda: list(STRATEGIES))
+        str,
+        typer.Option(
+            help="How points are scored: hmmu, uncertainty at several scales; mmu (minimum margin), lc (least "
+            "confidence) or entropy, uncertainty of the point alone; random; diverse, for first answers without a "
+            "model; redal or ssdr, two methods that ask about regions.",
+            autocompletion=lambda: list(STRATEGIES),
+        ),
     ] = "hmmu",
     levels: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LENGTHS",
-            help="Voxel edges of HMMU (bare: centimetres).  [10,50,100, times the scale of the scenes]",
+            help="Edges of the voxels over which hmmu averages, in centimetres or with a unit.  [10,50,100, times "
+            "the scale of the scenes]",
         ),
     ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(metavar="NUMBERS", help="One weight a level.  [0.1,0.01,0.001]")
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Weight of each level of --levels in the score of hmmu; the point itself has the weight 1.  "
+            "[0.1,0.01,0.001]",
+        ),
     ] = None,
     hierarchy: Annotated[
         str,
         typer.Option(
-            help="flat: voxels of points, as in the paper; nested: voxels of voxels, as in its code.",
+            help="How hmmu builds its voxels. flat: each level averages over points, as the paper says. nested: each "
+            "level averages over the voxels of the finer one, as the paper's released code does.",
             autocompletion=lambda: list(HIERARCHIES),
         ),
     ] = "flat",
     per: Annotated[
         str,
         typer.Option(
-            help="What one answer is for. point: the paper's way. superpoint: a whole piece of surface, asked about at "
-            "the point in its middle; `diverse` always does so.",
+            help="What one answer will label. point: a single point, as in the paper. superpoint: a whole piece of "
+            "surface, which is asked about at the point nearest to its middle. `diverse` always scores superpoints.",
             autocompletion=lambda: list(UNITS),
         ),
     ] = "point",
     budget: Annotated[
         str | None,
-        typer.Option(help="What select will take; it matters to `diverse` and `ssdr`.  [0.02%]", show_default=False),
+        typer.Option(
+            help="Budget that `hpal select` will be given. Only `diverse` and `ssdr` need it, since they plan for a "
+            "number of picks.  [0.02%]",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Where the points go.  [stdout; scores.ply at a terminal]"),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="File for the scored points.  [stdout; scores.ply at a terminal]"
+        ),
     ] = None,
     ply: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write each scene, coloured by score, with every level's share, as PLY."),
+        typer.Option(
+            metavar="DIR",
+            help="Also write each scene as a PLY file in this folder, coloured by score. Its fields say how much "
+            "each level adds to the score.",
+        ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="The pool: train, val, test or all.", autocompletion=words.splits)
+        str,
+        typer.Option(
+            help="Split whose points may be chosen (the pool): train, val, test or all.", autocompletion=words.splits
+        ),
     ] = "train",
     scenes: opt.Scenes = None,
     labels: opt.Answered = None,
@@ -81,17 +112,25 @@ def command(
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Only the I-th of N parts of the scenes; select merges them.  [the task of a Slurm array, else 1/1]",
+            help="Score only part I of N equal parts of the scenes, to share the work among computers; `hpal select` "
+            "merges the N files.  [the task of a Slurm array, else 1/1]",
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, auto, cuda or cuda:N: where hmmu is computed.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            help="Where hmmu is computed: cpu, cuda, cuda:N for the GPU of that number, or auto (CUDA if there is "
+            "any). The scores are the same.",
+        ),
+    ] = "cpu",
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Score every unlabelled point. The higher the score, the more the point's label would teach."""
+    """Score every unlabelled point. The higher the score, from 0 to 1, the more a model would learn from its label."""
     for option, value, known in (
         ("--strategy", strategy, STRATEGIES),
         ("--hierarchy", hierarchy, HIERARCHIES),

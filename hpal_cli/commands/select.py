@@ -1,4 +1,4 @@
-"""hpal select: the points to ask about."""
+"""hpal select: choose the points to ask about."""
 
 from __future__ import annotations
 
@@ -29,28 +29,54 @@ def command(
     scores: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="SCORES", help="Scored points (PLY), in one file or several.  [stdin]", show_default=False
+            metavar="SCORES",
+            help="Scored points from `hpal score` (PLY), in one file or several.  [stdin]",
+            show_default=False,
         ),
     ] = None,
-    budget: Annotated[str, typer.Option(help="0.02% of the pool, 2600 points, or 20/scene.")] = "0.02%",
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="How many points to choose: a share of the pool (0.02%), a number (2600), or a number for each "
+            "scene (20/scene)."
+        ),
+    ] = "0.02%",
     fds_r: Annotated[
         str | None,
         typer.Option(
             metavar="LENGTH",
-            help="Radius in which alike points suppress (bare: metres).  [0.2, times the scale of the scenes]",
+            help="Radius of FDS, in metres or with a unit. A point this near to a chosen one is skipped if it also "
+            "looks alike (--fds-tau). A larger radius spreads the picks more.  [0.2, times the scale of the scenes]",
         ),
     ] = None,
     fds_tau: Annotated[
-        float | None, typer.Option(metavar="COSINE", help="Similarity above which points are alike.  [0.8]")
+        float | None,
+        typer.Option(
+            metavar="COSINE",
+            help="Cosine similarity of two points' features, -1 to 1, above which FDS takes them for alike. A "
+            "smaller value suppresses more.  [0.8]",
+        ),
     ] = None,
-    no_fds: Annotated[bool, typer.Option("--no-fds", help="The plain top of the list.")] = False,
-    suppress_labelled: Annotated[
-        bool, typer.Option("--suppress-labelled", help="Points labelled before suppress too.")
+    no_fds: Annotated[
+        bool, typer.Option("--no-fds", help="Choose the highest scores without FDS, even if they lie side by side.")
     ] = False,
-    max_per_scene: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many a scene.")] = None,
+    suppress_labelled: Annotated[
+        bool,
+        typer.Option(
+            "--suppress-labelled",
+            help="Let FDS also skip points near to, and like, points that were labelled in earlier rounds.",
+        ),
+    ] = False,
+    max_per_scene: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Choose at most N points in each scene.")
+    ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(metavar="STORE", help="Predictions that were scored, if not where the stream says."),
+        typer.Option(
+            metavar="STORE",
+            help="Predictions store that was scored, if it was moved since; the scored points name the place where "
+            "it was.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -58,13 +84,15 @@ def command(
             "-o",
             "--output",
             metavar="FILE",
-            help="Where the picks go.  [stdout; selection.ply at a terminal]",
+            help="File for the chosen points.  [stdout; selection.ply at a terminal]",
         ),
     ] = None,
     context: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Also write a PLY and a PNG a scene: the picks in its points, greyed, and from above."
+            metavar="DIR",
+            help="Also write a PLY and a PNG for each scene to this folder: the chosen points in the "
+            "greyed scene, and seen from above.",
         ),
     ] = None,
     labels: opt.Answered = None,
@@ -74,7 +102,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Select points within a budget. The highest scores win, but none near a pick that looks alike (FDS)."""
+    """Select points within a budget. The highest scores are chosen first. A point that is near to a chosen one and has
+    similar features is skipped, because its label would say the same (feature-distance suppression, FDS)."""
     from dataclasses import replace
 
     from hpal_cli.budget import Budget

@@ -1,4 +1,4 @@
-"""hpal spread: the answers for a few points, to all points."""
+"""hpal spread: from the answers for a few points to class probabilities for all points."""
 
 from __future__ import annotations
 
@@ -25,36 +25,45 @@ def command(
         str,
         typer.Argument(
             metavar="LABELS",
-            help="Labels store with answers for some points, or `none` to put together what several models say.",
+            help="Labels store with answers for some points, or `none` to combine only the predictions of several "
+            "models.",
         ),
     ],
-    scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store that the answers are for.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="STORE", help="The predictions store to write.")],
+    scenes_store: Annotated[
+        Path, typer.Argument(metavar="SCENES", help="Scenes store whose points the answers are for.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="STORE", help="Predictions store (a Zarr folder) to write.")
+    ],
     predictions: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="STORE",
-            help="What a model says of these scenes. It decides where no answer is near; of several models the mean.",
+            help="Predictions of a model for these scenes, which decide where no answer is near. Repeat the option "
+            "to use the mean of several models.",
         ),
     ] = None,
     alike: Annotated[
         bool,
         typer.Option(
             "--alike",
-            help="Let answers also speak for surfaces that look alike, in every scene: trees are trained on the "
-            "answered surfaces, which takes a second.",
+            help="Let answers also count for surfaces in any scene that look like the answered ones. For this, trees "
+            "are trained on the answered surfaces, which takes a second.",
         ),
     ] = False,
     strength: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Weight of the models against the answers nearby.  [1; 10 in a scene without an answer]",
+            help="Weight of --predictions and --alike against the answers nearby. Raise it if answers spread too "
+            "far.  [1; 10 in a scene without an answer]",
             show_default=False,
         ),
     ] = None,
     pictures: opt.Pictures = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.", autocompletion=words.splits)] = "all",
+    split: Annotated[
+        str, typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=words.splits)
+    ] = "all",
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,
@@ -64,7 +73,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Spread answers over the surface around them. Every point gets class probabilities, as from a model."""
+    """Spread answers over the surface around them. Every point gets class probabilities, in a predictions store like
+    that of a model."""
     from hpal_cli.export.pictures import room_for_pictures, write_pictures
     from hpal_cli.label.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore

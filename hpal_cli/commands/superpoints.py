@@ -16,14 +16,15 @@ NAME = "superpoints"
 
 
 def command(
-    scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store.")],
+    scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store from `hpal prep`.")],
     jobs: Annotated[
         int | None,
         typer.Option(
             "--jobs",
             min=1,
             metavar="N",
-            help="Processes to share the scenes; the output is the same.  [one a core]",
+            help="Number of processes that work on scenes in parallel. The output does not depend on it.  [one for "
+            "each core]",
             show_default=False,
         ),
     ] = None,
@@ -31,7 +32,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Find the superpoints of every scene. Other commands do it by themselves where they need it."""
+    """Find the superpoints of every scene, pieces of surface that lie within one object. Other commands do this by
+    themselves when they need superpoints; calling it first only takes the time earlier."""
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.superpoints.store import beside, make_superpoints, open_superpoints
 

@@ -1,4 +1,4 @@
-"""hpal train: a network from scenes and a few labels."""
+"""hpal train: a network or a forest from scenes and a few labels."""
 
 from __future__ import annotations
 
@@ -21,122 +21,238 @@ MODELS = ("network", "forest")
 
 
 def _value(metavar: str, text: str, *, least: float | None = None, most: float | None = None) -> Any:
-    """An option for a value of the preset."""
+    """A command-line option that replaces one value of the preset."""
     return typer.Option(metavar=metavar, help=text, min=least, max=most, show_default=False)
 
 
 def _presets(key: str) -> str:
-    """What each preset has, as help shows a default."""
+    """The value of this setting in each preset, in the form in which help shows a default."""
     values = {name: getattr(preset, key) for name, preset in PRESETS.items()}
-    texts = [
-        f"{name} {format_length(value) if key == 'voxel' else format(value, ',')}" for name, value in values.items()
-    ]
-    return f"  [{', '.join(texts)}]"
+    texts = {name: _text(key, value) for name, value in values.items()}
+    if len(set(texts.values())) == 1:
+        return f"  [{texts['s3dis']}]"
+    return f"  [{', '.join(f'{name} {text}' for name, text in texts.items())}]"
+
+
+def _text(key: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return format_length(value) if key == "voxel" else format(value, ",").removesuffix(".0")
 
 
 def command(
     scenes_store: Annotated[
-        Path | None, typer.Argument(metavar="SCENES", help="Scenes store.", show_default=False)
+        Path | None, typer.Argument(metavar="SCENES", help="Scenes store from `hpal prep`.", show_default=False)
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(metavar="STORE", help="Labels store, or `all` for every label of the scenes."),
+        typer.Option(
+            metavar="STORE",
+            help="Labels store with the answers, or `all` to learn from every label that the scenes came with.",
+        ),
     ] = None,
     spread: Annotated[
         Path | None,
         typer.Option(
             metavar="STORE",
-            help="What `hpal spread` made of the labels: all its points teach, and there is no teacher.",
+            help="Predictions store that `hpal spread` made of the same labels. The model then learns from all its "
+            "points, "
+            "and the teacher is off.",
         ),
     ] = None,
     old_spread: Annotated[
-        bool, typer.Option("--old-spread", help="Take a --spread that was made from other answers all the same.")
+        bool,
+        typer.Option(
+            "--old-spread", help="Use a --spread even if it was made from other answers than those of --labels."
+        ),
     ] = False,
     model: Annotated[
         str,
         typer.Option(
-            help="network; or forest: trees on superpoints, trained in a minute. Options of the network do not apply "
-            "to it.",
+            help="Kind of model: network, or forest, which is trees on superpoints and trained in a minute. A forest "
+            "takes "
+            "none of the options that are about the network.",
             autocompletion=lambda: list(MODELS),
         ),
     ] = "network",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="The checkpoint to write; metrics go beside it."),
+        typer.Option("-o", "--output", metavar="FILE", help="Checkpoint file to write. Metrics are written beside it."),
     ] = None,
     init: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Continue from the student of this checkpoint, with its preset, --size, --voxel and --inputs.",
+            help="Start from the weights of the student in this checkpoint instead of random weights. Its preset, "
+            "--size, "
+            "--voxel and --inputs are taken too.",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run of the same -o that was interrupted.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run that had the same -o.")] = False,
     preset: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="s3dis, scannet, small or few.  [that of --init; else s3dis with CUDA; on a CPU few with --spread, "
+            help="Named set of values for all options below: s3dis and scannet are the paper's, small takes minutes "
+            "on a "
+            "CPU, few is small for spread answers.  [that of --init; else s3dis with CUDA; on a CPU few with --spread, "
             "else small]",
         ),
     ] = None,
-    size: Annotated[str | None, typer.Option(metavar="NAME", help="Network: full (the paper's) or small.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Size of the network: full, the paper's, or small, with half its widths.  [that of the preset]",
+        ),
+    ] = None,
     inputs: Annotated[
         str | None,
         _value(
             "NAMES",
-            "points (colour and position), superpoints (also the likeness of a point's superpoint), or columns: "
-            "x,y,z,rgb,intensity,height, any other column of the scans; height is above ground.",
+            "What the network is told about each voxel: points (position and colour), superpoints (also 32 numbers "
+            "that "
+            "describe the superpoint of the point), or a list of columns such as x,y,z,rgb,intensity,height. Any "
+            "column "
+            "of the scans may be listed; height is computed, in metres above ground.  [points; few superpoints]",
         ),
     ] = None,
     voxel: Annotated[
         str | None,
         _value(
-            "LENGTH", f"Edge of the network's voxels (bare: metres).{_presets('voxel')}, times the scale of the scenes"
+            "LENGTH",
+            "Edge of the network's voxels, in metres or with a unit. Smaller voxels show finer shapes and take more "
+            f"memory and time.{_presets('voxel')}, times the scale of the scenes",
         ),
     ] = None,
-    steps: Annotated[int | None, _value("N", f"Optimiser steps.{_presets('steps')}", least=1)] = None,
+    steps: Annotated[int | None, _value("N", f"Number of optimiser steps.{_presets('steps')}", least=1)] = None,
     minutes: Annotated[
         float | None,
-        _value("M", "Train for so long, however many steps that are; it does not repeat to the bit.", least=0),
+        _value(
+            "M",
+            "Train for this many minutes instead of a number of steps. Such a run does not repeat to the bit.",
+            least=0,
+        ),
     ] = None,
-    batch: Annotated[int | None, _value("N", "Scenes in a step.", least=1)] = None,
+    batch: Annotated[int | None, _value("N", f"Number of scenes in a step.{_presets('batch')}", least=1)] = None,
     max_voxels: Annotated[
-        int | None, _value("N", "Voxels of a step at most, each scene's share a crop; 0: whole scenes.", least=0)
+        int | None,
+        _value(
+            "N",
+            "Largest number of voxels in a step, which bounds the memory. Larger scenes are cropped to their share; "
+            f"0 takes whole scenes.{_presets('max_voxels')}",
+            least=0,
+        ),
     ] = None,
     even_crops: Annotated[
-        float | None, _value("SHARE", "Of the crops, around a point of a class that is drawn evenly.", least=0, most=1)
+        float | None,
+        _value(
+            "SHARE",
+            "Share of the crops, 0 to 1, whose centre is chosen by drawing a class first, each class being equally "
+            f"likely. A larger share shows rare classes more often.{_presets('even_crops')}",
+            least=0,
+            most=1,
+        ),
     ] = None,
-    optimizer: Annotated[str | None, _value("NAME", "sgd or adamw.")] = None,
+    optimizer: Annotated[str | None, _value("NAME", f"Optimiser: sgd or adamw.{_presets('optimizer')}")] = None,
     lr: Annotated[float | None, _value("RATE", f"Learning rate.{_presets('lr')}", least=0)] = None,
-    momentum: Annotated[float | None, _value("SHARE", "Of sgd.", least=0)] = None,
-    dampening: Annotated[float | None, _value("SHARE", "Of sgd's momentum.", least=0)] = None,
-    weight_decay: Annotated[float | None, _value("RATE", "Of sgd or adamw.", least=0)] = None,
-    schedule: Annotated[str | None, _value("NAME", "cosine or polynomial.")] = None,
-    period: Annotated[int | None, _value("N", "Steps between restarts of the cosine; 0: none.", least=0)] = None,
-    power: Annotated[float | None, _value("X", "Exponent of the polynomial.", least=0)] = None,
-    class_weights: Annotated[
-        str | None, _value("P", "A class weighs share^-P: none (0), sqrt (0.5) or a number.")
+    momentum: Annotated[float | None, _value("SHARE", f"Momentum of sgd.{_presets('momentum')}", least=0)] = None,
+    dampening: Annotated[
+        float | None, _value("SHARE", f"Dampening of the momentum of sgd.{_presets('dampening')}", least=0)
     ] = None,
-    dropout: Annotated[float | None, _value("SHARE", "Of the last features, left out.", least=0, most=0.99)] = None,
+    weight_decay: Annotated[
+        float | None, _value("RATE", f"Weight decay of the optimiser.{_presets('weight_decay')}", least=0)
+    ] = None,
+    schedule: Annotated[
+        str | None, _value("NAME", f"How the learning rate falls: cosine or polynomial.{_presets('schedule')}")
+    ] = None,
+    period: Annotated[
+        int | None,
+        _value(
+            "N", f"Steps between two restarts of the cosine schedule; 0 means no restarts.{_presets('period')}", least=0
+        ),
+    ] = None,
+    power: Annotated[
+        float | None, _value("X", f"Exponent of the polynomial schedule.{_presets('power')}", least=0)
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        _value(
+            "P",
+            "Give each class the weight share^-P in the loss, where share is its part of the labels: none (0), sqrt "
+            "(0.5) "
+            f"or a number from 0 to 2. Raise it if rare classes are not found.{_presets('class_weights')}",
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        _value(
+            "SHARE",
+            f"Share of the last features that each step drops at random, against overfitting.{_presets('dropout')}",
+            least=0,
+            most=0.99,
+        ),
+    ] = None,
     supervised_only: Annotated[
-        bool, typer.Option("--supervised-only", help="Labelled points only, no teacher.")
+        bool, typer.Option("--supervised-only", help="Learn from the labelled points alone, without a teacher.")
     ] = False,
-    keep: Annotated[float | None, _value("SHARE", "Of the teacher, at each step.", least=0, most=1)] = None,
+    keep: Annotated[
+        float | None,
+        _value(
+            "SHARE",
+            "Share of its own weights that the teacher keeps at each step, 0 to 1; the rest comes from the student "
+            "(Eq. 7 "
+            f"of the paper).{_presets('keep')}",
+            least=0,
+            most=1,
+        ),
+    ] = None,
     teacher_after: Annotated[
         float | None,
-        _value("SHARE", "Of the training, after which the teacher guesses, with --spread too.", least=0, most=1),
+        _value(
+            "SHARE",
+            "Share of the training, 0 to 1, after which the teacher starts to give pseudo-labels. With --spread, this "
+            f"option turns the teacher on.{_presets('teacher_after')}",
+            least=0,
+            most=1,
+        ),
     ] = None,
-    confidence: Annotated[float | None, _value("P", "From which the teacher's guess teaches.", least=0, most=1)] = None,
-    consistency: Annotated[str | None, _value("KIND", "none, or kl as in the paper's released code.")] = None,
+    confidence: Annotated[
+        float | None,
+        _value(
+            "P",
+            "Least probability, 0 to 1, of the teacher's best class for the point to be used as a pseudo-label. A "
+            "lower "
+            f"value uses more points, of which more are wrong.{_presets('confidence')}",
+            least=0,
+            most=1,
+        ),
+    ] = None,
+    consistency: Annotated[
+        str | None,
+        _value(
+            "KIND",
+            "Further loss between student and teacher at all points: none, or kl (Kullback-Leibler), as in the paper's "
+            f"released code.{_presets('consistency')}",
+        ),
+    ] = None,
     average: Annotated[
         bool | None,
-        typer.Option("--average/--no-average", help="Save an average of the steps' weights.", show_default=False),
+        typer.Option(
+            "--average/--no-average",
+            help="Save a running average of the weights instead of the last ones.  [--no-average; few --average]",
+            show_default=False,
+        ),
     ] = None,
     elastic: Annotated[
-        bool | None, typer.Option("--elastic/--no-elastic", help="Distort the student's rooms.", show_default=False)
+        bool | None,
+        typer.Option(
+            "--elastic/--no-elastic",
+            help="Distort the scenes that the student sees elastically, as augmentation. Short trainings do better "
+            "without."
+            "  [s3dis and scannet --elastic; small and few --no-elastic]",
+            show_default=False,
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -144,11 +260,20 @@ def command(
             metavar="N",
             min=0,
             show_default=False,
-            help="Processes that make batches; the model is the same.  [0; with CUDA 8, or the cores but one]",
+            help="Number of processes that prepare batches. The model does not depend on it.  [0; with CUDA the "
+            "number of cores less one, at most "
+            "8]",
         ),
     ] = None,
-    save_every: Annotated[int, typer.Option(min=1, metavar="N", help="Steps between saved states.")] = 200,
-    show: Annotated[bool, typer.Option("--show", help="Print every value that training would use, and stop.")] = False,
+    save_every: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Number of steps between two saves of the state that --resume continues from."
+        ),
+    ] = 200,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the value of every option that training would use, and stop.")
+    ] = False,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     backend: opt.Backend = "auto",
@@ -157,8 +282,9 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Train the network on the labelled points. Its own average, the teacher, teaches it about the others: `sure` in
-    the progress is the share of them for which the teacher's best class has at least --confidence."""
+    """Train a model on the labelled points. For points without a label, the network learns from the classes that its
+    teacher predicts (the teacher is a running average of the network). `sure` in the progress line is the share of
+    these points for which the teacher's best class has at least the probability --confidence."""
     if model not in MODELS:
         raise UsageError("--model", f"{model!r} is unknown", f"choose from {', '.join(MODELS)}")
     if old_spread and spread is None:

@@ -1,4 +1,4 @@
-"""hpal view: a file in the browser."""
+"""hpal view: look at a file in the browser."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ def command(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="Scenes, predictions, what was spread, labels, a selection, or a cloud (PLY, LAS, E57 ...).",
+            help="What to show: a scenes, predictions or labels store, the output of `hpal spread`, a selection, or "
+            "a point cloud (PLY, LAS, E57 and others).",
             show_default=False,
         ),
     ],
     source: Annotated[
         Path | None,
-        typer.Option(metavar="STORE", help="The scenes behind it, if not where it says."),
+        typer.Option(
+            metavar="STORE",
+            help="Scenes store that the file belongs to, if it was moved since; the file names the place where it was.",
+        ),
     ] = None,
     scenes: opt.Scenes = None,
     host: opt.Host = "127.0.0.1",
@@ -33,7 +37,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Look at points in the browser: coloured by any column, beside the truth, with what is known of each."""
+    """Look at points in the browser. The page colours them by any column, shows the truth beside them where there is
+    any, and tells what is known of each point."""
     from hpal_cli.commands.serving import run_page
     from hpal_cli.page.view import open_view
 

@@ -41,7 +41,7 @@ def _sums(group: NDArray[np.int64], values: NDArray[np.float64], groups: int) ->
 
 
 def _nearest(centres: NDArray[np.float64], places: NDArray[np.float64], threads: int) -> NDArray[np.int64]:
-    """(K,) the nearest of the centres for each place; of several as near, the first."""
+    """(K,) the nearest of the centres for each place; if several are equally near, the first of them."""
     from scipy.spatial import cKDTree
 
     if not len(places):

@@ -112,7 +112,8 @@ def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) 
 
 
 def medoids(of: NDArray[np.integer], xyz: NDArray[np.floating]) -> NDArray[np.int64]:
-    """(S,) for each superpoint the row of its point nearest to its middle; of several as near, the first.
+    """(S,) for each superpoint the row of its point nearest to its middle, the first of several that are equally
+    near.
 
     of: (N,) 0 to S - 1; xyz: (N, 3).
     """
