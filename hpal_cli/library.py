@@ -211,7 +211,7 @@ def spread(
         strength: how much the models weigh against the answers; None: 1, and 10 in a scene without answers.
         split: the scenes to write: train, val, test or all.
         seed: of the trees that `alike` trains.
-        jobs: processes that spread.
+        jobs: processes that spread and find superpoints.
         overwrite: whether `out` may exist.
         monitor: where progress and warnings go; None: nowhere.
 
@@ -252,6 +252,7 @@ def train(
     device: str = "auto",
     backend: str = "auto",
     precision: str = "fp32",
+    workers: int = 0,
     seed: int = 0,
     overwrite: bool = False,
     monitor: Monitor | None = None,
@@ -271,6 +272,8 @@ def train(
         device: of the network: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
         backend: of the network's convolutions: `"auto"`, `"torch"` or `"minkowski"`.
         precision: of the network's convolutions: `"fp32"`, `"tf32"` or `"bf16"`.
+        workers: processes that make the network's batches, which are the same for any number. A GPU waits for its
+            batches with none; 8 keep it busy.
         seed: of all that is drawn at random.
         overwrite: whether `out` may exist.
         monitor: where progress and warnings go; None: nowhere.
@@ -324,6 +327,7 @@ def train(
         init=start,
         device=chosen,
         backend=choose_backend(backend, chosen, precision),
+        workers=workers,
         seed=seed,
         run=path,
         overwrite=overwrite,

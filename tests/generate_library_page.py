@@ -36,7 +36,7 @@ def _type(name: str) -> str:
     lines = [f"### {name}\n\n{_prose(found)}\n"]
     members = {key: one for key, one in vars(found).items() if not key.startswith("_")}
     for key, one in members.items():
-        if not inspect.isfunction(one) or not inspect.getdoc(one):
+        if not inspect.isfunction(one) or (inspect.getdoc(one) or "Raises:").startswith("Raises:"):
             continue
         parameters = list(inspect.signature(one).parameters.values())[1:]
         words = ", ".join(_parameter(parameter, types=False) for parameter in _starred(parameters))

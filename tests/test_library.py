@@ -23,9 +23,9 @@ from hpal_cli.select.fds import Suppression, walk
 HEAVY = {"numpy", "torch", "zarr", "scipy", "sklearn", "matplotlib", "plyfile", "laspy"}
 
 
-def python(program: str, cwd: Path | None = None) -> str:
+def python(*arguments: str, cwd: Path | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd, env=environment(), check=False
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment(), check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -61,7 +61,7 @@ def test_a_folder_that_shares_a_calls_name_is_both() -> None:
 
 
 def test_the_import_loads_nothing_heavy() -> None:
-    loaded = python("import sys; import hpal_cli as hpal; print(*(n.split('.')[0] for n in sys.modules))")
+    loaded = python("-c", "import sys; import hpal_cli as hpal; print(*(n.split('.')[0] for n in sys.modules))")
     assert "hpal_cli" in loaded.split()
     assert not HEAVY & set(loaded.split())
 
@@ -73,7 +73,16 @@ def test_scores_and_picks_load_no_torch() -> None:
         "score = hpal.hmmu(np.tile([0.6, 0.4], (4, 1)), xyz)\n"
         "print(len(hpal.select(score, xyz, None, 2)), 'torch' in sys.modules)"
     )
-    assert python(program) == "2 False\n"
+    assert python("-c", program) == "2 False\n"
+
+
+def test_no_processes_are_started_unasked_but_by_the_program() -> None:
+    program = (
+        "import sys; from hpal_cli import parallel; parallel.cores = lambda: 4; print(parallel.usual_jobs())\n"
+        "from hpal_cli.__main__ import main; sys.argv = ['hpal', '--version']\n"
+        "try: main()\nexcept SystemExit: print(parallel.usual_jobs())"
+    )
+    assert python("-c", program) == f"1\nhpal {hpal.__version__}\n4\n"
 
 
 # ---------------------------------------------------------------- plain arrays
@@ -287,7 +296,9 @@ def test_prepare_writes_what_the_command_writes(office: Path, tmp_path: Path) ->
 def test_the_loop_of_the_page_runs_and_learns(tmp_path: Path) -> None:
     files = files_of(generate_library_page.PAGE)
     assert list(files) == ["loop.py"]
-    said = python(files["loop.py"], tmp_path)
+    # As a file, which a spawned process would run again: the calls start none.
+    (tmp_path / "loop.py").write_text(files["loop.py"], encoding="utf-8")
+    said = python("loop.py", cwd=tmp_path)
     rounds = [float(x) for x in re.findall(r"round \d: mIoU (\S+) %", said)]
     (other,) = (float(x) for x in re.findall(r"mIoU (\S+) % in the other rooms", said))
     assert len(rounds) == 3
