@@ -1,8 +1,71 @@
 """hpal: label 3D scans with next to no labels.
 
-The stages, in the order data flows through them:
-readers -> scenes -> network (training) -> predictions -> score -> select -> label -> evaluate.
-Every stage is a Python call; `hpal_cli.commands` wraps each as a command and nothing imports it.
+`import hpal_cli as hpal` offers the calls of the loop (hpal_cli/library.py, docs/library.md); nothing heavy is loaded
+until one of them is asked for. docs/architecture.md shows the folders, in the order in which data flows through them.
+`hpal_cli.commands` wraps the library as commands, and nothing imports it.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Evaluation",
+    "HpalError",
+    "LabelStore",
+    "PredictionStore",
+    "SceneStore",
+    "UsageError",
+    "__version__",
+    "add_answers",
+    "evaluate",
+    "hmmu",
+    "open_labels",
+    "open_predictions",
+    "open_scenes",
+    "predict",
+    "prepare",
+    "select",
+    "spread",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from hpal_cli.library import (
+        Evaluation,
+        HpalError,
+        LabelStore,
+        PredictionStore,
+        SceneStore,
+        UsageError,
+        add_answers,
+        evaluate,
+        hmmu,
+        open_labels,
+        open_predictions,
+        open_scenes,
+        predict,
+        prepare,
+        select,
+        spread,
+        train,
+    )
+
+_CALLABLE_PACKAGES = ("evaluate", "select", "spread")
+"""The folders that are calls too (callable_package.py)."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _CALLABLE_PACKAGES:
+        return import_module(f"{__name__}.{name}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.library"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

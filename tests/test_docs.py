@@ -19,17 +19,19 @@ import numpy as np
 import pytest
 import zarr
 
+from hpal_cli import __version__
 from hpal_cli.commands.app import app
 from hpal_cli.demo.office import make_office
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 COMMANDS = [command.name for command in app.registered_commands]
 
 _FILE = re.compile(r"<!-- file: (\S+) -->\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _RUN = re.compile(r"<!-- run -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _HELP = re.compile(r"(<!-- help: (\w+) -->\n```text\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
+_FROM = re.compile(r"<!-- from: (\S+) -->\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _BASH = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -252,3 +254,33 @@ def test_links_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
             assert anchor in anchors, f"{page.name} links to {target}"
+
+
+def test_contributing_shows_code_and_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = _FROM.findall(text)
+    assert len(shown) == text.count("```python") >= 5
+    for name, code in shown:
+        assert code in (ROOT / name).read_text(encoding="utf-8"), f"{name} no longer holds:\n{code}"
+    for name in re.findall(r"`((?:hpal_cli|tests|docs)/[\w./]*)`", text):
+        assert (ROOT / name).exists(), name
+    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), target
+
+
+def test_architecture_names_every_folder_once() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "hpal_cli"
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| .* \| (.*) \|$", text, re.MULTILINE)
+    folders = [name for row, _ in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(folders) == sorted(path.parent.name for path in package.glob("*/__init__.py"))
+    for row, files in rows:
+        for file in re.findall(r"`([\w.]+)`", files):
+            assert any((package / name / file).exists() for name in re.findall(r"`(\w+)`", row)), file
+
+
+def test_the_citation_and_the_changelog_name_this_version() -> None:
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(rf"^version: {re.escape(__version__)}$", cited, re.MULTILINE)
+    changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert changes[0] == __version__

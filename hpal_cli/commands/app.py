@@ -33,6 +33,7 @@ from hpal_cli.commands import (
 from hpal_cli.commands.console import Console, is_pipe
 from hpal_cli.commands.reports import Events, Failure, report
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.parallel import start_processes_unasked
 from hpal_cli.system import ENDING
 from hpal_cli.wording import shown
 
@@ -115,6 +116,7 @@ def main() -> NoReturn:
     # GNU OpenMP reads it when torch is loaded. A thread that spins for milliseconds at every barrier takes the core
     # from the one it waits for as soon as another program runs: a training step then takes twenty times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    start_processes_unasked()
     Console.as_events = how == "json"
     status, failure = _run(debug, how)
     if Console.as_events:

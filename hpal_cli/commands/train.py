@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -336,17 +336,14 @@ def command(
             overwrite=overwrite,
         )
         return
-    from dataclasses import replace
-
     from hpal_cli.forest.model import is_forest
     from hpal_cli.lengths import parse_length
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
-    from hpal_cli.network.minkunet import SIZES
     from hpal_cli.network.point_inputs import Wanted
     from hpal_cli.scenes.scale import scale_at
     from hpal_cli.training.checkpoint import load
-    from hpal_cli.training.presets import Settings, described, preset_of
+    from hpal_cli.training.presets import described, settings_of, usual_preset
     from hpal_cli.training.processes import own_device, rank_and_world
 
     rank, _ = rank_and_world()
@@ -357,9 +354,8 @@ def command(
             "--init", f"{init} is a forest, and a network starts from a network", "give one, or leave it out"
         )
     start = None if init is None else load(init)
-    usual = "s3dis" if chosen_device.type == "cuda" else "few" if spread is not None else "small"
-    name = preset or (usual if start is None else preset_of(start.settings))
-    kinds = get_type_hints(Settings)
+    begun = None if start is None else start.settings
+    name = preset or usual_preset(cuda=chosen_device.type == "cuda", spread=spread is not None, init=begun)
     if supervised_only and teacher_after is not None:
         raise UsageError("--teacher-after", "is for the teacher, whom --supervised-only drops", "leave one of them out")
     if steps is not None and minutes:
@@ -391,21 +387,10 @@ def command(
         "average": average,
         "elastic": elastic,
     }
-    choices = {key: get_args(kind) for key, kind in kinds.items()} | {"preset": tuple(PRESETS), "size": tuple(SIZES)}
-    for key, value in {"preset": name, **given}.items():
-        if value is not None and choices[key] and value not in choices[key]:
-            raise UsageError(
-                f"--{key.replace('_', '-')}", f"{value!r} is unknown", f"choose from {', '.join(choices[key])}"
-            )
+    scale = None if scenes_store is None or start is not None else scale_at(scenes_store)
+    settings = settings_of(name, given, init=begun, scale=scale)
     if inputs is not None:
         Wanted.parse(inputs)
-    base = PRESETS[name]
-    if start is not None:
-        # Another network could not take its weights.
-        base = replace(base, size=start.settings.size, voxel=start.settings.voxel, inputs=start.settings.inputs)
-    elif scenes_store is not None:
-        base = replace(base, voxel=base.voxel * (scale_at(scenes_store) or 1.0))
-    settings = replace(base, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     if show:
         for key, text in described(settings):
             print(f"{key:<14} {text}")

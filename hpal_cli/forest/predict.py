@@ -13,7 +13,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.forest.learn import apply
 from hpal_cli.forest.model import Forest
 from hpal_cli.history import Entry, to_json
-from hpal_cli.parallel import cores, map_in_order
+from hpal_cli.parallel import map_in_order, usual_jobs
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.scale import as_attribute
@@ -64,7 +64,7 @@ def predict_forest(
     }
     same = forest.scenes == store.table.id
     work = [_Work(forest, superpoints, scene) for scene in chosen]
-    jobs = min(cores(), len(chosen)) if sum(scene.points for scene in chosen) > _WORTH_PROCESSES else 1
+    jobs = min(usual_jobs(), len(chosen)) if sum(scene.points for scene in chosen) > _WORTH_PROCESSES else 1
     with (
         envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
         monitor.task("predicting", len(chosen)) as task,

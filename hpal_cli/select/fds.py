@@ -80,12 +80,18 @@ def walk(
 
     score, row: (N,); xyz: (N, 3) in units of `unit` metres; suppression None: no candidate is dropped, and neither
     features nor stones are asked for. limit: stop after so many picks.
+
+    Raises:
+        UsageError: features that are no function, where some are asked for.
     """
     order = np.lexsort((row, -score.astype(np.float64)))
     if suppression is None:
         order = order[:limit]
         return Walk(order, np.ones(len(order), bool), len(order) == len(score) < limit)
-    assert features is not None
+    if not callable(features):
+        # An array may go unnoticed: features are fetched only where two candidates are near each other.
+        given = "is missing" if features is None else f"is {type(features).__name__}, not a function"
+        raise UsageError("features", given, "give a function of rows, like `lambda rows: features[rows]`")
     none = Stones(np.zeros(0, np.int64), np.zeros((0, 3)))
     course = _Course(
         np.concatenate([row[order], (stones or none).row]).astype(np.int64),

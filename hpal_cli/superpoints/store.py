@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
-from hpal_cli.parallel import cores, map_in_order
+from hpal_cli.parallel import cores, map_in_order, usual_jobs
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.about import about
 from hpal_cli.scenes.store import SceneStore
@@ -137,7 +137,7 @@ def open_superpoints(
     """The superpoints of a scenes store, from the store beside it. Where there is none, or one of other scenes, they
     are found and kept there; where that folder cannot be written to, until the program ends.
 
-    jobs: processes to share the scenes (None: one a core), which changes no bit.
+    jobs: processes to share the scenes (None: `usual_jobs`), which changes no bit.
 
     Raises:
         HpalError: something else stands there.
@@ -181,7 +181,7 @@ def make_superpoints(
     scenes = list(store.table)
     if not scenes:
         raise HpalError(store.path, "has no scenes", "run `hpal prep` on a folder that holds some")
-    jobs = min(cores() if jobs is None else jobs, len(scenes))
+    jobs = min(usual_jobs() if jobs is None else jobs, len(scenes))
     scale = store_scale(store)
     attributes = {
         "id": store.table.id,

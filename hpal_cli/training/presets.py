@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from hpal_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,47 @@ def preset_of(settings: Settings) -> str:
         PRESETS,
         key=lambda name: sum(getattr(PRESETS[name], f.name) != getattr(settings, f.name) for f in fields(Settings)),
     )
+
+
+def usual_preset(*, cuda: bool, spread: bool, init: Settings | None) -> str:
+    """The preset of a run that names none: that of the checkpoint it continues from, else what suits the machine and
+    whether the answers were spread."""
+    if init is not None:
+        return preset_of(init)
+    return "s3dis" if cuda else "few" if spread else "small"
+
+
+def settings_of(
+    preset: str, given: Mapping[str, Any], *, init: Settings | None = None, scale: float | None = None
+) -> Settings:
+    """The values of a preset with those of `given` that are not None in their place.
+
+    init: of the checkpoint that the run continues from, whose network keeps its shape; scale: of the scenes, by which
+    the preset's voxel is multiplied otherwise.
+
+    Raises:
+        UsageError: a preset, a value's name or a value that there is not.
+    """
+    kinds = get_type_hints(Settings)
+    for key in given:
+        if key not in kinds:
+            raise UsageError(f"--{key.replace('_', '-')}", "is no value of training", f"choose from {', '.join(kinds)}")
+    # Here, so that `hpal train --help` loads no torch.
+    from hpal_cli.network.minkunet import SIZES
+
+    choices = {key: get_args(kind) for key, kind in kinds.items()} | {"preset": tuple(PRESETS), "size": tuple(SIZES)}
+    for key, value in {"preset": preset, **given}.items():
+        if value is not None and choices[key] and value not in choices[key]:
+            raise UsageError(
+                f"--{key.replace('_', '-')}", f"{value!r} is unknown", f"choose from {', '.join(choices[key])}"
+            )
+    base = PRESETS[preset]
+    if init is not None:
+        # Another network could not take its weights.
+        base = replace(base, size=init.size, voxel=init.voxel, inputs=init.inputs)
+    else:
+        base = replace(base, voxel=base.voxel * (scale or 1.0))
+    return replace(base, **{key: value for key, value in given.items() if value is not None})
 
 
 UNITS = {

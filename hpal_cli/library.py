@@ -1,0 +1,652 @@
+"""The calls of the loop, for Python: what `import hpal_cli as hpal` offers (docs/library.md).
+
+A store may be given by its path or opened. A call that writes a store returns it, opened. What can be wrong with an
+argument is checked before the work begins, and is one line: an `HpalError` or a `UsageError`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpal_cli import __version__
+from hpal_cli.budget import Budget
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.evaluate.evaluation import Evaluation
+from hpal_cli.evaluate.evaluation import evaluate as _evaluate
+from hpal_cli.history import Entry
+from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.predictions.probabilities import bad_rows
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.progress import Monitor
+from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.prepare import prepare as _prepare
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, measure
+from hpal_cli.select.fds import RADIUS, SIMILARITY, FeatureRows, Suppression, walk
+from hpal_cli.spread.spread import spread as _spread
+
+if TYPE_CHECKING:
+    from hpal_cli.forest.model import Forest
+    from hpal_cli.training.checkpoint import Checkpoint
+
+PathLike = str | os.PathLike[str]
+
+CALLS = (
+    "prepare",
+    "open_scenes",
+    "open_predictions",
+    "open_labels",
+    "add_answers",
+    "spread",
+    "train",
+    "predict",
+    "hmmu",
+    "select",
+    "evaluate",
+)
+TYPES = ("SceneStore", "PredictionStore", "LabelStore", "Evaluation", "HpalError", "UsageError")
+"""What docs/library.md lists, in this order."""
+
+
+# ---------------------------------------------------------------- stores
+
+
+def prepare(
+    raw: PathLike,
+    out: PathLike,
+    *,
+    format: str | None = None,
+    grid: float | str | None = "default",
+    val: Sequence[str] = (),
+    test: Sequence[str] = (),
+    classes: ClassTable | None = None,
+    unit: float | None = None,
+    overwrite: bool = False,
+    jobs: int = 1,
+    monitor: Monitor | None = None,
+) -> SceneStore:
+    """Reads every cloud under `raw`, puts it onto a grid, and writes the scenes store `out`, as `hpal prep` does.
+
+    Args:
+        raw: a file, or a folder of files.
+        format: how the files are read, such as `"s3dis"` or `"las"`; None: what they look like.
+        grid: the cell edge of the grid in metres; None: every point is kept; `"default"`: what suits how far apart the
+            points are.
+        val: patterns of scene names for the val split, such as `"Area_5/*"`; what neither `val` nor `test` names is
+            for training.
+        test: patterns of scene names for the test split.
+        classes: the class table; None: the format's own, or one made of the numbers that the files hold.
+        unit: metres in one unit of the coordinates; None: what the files say, else 1.
+        overwrite: whether `out` may exist.
+        jobs: processes that read.
+        monitor: where progress and warnings go; None: nowhere.
+
+    Raises:
+        HpalError: there is nothing to read, or a file cannot be read.
+        UsageError: a pattern matches no scene.
+    """
+    _prepare(
+        _path("raw", raw),
+        _path("out", out),
+        format=format,
+        grid=grid,
+        val=_names("val", val),
+        test=_names("test", test),
+        classes=classes,
+        unit=unit,
+        overwrite=overwrite,
+        jobs=jobs,
+        history=[_entry("prepare", raw, out)],
+        monitor=monitor,
+    )
+    return open_scenes(out)
+
+
+def open_scenes(path: PathLike) -> SceneStore:
+    """The scenes store at `path`. Nothing but its tables is read until it is asked for.
+
+    Raises:
+        HpalError: there is no whole scenes store that this version reads.
+    """
+    return SceneStore(_path("path", path))
+
+
+def open_predictions(path: PathLike) -> PredictionStore:
+    """The predictions store at `path`, which `predict` or `spread` wrote.
+
+    Raises:
+        HpalError: there is no whole predictions store that this version reads.
+    """
+    return PredictionStore(_path("path", path))
+
+
+def open_labels(path: PathLike) -> LabelStore:
+    """The labels store at `path`, which `add_answers` or `hpal label` wrote.
+
+    Raises:
+        HpalError: there is no labels store that this version reads.
+    """
+    return LabelStore(_path("path", path))
+
+
+def add_answers(
+    labels: PathLike,
+    scenes: SceneStore | PathLike,
+    answers: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    source: str = "python",
+) -> LabelStore:
+    """Adds the answers of one round to the labels store `labels`, which is made if it is not there.
+
+    Args:
+        labels: path of the labels store.
+        scenes: the scenes that the answers are for.
+        answers: for each scene name the rows (K,) that were answered, and the class ids (K,) of the answers. -1 says
+            "unsure": the point is never asked about again, and nothing is learned from it.
+        source: who or what answered.
+
+    Raises:
+        HpalError: a scene, a row or a class id that there is not, or a store of other scenes. Nothing is added then.
+        UsageError: rows and class ids of unequal length, or none at all.
+    """
+    store = _scenes(scenes)
+    found = []
+    for name, (rows, ids) in answers.items():
+        if name not in store.table.by_name:
+            raise HpalError(store.path, f"has no scene {name!r}", "give names like those of its table")
+        scene = store.table.by_name[name]
+        index, label = _integers("rows", rows), _integers("class ids", ids)
+        _require_equal("class ids", len(label), "rows", len(index))
+        if len(index) and not 0 <= index.min() <= index.max() < scene.points:
+            problem = f"row {index.max() if index.min() >= 0 else index.min()} is not in scene {name}"
+            raise HpalError(store.path, problem, f"give rows from 0 to {scene.points - 1}")
+        if len(label) and not -1 <= label.min() <= label.max() < len(store.classes):
+            problem = f"has classes 0 to {len(store.classes) - 1}, and an answer for {name} is none of them"
+            raise HpalError(store.path, problem, "give class ids of its table, or -1 for unsure")
+        if len(index) == 0:
+            continue
+        here = np.zeros(len(index), ANSWER)
+        here["scene"], here["index"], here["label"] = scene.number, index, label
+        here["x"], here["y"], here["z"] = store.points(scene).position[index].T
+        found.append(here)
+    if not found:
+        raise UsageError("answers", "is empty", 'give rows and class ids by scene name, like {"room": ([7], [2])}')
+    path = _path("labels", labels)
+    kept = LabelStore.at(path, store.classes, store.table, unit=store.unit, subject=store.path)
+    kept.append(np.concatenate(found), source, _entry("add_answers", path, store.path))
+    return kept
+
+
+# ---------------------------------------------------------------- from answers to predictions
+
+
+def spread(
+    labels: LabelStore | PathLike | None,
+    scenes: SceneStore | PathLike,
+    out: PathLike,
+    *,
+    predictions: Sequence[PredictionStore | PathLike] = (),
+    alike: bool = False,
+    strength: float | None = None,
+    split: str = "all",
+    seed: int = 0,
+    jobs: int = 1,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> PredictionStore:
+    """Spreads the answers for a few points over the surfaces around them, as `hpal spread` does, and writes class
+    probabilities for every point to the predictions store `out` (docs/method.md, "Spreading answers").
+
+    Args:
+        labels: the labels store; None: no answers, and the `predictions` are put together and smoothed.
+        scenes: the scenes that were answered.
+        predictions: what models say of these scenes; their mean decides where no answer is near.
+        alike: whether an answer also speaks for surfaces of all scenes that look like its own.
+        strength: how much the models weigh against the answers; None: 1, and 10 in a scene without answers.
+        split: the scenes to write: train, val, test or all.
+        seed: of the trees that `alike` trains.
+        jobs: processes that spread and find superpoints.
+        overwrite: whether `out` may exist.
+        monitor: where progress and warnings go; None: nowhere.
+
+    Raises:
+        HpalError: stores of different scenes or classes, or nothing to spread.
+    """
+    store, path = _scenes(scenes), _path("out", out)
+    if isinstance(predictions, PredictionStore | str | os.PathLike):
+        raise UsageError("predictions", "is one store", "give a list of stores, like [store]")
+    answered = None if labels is None else _labels(labels)
+    for _ in _spread(
+        answered,
+        store,
+        path,
+        predictions=[_predictions(one) for one in predictions],
+        like=alike,
+        strength=strength,
+        split=split,
+        seed=seed,
+        jobs=jobs,
+        overwrite=overwrite,
+        history=[_entry("spread", path, seed=seed if alike else None)],
+        monitor=monitor,
+    ):
+        pass
+    return open_predictions(path)
+
+
+def train(
+    scenes: SceneStore | PathLike,
+    labels: LabelStore | PathLike,
+    out: PathLike,
+    *,
+    model: Literal["network", "forest"] = "network",
+    spread: PredictionStore | PathLike | None = None,
+    preset: str | None = None,
+    init: Checkpoint | PathLike | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    precision: str = "fp32",
+    workers: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+    **values: Any,
+) -> Checkpoint | Forest:
+    """Trains a model on the train split of `scenes`, as `hpal train` does, saves it as the file `out` and returns it.
+
+    Args:
+        scenes: the scenes store.
+        labels: the labels store; `"all"`: every label that the scenes hold (fully supervised).
+        out: the checkpoint to write; a network's metrics are written beside it.
+        model: `"network"`, or `"forest"`: trees on superpoints, trained within a minute.
+        spread: what `spread` made of the same labels: then all its points teach.
+        preset: of the network: `"s3dis"`, `"scannet"`, `"small"` or `"few"`; None: that of `init`, else s3dis with
+            CUDA, few with `spread`, small otherwise.
+        init: a checkpoint whose student the network continues from.
+        device: of the network: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+        backend: of the network's convolutions: `"auto"`, `"torch"` or `"minkowski"`.
+        precision: of the network's convolutions: `"fp32"`, `"tf32"` or `"bf16"`.
+        workers: processes that make the network's batches, which are the same for any number. A GPU waits for its
+            batches with none; 8 keep it busy.
+        seed: of all that is drawn at random.
+        overwrite: whether `out` may exist.
+        monitor: where progress and warnings go; None: nowhere.
+        values: values of the network's preset that are to be others, such as `steps=500` or `voxel=0.1` (metres);
+            `hpal train --show` prints all of them.
+
+    Raises:
+        HpalError: labels or a spread of other scenes, or nothing to learn from.
+        UsageError: a value that there is not, or a value of the network for a forest.
+    """
+    from hpal_cli.store.files import require_free
+
+    store, path = _scenes(scenes), _path("out", out)
+    answers = None if isinstance(labels, str) and labels == "all" else _labels(labels)
+    spread_from = None if spread is None else _predictions(spread)
+    entry = _entry("train", store.path, path, seed=seed)
+    require_free(path, overwrite=overwrite)
+    if model == "forest":
+        from hpal_cli.forest.train import train_forest
+
+        if network_only := [*(["preset"] if preset else []), *(["init"] if init is not None else []), *values]:
+            raise UsageError(network_only[0], "is for the network", 'leave it out with model="forest"')
+        history = [*store.history, entry]
+        forest = train_forest(store, answers, spread=spread_from, seed=seed, history=history, monitor=monitor)
+        forest.save(path, overwrite=overwrite)
+        return forest
+    if model != "network":
+        raise UsageError("model", f"{model!r} is unknown", "choose from network, forest")
+
+    from hpal_cli.network.backend import choose as choose_backend
+    from hpal_cli.network.device import choose as choose_device
+    from hpal_cli.training.checkpoint import Checkpoint, load
+    from hpal_cli.training.presets import settings_of, usual_preset
+    from hpal_cli.training.processes import own_device
+    from hpal_cli.training.train import train as train_network
+
+    chosen = own_device(choose_device(device))
+    start = init if init is None or isinstance(init, Checkpoint) else load(_path("init", init))
+    begun = None if start is None else start.settings
+    name = preset or usual_preset(cuda=chosen.type == "cuda", spread=spread is not None, init=begun)
+    if name == "few" and spread_from is None and answers is not None:
+        raise UsageError("preset", "few learns from what was spread, and `spread` is missing", "call `spread` first")
+    if "teacher_after" in values or spread_from is not None:
+        # Where every point teaches, no teacher is needed, unless it is asked for.
+        values = {"teacher": "teacher_after" in values, **values}
+    return train_network(
+        store,
+        answers,
+        settings_of(name, values, init=begun, scale=store.scale),
+        spread=spread_from,
+        init=start,
+        device=chosen,
+        backend=choose_backend(backend, chosen, precision),
+        workers=workers,
+        seed=seed,
+        run=path,
+        overwrite=overwrite,
+        history=[*(store.history if start is None else start.history), entry],
+        monitor=monitor,
+    )
+
+
+def predict(
+    model: Checkpoint | Forest | PathLike,
+    scenes: SceneStore | PathLike,
+    out: PathLike,
+    *,
+    split: str = "all",
+    names: Sequence[str] = (),
+    features: bool = True,
+    device: str = "auto",
+    backend: str = "auto",
+    precision: str = "fp32",
+    overwrite: bool = False,
+    monitor: Monitor | None = None,
+) -> PredictionStore:
+    """Asks a model for class probabilities and features of every point, as `hpal predict` does, and writes them to the
+    predictions store `out`. All of it is done when the call returns.
+
+    Args:
+        model: what `train` returned, or its file.
+        scenes: the scenes store.
+        split: the scenes to predict: train, val, test or all.
+        names: patterns of scene names, such as `"Area_1/*"`; none: all of the split.
+        features: whether features are written, which `select` needs to suppress picks that look alike.
+        device: as in `train`.
+        backend: as in `train`.
+        precision: as in `train`.
+        overwrite: whether `out` may exist.
+        monitor: where progress and warnings go; None: nowhere.
+
+    Raises:
+        HpalError: a model of other classes, or one that needs colours that the scenes lack.
+    """
+    from hpal_cli.forest.model import Forest, is_forest
+    from hpal_cli.forest.model import load as load_forest
+    from hpal_cli.forest.predict import predict_forest
+
+    store, path = _scenes(scenes), _path("out", out)
+    chosen = store.table.choose(split, _names("names", names))
+    entry = _entry("predict", store.path, path)
+    if isinstance(model, str | os.PathLike) and is_forest(_path("model", model)):
+        model = load_forest(_path("model", model))
+    if isinstance(model, Forest):
+        for _ in predict_forest(
+            model,
+            store,
+            path,
+            scenes=chosen,
+            features=features,
+            overwrite=overwrite,
+            history=[*model.history, entry],
+            monitor=monitor,
+        ):
+            pass
+        return open_predictions(path)
+
+    from hpal_cli.network.backend import choose as choose_backend
+    from hpal_cli.network.device import choose as choose_device
+    from hpal_cli.predictions.predict import predict as predict_network
+    from hpal_cli.training.checkpoint import Checkpoint, load
+
+    network = model if isinstance(model, Checkpoint) else load(_path("model", model))
+    where = choose_device(device)
+    for _ in predict_network(
+        network,
+        store,
+        path,
+        scenes=chosen,
+        device=where,
+        backend=choose_backend(backend, where, precision),
+        features=features,
+        overwrite=overwrite,
+        history=[*network.history, entry],
+        monitor=monitor,
+    ):
+        pass
+    return open_predictions(path)
+
+
+# ---------------------------------------------------------------- from predictions to questions
+
+
+def hmmu(
+    prob: ArrayLike,
+    xyz: ArrayLike,
+    *,
+    levels: Sequence[float] = LEVELS,
+    weights: Sequence[float] | None = None,
+    unit: float = 1.0,
+) -> NDArray[np.float64]:
+    """The hierarchical minimum margin uncertainty of each of N points of one scene (paper section 3.2): (N,) numbers
+    from 0 to 1, the larger the more its label would teach.
+
+    Args:
+        prob: (N, C) class probabilities, each row the softmax of a point; neither logits nor logarithms.
+        xyz: (N, 3) positions.
+        levels: edges of the voxels in metres.
+        weights: one for each level; None: 0.1, 0.01, 0.001, ...
+        unit: metres in one unit of `xyz`.
+
+    Raises:
+        UsageError: rows that are no probabilities, positions that are not finite, arrays of unequal length, levels or
+            weights that are not above zero.
+    """
+    rows, position = _probabilities(prob), _positions(xyz)
+    _require_equal("xyz", len(position), "prob", len(rows))
+    _require_unit(unit)
+    hierarchy = Hierarchy(tuple(levels), default_weights(levels) if weights is None else tuple(weights))
+    if not len(rows):
+        return np.zeros(0)
+    return measure(rows, position, hierarchy, unit).score(hierarchy)
+
+
+def select(
+    score: ArrayLike,
+    xyz: ArrayLike,
+    features: ArrayLike | FeatureRows | None,
+    budget: int | str,
+    *,
+    radius: float = RADIUS,
+    similarity: float = SIMILARITY,
+    unit: float = 1.0,
+    scene: ArrayLike | None = None,
+    answered: ArrayLike = (),
+) -> NDArray[np.int64]:
+    """The rows of the points to ask about, best first: the highest scores, without a point that lies near a better one
+    and looks like it (feature-distance suppression, paper section 3.3). Ties go to the smaller scene, then row.
+
+    Args:
+        score: (N,) what each point is worth, the larger the better, as from `hmmu`.
+        xyz: (N, 3) positions.
+        features: (N, F) features of the points; or a function that is given rows (K,) and returns their features
+            (K, F), such as `predictions.features(scene)`, of which only the rows that matter are read; None: no point
+            is suppressed.
+        budget: how many points, or a share of all N, such as `"0.02%"`.
+        radius: metres within which a better point suppresses others.
+        similarity: the cosine of two features above which the points look alike, from -1 to 1.
+        unit: metres in one unit of `xyz`.
+        scene: (N,) number of each point's scene, where there are several; points of different scenes never suppress
+            each other. None: all are of one scene.
+        answered: rows that have an answer already; they are never picked.
+
+    Raises:
+        UsageError: arrays of unequal length, values that are not finite, or a budget, radius or similarity that there
+            is not.
+    """
+    value, position = _array("score", score, 1), _positions(xyz)
+    _require_equal("xyz", len(position), "score", len(value))
+    _require_finite("score", value)
+    _require_unit(unit)
+    suppression = None if features is None else Suppression(radius, similarity)
+    fetch = None if features is None else _features(features, len(value))
+    parsed = Budget.parse(str(budget))
+    if parsed.per_scene:
+        raise UsageError("budget", f"{budget!r} is for each scene", "select from one scene at a time, or give a number")
+    limit = parsed.of(len(value)) if len(value) else 0
+    number = np.zeros(len(value), np.int64) if scene is None else _integers("scene", scene)
+    _require_equal("scene", len(number), "score", len(value))
+    done = _integers("answered", answered)
+    if len(done) and not 0 <= done.min() <= done.max() < len(value):
+        raise UsageError("answered", f"names a row that is not there: there are {len(value)}", "give rows of `score`")
+    free = np.ones(len(value), bool)
+    free[done] = False
+    picks = [np.zeros(0, np.int64)]
+    for one in np.unique(number[free]):
+        rows = np.flatnonzero(free & (number == one))
+        found = walk(value[rows], rows, position[rows], limit, suppression, fetch, unit=unit)
+        picks.append(rows[found.picks])
+    together = np.concatenate(picks)
+    order = np.lexsort((together, number[together], -value[together].astype(np.float64)))
+    return together[order][:limit]
+
+
+def evaluate(
+    predictions: PredictionStore | PathLike,
+    truth: SceneStore | PathLike,
+    *,
+    labels: LabelStore | PathLike | None = None,
+    split: str = "val",
+    names: Sequence[str] = (),
+    without_answers: bool = False,
+    monitor: Monitor | None = None,
+) -> Evaluation:
+    """Compares predictions with the truth, as `hpal eval` does: `evaluate(...).grid.miou` is the mean intersection over
+    union of the classes, from 0 to 1, and `.original` the same at the points as they were read.
+
+    Args:
+        predictions: what `predict` or `spread` wrote.
+        truth: the scenes store, with labels.
+        labels: the labels store whose answers are counted; None: what the predictions say of them.
+        split: the scenes that count: train, val, test or all.
+        names: patterns of scene names; none: all of the split.
+        without_answers: whether answered points are left out, which are known and need no prediction.
+        monitor: where progress and warnings go; None: nowhere.
+
+    Raises:
+        HpalError: stores of different scenes or classes, a scene without labels, or no point that is left.
+    """
+    return _evaluate(
+        _predictions(predictions),
+        _scenes(truth),
+        labels=None if labels is None else _labels(labels),
+        split=split,
+        scenes=_names("names", names),
+        without_answers=without_answers,
+        monitor=monitor,
+    )
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _entry(name: str, *args: object, seed: int | None = None) -> Entry:
+    """What a file's history says of such a call."""
+    return Entry(f"hpal_cli.{name}", __version__, tuple(str(one) for one in args), seed)
+
+
+def _path(name: str, given: object) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(name, f"is {_kind(given)}, not a path", "give a str or a Path")
+    return Path(given)
+
+
+def _scenes(given: SceneStore | PathLike) -> SceneStore:
+    return given if isinstance(given, SceneStore) else SceneStore(_path("scenes", given))
+
+
+def _predictions(given: PredictionStore | PathLike) -> PredictionStore:
+    return given if isinstance(given, PredictionStore) else PredictionStore(_path("predictions", given))
+
+
+def _labels(given: LabelStore | PathLike) -> LabelStore:
+    return given if isinstance(given, LabelStore) else LabelStore(_path("labels", given))
+
+
+def _names(name: str, given: Sequence[str]) -> Sequence[str]:
+    if isinstance(given, str):
+        # Its letters would be taken as patterns, one by one.
+        raise UsageError(name, f"is the text {given!r}", f"give a list of patterns, like [{given!r}]")
+    return given
+
+
+def _kind(given: object) -> str:
+    return f"of type {type(given).__name__}"
+
+
+def _array(name: str, given: ArrayLike, dimensions: int) -> NDArray[np.floating]:
+    """An array of so many dimensions, of floats of the given precision, or float64."""
+    if callable(given):
+        raise UsageError(name, "is a function", "give an array")
+    try:
+        array = np.asarray(given)
+        array = array if array.dtype.kind == "f" else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(name, f"is no array of numbers ({' '.join(str(error).split())})", "give an array") from error
+    if array.ndim != dimensions:
+        shape = {1: "(N,)", 2: "(N, columns)"}[dimensions]
+        raise UsageError(name, f"has the shape {array.shape}", f"give an array of the shape {shape}")
+    return array
+
+
+def _integers(name: str, given: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(given)
+    if array.size == 0 and array.ndim == 1:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UsageError(name, f"is no list of whole numbers ({array.dtype}, shape {array.shape})", "give one, (K,)")
+    return array.astype(np.int64)
+
+
+def _require_finite(name: str, array: NDArray[np.floating]) -> None:
+    bad = ~np.isfinite(array)
+    if bad.any():
+        raise UsageError(name, f"{int(bad.sum())} of its numbers are not finite", "leave these points out first")
+
+
+def _require_equal(name: str, count: int, other: str, expected: int) -> None:
+    if count != expected:
+        raise UsageError(name, f"has {count} rows, and {other} has {expected}", "give both one row a point")
+
+
+def _require_unit(unit: float) -> None:
+    if not 0 < unit < float("inf"):
+        raise UsageError("unit", f"{unit:g} is not above zero", "give metres in one unit, like 1.0 or 0.3048")
+
+
+def _positions(xyz: ArrayLike) -> NDArray[np.float64]:
+    position = _array("xyz", xyz, 2).astype(np.float64)
+    if position.shape[1] != 3:
+        raise UsageError("xyz", f"has {position.shape[1]} columns", "give x, y and z")
+    _require_finite("xyz", position)
+    return position
+
+
+def _probabilities(prob: ArrayLike) -> NDArray[np.floating]:
+    rows = _array("prob", prob, 2)
+    if rows.shape[1] == 0:
+        raise UsageError("prob", "has no columns", "give one a class")
+    if (rows < 0).any():
+        problem = "holds numbers below zero, so they are logarithms or logits"
+        raise UsageError("prob", problem, "give probabilities: exp of logarithms, softmax of logits")
+    bad, first = bad_rows(rows)
+    if bad:
+        problem = f"{bad} of {len(rows)} rows do not sum to 1 (first: row {first}, {rows[first].sum():g})"
+        raise UsageError("prob", problem, "give the softmax of each point")
+    return rows
+
+
+def _features(given: ArrayLike | FeatureRows, count: int) -> FeatureRows:
+    if callable(given):
+        return given
+    array = _array("features", given, 2)
+    _require_equal("features", len(array), "score", count)
+    _require_finite("features", array)
+    return lambda rows: array[rows]
