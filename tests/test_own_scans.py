@@ -266,4 +266,4 @@ def test_the_pictures_of_the_pages_are_small_and_png() -> None:
     for picture in shown:
         data = picture.read_bytes()
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
-        assert len(data) < 200_000
+        assert len(data) < 500_000
