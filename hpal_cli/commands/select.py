@@ -199,16 +199,16 @@ def _next(selection: Selection, picks: Path, beside: Path | None) -> str:
     from hpal_cli.store.envelope import kind_of
 
     header = selection.header
-    ask = typed("hpal", "label", picks, "--table", free_name("queries.csv"))
     scenes = scored_store(header, beside)
     if scenes is None or kind_of(scenes) != "scenes":
         scenes = store_behind(header.history, "scenes", header.scenes, None if scenes is None else scenes.parent)
     if scenes is None:
-        return ask
+        return typed("hpal", "label", picks, "--table", free_name("queries.csv"))
     store = SceneStore(scenes)
+    labels = store_behind(header.history, "labels", store.table.id, scenes.parent) or free_name("labels.zarr")
+    ask = typed("hpal", "label", picks, "--serve", "-o", labels)
     if not all(store.has_labels(store.table[number]) for number in {int(n) for n in selection.rows["scene"]}):
         return ask
-    labels = store_behind(header.history, "labels", store.table.id, scenes.parent) or free_name("labels.zarr")
     return f"{typed('hpal', 'label', picks, '--oracle', scenes, '-o', labels)}  (a person answers: {ask})"
 
 
