@@ -25,7 +25,6 @@ from hpal_cli.predictions.probabilities import bad_rows
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor
 from hpal_cli.scenes.classes import ClassTable
-from hpal_cli.scenes.prepare import prepare as _prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, measure
 from hpal_cli.select.fds import RADIUS, SIMILARITY, FeatureRows, Suppression, walk
@@ -91,7 +90,10 @@ def prepare(
         HpalError: there is nothing to read, or a file cannot be read.
         UsageError: a pattern matches no scene.
     """
-    _prepare(
+    # Here, since readers bring libraries that no other call needs.
+    from hpal_cli.scenes.prepare import prepare as prepare_scenes
+
+    prepare_scenes(
         _path("raw", raw),
         _path("out", out),
         format=format,

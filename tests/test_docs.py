@@ -275,7 +275,7 @@ def test_architecture_names_every_folder_once() -> None:
     folders = [name for row, _ in rows for name in re.findall(r"`(\w+)`", row)]
     assert sorted(folders) == sorted(path.parent.name for path in package.glob("*/__init__.py"))
     for row, files in rows:
-        for file in re.findall(r"`([\w.]+)`", files):
+        for file in re.findall(r"`(\w+\.py)`", files):
             assert any((package / name / file).exists() for name in re.findall(r"`(\w+)`", row)), file
 
 
