@@ -355,7 +355,7 @@ def test_processes_change_nothing(
 
     one = predicted(forest, campaign, tmp_path / "one.zarr")
     monkeypatch.setattr(module, "_WORTH_PROCESSES", 0)
-    monkeypatch.setattr(module, "cores", lambda: 2)
+    monkeypatch.setattr(module, "usual_jobs", lambda: 2)
     two = predicted(forest, campaign, tmp_path / "two.zarr")
     for scene in campaign.store.table:
         np.testing.assert_array_equal(one.probabilities(scene), two.probabilities(scene))
