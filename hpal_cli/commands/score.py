@@ -171,7 +171,7 @@ def command(
     how = f"{nested} at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
     what = "superpoint" if plan.per_superpoint else "point"
     if strategy == "hmmu" and plan.device == "cpu" and missing():
-        console.say(f"{missing()}: hmmu by NumPy alone, which takes some fifteen times as long")
+        console.say(f"{missing()}: hmmu by NumPy alone, which takes some twelve times as long")
 
     def begin(header: Header) -> IO[bytes]:
         # Before the first byte: whoever reads from the pipe draws its bar from then on.
