@@ -134,6 +134,8 @@ def query(page: Page) -> int | None:
 
 def press(page: Page, key: str) -> None:
     """A key, and then the next query."""
+    # A key that comes before the query is shown in full is not for it, and the page does not take it.
+    until(lambda: not page.evaluate("hpalPage.busy"), "the page stays busy")
     before = query(page)
     page.keyboard.press(key)
     until(lambda: query(page) != before, f"nothing happened at {key}")

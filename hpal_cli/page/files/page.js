@@ -16,7 +16,7 @@ let at = -1;
 let shownScene = null;
 let spreading = 0;
 const times = { answer: [] };
-globalThis.hpalPage = { times, get view() { return view; }, get query() { return now; } };
+globalThis.hpalPage = { times, get view() { return view; }, get query() { return now; }, get busy() { return busy; } };
 
 function say(text, kind = "") {
   $("message").hidden = !text;
