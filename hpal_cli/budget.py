@@ -1,4 +1,4 @@
-"""How many points a selection may take."""
+"""How many points a selection may take, and shares."""
 
 from __future__ import annotations
 
@@ -48,3 +48,18 @@ class Budget:
         if not self.percent:
             return int(self.amount)
         return max(1, round(self.amount * points / 100))
+
+
+def parse_share(text: str, option: str, whole: str, example: str) -> float:
+    """A share of some things, `5%` or `0.05`, as a number from 0 to 1.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(option, f"{text!r} is no share of the {whole}", f"give one like {example}")
+    return share

@@ -308,7 +308,7 @@ def train(
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose as choose_device
     from hpal_cli.training.checkpoint import Checkpoint, load
-    from hpal_cli.training.presets import settings_of, usual_preset
+    from hpal_cli.training.presets import settings_of, teacher_of, usual_preset
     from hpal_cli.training.processes import own_device
     from hpal_cli.training.train import train as train_network
 
@@ -318,9 +318,7 @@ def train(
     name = preset or usual_preset(cuda=chosen.type == "cuda", spread=spread is not None, init=begun)
     if name == "few" and spread_from is None and answers is not None:
         raise UsageError("preset", "few learns from what was spread, and `spread` is missing", "call `spread` first")
-    if "teacher_after" in values or spread_from is not None:
-        # Where every point teaches, no teacher is needed, unless it is asked for.
-        values = {"teacher": "teacher_after" in values, **values}
+    values = {"teacher": teacher_of(values.get("teacher_after"), spread=spread_from is not None), **values}
     return train_network(
         store,
         answers,

@@ -17,7 +17,7 @@ from made_scenes import Room, made_scenes, room
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.info import describe
-from hpal_cli.network.point_inputs import LIMIT, PointInputs, Wanted, further_columns
+from hpal_cli.network.point_inputs import LIMIT, FurtherOf, PointInputs, Wanted
 from hpal_cli.predictions.predict import predict, predict_large, predict_points
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
@@ -143,7 +143,7 @@ def test_columns_reach_their_voxels(store: SceneStore) -> None:
     chosen = store.table.choose("train")
     inputs = PointInputs.of(store, chosen, ("intensity", "echo"), 1.0)
     scene, points = chosen[0], store.points(chosen[0])
-    columns = further_columns(store, scene, points, own=inputs, likeness=None, superpoints=None, scale=1.0)
+    columns = FurtherOf(store, inputs, None, None, 1.0)(scene, points)
     assert columns is not None
     settings = replace(SMALL, max_voxels=0, batch=1, teacher=True)
     known, _ = known_labels(store, None)
@@ -211,7 +211,7 @@ def test_tiles_see_the_same_columns(store: SceneStore, tmp_path: Path) -> None:
     model = train(store, None, replace(SMALL, inputs=NAMES))
     scene = store.table[0]
     points = store.points(scene)
-    columns = further_columns(store, scene, points, own=model.columns, likeness=None, superpoints=None, scale=1.0)
+    columns = FurtherOf(store, model.columns, None, None, 1.0)(scene, points)
     network = model.network()
     whole = predict_points(network, points, 0.12, color=False, further=columns, device=CPU)
     with predict_large(

@@ -172,7 +172,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
     except TyperException as error:
         if debug:
             raise
-        failure = Failure(f"{_one_line(error.format_message())} (see `{_program()} --help`)", error.exit_code)
+        failure = Failure(f"{error.format_message()} (see `{_program()} --help`)", error.exit_code)
     except HpalError as error:
         if debug:
             raise
@@ -190,7 +190,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
     except Exception as error:
         if debug:
             raise
-        problem = f"unexpected {type(error).__name__}: {_one_line(str(error))}"
+        problem = f"unexpected {type(error).__name__}: {error}"
         failure = Failure(problem, 1, remedy="please report it with --debug")
     _fail(failure)
     return failure.status, failure
@@ -220,10 +220,6 @@ def _fail(failure: Failure) -> None:
     if failure.status != INTERRUPTED:
         # What is left in the buffer belongs to an output that failed.
         _discard_stdout()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _discard_stdout() -> None:

@@ -340,10 +340,9 @@ def command(
     from hpal_cli.lengths import parse_length
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
-    from hpal_cli.network.point_inputs import Wanted
     from hpal_cli.scenes.scale import scale_at
     from hpal_cli.training.checkpoint import load
-    from hpal_cli.training.presets import described, settings_of, usual_preset
+    from hpal_cli.training.presets import described, settings_of, teacher_of, usual_preset
     from hpal_cli.training.processes import own_device, rank_and_world
 
     rank, _ = rank_and_world()
@@ -379,7 +378,7 @@ def command(
         "power": power,
         "class_weights": None if class_weights is None else _power(class_weights),
         "dropout": dropout,
-        "teacher": _teacher(supervised_only, teacher_after, spread),
+        "teacher": False if supervised_only else teacher_of(teacher_after, spread=spread is not None),
         "teacher_after": teacher_after,
         "keep": keep,
         "confidence": confidence,
@@ -389,8 +388,6 @@ def command(
     }
     scale = None if scenes_store is None or start is not None else scale_at(scenes_store)
     settings = settings_of(name, given, init=begun, scale=scale)
-    if inputs is not None:
-        Wanted.parse(inputs)
     if show:
         for key, text in described(settings):
             print(f"{key:<14} {text}")
@@ -498,10 +495,3 @@ def _power(text: str) -> float:
     if not 0 <= power <= 2:
         raise UsageError("--class-weights", f"{text!r} is unknown", "choose from none, sqrt, or a number from 0 to 2")
     return power
-
-
-def _teacher(supervised_only: bool, after: float | None, spread: Path | None) -> bool | None:
-    """Whether there is a teacher; None: as the preset says."""
-    if after is not None:
-        return True
-    return False if supervised_only or spread is not None else None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.label.positions import rounded
 from hpal_cli.label.store import ANSWER
@@ -62,13 +61,7 @@ def parse_noise(text: str) -> float:
     Raises:
         UsageError: something else.
     """
-    try:
-        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise UsageError("--noise", f"{text!r} is no share of the answers", "give one like 5% or 0.05")
-    return share
+    return parse_share(text, "--noise", "answers", "5% or 0.05")
 
 
 def with_noise(

@@ -271,13 +271,12 @@ class LabelStore:
                         group.attrs["seconds"] = seconds
                     # Who is told that an answer was taken may forget it: it must survive a power cut.
                     sync(partial)
-                    # The name is taken by the rename or not at all: whoever comes second tries the next number.
-                    os.rename(partial, folder / name)
+                    ours = _take(folder / name, partial)
             except OSError as error:
-                if not (folder / name).exists():
-                    raise HpalError(
-                        self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
-                    ) from error
+                raise HpalError(
+                    self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
+                ) from error
+            if not ours:
                 continue
             try:
                 sync(folder, below=False)
@@ -374,6 +373,21 @@ class LabelStore:
     def _require_rows(self, name: str, count: int, *columns: NDArray[Any]) -> None:
         if any(column.shape not in ((count,), (count, 3)) for column in columns):
             raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
+
+
+def _take(name: Path, partial: Path) -> bool:
+    """Renames a batch; False: somebody else took the name, and whoever comes second tries the next number.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    try:
+        os.rename(partial, name)
+    except OSError:
+        if name.exists():
+            return False
+        raise
+    return True
 
 
 def _latest(batches: list[Batch]) -> NDArray[np.void]:

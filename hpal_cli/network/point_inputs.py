@@ -103,7 +103,8 @@ class PointInputs:
         _require(store, scenes, names, "which --inputs names", "leave it out")
         samples: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
         for scene in scenes:
-            points = store.points(scene)
+            # Of the points only the height asks; all other columns are read by name.
+            points = store.points(scene) if HEIGHT in names else None
             rows = np.linspace(0, scene.points - 1, min(SAMPLE, scene.points)).astype(np.int64)
             for name in names:
                 samples[name].append(_values(store, scene, points, name, scale)[rows])
@@ -171,35 +172,12 @@ Further = Columns | PointColumns | SideBySide
 """Gives the (K, F) columns beside colour and position of K rows of a scene."""
 
 
-def further_columns(
-    store: SceneStore,
-    scene: SceneInfo,
-    points: Points,
-    *,
-    own: PointInputs | None,
-    likeness: SuperpointInputs | None,
-    superpoints: Superpoints | None,
-    scale: float,
-) -> Further | None:
-    """What a network is given of the points of a scene beside colour and position; None if that is nothing.
-
-    own: further columns; likeness: of its superpoints.
-
-    Raises:
-        HpalError: the scene lacks a column, or its superpoints are described otherwise.
-    """
-    first = None if own is None else own.columns(store, scene, points, scale)
-    if likeness is None or superpoints is None:
-        return first
-    second = likeness.columns(store, scene, superpoints)
-    return second if first is None else SideBySide(first, second)
-
-
 @dataclass(frozen=True, eq=False)
 class FurtherOf:
-    """`further_columns` of the scenes of a store, also in a process of its own, to which it can be sent.
+    """What a network is given of the points of a scene beside colour and position; None if that is nothing. It can be
+    sent to a process of its own.
 
-    read: gives the superpoints of a scene, None where the network is given none.
+    own: further columns; likeness: of superpoints; read: gives those of a scene, where the call does not.
     """
 
     store: SceneStore
@@ -208,25 +186,22 @@ class FurtherOf:
     read: Reader | None
     scale: float
 
-    def __call__(self, scene: SceneInfo, points: Points) -> Further | None:
+    def __call__(self, scene: SceneInfo, points: Points, superpoints: Superpoints | None = None) -> Further | None:
         """Raises:
-        HpalError: as `further_columns`.
+        HpalError: the scene lacks a column, or its superpoints are described otherwise.
         """
-        superpoints = None if self.read is None else self.read(scene)
-        return further_columns(
-            self.store,
-            scene,
-            points,
-            own=self.own,
-            likeness=self.likeness,
-            superpoints=superpoints,
-            scale=self.scale,
-        )
+        if superpoints is None and self.read is not None:
+            superpoints = self.read(scene)
+        first = None if self.own is None else self.own.columns(self.store, scene, points, self.scale)
+        if self.likeness is None or superpoints is None:
+            return first
+        second = self.likeness.columns(self.store, scene, superpoints)
+        return second if first is None else SideBySide(first, second)
 
 
-def _values(store: SceneStore, scene: SceneInfo, points: Points, name: str, scale: float) -> NDArray[np.float64]:
-    """(N,) as they are in the store, or computed."""
-    if name != HEIGHT:
+def _values(store: SceneStore, scene: SceneInfo, points: Points | None, name: str, scale: float) -> NDArray[np.float64]:
+    """(N,) as they are in the store, or computed from `points`."""
+    if name != HEIGHT or points is None:
         return store.column(scene, name)
     xyz = np.asarray(points.xyz, np.float64) * (store.unit / scale)
     return xyz[:, 2] - ground_height(xyz)

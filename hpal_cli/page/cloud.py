@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,13 @@ class DrawnCloud:
 
     def __len__(self) -> int:
         return len(self.xyz)
+
+    @cached_property
+    def place_of(self) -> NDArray[np.int32]:
+        """(N,) where each row is drawn: the inverse of `order`."""
+        place = np.empty(len(self), np.int32)
+        place[self.order] = np.arange(len(self), dtype=np.int32)
+        return place
 
     def column(self, name: str) -> NDArray[np.generic]:
         """(N, ...) the values of a column in the order of drawing; `xyz` and `index`, the row of each point, among

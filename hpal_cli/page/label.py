@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query, queries, rooms_of
@@ -91,15 +92,14 @@ def open_desk(
     """
     monitor = monitor or Silent()
     rooms = asked.rooms
-    _require_writable(output)
+    _require_writable(output.parent, output.parent)
     labels = LabelStore.at(output, rooms.classes, rooms.table, unit=rooms.unit, subject=rooms.path)
-    _require_writable(output / "answers")
+    _require_writable(output / "answers", output)
     new = np.array([(query.scene, query.index) for query in asked.found], QUERY)
     new = new[~np.isin(new, labels.asked())]
     if len(new):
         labels.ask(new, "page", entry)
-    positions = np.array([query.position for query in asked.found])
-    session = Session(asked.found, labels, entry, positions=positions, overlap=overlap)
+    session = Session(asked.found, labels, entry, overlap=overlap)
     learner = None
     if asked.scenes is not None:
         learner = Learner(asked.scenes, monitor)
@@ -117,20 +117,13 @@ def parse_overlap(text: str) -> float:
     Raises:
         UsageError: no share.
     """
-    try:
-        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UsageError("--overlap", f"{text!r} is no share of the queries", "give one like 10% or 0.1")
-    return share
+    return parse_share(text, "--overlap", "queries", "10% or 0.1")
 
 
-def _require_writable(path: Path) -> None:
+def _require_writable(folder: Path, subject: Path) -> None:
     """Raises:
-    HpalError: nothing can be made beside or in `path`.
+    HpalError: nothing can be made in `folder`.
     """
-    folder = path if path.name == "answers" else path.parent
     try:
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
@@ -138,6 +131,4 @@ def _require_writable(path: Path) -> None:
             pass
     except OSError as error:
         problem = f"cannot be written ({error.strerror})"
-        raise HpalError(
-            path.parent if path.name == "answers" else path, problem, "give another -o, or make it writable"
-        ) from error
+        raise HpalError(subject, problem, "give another -o, or make it writable") from error

@@ -47,10 +47,8 @@ def write_page(
             cloud = one.cloud(number)
             mine = [(n, query) for n, query in enumerate(asked.found) if query.scene == number]
             places = np.array([place_in(cloud, query.position) for _, query in mine])
-            place_of = np.empty(len(cloud), np.int64)
-            place_of[cloud.order] = np.arange(len(cloud))
             for (n, query), place in zip(mine, places, strict=True):
-                region = cloud.xyz[place_of[query.points]] if len(query.points) > 1 else None
+                region = cloud.xyz[cloud.place_of[query.points]] if len(query.points) > 1 else None
                 queries.append(
                     {
                         **as_asked(n, query, one, best_view(cloud, place)),

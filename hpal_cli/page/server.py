@@ -217,7 +217,8 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
         said = await _body(request)
         client, name = _who(said)
         number, _ = require_answer(desk, said.get("query"), -1)
-        _session(desk).skip(client, number)
+        # The session waits for whoever writes an answer: not here, where all connections would wait.
+        await run_in_threadpool(_session(desk).skip, client, number)
         return JSONResponse(await run_in_threadpool(_next, desk, client, name, number))
 
     async def undo(request: Request) -> Response:
@@ -232,7 +233,7 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
         session = _session(desk)
         looks = request.query_params.get("query", "")
         if looks.isdigit() and int(looks) < len(session.queries):
-            session.hold(int(looks), client)
+            await run_in_threadpool(session.hold, int(looks), client)
         return JSONResponse(await run_in_threadpool(desk.state, client))
 
     async def end(request: Request) -> Response:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query
-from hpal_cli.label.store import ANSWER, Batch, LabelStore, keys
+from hpal_cli.label.store import ANSWER, Batch, LabelStore
 
 HELD = 300.0
 """Seconds without a sign of life after which a query is given to somebody else."""
@@ -49,20 +49,15 @@ class Session:
         labels: LabelStore,
         entry: Entry,
         *,
-        positions: NDArray[np.float64],
         overlap: float = 0.0,
     ) -> None:
-        """positions: (Q, 3) of the queries in the coordinates of the source; overlap: share of the queries, 0 to 1,
-        that two people are asked."""
+        """overlap: share of the queries, 0 to 1, that two people are asked."""
         self.queries, self.labels, self._entry = list(queries), labels, entry
-        self._positions = positions
         self._lock = threading.RLock()
         self._leases: dict[int, _Lease] = {}
         self._skipped: dict[str, dict[int, int]] = {}
         self._needs = [1 + _drawn(query, overlap) for query in self.queries]
-        asked = [(query.scene, query.index) for query in self.queries]
-        self._place = {point: n for n, point in enumerate(asked)}
-        self._keys = np.array([scene << 40 | index for scene, index in asked], np.int64)
+        self._place = {(query.scene, query.index): n for n, query in enumerate(self.queries)}
         self._seen = -1
         self._by: list[dict[str, Given]] = []
         self.changes = 0
@@ -75,16 +70,20 @@ class Session:
             batches = self.labels.batches()
             if len(batches) == self._seen:
                 return
-            by: list[dict[str, Given]] = [{} for _ in self.queries]
-            for batch in batches:
-                if not batch.stands or not len(batch.rows):
+            new = batches[max(self._seen, 0) :]
+            by = list(self._by)
+            if not 0 <= self._seen < len(batches) or any(batch.undoes for batch in new):
+                # Who takes a batch back, or has another store, changes what was read before.
+                new, by = batches, [{} for _ in self.queries]
+            for batch in new:
+                if not batch.stands:
                     continue
-                rows = batch.rows[np.isin(keys(batch.rows), self._keys)]
-                for scene, index, label in rows[["scene", "index", "label"]].tolist():
-                    given = by[self._place[scene, index]]
-                    # The newest is the last, whoever it is by.
-                    given.pop(batch.source, None)
-                    given[batch.source] = Given(label, batch.round)
+                for scene, index, label in batch.rows[["scene", "index", "label"]].tolist():
+                    place = self._place.get((scene, index))
+                    if place is not None:
+                        # The newest is the last, whoever it is by.
+                        others = {source: given for source, given in by[place].items() if source != batch.source}
+                        by[place] = {**others, batch.source: Given(label, batch.round)}
             self._by, self._seen = by, len(batches)
             self.changes += 1
 
@@ -151,7 +150,7 @@ class Session:
         rows["scene"], rows["index"], rows["label"] = query.scene, query.points, label
         rows["x"] = rows["y"] = rows["z"] = np.nan
         own = int(np.flatnonzero(query.points == query.index)[0])
-        rows["x"][own], rows["y"][own], rows["z"][own] = self._positions[number]
+        rows["x"][own], rows["y"][own], rows["z"][own] = query.position
         # The point that was shown is the first row: it stands for the answer.
         rows[[0, own]] = rows[[own, 0]]
         took = None if seconds is None else round(float(min(max(seconds, 0.0), LONGEST)), 2)

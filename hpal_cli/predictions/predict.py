@@ -18,7 +18,7 @@ from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, turned, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
-from hpal_cli.network.point_inputs import Further, further_columns
+from hpal_cli.network.point_inputs import Further, FurtherOf
 from hpal_cli.predictions.blend import Blend
 from hpal_cli.predictions.prediction import Answers, InMemory, Prediction
 from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
@@ -223,6 +223,7 @@ def predict(
         "scenes": store.table.to_json(),
         "history": to_json(history),
     }
+    further_of = FurtherOf(store, checkpoint.columns, checkpoint.superpoints, None, checkpoint.scale)
     same_scenes = checkpoint.scenes == store.table.id
     with (
         envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, partial),
@@ -232,22 +233,13 @@ def predict(
         for scene in chosen:
             points = store.points(scene)
             superpoints = None if read is None else read(scene)
-            further = further_columns(
-                store,
-                scene,
-                points,
-                own=checkpoint.columns,
-                likeness=checkpoint.superpoints,
-                superpoints=superpoints,
-                scale=checkpoint.scale,
-            )
             work = predict_large(
                 network,
                 points,
                 checkpoint.settings.voxel / checkpoint.scale,
                 unit=store.unit / checkpoint.scale,
                 color=checkpoint.color,
-                further=further,
+                further=further_of(scene, points, superpoints),
                 turns=turns,
                 device=device,
                 backend=backend,

@@ -114,6 +114,7 @@ def settings_of(
             raise UsageError(f"--{key.replace('_', '-')}", "is no value of training", f"choose from {', '.join(kinds)}")
     # Here, so that `hpal train --help` loads no torch.
     from hpal_cli.network.minkunet import SIZES
+    from hpal_cli.network.point_inputs import Wanted
 
     choices = {key: get_args(kind) for key, kind in kinds.items()} | {"preset": tuple(PRESETS), "size": tuple(SIZES)}
     for key, value in {"preset": preset, **given}.items():
@@ -121,6 +122,8 @@ def settings_of(
             raise UsageError(
                 f"--{key.replace('_', '-')}", f"{value!r} is unknown", f"choose from {', '.join(choices[key])}"
             )
+    if given.get("inputs") is not None:
+        Wanted.parse(given["inputs"])
     base = PRESETS[preset]
     if init is not None:
         # Another network could not take its weights.
@@ -128,6 +131,14 @@ def settings_of(
     else:
         base = replace(base, voxel=base.voxel * (scale or 1.0))
     return replace(base, **{key: value for key, value in given.items() if value is not None})
+
+
+def teacher_of(after: float | None, *, spread: bool) -> bool | None:
+    """Whether there is a teacher, unless more is said; None: as the preset says. Where every point teaches, none is
+    needed, unless it is asked for by saying after what share of the training it begins."""
+    if after is not None:
+        return True
+    return False if spread else None
 
 
 UNITS = {

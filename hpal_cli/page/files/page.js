@@ -145,7 +145,6 @@ async function showQuery(query, remember = true) {
     at = visited.length - 1;
   }
   since = performance.now();
-  remote.remember?.(query.id);
   showDots().catch(fail);
   learn();
 }
