@@ -499,8 +499,9 @@ def select(
     free = np.ones(len(value), bool)
     free[done] = False
     picks = [np.zeros(0, np.int64)]
-    for one in np.unique(number[free]):
-        rows = np.flatnonzero(free & (number == one))
+    able = np.flatnonzero(free)
+    able = able[np.argsort(number[able], kind="stable")]
+    for rows in np.split(able, np.flatnonzero(np.diff(number[able])) + 1) if len(able) else ():
         found = walk(value[rows], rows, position[rows], limit, suppression, fetch, unit=unit)
         picks.append(rows[found.picks])
     together = np.concatenate(picks)

@@ -69,7 +69,7 @@ def write_pictures(
         new_files(paths, overwrite=overwrite),
         monitor.task("drawing", len(scenes)) as task,
     ):
-        draw = partial(_draw, predictions.path, None if truth is None else truth.path, overwrite)
+        draw = partial(_draw, predictions, truth, overwrite)
         for scene, _ in zip(scenes, map_in_order(draw, list(zip(scenes, paths, strict=True)), jobs), strict=True):
             task.advance(1, scene.name)
     return paths
@@ -84,9 +84,8 @@ def draw_scene(
         HpalError: the scene was not predicted, or the file exists.
     """
     scene = framed(partial(store.xyz_blocks, info), info.points, unit=store.unit, grid=store.grid)
-    scanned = height_layer(scene, store.unit)
-    if store.has_color(info):
-        scanned = Layer("as scanned", store.color_rows(info))
+    colored = store.has_color(info)
+    scanned = Layer("as scanned", store.color_rows(info)) if colored else height_layer(scene, store.unit)
     with replace_when_whole(path, overwrite=overwrite) as unfinished:
         scene_picture(scene, [scanned, *layers], unfinished, title=info.name, unit=store.unit)
 
@@ -112,12 +111,11 @@ def error_layer(truth: NDArray[np.integer], said: NDArray[np.integer]) -> Layer:
     return Layer(title, lambda rows: colors[kind[rows]], legend)
 
 
-def _draw(predictions: Path, truth: Path | None, overwrite: bool, job: tuple[SceneInfo, Path]) -> None:
+def _draw(store: PredictionStore, truth: SceneStore | None, overwrite: bool, job: tuple[SceneInfo, Path]) -> None:
     info, path = job
-    store = PredictionStore(predictions)
     said = store.predicted(info)
     layers = [class_layer("predicted", store.classes, said, "nothing known")]
-    label = None if truth is None else SceneStore(truth).labels(info)
+    label = None if truth is None else truth.labels(info)
     if label is not None:
         layers = [class_layer("truth", store.classes, label), *layers, error_layer(label, said)]
     draw_scene(store, info, layers, path, overwrite=overwrite)

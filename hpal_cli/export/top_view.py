@@ -50,7 +50,7 @@ def cut_height(position: NDArray[np.floating], below: float = BELOW) -> float:
     return float(high if below >= 1 else low + below * (high - low))
 
 
-def roofed(position: NDArray[np.floating], below: float = BELOW, *, unit: float = 1.0) -> bool:
+def roofed(position: NDArray[np.floating], *, unit: float = 1.0) -> bool:
     """Whether most of the ground plan of (N, 3) positions has points both above and below the cut: a room with its
     ceiling has; a hill, or a room that was scanned without one, would lose its top and gain nothing.
 
@@ -63,7 +63,7 @@ def roofed(position: NDArray[np.floating], below: float = BELOW, *, unit: float 
     edge = max(float((high - low)[:2].max()) / cells, np.finfo(np.float32).tiny)
     column, row = ((position[:, :2] - low[:2]) / edge).astype(int).T
     cell = row * (cells + 1) + column
-    cut = cut_height(position, below)
+    cut = cut_height(position)
     top, bottom = np.full((cells + 1) ** 2, -np.inf), np.full((cells + 1) ** 2, np.inf)
     np.maximum.at(top, cell, position[:, 2])
     np.minimum.at(bottom, cell, position[:, 2])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.forest.trees import Trees, packed
+from hpal_cli.forest.trees import SINGLE_LEAF, Trees, packed
 
 ROUNDS, RATE = 60, 0.06
 LEAVES, LEAST = 15, 5
@@ -47,7 +47,7 @@ def boost(
     share = weight @ one_hot / weight.sum()
     first = np.full((1, classes), -np.inf)
     first[0, known] = np.log(share)
-    found: list[tuple[Any, NDArray[np.float64]]] = [(None, first)]
+    found: list[tuple[Any, NDArray[np.float64]]] = [(SINGLE_LEAF, first)]
     total = np.tile(np.log(share), (len(rows), 1))
     rng = np.random.default_rng(seed)
     with ThreadPoolExecutor(threads) as pool:

@@ -16,7 +16,7 @@ from hpal_cli.history import Entry, to_json
 from hpal_cli.parallel import map_in_order, usual_jobs
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.scale import as_attribute
+from hpal_cli.scenes.about import attributes_about
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
@@ -54,11 +54,7 @@ def predict_forest(
     require_appearance(store, chosen, forest.appearance, had, "use scenes that have the same")
     superpoints = open_superpoints(store, history=history, monitor=monitor)
     attributes = {
-        "id": store.table.id,
-        "classes": store.classes.to_json(),
-        "unit": store.unit,
-        "grid": store.grid,
-        **as_attribute(store.scale),
+        **attributes_about(store),
         "scenes": store.table.to_json(),
         "history": to_json(history),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,25 +129,28 @@ def fit(
     return packed(found)
 
 
+SINGLE_LEAF = SimpleNamespace(
+    children_left=np.array([-1]), children_right=np.array([-1]), feature=np.array([0]), threshold=np.zeros(1)
+)
+"""What scikit-learn makes of equal rows."""
+
+
 def packed(trees: Sequence[tuple[Any, NDArray[np.float64]]]) -> Trees:
-    """Trees of scikit-learn in one list: each a `sklearn.tree._tree.Tree`, or None for a single leaf, and the (L, C)
-    that its leaves say, in the order of their nodes."""
+    """Trees of scikit-learn in one list: each a `sklearn.tree._tree.Tree`, or `SINGLE_LEAF`, and the (L, C) that its
+    leaves say, in the order of their nodes."""
     roots, parts, leaves, nodes, done = [], [], [], 0, 0
     for tree, leaf in trees:
-        # A single leaf is what scikit-learn makes of equal rows.
-        left = np.array([-1]) if tree is None else tree.children_left
-        is_leaf = left < 0
-        child = np.column_stack([left, left if tree is None else tree.children_right]) + nodes
+        is_leaf = tree.children_left < 0
+        child = np.column_stack([tree.children_left, tree.children_right]) + nodes
         child[is_leaf, 0] = done + np.arange(len(leaf))
         child[is_leaf, 1] = 0
-        exact = np.zeros(1) if tree is None else tree.threshold
         # A float32 entry is at most the threshold if, and only if, it is at most the threshold rounded down.
-        threshold = exact.astype(np.float32)
-        threshold = np.where(threshold > exact, np.nextafter(threshold, np.float32(-np.inf)), threshold)
-        column = np.where(is_leaf, -1, 0 if tree is None else tree.feature)
-        parts.append((column.astype(np.int16), threshold, child.astype(np.int32)))
+        threshold = tree.threshold.astype(np.float32)
+        threshold = np.where(threshold > tree.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
+        column = np.where(is_leaf, -1, tree.feature).astype(np.int16)
+        parts.append((column, threshold, child.astype(np.int32)))
         leaves.append(leaf.astype(np.float16))
         roots.append(nodes)
-        nodes, done = nodes + len(left), done + len(leaf)
+        nodes, done = nodes + len(column), done + len(leaf)
     column, threshold, child = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Trees(np.array(roots, np.int32), column, threshold, child, np.concatenate(leaves))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from hpal_cli.export.top_view import BELOW, cut_height, roofed
+from hpal_cli.lengths import nearest_round
 from hpal_cli.scenes.store import Points
 
 TILE_POINTS = 1 << 16
@@ -69,7 +70,7 @@ class DrawnCloud:
         self._read: dict[str, NDArray[np.generic]] = {}
         some = self.xyz[:: 1 + len(xyz) // _SAMPLE].astype(np.float64)
         self.step = max(grid or 0.0, self._spacing(), 1e-4)
-        self.reach = _round(float(np.clip((self.step / ROOM_STEP) ** GROWTH, 0.2, 100)))
+        self.reach = nearest_round(float(np.clip((self.step / ROOM_STEP) ** GROWTH, 0.2, 100)))
         self.floor, self.top = float(self.xyz[:, 2].min()), float(self.xyz[:, 2].max())
         self.roof = roofed(some)
         self.cut = cut_height(some, BELOW) if self.roof else self.top
@@ -153,10 +154,3 @@ def _order(xyz: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int6
     counts = np.bincount(tile)
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts > 0]
     return order, firsts.astype(np.int64)
-
-
-def _round(metres: float) -> float:
-    """The nearest of 1, 2, 5, 10, 20, 50, ... and 0.5, 0.2, ..."""
-    power = 10.0 ** np.floor(np.log10(metres))
-    choices = np.array([1, 2, 5, 10]) * power
-    return float(choices[np.abs(np.log(choices / metres)).argmin()])

@@ -25,7 +25,7 @@ from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.predictions.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.progress import Monitor, Silent, Task
-from hpal_cli.scenes.scale import as_attribute
+from hpal_cli.scenes.about import attributes_about
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
@@ -214,11 +214,7 @@ def predict(
     wanted = smooth or checkpoint.superpoints is not None
     read = open_superpoints(store, monitor=monitor).read if wanted else None
     attributes = {
-        "id": store.table.id,
-        "classes": store.classes.to_json(),
-        "unit": store.unit,
-        "grid": store.grid,
-        **as_attribute(store.scale),
+        **attributes_about(store),
         "voxel": checkpoint.settings.voxel,
         "scenes": store.table.to_json(),
         "history": to_json(history),

@@ -60,19 +60,15 @@ class PredictionStore:
         _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
         offset = offset_of({"offset": (0.0, 0.0, 0.0), **attributes}, scene, self.path)
         xyz = self._array(scene, "xyz")
-        if xyz.shape != (scene.points, 3):
-            shape = " x ".join(map(str, xyz.shape))
-            raise HpalError(
-                self.path, f"scene {scene.name}: xyz is {shape}, expected {scene.points} x 3", "write it again"
-            )
+        self._require_positions(scene, xyz.shape)
         return Points(
             xyz=xyz,
             offset=offset,
             rgb=self._array(scene, "rgb") if self.has_color(scene) else None,
         )
 
-    def xyz_blocks(self, scene: SceneInfo) -> Iterator[NDArray[np.float32]]:
-        """The positions of `points`, without the offset, `BLOCK` points at a time: a scene need not fit into memory.
+    def xyz_rows(self, scene: SceneInfo) -> RowReader:
+        """(K,) rows -> (K, 3) float32 the positions of `points`, without the offset, read by the chunks that hold them.
 
         Raises:
             HpalError: the scene was not predicted, or has not one position a point.
@@ -80,13 +76,25 @@ class PredictionStore:
         if self._find(scene, "xyz") is None:
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         reader = RowReader(self._root, f"scenes/{scene.name}/xyz", self.path)
-        if reader.shape != (scene.points, 3):
-            shape = " x ".join(map(str, reader.shape))
-            raise HpalError(
-                self.path, f"scene {scene.name}: xyz is {shape}, expected {scene.points} x 3", "write it again"
-            )
+        self._require_positions(scene, reader.shape)
+        return reader
+
+    def xyz_blocks(self, scene: SceneInfo) -> Iterator[NDArray[np.float32]]:
+        """What `xyz_rows` gives of all rows, `BLOCK` points at a time: a scene need not fit into memory.
+
+        Raises:
+            HpalError: as `xyz_rows`.
+        """
+        reader = self.xyz_rows(scene)
         for start in range(0, scene.points, BLOCK):
             yield reader.block(start, min(start + BLOCK, scene.points))
+
+    def _require_positions(self, scene: SceneInfo, shape: tuple[int, ...]) -> None:
+        if shape != (scene.points, 3):
+            found = " x ".join(map(str, shape))
+            raise HpalError(
+                self.path, f"scene {scene.name}: xyz is {found}, expected {scene.points} x 3", "write it again"
+            )
 
     def color_rows(self, scene: SceneInfo) -> RowReader:
         """(K,) rows -> (K, 3) uint8, read by the chunks that hold them; of a scene that `has_color`."""

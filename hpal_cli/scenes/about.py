@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpal_cli import history
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.scale import as_attribute
 from hpal_cli.scenes.table import SceneTable
+
+if TYPE_CHECKING:
+    from hpal_cli.scenes.store import SceneStore
 
 
 class About(NamedTuple):
@@ -39,6 +43,17 @@ def about(attributes: Mapping[str, Any], path: Path) -> About:
         raise HpalError(
             path, f"its root attributes are damaged ({error!r})", "make it again, or restore a copy"
         ) from error
+
+
+def attributes_about(store: SceneStore) -> dict[str, Any]:
+    """The root attributes with which a store of predictions says which scenes it is about."""
+    return {
+        "id": store.table.id,
+        "classes": store.classes.to_json(),
+        "unit": store.unit,
+        "grid": store.grid,
+        **as_attribute(store.scale),
+    }
 
 
 def length_of(attributes: Mapping[str, Any], name: str, path: Path) -> float | None:

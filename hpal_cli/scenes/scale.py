@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpal_cli.errors import HpalError
+from hpal_cli.lengths import nearest_round
 from hpal_cli.store.envelope import attributes_of
 
 ROOM_GRID = 0.04
@@ -21,18 +22,13 @@ INDOOR = 2.0
 ROOM_FORMATS = ("s3dis", "scannet")
 """Data sets that the paper's lengths are for, however far apart a scene's points may lie."""
 
-STEPS = (1.0, 2.0, 5.0)
-"""Grids are these times a power of ten metres."""
-
 
 def fitting_grid(spacing: float | None) -> float:
     """Metres: the grid for points that lie `spacing` metres apart, `ROOM_GRID` for a room (and for None); for others
     that of 10 cm, 20 cm, 50 cm, 1 m, ... which is nearest to the spacing as a ratio."""
     if spacing is None or spacing <= INDOOR * ROOM_GRID:
         return ROOM_GRID
-    power = math.floor(math.log10(spacing))
-    grids = [float(f"{step}e{n}") for n in (power - 1, power, power + 1) for step in STEPS]
-    return min((grid for grid in grids if grid > INDOOR * ROOM_GRID), key=lambda grid: abs(math.log(grid / spacing)))
+    return nearest_round(spacing)
 
 
 def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:

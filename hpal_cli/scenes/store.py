@@ -127,10 +127,7 @@ class SceneStore:
         for row in range(start, end, BLOCK):
             read = {column: reader.block(row, min(row + BLOCK, end)) for column, reader in columns.items()}
             inverse = read.pop("inverse")
-            if inverse.min() < 0 or inverse.max() >= scene.points:
-                raise HpalError(
-                    self.path, f"scene {scene.name}: inverse names a row that is not there", "run `hpal prep` again"
-                )
+            self._require_rows(scene, inverse, len(inverse))
             yield Points(read.pop("xyz"), offset, read.pop("rgb", None), read.pop("label", None), read), inverse
 
     def files(self, scene: SceneInfo) -> list[SourceFile]:
@@ -227,15 +224,19 @@ class SceneStore:
             if group == grid:
                 return values.astype(np.float64)
             inverse = self._array(f"{group}/inverse")
-            if inverse.shape != (rows,) or inverse.min() < 0 or inverse.max() >= scene.points:
-                problem = f"scene {scene.name}: inverse names a row that is not there"
-                raise HpalError(self.path, problem, "run `hpal prep` again")
+            self._require_rows(scene, inverse, rows)
             count = np.bincount(inverse, minlength=scene.points)
             sums = np.bincount(inverse, np.asarray(values, np.float64), minlength=scene.points)
             return sums / np.maximum(count, 1)
         raise HpalError(
             self.path, f"scene {scene.name} has no column {name}", f"it has {', '.join(self.scalars(scene)) or 'none'}"
         )
+
+    def _require_rows(self, scene: SceneInfo, inverse: NDArray[np.integer], count: int) -> None:
+        """Whether there are `count`, each of a grid point."""
+        if inverse.shape != (count,) or inverse.min() < 0 or inverse.max() >= scene.points:
+            problem = f"scene {scene.name}: inverse names a row that is not there"
+            raise HpalError(self.path, problem, "run `hpal prep` again")
 
     def _find(self, name: str) -> zarr.Array | zarr.Group | None:
         return envelope.find(self._root, name, self.path)

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from hpal_cli.lengths import format_length, rounded_length
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.scale import INDOOR, ROOM_GRID, fitting_grid, scale_at
+from hpal_cli.scenes.scale import INDOOR, ROOM_GRID, fitting_grid, stored_scale
 from hpal_cli.scenes.spacing import point_spacing
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
@@ -107,9 +107,10 @@ def _listed(numbers: Sequence[float]) -> str:
 def default_levels(path: Path, *, per_superpoint: bool) -> tuple[float, ...]:
     """Metres: the paper's levels, times the scale of the store at `path`. Where it says none they are a room's; only
     where an answer is for a superpoint does its grid say more, if no room has points so far apart."""
-    scale = scale_at(path)
+    attributes = attributes_of(path)
+    scale = stored_scale(attributes, path)
     if scale is None:
-        grid = (attributes_of(path) or {}).get("grid")
+        grid = (attributes or {}).get("grid")
         scale = float(grid) / ROOM_GRID if per_superpoint and isinstance(grid, int | float) else 1.0
         scale = scale if scale > INDOOR else 1.0
     return tuple(edge * scale for edge in hmmu.LEVELS)
@@ -217,7 +218,7 @@ def score(
         )
         for s in chosen
     ]  # fmt: skip
-    warnings: list[tuple[str, str]] = []
+    warnings: list[tuple[SceneInfo, _Absurd]] = []
     writer: PointWriter | None = None
     # Written by a thread: whoever reads from the pipe is busy with one scene while the next is scored.
     with (
@@ -229,7 +230,7 @@ def score(
     ):
         waiting: deque[Future[None]] = deque()
         for one, (rows, warning) in zip(work, results, strict=True):
-            warnings += [(one.scene.name, warning)] if warning else []
+            warnings += [(one.scene, warning)] if warning else []
             writer = writer or PointWriter(out(header), header)
             waiting.append(output.submit(writer.write, rows))
             if len(waiting) > _WAITING:
@@ -239,9 +240,11 @@ def score(
             written.result()
     if warnings:
         # The first scene stands for all: levels are one choice for the whole pool.
-        (name, text), others = warnings[0], len(warnings) - 1
+        (scene, absurd), others = warnings[0], len(warnings) - 1
         also = f" and {counted(others, 'scene')} more" if others else ""
-        monitor.warn(f"{name}{also}: {text}")
+        # Measured for the one scene that is named: it takes a tree of all its points.
+        remedy = absurd.remedy or _fitting_levels(store.points(scene), plan.hierarchy, store.unit)
+        monitor.warn(f"{scene.name}{also}: {absurd.problem}{remedy}")
     # More parts than scenes: the last ones are empty.
     writer = writer or PointWriter(out(header), header)
     writer.close()
@@ -285,12 +288,19 @@ class _Work:
     ranked: NDArray[np.float64] | None = None
 
 
-def _score_scene(work: _Work) -> tuple[Rows, str]:
-    """The stream's rows of one scene, and a warning or nothing."""
+class _Absurd(NamedTuple):
+    """What is wrong with the levels, and what to do; None: the points must be looked at."""
+
+    problem: str
+    remedy: str | None
+
+
+def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
+    """The stream's rows of one scene, and what is wrong with the levels there."""
     store, scene, plan = work.store, work.scene, work.plan
     points = store.points(scene)
     shares: dict[str, NDArray[np.floating]] = {}
-    warning = ""
+    warning: _Absurd | None = None
     if work.ranked is not None and work.superpoint is not None:
         scores = work.ranked[work.superpoint]
     elif plan.strategy is Strategy.RANDOM or isinstance(store, SceneStore):
@@ -327,7 +337,7 @@ def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating],
     return measure_on(torch.device(work.plan.device), prob, xyz, hierarchy, unit, margins=margins)
 
 
-def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, str], None, None]:
+def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, _Absurd | None], None, None]:
     """The rows of one scene after the other, once the regions of all have been compared."""
     from hpal_cli.score import redal, ssdr
 
@@ -344,7 +354,7 @@ def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows,
         extra: dict[str, NDArray[np.integer]] = {REGION: regions.of}
         if GUESS in (one.dtype.names or ()):
             extra[GUESS] = one.store.predicted(one.scene)
-        yield _rows(one, one.store.points(one.scene), scores[regions.of], {}, extra), ""
+        yield _rows(one, one.store.points(one.scene), scores[regions.of], {}, extra), None
 
 
 def _measure_regions(work: _Work) -> Any:
@@ -445,10 +455,10 @@ def _diverse(
     return {scene.number: score for scene, score in zip(chosen, scores, strict=True)}
 
 
-def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float) -> str:
-    """A warning, with what to do, if a level is beyond the scene or holds fewer than two points a voxel."""
+def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float) -> _Absurd | None:
+    """Whether a level is beyond the scene or holds fewer than two points a voxel."""
     if not len(points.xyz) or not hierarchy.levels:
-        return ""
+        return None
     extent = float(np.ptp(points.xyz, axis=0).max()) * unit
     fine, coarse = int(np.argmin(hierarchy.levels)), max(hierarchy.levels)
     if coarse > extent > 0:
@@ -456,17 +466,24 @@ def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int6
         problem, remedy = f"level {format_length(coarse)} is larger than the scene ({size})", "give shorter --levels"
         if hierarchy.levels[fine] > extent:
             remedy = "a bare level is in centimetres; if the scene is larger, prepare it again with its --unit"
-        return f"{problem}; {remedy}"
+        return _Absurd(problem, f"; {remedy}")
     held = len(points.xyz) / voxels[fine]
     if held >= 2:
-        return ""
-    problem = f"level {format_length(hierarchy.levels[fine])} holds {held:.1f} points a voxel, fewer than two"
+        return None
+    return _Absurd(
+        f"level {format_length(hierarchy.levels[fine])} holds {held:.1f} points a voxel, fewer than two", None
+    )
+
+
+def _fitting_levels(points: Points, hierarchy: Hierarchy, unit: float) -> str:
+    """What to do about a level that holds fewer than two points a voxel: levels that fit the points."""
+    finest = min(hierarchy.levels)
     spacing = point_spacing([points.xyz])
     if spacing is None:
-        return f"{problem}; give longer --levels"
+        return "; give longer --levels"
     times = fitting_grid(spacing * unit) / ROOM_GRID
     fit = [edge * times for edge in hmmu.LEVELS]
-    if min(fit) <= hierarchy.levels[fine]:
-        fit = [edge for edge in sorted(hierarchy.levels) if edge > hierarchy.levels[fine]] or [2 * edge for edge in fit]
+    if min(fit) <= finest:
+        fit = [edge for edge in sorted(hierarchy.levels) if edge > finest] or [2 * edge for edge in fit]
     text = ",".join(f"{100 * edge:g}" for edge in fit)
-    return f"{problem}: its points lie {rounded_length(spacing * unit)} apart; --levels {text} fit them"
+    return f": its points lie {rounded_length(spacing * unit)} apart; --levels {text} fit them"

@@ -16,7 +16,7 @@ from hpal_cli.label.store import ANSWER, LabelStore, answers_digest
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.scale import as_attribute
+from hpal_cli.scenes.about import attributes_about
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.spread.walk import reached, walk
@@ -200,11 +200,7 @@ def spread(
         trees = alike(list(learned), len(store.classes), seed=seed, threads=cores())
     digest = answers_digest(latest)
     attributes = {
-        "id": store.table.id,
-        "classes": store.classes.to_json(),
-        "unit": store.unit,
-        "grid": store.grid,
-        **as_attribute(store.scale),
+        **attributes_about(store),
         "scenes": store.table.to_json(),
         "spread": {
             "labels": None if labels is None else str(labels.path),
