@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import pty
+import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -39,6 +43,56 @@ def environment() -> dict[str, str]:
     """A shell without the colours, terminal sizes and completion variables of whoever runs the tests."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("_HPAL", "COMP_", "FORCE_COLOR", "PYTEST"))}
     return {**keep, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1"}
+
+
+def put_hpal(folder: Path) -> Path:
+    """`folder/bin/hpal`, a program for scripts and other programs to find on their PATH."""
+    program = folder / "bin" / "hpal"
+    program.parent.mkdir()
+    root = Path(__file__).parents[1]
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" -m hpal_cli "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def at_a_terminal(words: Sequence[str], cwd: Path, env: dict[str, str]) -> Done:
+    """A program whose stdin, stdout and stderr are a pseudo-terminal; `out` is all that appeared on it."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=env, start_new_session=True)
+    os.close(slave)
+    seen, end = b"", time.monotonic() + 300
+    while time.monotonic() < end:
+        ready, _, _ = select.select([master], [], [], 0.2)
+        if ready:
+            try:
+                part = os.read(master, 1 << 16)
+            except OSError:  # the last one at the terminal has left
+                break
+            if not part:
+                break
+            seen += part
+        elif process.poll() is not None:
+            break
+    os.close(master)
+    return Done(process.wait(timeout=10), seen, "")
+
+
+@contextlib.contextmanager
+def cut_at(step: int) -> Iterator[None]:
+    """A training in the block is interrupted at that step, and must be."""
+    from hpal_cli.training.train import _Run
+
+    learn = _Run._learn
+
+    def cut(self: _Run, ready: Any, rate: float) -> object:
+        if self.step == step:
+            raise KeyboardInterrupt
+        return learn(self, ready, rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Run, "_learn", cut)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 _SERVER = multiprocessing.get_context("forkserver")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
-import pty
 import re
-import select as os_select
 import shutil
 import signal
 import subprocess
@@ -18,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import plyfile
 import pytest
-from conftest import Done, environment, fake_predictions, run_fresh, run_hpal, tree
+from conftest import environment, fake_predictions, run_fresh, run_hpal, tree
 
 import hpal_cli
 from hpal_cli.history import Entry
@@ -440,40 +438,6 @@ def wait_until_idle(pid: int) -> None:
         elif time.monotonic() - since > 0.6 and sum(map(int, now)) > 20:
             return
         time.sleep(0.05)
-
-
-# ---------------------------------------------------------------- at a terminal
-
-
-def terminal(script: str, cwd: Path) -> Done:
-    """A bash script whose stdin, stdout and stderr are a pseudo-terminal; `out` is all that appeared on it."""
-    start = f'hpal() {{ "{sys.executable}" -m hpal_cli "$@"; }}\n'
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        ["bash", "-c", start + script],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        cwd=cwd,
-        env={**environment(), "TERM": "xterm"},
-        start_new_session=True,
-    )
-    os.close(slave)
-    seen, end = b"", time.monotonic() + 300
-    while time.monotonic() < end:
-        ready, _, _ = os_select.select([master], [], [], 0.2)
-        if ready:
-            try:
-                part = os.read(master, 1 << 16)
-            except OSError:  # the last one at the terminal has left
-                break
-            if not part:
-                break
-            seen += part
-        elif process.poll() is not None:
-            break
-    os.close(master)
-    return Done(process.wait(timeout=10), seen, "")
 
 
 # ---------------------------------------------------------------- help

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import generate_completions
 import generate_manual
 import pytest
-from conftest import Done, environment, run_fresh
+from conftest import Done, environment, put_hpal, run_fresh
 from test_commands import COMMANDS, HEAVY, imported
 
 from hpal_cli.commands import words
@@ -29,10 +28,7 @@ def bench(scenes: Path, predictions: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("completion")
     (folder / "scenes.zarr").symlink_to(scenes)
     (folder / "preds.zarr").symlink_to(predictions)
-    program = folder / "bin" / "hpal"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m hpal_cli "$@"\n')
-    program.chmod(0o755)
+    put_hpal(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Done
+from conftest import Done, cut_at
 from torch import Tensor, nn
 
 from hpal_cli.errors import HpalError, UsageError
@@ -422,17 +422,8 @@ def test_a_run_of_all_options_resumes_to_the_same_bytes(
 ) -> None:
     settings = replace(FEW, teacher=True, teacher_after=0.5)
     train(store, labels, settings, spread=spread, run=tmp_path / "whole.pt", save_every=2)
-    learn = _Run._learn
-
-    def cut(self: _Run, ready: Ready, rate: float) -> object:
-        if self.step == 5:
-            raise KeyboardInterrupt
-        return learn(self, ready, rate)
-
-    monkeypatch.setattr(_Run, "_learn", cut)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_at(5):
         train(store, labels, settings, spread=spread, run=tmp_path / "cut.pt", save_every=2)
-    monkeypatch.setattr(_Run, "_learn", learn)
     assert load(tmp_path / "cut.pt.unfinished").step == 4
     other = write_spread(tmp_path / "other.zarr", store, labels, lambda truth: mostly_right(np.maximum(truth, 1)))
     with pytest.raises(HpalError, match="other labels"):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_minkowski import SETS as ENGINE_SETS
 from test_network import some_voxels
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -56,12 +57,9 @@ def tables(voxel: Tensor, precision: str = "fp32") -> Any:
 
 
 SETS = {
+    **ENGINE_SETS,
     "three scenes below zero": some_voxels(0, scenes=3, share=0.02, shift=(-21, 5, -64)),
     "one dense scene": some_voxels(1, scenes=1, share=0.2)[:201],
-    "hardly a neighbour": some_voxels(2, scenes=2, share=0.01, shift=(1000, -1, 7)),
-    "far apart": torch.tensor([[0, 0, 0, 0], [0, 60_000, -3, 5], [1, -1, -1, -1], [1, 0, 0, 0]]),
-    "one voxel": torch.tensor([[0, -3, 4, 5]]),
-    "one voxel a scene": torch.tensor([[n, n // 2, -8, 9] for n in range(12)]),
 }
 STEP = {"cube": 0, "down": 1, "up": -1}
 

@@ -6,12 +6,12 @@ import csv
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import Done
+from conftest import Done, at_a_terminal, environment
 from made_scenes import Campaign, certain, made_scenes, rooms
-from test_commands import terminal
 
 from hpal_cli.history import Entry
 from hpal_cli.label.store import LabelStore
@@ -22,9 +22,15 @@ from hpal_cli.store.behind import store_behind
 QUICK = "--preset small --voxel 20cm --steps 2 --batch 1 --device cpu --max-voxels 2000"
 
 
+def terminal(script: str, cwd: Path) -> Done:
+    """A bash script at a terminal, to which `hpal` is known."""
+    known = f'hpal() {{ "{sys.executable}" -m hpal_cli "$@"; }}\n'
+    return at_a_terminal(["bash", "-c", known + script], cwd, {**environment(), "TERM": "xterm"})
+
+
 def ok(script: str, folder: Path) -> str:
     """What appeared on the terminal, each line whole."""
-    done: Done = terminal(f"stty cols 400; {script}", folder)
+    done = terminal(f"stty cols 400; {script}", folder)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.out.decode()).replace("\r", "\n")
     assert done.rc == 0, f"{script}\n{text}"
     return text

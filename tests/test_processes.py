@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import environment
+from conftest import cut_at, environment
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.network.backend import choose
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.ahead import Ready, ready_batches
+from hpal_cli.training.ahead import ready_batches
 from hpal_cli.training.batches import Batch, Batches
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.labels import known_labels
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.processes import own_device, rank_and_world
-from hpal_cli.training.train import _Run, train
+from hpal_cli.training.train import train
 
 CPU = torch.device("cpu")
 
@@ -163,22 +163,12 @@ def test_any_number_of_workers_makes_the_same_model(scenes: Path, tmp_path: Path
     assert (tmp_path / "0.pt").read_bytes() == (tmp_path / "2.pt").read_bytes()
 
 
-def test_a_run_with_workers_that_was_cut_resumes_to_the_same_bytes(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_workers_that_was_cut_resumes_to_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
     settings = replace(PRESETS["small"], batch=2, max_voxels=1500, voxel=0.15, steps=5)
-    store, learn = SceneStore(scenes), _Run._learn
+    store = SceneStore(scenes)
     train(store, None, settings, run=tmp_path / "whole.pt")
-
-    def struck(self: _Run, ready: Ready, rate: float) -> object:
-        if self.step == 2:
-            raise KeyboardInterrupt
-        return learn(self, ready, rate)
-
-    monkeypatch.setattr(_Run, "_learn", struck)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_at(2):
         train(store, None, settings, workers=2, run=tmp_path / "cut.pt", save_every=2)
-    monkeypatch.setattr(_Run, "_learn", learn)
     train(store, None, settings, workers=1, run=tmp_path / "cut.pt", resume=True)
     assert (tmp_path / "whole.pt").read_bytes() == (tmp_path / "cut.pt").read_bytes()
 

@@ -11,18 +11,15 @@ The script runs in a folder of its own with a few small stores and files, in whi
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import VAL, Done, environment, fake_predictions, run_hpal
+from conftest import VAL, Done, at_a_terminal, environment, fake_predictions, put_hpal, run_hpal
 
 from hpal_cli.demo.office import make_office
 from hpal_cli.scenes.prepare import prepare
@@ -35,10 +32,7 @@ CASES = sorted(path.parent.name for path in FOLDER.glob("*/cmd"))
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the scripts find; `hpal` is in bin/."""
     folder = tmp_path_factory.mktemp("shell")
-    program = folder / "bin" / "hpal"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{FOLDER.parents[1]}" exec "{sys.executable}" -m hpal_cli "$@"\n')
-    program.chmod(0o755)
+    put_hpal(folder)
     bench = folder / "bench"
     bench.mkdir()
     make_office(folder / "office", rooms=3, seed=0, points=400)
@@ -56,25 +50,21 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(script: str, inputs: Path, cwd: Path, jobs: str, **streams: int) -> subprocess.Popen[bytes]:
+def call_of(script: str, inputs: Path, jobs: str) -> tuple[list[str], dict[str, str]]:
+    """The words of a bash that runs a script, and its environment."""
     env = {**environment(), "JOBS": jobs, "TERM": "xterm", "PATH": f"{inputs / 'bin'}:{os.environ['PATH']}"}
-    call = ["bash", "--noprofile", "--norc", "-o", "pipefail", "-c", script]
+    return ["bash", "--noprofile", "--norc", "-o", "pipefail", "-c", script], env
+
+
+def start(script: str, inputs: Path, cwd: Path, jobs: str, **streams: int) -> subprocess.Popen[bytes]:
+    call, env = call_of(script, inputs, jobs)
     return subprocess.Popen(call, cwd=cwd, env=env, start_new_session=True, **streams)
 
 
-def at_a_terminal(script: str, inputs: Path, cwd: Path, jobs: str) -> Done:
-    master, slave = pty.openpty()
-    process = start(script, inputs, cwd, jobs, stdin=slave, stdout=slave, stderr=slave)
-    os.close(slave)
-    seen, end = b"", time.monotonic() + 120
-    while time.monotonic() < end and select.select([master], [], [], end - time.monotonic())[0]:
-        try:
-            part = os.read(master, 1 << 16)
-        except OSError:  # the last one at the terminal has left
-            break
-        seen += part
-    os.close(master)
-    return Done(process.wait(timeout=10), on_the_screen(seen), "")
+def run_at_a_terminal(script: str, inputs: Path, cwd: Path, jobs: str) -> Done:
+    call, env = call_of(script, inputs, jobs)
+    done = at_a_terminal(call, cwd, env)
+    return done._replace(out=on_the_screen(done.out))
 
 
 def on_the_screen(written: bytes) -> bytes:
@@ -127,7 +117,7 @@ def test_case(inputs: Path, tmp_path: Path, name: str) -> None:
     for jobs in ("1", "2") if "$JOBS" in script else ("1",):
         cwd = tmp_path / jobs
         shutil.copytree(inputs / "bench", cwd)
-        done = (at_a_terminal if name.startswith("terminal") else run)(script, inputs, cwd, jobs)
+        done = (run_at_a_terminal if name.startswith("terminal") else run)(script, inputs, cwd, jobs)
         if os.environ.get("HPAL_UPDATE_SHELL") and jobs == "1":
             note(case, done)
         assert done == expected(case), f"--jobs {jobs}"

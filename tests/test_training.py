@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import environment, run_fresh
+from conftest import cut_at, environment, run_fresh
 from torch.nn import functional
 
 from hpal_cli.demo.office import CLASSES, make_room
@@ -264,18 +264,9 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(
 ) -> None:
     whole = train(store, labels, TINY, run=tmp_path / "whole.pt", save_every=2)
     assert load(tmp_path / "whole.pt").step == 6
-    learn = _Run._learn
-
-    def cut(self: _Run, ready: Ready, rate: float) -> object:
-        if self.step == 5:
-            raise KeyboardInterrupt
-        return learn(self, ready, rate)
-
-    monkeypatch.setattr(_Run, "_learn", cut)
-    with pytest.raises(KeyboardInterrupt):
+    with cut_at(5):
         train(store, labels, TINY, run=tmp_path / "cut.pt", save_every=2)
     assert (tmp_path / "cut.pt.unfinished").exists()
-    monkeypatch.setattr(_Run, "_learn", learn)
     with pytest.raises(HpalError, match="other seed"):
         train(store, labels, TINY, seed=9, run=tmp_path / "cut.pt", resume=True)
     with pytest.raises(HpalError, match="--resume"):
