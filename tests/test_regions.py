@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 import pickle
 from collections import Counter, defaultdict
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from conftest import softmax
 
 from hpal_cli.label.regions import answer_superpoints
 from hpal_cli.score import redal, ssdr
-from hpal_cli.score.regions import Regions, geometry, neighbours, superpoints, supervoxels
+from hpal_cli.score.regions import Regions, neighbours
 from hpal_cli.score.ssdr import Superpoints
 
 FEET = 0.3048
@@ -44,194 +44,10 @@ def said(points: int, seed: int, classes: int = 5, features: int = 6) -> tuple[n
     return prob.astype(np.float16), rng.normal(0, 1, (points, features)).astype(np.float16)
 
 
-def parts(of: np.ndarray) -> set[frozenset[int]]:
-    """A partition without its numbers."""
-    rows = defaultdict(list)
-    for row, region in enumerate(of.tolist()):
-        rows[region].append(row)
-    return {frozenset(r) for r in rows.values()}
-
-
-# ---------------------------------------------------------------- partitions
-
-
-def plain_voxels(xyz: np.ndarray, edge: float) -> dict[tuple[int, ...], list[int]]:
-    """Cell -> rows."""
-    cells = defaultdict(list)
-    for row, point in enumerate(xyz.astype(np.float64)):
-        cells[tuple(math.floor(c / edge) for c in point)].append(row)
-    return cells
-
-
-def touching(cell: tuple[int, ...]) -> list[tuple[int, ...]]:
-    steps = itertools.product((-1, 0, 1), repeat=3)
-    return [tuple(c + s for c, s in zip(cell, step)) for step in steps if any(step)]
-
-
-def plain_supervoxels(xyz: np.ndarray, rgb: np.ndarray | None, voxel: float, seed: float) -> set[frozenset[int]]:
-    """Dijkstra with a heap over a dictionary of cells."""
-    cells = plain_voxels(xyz, voxel)
-    middle = {c: xyz[r].astype(np.float64).mean(axis=0) for c, r in cells.items()}
-    color = {c: np.zeros(3) if rgb is None else rgb[r].astype(np.float64).mean(axis=0) / 255 for c, r in cells.items()}
-    nearest: dict[tuple[int, ...], tuple[float, tuple[int, ...]]] = {}
-    for cell, point in middle.items():
-        home = tuple(math.floor(c / seed) for c in point)
-        away = math.dist(point, [(h + 0.5) * seed for h in home])
-        nearest[home] = min(nearest.get(home, (math.inf, ())), (away, cell))
-    heap = [(0.0, cell, cell) for _, cell in nearest.values()]
-    owner: dict[tuple[int, ...], tuple[int, ...]] = {}
-
-    def spread() -> None:
-        heapq.heapify(heap)
-        while heap:
-            cost, cell, source = heapq.heappop(heap)
-            if cell in owner:
-                continue
-            owner[cell] = source
-            for other in touching(cell):
-                if other in cells and other not in owner:
-                    step = 0.5 * math.dist(middle[cell], middle[other]) / seed
-                    step += 0.5 * math.dist(color[cell], color[other])
-                    heapq.heappush(heap, (cost + step, other, source))
-
-    spread()
-    for cell in cells:
-        if cell not in owner:
-            heap.append((0.0, cell, cell))
-            spread()
-    rows = defaultdict(list)
-    for cell, source in owner.items():
-        rows[source] += cells[cell]
-    return {frozenset(r) for r in rows.values()}
-
-
-@pytest.mark.parametrize("colored", [True, False])
-@pytest.mark.parametrize(("voxel", "seed"), [(0.1, 1.0), (0.15, 0.4)])
-def test_supervoxels_take_the_cheapest_seed(colored: bool, voxel: float, seed: float) -> None:
-    xyz, rgb = room(1500, 0)
-    found = supervoxels(xyz, rgb if colored else None, voxel=voxel, seed=seed)
-    assert parts(found) == plain_supervoxels(xyz, rgb if colored else None, voxel, seed)
-    assert len(parts(found)) > 5
-
-
-@pytest.mark.parametrize("colored", [True, False])
-@pytest.mark.parametrize("make", [supervoxels, superpoints])
-def test_partition_is_connected_complete_and_of_the_points_alone(make, colored: bool) -> None:
-    xyz, rgb = room(3000, 1)
-    rgb = rgb if colored else None
-    of = make(xyz, rgb, voxel=0.15)
-    assert of.dtype == np.int32
-    assert of.shape == (3000,)
-    assert sorted(set(of.tolist())) == list(range(of.max() + 1))
-    for region in range(of.max() + 1):
-        cells = set(plain_voxels(xyz[of == region], 0.15))
-        reached, front = set(), [next(iter(cells))]
-        while front:
-            cell = front.pop()
-            reached.add(cell)
-            front += [c for c in touching(cell) if c in cells and c not in reached]
-        assert reached == cells, region
-    np.testing.assert_array_equal(make(xyz, rgb, voxel=0.15), of)
-    mixed = np.random.default_rng(2).permutation(3000)
-    np.testing.assert_array_equal(make(xyz[mixed], None if rgb is None else rgb[mixed], voxel=0.15), of[mixed])
-
-
-@pytest.mark.parametrize("make", [supervoxels, superpoints])
-def test_partition_of_a_lattice_does_not_hang_on_rounding(make) -> None:
-    """Paths tie everywhere; sums in another order would round to another side."""
-    rng = np.random.default_rng(0)
-    xyz = np.stack(np.meshgrid(np.arange(40), np.arange(40), [0, 1]), axis=-1).reshape(-1, 3) * 0.033
-    rgb = np.repeat([7, 101, 200], len(xyz))[:, None].repeat(3, axis=1).astype(np.uint8)
-    xyz = np.concatenate([xyz, xyz, xyz]).astype(np.float32)
-    for colors in (None, rgb):
-        of = make(xyz, colors, seed=0.3)
-        for _ in range(5):
-            mixed = rng.permutation(len(xyz))
-            again = make(xyz[mixed], None if colors is None else colors[mixed], seed=0.3)
-            np.testing.assert_array_equal(again, of[mixed])
-
-
-@pytest.mark.parametrize("make", [supervoxels, superpoints])
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_partition_of_next_to_nothing(make, count: int) -> None:
-    xyz = np.array([[5.0, -3.0, 1.0], [5.0, -3.0, 1.0]], np.float32)[:count]
-    of = make(xyz, np.zeros((count, 3), np.uint8))
-    assert of.tolist() == [0] * count
-    assert of.dtype == np.int32
-
-
-def test_parts_without_a_seed_are_regions() -> None:
-    """Two spots in one seed cell that do not touch: the one off the centre has no seed."""
-    spot = np.random.default_rng(0).random((40, 3)) * 0.05
-    xyz = np.concatenate([spot + 0.5, spot + 0.1, spot + 0.8])
-    assert parts(supervoxels(xyz, None)) == {frozenset(range(n, n + 40)) for n in (0, 40, 80)}
-
-
-def test_sparse_points_still_make_regions() -> None:
-    """30 cm apart, no two points are in neighbouring voxels of 10 cm."""
-    grid = np.stack(np.meshgrid(np.arange(20), np.arange(20), [0]), axis=-1).reshape(-1, 3) * 0.3
-    size = np.bincount(supervoxels(grid, None))
-    assert len(size) <= 49
-    assert size.max() < 40
-
-
-def test_color_and_shape_draw_borders() -> None:
-    """Without colour a superpoint crosses a line on the floor; without shape it would climb the wall."""
-    rng = np.random.default_rng(0)
-    floor = rng.random((6000, 3)) * [4, 2, 0]
-    black = floor[:, 0] > 1.87
-    rgb = np.where(black, 30, 220)[:, None].repeat(3, axis=1).astype(np.uint8)
-
-    def strangers(of: np.ndarray, kind: np.ndarray) -> int:
-        return sum(min((kind[of == r]).sum(), (~kind[of == r]).sum()) for r in range(of.max() + 1))
-
-    assert 4 * strangers(superpoints(floor, rgb), black) < strangers(superpoints(floor, None), black)
-    wall = rng.random((3000, 3)) * [2, 0, 1.87] + [0, 1.87, 0]
-    corner = np.concatenate([floor[floor[:, 1] < 1.87], wall])
-    upright = np.arange(len(corner)) >= len(corner) - 3000
-    plain = supervoxels(corner, None, voxel=0.05, seed=0.4)
-    assert 2 * strangers(superpoints(corner, None), upright) < strangers(plain, upright)
-
-
-def test_small_superpoints_join_a_neighbour_if_there_is_one() -> None:
-    xyz, rgb = room(2500, 3)
-    alone = np.array([[9.0, 9, 9], [9.01, 9, 9]], np.float32)
-    xyz, rgb = np.concatenate([xyz, alone]), np.concatenate([rgb, np.zeros((2, 3), np.uint8)])
-    small = {"voxel": 0.15, "seed": 0.2}
-    assert (np.bincount(superpoints(xyz, rgb, least=1, **small)) < 5).sum() > 10
-    of = superpoints(xyz, rgb, **small)
-    cells = plain_voxels(xyz, 0.15)
-    for region in np.flatnonzero(np.bincount(of) < 5):
-        home = {c for c, rows in cells.items() if of[rows[0]] == region}
-        assert not any(other in cells and other not in home for cell in home for other in touching(cell))
-    assert np.bincount(of)[of[-1]] == 2
-    fine = superpoints(xyz, rgb, least=1, **small)
-    assert all(len(set(of[fine == r])) == 1 for r in range(fine.max() + 1))
-
-
-@pytest.mark.parametrize(("grey", "friend"), [(60, 0), (190, 20)])
-def test_small_superpoints_join_the_neighbour_they_resemble(grey: int, friend: int) -> None:
-    """Three voxels in a row, 10 black points, 2 grey ones, 10 white ones."""
-    rng = np.random.default_rng(0)
-    xyz = rng.random((22, 3)) * 0.05 + 0.02
-    xyz[10:12, 0] += 0.1
-    xyz[12:, 0] += 0.2
-    rgb = np.repeat([0, grey, 255], [10, 2, 10])[:, None].repeat(3, axis=1).astype(np.uint8)
-    of = superpoints(xyz, rgb, voxel=0.1, seed=0.1)
-    assert len(parts(of)) == 2
-    assert of[10] == of[11] == of[friend]
-
-
-def test_geometry_of_known_shapes() -> None:
-    rng = np.random.default_rng(0)
-    line = rng.random((60, 3)) * [1, 0, 0]
-    np.testing.assert_allclose(geometry(line)[:, :3], np.tile([1, 0, 0], (60, 1)), atol=1e-6)
-    floor, wall = rng.random((2000, 3)) * [1, 1, 0], rng.random((2000, 3)) * [0, 1, 1]
-    assert geometry(floor)[:, 1].mean() > 0.6
-    np.testing.assert_allclose(geometry(floor)[:, 2:], 0, atol=1e-6)
-    np.testing.assert_allclose(geometry(wall)[:, 3], 2, atol=1e-6)
-    assert geometry(rng.random((2000, 3)))[:, 2].mean() > 0.4
-    np.testing.assert_array_equal(geometry(np.ones((50, 3))), np.zeros((50, 4)))
+def cells(xyz: np.ndarray, edge: float = 0.5) -> np.ndarray:
+    """(N,) a region for each cell of this edge."""
+    corner = np.floor(xyz.astype(np.float64) / edge)
+    return np.unique(corner, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
 
 
 def test_neighbours_are_others() -> None:
@@ -310,10 +126,10 @@ def test_redal_measure_is_means_over_regions(colored: bool) -> None:
     xyz, rgb = room(700, 5)
     rgb = rgb if colored else None
     prob, feat = said(700, 5)
-    of = supervoxels(xyz, rgb)
+    of = cells(xyz)
     closed = np.flatnonzero(of == 1)
     labelled = np.concatenate([[3, 699, 3], closed])
-    found = redal.measure(prob, xyz, rgb, feat, labelled)
+    found = redal.measure(prob, xyz, rgb, feat, labelled, of)
     np.testing.assert_array_equal(found.of, of)
     value = redal.point_value(prob, xyz, rgb)
     for region in range(of.max() + 1):
@@ -466,14 +282,12 @@ def plain_majority(classes: list[int]) -> int:
     return min(c for c in count if count[c] == max(count.values()))
 
 
-@pytest.mark.parametrize("colored", [True, False])
-def test_ssdr_measure_is_the_formula(colored: bool) -> None:
-    xyz, rgb = room(900, 7)
-    rgb = rgb if colored else None
+def test_ssdr_measure_is_the_formula() -> None:
+    xyz, _ = room(900, 7)
     prob, feat = said(900, 7, classes=3)
-    of = superpoints(xyz, rgb)
+    of = cells(xyz, 0.3)
     labelled = np.concatenate([[0, 5, 700], np.flatnonzero(of == 2)])
-    found = ssdr.measure(prob, xyz, rgb, feat, labelled)
+    found = ssdr.measure(prob, xyz, feat, labelled, of)
     np.testing.assert_array_equal(found.of, of)
     p = prob.astype(np.float64)
     ties = 0
@@ -506,7 +320,7 @@ def test_ssdr_measure_is_the_formula(colored: bool) -> None:
 def test_large_superpoints_keep_a_sample_of_all_their_rows() -> None:
     xyz = np.random.default_rng(0).random((1000, 3)) * 0.05 + 0.1
     prob, feat = said(1000, 0)
-    found = ssdr.measure(prob, xyz, None, feat, np.zeros(0, np.int64))
+    found = ssdr.measure(prob, xyz, feat, np.zeros(0, np.int64), np.zeros(1000, np.int32))
     assert len(found.points) == 1
     assert found.cloud.shape == (64, 3)
     rows = [int(np.abs(xyz - (c + found.centre[0])).sum(axis=1).argmin()) for c in found.cloud]
@@ -648,30 +462,27 @@ def test_no_scene_no_open_superpoint() -> None:
 # ---------------------------------------------------------------- both
 
 
-@pytest.mark.parametrize("strategy", [redal, ssdr])
-def test_feet(strategy) -> None:
-    """Regions are metres; a cloud in feet has the same ones."""
-    xyz, rgb = room(1200, 8)
+def measured(strategy: ModuleType, xyz: np.ndarray, features: int = 6, labelled: int = 0) -> Regions:
+    prob, feat = said(len(xyz), 8, features=features)
+    rgb = () if strategy is ssdr else (np.zeros((len(xyz), 3), np.uint8),)
+    found: Regions = strategy.measure(prob, xyz, *rgb, feat, np.arange(labelled), cells(xyz))
+    return found
+
+
+def test_shapes_are_in_metres() -> None:
+    xyz, _ = room(1200, 8)
     prob, feat = said(1200, 8)
-    none = np.zeros(0, np.int64)
-    metres = strategy.measure(prob, xyz, rgb, feat, none)
-    feet = strategy.measure(prob, xyz.astype(np.float64) / FEET, rgb, feat, none, FEET)
-    assert parts(feet.of) == parts(metres.of)
-    np.testing.assert_allclose(np.sort(feet.value), np.sort(metres.value), atol=1e-6)
-    wrong = strategy.measure(prob, xyz.astype(np.float64) / FEET, rgb, feat, none)
-    assert len(wrong.points) > len(metres.points)
-    if strategy is ssdr:
-        np.testing.assert_allclose(feet.centre, metres.centre, atol=1e-6)
-        np.testing.assert_allclose(feet.cloud, metres.cloud, atol=1e-5)
+    of, none = cells(xyz), np.zeros(0, np.int64)
+    metres = ssdr.measure(prob, xyz, feat, none, of)
+    feet = ssdr.measure(prob, xyz.astype(np.float64) / FEET, feat, none, of, FEET)
+    np.testing.assert_allclose(feet.centre, metres.centre, atol=1e-6)
+    np.testing.assert_allclose(feet.cloud, metres.cloud, atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", [redal, ssdr])
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_scenes_of_next_to_no_points(strategy, count: int) -> None:
-    xyz = np.arange(6).reshape(2, 3)[:count].astype(np.float32)
-    prob, feat = said(count, 0)
-    found = strategy.measure(prob, xyz, np.zeros((count, 3), np.uint8), feat, np.zeros(0, np.int64))
-    assert found.of.tolist() == list(range(count))
+def test_scenes_of_next_to_no_points(strategy: ModuleType, count: int) -> None:
+    found = measured(strategy, np.arange(6).reshape(2, 3)[:count].astype(np.float32))
     assert found.points.tolist() == [1] * count
     assert np.isfinite(found.value).all()
     assert found.feature.shape == (count, 6)
@@ -682,13 +493,12 @@ def test_scenes_of_next_to_no_points(strategy, count: int) -> None:
 
 
 @pytest.mark.parametrize("strategy", [redal, ssdr])
-def test_measure_repeats_and_pickles_small(strategy) -> None:
-    xyz, rgb = room(5000, 9)
-    prob, feat = said(5000, 9, features=96)
-    found = strategy.measure(prob, xyz, rgb, feat, np.arange(20))
+def test_measure_repeats_and_pickles_small(strategy: ModuleType) -> None:
+    xyz, _ = room(5000, 9)
+    found = measured(strategy, xyz, features=96, labelled=20)
     data = pickle.dumps(found)
-    assert len(data) < feat.nbytes / 2
-    again = strategy.measure(prob, xyz, rgb, feat, np.arange(20))
+    assert len(data) < 5000 * 96 * 2 / 2
+    again = measured(strategy, xyz, features=96, labelled=20)
     for name, value in vars(pickle.loads(data)).items():
         np.testing.assert_array_equal(value, getattr(again, name), err_msg=name)
 

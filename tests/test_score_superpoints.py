@@ -272,8 +272,22 @@ def test_superpoints_that_are_none(predicted: Predicted, tmp_path: Path, bad: in
 
 def test_regions_are_no_superpoints(predicted: Predicted) -> None:
     for strategy in (Strategy.REDAL, Strategy.SSDR):
-        with pytest.raises(UsageError, match=f"--per: {strategy} has regions of its own; leave --per out"):
+        with pytest.raises(
+            UsageError, match=f"--per: {strategy} asks about whole superpoints as it is; leave --per out"
+        ):
             scored(predicted.path, by_superpoint(strategy))
+
+
+@pytest.mark.parametrize("strategy", [Strategy.REDAL, Strategy.SSDR])
+def test_regions_are_the_superpoints(predicted: Predicted, strategy: Strategy) -> None:
+    """All points of a superpoint are candidates, by its number in the scene and with one score."""
+    rows = rows_of(scored(predicted.path, Plan(strategy)))
+    scene = predicted.store.table.choose("train")[0]
+    mine, of = rows[rows["scene"] == scene.number], predicted.superpoints.partition(scene)
+    np.testing.assert_array_equal(mine["region"], of[mine["index"]])
+    assert len(mine) > len(np.unique(of)) > 5
+    for region in np.unique(mine["region"]):
+        assert len(np.unique(mine["score"][mine["region"] == region])) == 1
 
 
 # ---------------------------------------------------------------- at random
@@ -518,7 +532,10 @@ def test_commands(predicted: Predicted, tmp_path: Path) -> None:
     ("words", "message"),
     [
         ("score preds.zarr --per room", "--per: 'room' is unknown; choose from point, superpoint"),
-        ("score preds.zarr --per superpoint --strategy redal", "--per: redal has regions of its own; leave --per out"),
+        (
+            "score preds.zarr --per superpoint --strategy redal",
+            "--per: redal asks about whole superpoints as it is; leave --per out",
+        ),
         ("score rooms.zarr --strategy diverse --shard 1/2", "--shard: diverse compares"),
         ("score rooms.zarr --strategy diverse --levels 10", "--strategy: diverse has no voxels"),
         ("score preds.zarr --budget 5 --per superpoint", "--budget: has no meaning for hmmu; give it to `hpal select`"),

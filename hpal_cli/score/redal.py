@@ -16,7 +16,6 @@ from hpal_cli.score.regions import (
     in_order,
     neighbours,
     sums,
-    supervoxels,
 )
 
 NEIGHBOURS = 50
@@ -35,14 +34,13 @@ def measure(
     rgb: NDArray[np.uint8] | None,
     feat: NDArray[np.floating],
     labelled: NDArray[np.integer],
-    unit: float = 1.0,
+    of: NDArray[np.int32],
 ) -> Regions:
-    """The supervoxels of one scene; value and feature are the means over all their points, answered ones included.
+    """The regions of one scene; value and feature are the means over all their points, answered ones included.
 
-    prob: (N, C); xyz: (N, 3) in units of `unit` metres; rgb: (N, 3) or None; feat: (N, F);
-    labelled: rows with an answer.
+    prob: (N, C); xyz: (N, 3), of any unit; rgb: (N, 3) or None; feat: (N, F); labelled: rows with an answer; of: (N,)
+    superpoint of each point, 0 to R - 1. The paper's regions are VCCS supervoxels.
     """
-    of = supervoxels(np.asarray(xyz, np.float64) * unit, rgb)
     points = np.bincount(of)
     value = point_value(prob, xyz, rgb)
     return Regions(

@@ -43,7 +43,8 @@ from hpal_cli.wording import counted
 
 
 class Strategy(StrEnum):
-    """What makes a point worth its label; `redal` and `ssdr` score regions of points, `diverse` superpoints."""
+    """What makes a point worth its label; `redal` and `ssdr` ask about all points of a superpoint, `diverse`
+    about its medoid."""
 
     HMMU = "hmmu"
     MMU = "mmu"
@@ -171,7 +172,7 @@ def score(
             "--shard", f"{plan.strategy} compares the {what} of all scenes", "score them in one run: --shard 1/1"
         )
     if regional and plan.per_superpoint:
-        raise UsageError("--per", f"{plan.strategy} has regions of its own", "leave --per out")
+        raise UsageError("--per", f"{plan.strategy} asks about whole superpoints as it is", "leave --per out")
     store = open_source(path, plan.strategy)
     pool = store.choose(split, scenes)
     chosen = shard.of(pool)
@@ -185,9 +186,10 @@ def score(
     extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(plan.strategy, ())
     groups: dict[int, NDArray[np.int32]] = {}
     worth: Worth | None = None
+    if plan.per_superpoint or regional:
+        groups = _superpoints(store, pool, jobs, monitor)
     if plan.per_superpoint:
         extra = (SUPERPOINT,)
-        groups = _superpoints(store, pool, jobs, monitor)
         # What a class weighs depends on the whole pool, of which this may be a part.
         worth = Worth.of(store, pool, plan.strategy, max(int(np.bincount(of).max()) for of in groups.values()))
     header = Header(
@@ -271,8 +273,9 @@ _WAITING = 4
 class _Work:
     """One scene to score; a process of its own may do it.
 
-    taken: rows that are no candidates; superpoint: (N,) of each point, where they are the candidates, and worth what
-    their points' scores are multiplied by; ranked: (S,) their scores, where all scenes were compared already.
+    taken: rows that are no candidates; superpoint: (N,) of each point, where the strategy needs it; worth: what the
+    scores of a superpoint's points are multiplied by; ranked: (S,) the scores of superpoints, where all scenes were
+    compared already.
     """
 
     store: PredictionStore | SceneStore
@@ -364,10 +367,12 @@ def _measure_regions(work: _Work) -> Any:
     assert isinstance(store, PredictionStore)
     points = store.points(scene)
     features = store.features(scene)(np.arange(scene.points))
-    measure = redal.measure if work.plan.strategy is Strategy.REDAL else ssdr.measure
-    # Their lengths are a room's.
-    unit = store.unit / (store.scale or 1.0)
-    return measure(store.probabilities(scene), points.xyz, points.rgb, features, work.taken, unit)
+    prob, of = store.probabilities(scene), work.superpoint
+    assert of is not None
+    if work.plan.strategy is Strategy.REDAL:
+        return redal.measure(prob, points.xyz, points.rgb, features, work.taken, of)
+    # Its lengths are a room's.
+    return ssdr.measure(prob, points.xyz, features, work.taken, of, store.unit / (store.scale or 1.0))
 
 
 def _rows(
@@ -384,7 +389,7 @@ def _rows(
         cloud = uncertainty_cloud(points, scores, shares, work.taken, work.scene)
         write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)
     free: NDArray[np.int64] = np.arange(work.scene.points)
-    if work.superpoint is not None:
+    if work.plan.strategy not in REGIONAL and work.superpoint is not None:
         free = np.sort(medoids(work.superpoint, points.xyz)[free_superpoints(work.superpoint, work.taken)])
         extra = {SUPERPOINT: work.superpoint}
     elif len(work.taken):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from hpal_cli.score.regions import BLOCK, Regions, answered_mask, in_order, sums, superpoints
+from hpal_cli.score.regions import BLOCK, Regions, answered_mask, in_order, sums
 
 SAMPLE = 64
 """Points of a superpoint that its shape is compared by."""
@@ -37,22 +37,21 @@ class Superpoints(Regions):
 def measure(
     prob: NDArray[np.floating],
     xyz: NDArray[np.floating],
-    rgb: NDArray[np.uint8] | None,
     feat: NDArray[np.floating],
     labelled: NDArray[np.integer],
+    of: NDArray[np.int32],
     unit: float = 1.0,
 ) -> Superpoints:
-    """The superpoints of one scene, with all their points, answered ones included.
+    """The superpoints of one scene, with all their points, answered ones included. The paper takes cut-pursuit's.
 
     U sums p2 / p1 over the points whose predicted class is the majority class c* (ties: the lowest id), and takes off
     the sum over the others. The class of an answer is the predicted one of its point: the predictions hold no truth,
     and what selects must see none.
 
-    prob: (N, C); xyz: (N, 3) in units of `unit` metres; rgb: (N, 3) or None; feat: (N, F);
-    labelled: rows with an answer.
+    prob: (N, C); xyz: (N, 3) in units of `unit` metres; feat: (N, F); labelled: rows with an answer; of: (N,)
+    superpoint of each point, 0 to R - 1.
     """
     metres = np.asarray(xyz, np.float64) * unit
-    of = superpoints(metres, rgb)
     points = np.bincount(of)
     answered = answered_mask(len(of), labelled)
     guess = prob.argmax(axis=1) if len(prob) else np.zeros(0, np.int64)
