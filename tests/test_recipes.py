@@ -755,7 +755,11 @@ def test_a_campaign_of_few_labels(real: Bench, scenes: Path, other_scenes: Path,
     assert PredictionStore(out / "spread.zarr").spread_from["answers"] == answered  # type: ignore[index]
     models = PredictionStore(out / "preds.zarr").spread_from
     assert models is not None
-    assert [Path(path).name for path in models["predictions"]] == ["preds-forest.zarr", "preds-network.zarr"]
+    assert [Path(path).name for path in models["predictions"]] == [
+        "preds-forest.zarr",
+        "preds-network-1.zarr",
+        "preds-network-2.zarr",
+    ]
     # Trees alone: nothing of a network, and nothing of other scenes.
     trees = tmp_path / "trees"
     real.run("few_labels", words[0], str(trees), "--answers", "6", "--rounds", "1", timeout=600)

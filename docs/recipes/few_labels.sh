@@ -5,13 +5,15 @@
 #
 # First some answers for surfaces that stand for all that look like them, then four rounds of what HMMU finds uncertain, a superpoint
 # at a time. After each round the answers are spread, which is the model of that round. In the end a forest learns from
-# all that was spread, and with --network a network too, for so many minutes; then both answer together.
+# all that was spread, and with --network two networks too, at the same time and for so many minutes; then all models answer
+# together. Two networks that start from other seeds err in other places, so their mean is better than one network that
+# trains on all cores.
 # --answers: in all, without it one point in a thousand. --also: another scenes store that the models predict.
 # OUT gets labels.zarr, spread.zarr (the answers spread over their own scenes), preds.zarr (the models on all scenes),
 # also.zarr, and results.csv.
 set -euo pipefail
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 2 ] || usage
 scenes=$1 out=$2
 shift 2
@@ -50,18 +52,43 @@ run_rounds
 
 learn() { # train's options, then a name
 	local name=${*: -1}
-	hpal train "$scenes" --labels "$out/labels.zarr" --spread "$out/spread.zarr" "${@:1:$#-1}" --seed "$seed" \
-		-o "$out/$name.pt" --overwrite -q
+	hpal train "$scenes" --labels "$out/labels.zarr" --spread "$out/spread.zarr" "${@:1:$#-1}" -o "$out/$name.pt" --overwrite -q
+}
+networks=()
+[ "$minutes" = 0 ] || networks=(network-1 network-2)
+# together COMMAND: once for each network, with its name as the last word, all at the same time, each on its share of the
+# cores. Each is a group of processes (set -m), of which none is left when this script is stopped.
+together() {
+	local name pid pids=() threads=$((($(nproc) + 1) / 2))
+	[ ${#networks[@]} -gt 0 ] || return 0
+	set -m
+	for name in "${networks[@]}"; do
+		(export OMP_NUM_THREADS=$threads && "$@" "$name") &
+		pids+=($!)
+	done
+	set +m
+	# shellcheck disable=SC2064 # these processes, not those of a later call
+	trap "kill -- ${pids[*]/#/-} 2>/dev/null || true" EXIT
+	for pid in "${pids[@]}"; do wait "$pid"; done
+	trap - EXIT
+}
+learn_network() { # NAME
+	learn --preset few --minutes "$minutes" --seed $((seed + 1000 * (${1##*-} - 1))) "$1"
+}
+answer_network() { # SCENES OUT NAME
+	hpal predict "$out/$3.pt" "$1" -o "${2%.zarr}-$3.zarr" --turns 4 --smooth --overwrite -q
 }
 answer() { # SCENES OUT LABELS: all models together
+	local name predictions=${2%.zarr}-forest.zarr
 	hpal predict "$out/forest.pt" "$1" -o "$2" --overwrite -q
-	[ "$minutes" != 0 ] || return 0
-	mv "$2" "${2%.zarr}-forest.zarr"
-	hpal predict "$out/network.pt" "$1" -o "${2%.zarr}-network.zarr" --turns 4 --smooth --overwrite -q
-	hpal spread "$3" "$1" --predictions "${2%.zarr}-forest.zarr,${2%.zarr}-network.zarr" -o "$2" --overwrite -q
+	[ ${#networks[@]} -gt 0 ] || return 0
+	mv "$2" "$predictions"
+	together answer_network "$1" "$2"
+	for name in "${networks[@]}"; do predictions+=,${2%.zarr}-$name.zarr; done
+	hpal spread "$3" "$1" --predictions "$predictions" -o "$2" --overwrite -q
 }
-learn --model forest forest
-[ "$minutes" = 0 ] || learn --preset few --minutes "$minutes" network
+learn --model forest --seed "$seed" forest
+together learn_network
 rm -rf "$out"/preds*.zarr "$out"/also*.zarr
 answer "$scenes" "$out/preds.zarr" "$out/labels.zarr"
 score_of "models" "$out/preds.zarr" val
