@@ -304,12 +304,15 @@ def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
     points = store.points(scene)
     shares: dict[str, NDArray[np.floating]] = {}
     warning: _Absurd | None = None
+    prob: NDArray[np.floating] | None = None
+    if isinstance(store, PredictionStore) and plan.strategy is not Strategy.RANDOM:
+        prob = store.probabilities(scene)
     if work.ranked is not None and work.superpoint is not None:
         scores = work.ranked[work.superpoint]
-    elif plan.strategy is Strategy.RANDOM or isinstance(store, SceneStore):
+    elif prob is None:
         scores = pointwise.random(scene.points, plan.seed, scene.number)
     elif plan.strategy is Strategy.HMMU:
-        measured = _measure(work, store.probabilities(scene), points.xyz, store.unit)
+        measured = _measure(work, prob, points.xyz, store.unit)
         scores = measured.score(plan.hierarchy)
         warning = _absurd_levels(points, plan.hierarchy, measured.voxels, store.unit)
         if work.ply is not None:
@@ -318,9 +321,8 @@ def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
             names = [n if names.count(n) == 1 else f"{n}_{place}" for place, n in enumerate(names)]
             shares = {f"share_{n}": part for n, part in zip(names, measured.shares(plan.hierarchy), strict=True)}
     else:
-        scores = POINTWISE[plan.strategy](store.probabilities(scene))
+        scores = POINTWISE[plan.strategy](prob)
     if work.worth is not None and work.superpoint is not None and work.ranked is None:
-        prob = None if isinstance(store, SceneStore) else store.probabilities(scene)
         of = work.superpoint
         scores = work.worth(scores, prob, of)[of]
         # A superpoint's worth is linear in the scores of its points, so that the parts still sum to it.
