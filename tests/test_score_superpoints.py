@@ -392,7 +392,7 @@ def test_what_is_answered_is_not_asked_again() -> None:
     assert len(np.unique(same[0])) == 5
 
 
-def first_round(path: Path, budget: str = "8", **options: Any) -> bytes:
+def first_round(path: Path, budget: str = "12", **options: Any) -> bytes:
     plan = by_superpoint(Strategy.DIVERSE, budget=Budget.parse(budget))
     return scored(path, replace(plan, **options.pop("plan", {})), **options)
 
@@ -402,7 +402,7 @@ def test_a_first_round(predicted: Predicted, tmp_path: Path) -> None:
     rows = rows_of(data)
     assert first_round(predicted.store.path, jobs=2) == data
     assert first_round(predicted.store.path, plan={"seed": 1}) != data
-    assert PointReader(io.BytesIO(data), "test").header.strategy == "diverse 8 seed 0 per superpoint"
+    assert PointReader(io.BytesIO(data), "test").header.strategy == "diverse 12 seed 0 per superpoint"
     train = [scene for scene in predicted.store.table if scene.split == "train"]
     assert len(rows) == sum(len(predicted.superpoints.read(scene)) for scene in train)
     assert len(np.unique(rows["score"])) == len(rows)
@@ -410,7 +410,7 @@ def test_a_first_round(predicted: Predicted, tmp_path: Path) -> None:
         found = predicted.superpoints.read(predicted.store.table[int(row["scene"])])
         assert row["index"] == found.medoid[row["superpoint"]]
     # One in each kind of surface, in whichever room.
-    picks = selected(data, budget="8").rows
+    picks = selected(data, budget="12").rows
     kinds = {int(predicted.rooms[int(r["scene"])].label[int(r["index"])]) for r in picks}
     assert kinds == {0, 1, TABLE, BOARD}
     # A smaller budget is the beginning of the same list.

@@ -17,7 +17,10 @@ EDGES = 8
 PLANE = 15.0
 """Cost of a metre off the tangent plane, where a right angle between normals costs 1."""
 
-K = 0.7
+K = 0.35
+"""The smaller it is, the finer are the superpoints. In rooms of 32,000 points 0.35 gives some 750 of them, whose
+majority classes are right for 96 % of the points; 0.25 gives hardly more, for most are then as small as they may be."""
+
 LEAST = 8
 """Points of the smallest superpoint, where it has any neighbour."""
 

@@ -26,7 +26,7 @@ from hpal_cli.superpoints.build import Superpoints, build, scale_of
 from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.likeness import Likeness
 
-METHOD = 1
+METHOD = 2
 """The version of the method: superpoints of another one are made anew."""
 
 _OF_ONE, _OF_TWO = ("size", "medoid", "centre", "feature"), ("pair", "contact", "weight")
