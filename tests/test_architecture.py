@@ -10,7 +10,7 @@ import pytest
 
 def test_each_folder_imports_only_those_before_it() -> None:
     found = architecture.imports()
-    assert {("score", "predictions"), ("label", "select"), ("commands", "library")} <= {
+    assert {("score", "predictions"), ("label", "select"), ("export", "label")} <= {
         (one.source, one.target) for one in found
     }
     place = {name: n for n, name in enumerate(architecture.ORDER)}
