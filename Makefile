@@ -50,7 +50,7 @@ manual: $(VENV)/installed-dev  ## write man/ anew
 	$(BIN)/python tests/generate_manual.py
 
 docs: $(VENV)/installed-dev  ## write the pages that are made from --help and docstrings anew
-	HPAL_UPDATE_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py tests/test_library.py tests/test_architecture.py -k "help_texts or up_to_date"
+	HPAL_UPDATE_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py tests/test_library.py -k "help_texts or up_to_date"
 
 clean:
 	rm -rf $(VENV) hpal-demo .pytest_cache .mypy_cache .ruff_cache

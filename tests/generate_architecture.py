@@ -1,4 +1,4 @@
-"""Which folder of the library imports which, read from the source. As a script, it draws docs/architecture.md anew."""
+"""Which folder of the library imports which, read from the source. As a script, it draws imports.svg anew."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "hpal_cli"
-PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
-
-BEGIN = "<!-- begin: tests/generate_architecture.py draws this -->\n"
-END = "<!-- end -->\n"
+PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "imports.svg"
 
 ORDER = (
     # Single modules that any folder may use.
@@ -113,21 +110,61 @@ def reduced(seen: dict[tuple[str, str], bool]) -> dict[tuple[str, str], bool]:
     }
 
 
+def layers(seen: dict[tuple[str, str], bool]) -> list[list[str]]:
+    """The folders in rows, the lowest first: each one row above the highest that it imports."""
+    names = sorted({name for pair in seen for name in pair}, key=ORDER.index)
+    row: dict[str, int] = {}
+    for name in names:
+        row[name] = 1 + max((row[b] for a, b in seen if a == name and b in row), default=-1)
+    rows: list[list[str]] = [[] for _ in range(1 + max(row.values()))]
+    for name in names:
+        rows[row[name]].append(name)
+    # Each beside what it imports, so that few arrows cross.
+    place = {name: float(n) for n, name in enumerate(rows[0])}
+    for above in rows[1:]:
+        middle = {name: [place[b] for a, b in seen if a == name] for name in above}
+        above.sort(key=lambda name: (sum(middle[name]) / len(middle[name]) if middle[name] else 0.0, name))
+        place |= {name: n - (len(above) - 1) / 2 for n, name in enumerate(above)}
+    return rows
+
+
+BOX, ROW, COLUMN = (104, 30), 66, 124
+"""Width and height of a box, and from one row or column to the next, in pixels."""
+
+
 def drawing() -> str:
-    """The graph for Mermaid; dotted: for types alone."""
-    drawn = sorted(reduced(edges(imports())).items(), key=lambda one: tuple(map(ORDER.index, one[0])))
-    lines = [f"  {a} {'-.->' if typing else '-->'} {b}" for (a, b), typing in drawn]
-    return "\n".join(["```mermaid", "flowchart BT", *lines, "```", ""])
-
-
-def page(text: str) -> str:
-    """The page with the drawing as it is now between its two marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{PAGE} has no line {BEGIN!r}"
-    assert end, f"{PAGE} has no line {END!r}"
-    return f"{before}{begin}{drawing()}{end}{after}"
+    """The graph as an SVG."""
+    seen = reduced(edges(imports()))
+    rows = layers(seen)
+    width, height = COLUMN * max(map(len, rows)), ROW * len(rows)
+    at = {
+        name: (width / 2 + COLUMN * (n - (len(row) - 1) / 2), height - ROW * (level + 0.5))
+        for level, row in enumerate(rows)
+        for n, name in enumerate(row)
+    }
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
+        '<defs><marker id="head" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
+        '<path d="M0,1 L7,4 L0,7 z" fill="#5a6572"/></marker></defs>',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for (a, b), typing in sorted(seen.items()):
+        (x, y), (u, v) = at[a], at[b]
+        y, v = y + BOX[1] / 2, v - BOX[1] / 2
+        bend = (v - y) / 2
+        dashes = ' stroke-dasharray="4 3"' if typing else ""
+        lines.append(
+            f'<path d="M{x:g},{y:g} C{x:g},{y + bend:g} {u:g},{v - bend:g} {u:g},{v:g}" fill="none" stroke="#5a6572" '
+            f'stroke-width="1.2" marker-end="url(#head)"{dashes}/>'
+        )
+    for name, (x, y) in at.items():
+        corner = f'x="{x - BOX[0] / 2:g}" y="{y - BOX[1] / 2:g}"'
+        lines.append(f'<rect {corner} width="{BOX[0]}" height="{BOX[1]}" rx="5" fill="#eef3f8" stroke="#5a6572"/>')
+        lines.append(
+            f'<text x="{x:g}" y="{y + 5:g}" text-anchor="middle" font-family="sans-serif" font-size="14">{name}</text>'
+        )
+    return "\n".join([*lines, "</svg>", ""])
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PICTURE.write_text(drawing(), encoding="utf-8")
