@@ -12,7 +12,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "imports.svg"
 
 ORDER = (
     # Single modules that any folder may use.
-    *("errors", "wording", "lengths", "budget", "cells", "voxels", "parallel", "compiled", "progress", "system"),
+    *("errors", "wording", "lengths", "budget", "cells", "parallel", "progress", "system", "compiled", "voxels"),
     *("classes", "history"),
     # Raw clouds become scenes, and points pass through pipes and into files.
     *("store", "readers", "scenes", "stream", "writers"),
@@ -101,7 +101,12 @@ def reduced(seen: dict[tuple[str, str], bool]) -> dict[tuple[str, str], bool]:
     run = {pair for pair, typing in seen.items() if not typing}
 
     def reaches(start: str, goal: str) -> bool:
-        return any(a == start and (b == goal or reaches(b, goal)) for a, b in run)
+        found, todo = set[str](), [start]
+        while todo:
+            new = {b for a, b in run if a == todo[-1]} - found
+            todo[-1:] = new
+            found |= new
+        return goal in found
 
     return {
         (a, c): typing
