@@ -16,12 +16,12 @@ import torch
 from network import several
 from torch import Tensor
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.demo.office import CLASSES, make_room
 from hpal_cli.network.backend import choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.ahead import usual_workers

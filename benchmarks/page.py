@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.classes import ClassTable
 from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
 from hpal_cli.store import envelope
 from hpal_cli.stream.header import Header, PoolScene

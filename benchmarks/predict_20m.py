@@ -79,9 +79,9 @@ def make(folder: Path, points: int, size: str) -> None:
     import numpy as np
     import torch
 
+    from hpal_cli.classes import ClassTable
+    from hpal_cli.inference.scene_voxels import SceneVoxels
     from hpal_cli.network.minkunet import SIZES, MinkUNet
-    from hpal_cli.predictions.scene_voxels import SceneVoxels
-    from hpal_cli.scenes.classes import ClassTable
     from hpal_cli.scenes.store import Points, write_points
     from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
     from hpal_cli.store import envelope

@@ -29,9 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.budget import Budget
+from hpal_cli.classes import ClassTable
 from hpal_cli.parallel import cores
 from hpal_cli.predictions.store import PredictionStore, write_scene
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo, SceneTable
 from hpal_cli.score.hmmu import Hierarchy, hmmu, missing

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.bound import superpoint_bound
 from hpal_cli.forest.model import is_forest
@@ -17,11 +18,10 @@ from hpal_cli.forest.model import load as load_forest
 from hpal_cli.history import Entry
 from hpal_cli.label.log import read_log
 from hpal_cli.label.people import agreements, people
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.lengths import format_length
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SPLITS, SceneTable, fingerprint
 from hpal_cli.store.envelope import attributes_of, kind_of

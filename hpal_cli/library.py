@@ -16,15 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpal_cli import __version__
 from hpal_cli.budget import Budget
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.evaluate.evaluation import Evaluation
 from hpal_cli.evaluate.evaluation import evaluate as _evaluate
 from hpal_cli.history import Entry
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.probabilities import bad_rows
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, measure
 from hpal_cli.select.fds import RADIUS, SIMILARITY, FeatureRows, Suppression, walk
@@ -391,9 +391,9 @@ def predict(
             pass
         return open_predictions(path)
 
+    from hpal_cli.inference.predict import predict as predict_network
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose as choose_device
-    from hpal_cli.predictions.predict import predict as predict_network
     from hpal_cli.training.checkpoint import Checkpoint, load
 
     network = model if isinstance(model, Checkpoint) else load(_path("model", model))

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.demo.office import make_office
 from hpal_cli.predictions.store import write_scene
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint

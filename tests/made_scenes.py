@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.history import call
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.progress import Silent
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.scale import as_attribute
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint

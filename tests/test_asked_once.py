@@ -12,7 +12,7 @@ import pytest
 from conftest import Done, fake_predictions
 
 from hpal_cli.errors import HpalError
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.store.envelope import attributes_of
 from hpal_cli.stream.points import PointReader
 

@@ -20,7 +20,7 @@ from hpal_cli.evaluate.evaluation import evaluate
 from hpal_cli.export.files import export
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
-from hpal_cli.label.store import ANSWER, QUERY, LabelStore
+from hpal_cli.labels.store import ANSWER, QUERY, LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore

@@ -13,12 +13,12 @@ from conftest import run_hpal
 from test_docs import DOCS, files_of
 from test_readers import shared, write
 
+from hpal_cli.classes import ClassTable, SemanticClass
 from hpal_cli.errors import HpalError
-from hpal_cli.export import las
 from hpal_cli.readers import s3dis, scannet, semantickitti
-from hpal_cli.scenes.classes import ClassTable, SemanticClass
 from hpal_cli.scenes.named import TABLES, class_table
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.writers import las
 
 LAS_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 64)
 

@@ -20,7 +20,7 @@ from conftest import environment, fake_predictions, run_fresh, run_hpal, tree
 
 import hpal_cli
 from hpal_cli.history import Entry
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.scenes.store import SceneStore
 
 ROOT = Path(hpal_cli.__file__).parent

@@ -12,7 +12,7 @@ from conftest import run_fresh
 from test_docs import bash
 
 from hpal_cli.demo.office import make_room
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 
 TINY = ["--rooms", "3", "--points", "1200", "--answers", "40", "--rounds", "2"]
 

@@ -167,7 +167,7 @@ def test_the_programs_of_the_specification(campaign: Path) -> None:
         assert bash(f"python fingerprints.py {store}", campaign).stdout == f"3 scenes, id {table['id']}\n"
     bash("cp -r labels.zarr more.zarr && python answer.py more.zarr 1 7 3", campaign)
     bash("python answer.py more.zarr 1 7 -1", campaign)
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
 
     store = LabelStore(campaign / "more.zarr")
     one = [(a["scene"], a["index"], a["label"]) for a in store.latest() if (a["scene"], a["index"]) == (1, 7)]

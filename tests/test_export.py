@@ -11,13 +11,13 @@ import pytest
 
 from hpal_cli.errors import HpalError
 from hpal_cli.export.files import export
-from hpal_cli.export.las import FIRST_USER_CLASS
 from hpal_cli.export.top_view import top_view
-from hpal_cli.export.writers import ViewerCloud, write, write_blocks
 from hpal_cli.history import Entry
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.writers.cloud import ViewerCloud, write, write_blocks
+from hpal_cli.writers.las import FIRST_USER_CLASS
 
 
 def some_cloud() -> ViewerCloud:

@@ -19,12 +19,12 @@ from laspy.vlrs.known import WktCoordinateSystemVlr
 from laspy.vlrs.vlrlist import VLRList
 from test_readers import shared
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.files import export
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Silent
 from hpal_cli.scenes import store as store_module
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope

@@ -14,12 +14,12 @@ import pytest
 import zarr
 from conftest import Done, fake_predictions, tree
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export.files import export
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes import store as store_module
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope

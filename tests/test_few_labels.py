@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import call
+from hpal_cli.inference.predict import predict, predict_large, predict_points
 from hpal_cli.info import describe
 from hpal_cli.label.oracle import answer
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import joined, scene_origin, turned, unit_color, voxelise
 from hpal_cli.network.superpoint_inputs import SHIFT, Columns, SuperpointInputs, augment
-from hpal_cli.predictions.predict import predict, predict_large, predict_points
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore

@@ -20,7 +20,7 @@ from conftest import run_hpal, softmax
 from test_docs import _RUN, DOCS, bash, files_of
 
 from hpal_cli.demo.office import make_office
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore

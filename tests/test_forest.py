@@ -43,14 +43,14 @@ from hpal_cli.forest.model import Forest, is_forest, load
 from hpal_cli.forest.predict import predict_forest
 from hpal_cli.forest.surroundings import COUNT, Surroundings
 from hpal_cli.forest.train import train_forest
-from hpal_cli.forest.trees import Trees, fit
 from hpal_cli.history import call
 from hpal_cli.info import describe
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.superpoints.build import Superpoints, build
 from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.store import open_superpoints
+from hpal_cli.trees import Trees, fit
 
 SCALE = STEP / 0.04
 

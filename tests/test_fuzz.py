@@ -23,11 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpal_cli import readers
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.info import describe
 from hpal_cli.label.labelcloud import read_folder
 from hpal_cli.label.spreadsheet import read_table
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.points import PointReader
 

@@ -24,24 +24,24 @@ from conftest import fake_predictions, run_hpal, tree
 
 from hpal_cli import readers
 from hpal_cli.cells import plain_cell, safe_cell
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.files import export
-from hpal_cli.export.writers import free_paths, scene_path
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
 from hpal_cli.label.answers import open_scenes
 from hpal_cli.label.labelcloud import read_folder
 from hpal_cli.label.queries import queries
 from hpal_cli.label.spreadsheet import read_table, write_queries
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneTable, require_scene_name
 from hpal_cli.scenes.unfinished import Unfinished
 from hpal_cli.stream.points import PointReader
 from hpal_cli.training import checkpoint
 from hpal_cli.wording import shown
+from hpal_cli.writers.cloud import free_paths, scene_path
 
 BY = Entry("test", "0", ())
 

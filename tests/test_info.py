@@ -15,7 +15,7 @@ from test_label_log import answers
 
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
-from hpal_cli.label.store import QUERY, LabelStore
+from hpal_cli.labels.store import QUERY, LabelStore
 from hpal_cli.scenes.store import SceneStore
 
 BY = Entry("test", "0", ())

@@ -16,9 +16,9 @@ from conftest import Done
 from made_scenes import Room, made_scenes, room
 
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.inference.predict import predict, predict_large, predict_points
 from hpal_cli.info import describe
 from hpal_cli.network.point_inputs import LIMIT, FurtherOf, PointInputs, Wanted
-from hpal_cli.predictions.predict import predict, predict_large, predict_points
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.batches import Batches

@@ -25,12 +25,12 @@ import numpy as np
 import pytest
 from conftest import _CALL, _SERVER, VAL, environment, fake_predictions, run_hpal, tree
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.demo.office import make_office
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
-from hpal_cli.label.store import ANSWER, LabelStore
-from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo, SceneTable

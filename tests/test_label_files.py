@@ -14,16 +14,16 @@ import plyfile
 import pytest
 from conftest import Done, tree
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.clouds import answers_cloud, prediction_cloud
-from hpal_cli.export.writers import write
 from hpal_cli.label.answers import open_scenes, take_answers
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.points import PointReader
+from hpal_cli.writers.cloud import write
 
 Hpal = Callable[..., Done]
 

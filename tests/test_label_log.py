@@ -17,7 +17,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
 from hpal_cli.label.log import read_log
-from hpal_cli.label.store import ANSWER, QUERY, LabelStore
+from hpal_cli.labels.store import ANSWER, QUERY, LabelStore
 from hpal_cli.scenes.store import SceneStore
 
 Hpal = Callable[..., Done]
@@ -80,7 +80,7 @@ def test_an_answer_is_no_repeat_if_another_writer_changed_it_meanwhile(
             LabelStore(labels.path).append(others.pop(), "b", BY)
         rename(old, new)
 
-    monkeypatch.setattr("hpal_cli.label.store.os.rename", after_another)
+    monkeypatch.setattr("hpal_cli.labels.store.os.rename", after_another)
     batch = labels.append_new(answers(0, [1, 2, 3], [3, 6, 5]), "c", BY)
     assert batch is not None
     assert batch.round == 2
@@ -114,7 +114,7 @@ def test_a_round_is_undone_once_if_two_undo_it(labels: LabelStore, monkeypatch: 
             LabelStore(labels.path).undo(0, others.pop(), BY)
         rename(old, new)
 
-    monkeypatch.setattr("hpal_cli.label.store.os.rename", after_another)
+    monkeypatch.setattr("hpal_cli.labels.store.os.rename", after_another)
     with pytest.raises(HpalError, match="round 0 is undone already"):
         labels.undo(0, "late", BY)
     assert [batch.source for batch in labels.batches()] == ["a", "another"]

@@ -14,7 +14,7 @@ from hpal_cli.errors import UsageError
 from hpal_cli.label.cost import Cost
 from hpal_cli.label.oracle import parse_noise, with_noise
 from hpal_cli.label.regions import answer_superpoints
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.scenes.store import SceneStore
 
 Hpal = Callable[..., Done]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import fake_predictions
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.label.answers import take_answers
 from hpal_cli.label.oracle import answer
 from hpal_cli.label.positions import rounded
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 

@@ -111,7 +111,7 @@ def test_the_table_walks_through_each_room(predictions: Path, tmp_path: Path, hp
 
 def test_regions_go_round(predictions: Path, tmp_path: Path, hpal: Hpal) -> None:
     """A row a region; with the selection an answer is one to all of the region's points."""
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.stream.points import PointReader
 
     scored = hpal("score", predictions, "--strategy", "redal", "-q").out

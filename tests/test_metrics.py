@@ -13,14 +13,14 @@ import zarr
 from conftest import Done
 from sklearn import metrics as sk
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.evaluation import evaluate
 from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
 from hpal_cli.evaluate.sample import evaluate_sample
 from hpal_cli.history import Entry
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope

@@ -24,11 +24,11 @@ from test_real_rooms import DATA
 from torch import Tensor
 
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.inference.predict import predict
 from hpal_cli.network.backend import NAMES, AnyGeometry, choose
 from hpal_cli.network.geometry import LEVELS
 from hpal_cli.network.inputs import scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.predictions.predict import predict
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.ahead import Ready

@@ -14,10 +14,10 @@ from conftest import Done, at_a_terminal, environment
 from made_scenes import Campaign, certain, made_scenes, rooms
 
 from hpal_cli.history import Entry
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.provenance import store_behind
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.store.behind import store_behind
 
 QUICK = "--preset small --voxel 20cm --steps 2 --batch 1 --device cpu --max-voxels 2000"
 

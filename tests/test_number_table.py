@@ -209,7 +209,7 @@ def test_tables_of_nothing_but_short_numbers(tmp_path: Path, width: int, most: i
 @compiled
 @pytest.mark.parametrize("places", range(9))
 def test_each_short_number_is_divided_once(tmp_path: Path, places: int) -> None:
-    """The fast way multiplies instead: with each number of digits behind the point, numbers of all sizes."""
+    """With each number of digits behind the point, numbers of all sizes."""
     whole = np.unique(np.concatenate([[0], 10 ** np.random.default_rng(places).uniform(0, 8, 30000)]).astype(np.int64))
     tokens = [f"{n:0{places + 1}d}" for n in whole]
     tokens = [f"{t[: len(t) - places]}.{t[len(t) - places :]}" if places else t for t in tokens]

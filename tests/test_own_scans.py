@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from test_docs import DOCS, bash, files_of
 
 from hpal_cli.demo.office import CLASSES, make_room
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 

@@ -26,7 +26,7 @@ from test_page_server import HOSTILE, asked_of, selection
 
 from hpal_cli.demo.office import make_room
 from hpal_cli.label.answers import take_answers
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.page.offline import write_page
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore

@@ -28,7 +28,7 @@ from hpal_cli.history import call
 from hpal_cli.info import describe
 from hpal_cli.label.answers import take_answers
 from hpal_cli.label.people import agreements, kappa, people
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.page.cloud import Column, DrawnCloud
 from hpal_cli.page.desk import Desk
 from hpal_cli.page.label import Asked, open_desk, parse_overlap, queries_asked

@@ -12,13 +12,13 @@ from conftest import Done, tree
 from made_scenes import FLOOR, Campaign, Room, answers, face, first_of_each, made_scenes, room
 from matplotlib.image import imread
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.pictures import NO_CLASS, RIGHT, WRONG, class_layer, error_layer, write_pictures
 from hpal_cli.export.scene_picture import Layer, height_layer, scene_picture
 from hpal_cli.export.scene_views import NOBODY, Scene, framed, from_above, from_corner
 from hpal_cli.predictions import store as prediction_store
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 
 Hpal = Callable[..., Done]

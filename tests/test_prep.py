@@ -17,13 +17,13 @@ import pytest
 from conftest import GRID, Done, environment, tree
 from conftest import run_hpal as hpal
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export.files import export
 from hpal_cli.progress import Silent
 from hpal_cli.readers import number_table, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes import spool, write
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.spool import Columns, Spool
 from hpal_cli.scenes.store import SceneStore, SourceFile

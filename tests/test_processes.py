@@ -187,7 +187,7 @@ class _Broken:
 def test_a_step_without_labels_is_skipped_and_counted(scenes: Path, tmp_path: Path) -> None:
     """Scenes that nobody has labelled come up too: no step is made of them, and no NaN."""
     from hpal_cli.history import call
-    from hpal_cli.label.store import ANSWER, LabelStore
+    from hpal_cli.labels.store import ANSWER, LabelStore
 
     store = SceneStore(scenes)
     labels = LabelStore.create(tmp_path / "labels.zarr", store.classes, store.table)

@@ -16,11 +16,11 @@ from conftest import run_hpal
 from test_readers import HEAD, RGB, XYZ, names, read, save, scannet_scene, shared, write, write_las, write_ply
 
 from hpal_cli import readers
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import e57, las, number_files, number_table, numpy_files, ply, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes import named
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 

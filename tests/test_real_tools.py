@@ -23,7 +23,7 @@ from conftest import Done, environment, run_hpal
 from laspy.vlrs.known import WktCoordinateSystemVlr
 
 from hpal_cli.demo.office import CLASSES, make_room
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 
 ORIGIN = np.array([900_000.0, 6_500_000.0, 100.0])

@@ -31,7 +31,7 @@ from conftest import VAL, environment, run_hpal
 
 from hpal_cli.evaluate.evaluation import evaluate
 from hpal_cli.info import describe
-from hpal_cli.label.store import LabelStore, answers_digest
+from hpal_cli.labels.store import LabelStore, answers_digest
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.points import PointReader

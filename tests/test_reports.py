@@ -21,7 +21,7 @@ from referencing import Registry, Resource
 from hpal_cli.commands.app import app
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.reports import EVERY
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCHEMAS = {path.name: json.loads(path.read_text()) for path in sorted((DOCS / "schemas").glob("*.json"))}

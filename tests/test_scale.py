@@ -14,13 +14,13 @@ from conftest import Done, tree
 from made_scenes import CLASSES, Noted, Room, answers, first_of_each, made_scenes, room
 from plyfile import PlyData
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.clips import write_clips
+from hpal_cli.inference.predict import predict
 from hpal_cli.label.queries import Query
-from hpal_cli.predictions.predict import predict
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes import spacing
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.scale import fitting_grid
 from hpal_cli.scenes.spacing import point_spacing

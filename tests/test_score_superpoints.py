@@ -31,7 +31,7 @@ from made_scenes import (
 
 from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score import pointwise

@@ -12,7 +12,7 @@ import plyfile
 import pytest
 from conftest import Done, environment, run_fresh, run_hpal
 
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 

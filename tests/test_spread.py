@@ -34,7 +34,7 @@ from hpal_cli.evaluate.evaluation import evaluate
 from hpal_cli.export.files import export
 from hpal_cli.history import call
 from hpal_cli.info import describe
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.spread.spread import (
     alike,

@@ -21,12 +21,12 @@ import zarr
 from conftest import GRID, VAL, Done, fake_predictions, tree
 
 from hpal_cli import readers
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.grid import subsample
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore

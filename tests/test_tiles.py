@@ -15,21 +15,21 @@ import torch
 from conftest import Done, environment, tree
 from torch import Tensor, nn
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.demo.office import CLASSES, make_room
 from hpal_cli.errors import HpalError
+from hpal_cli.inference import scene_voxels
+from hpal_cli.inference import tiles as tiles_module
+from hpal_cli.inference.blend import Blend
+from hpal_cli.inference.predict import predict, predict_large, predict_points
+from hpal_cli.inference.scene_voxels import SceneVoxels, rows_of
+from hpal_cli.inference.tiles import MARGIN, MAX_VOXELS, RAMP, SHORTEST, Tile, cut
 from hpal_cli.network import inputs
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.predictions import scene_voxels
-from hpal_cli.predictions import tiles as tiles_module
-from hpal_cli.predictions.blend import Blend
-from hpal_cli.predictions.predict import predict, predict_large, predict_points
 from hpal_cli.predictions.prediction import Prediction
-from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.predictions.tiles import MARGIN, MAX_VOXELS, RAMP, SHORTEST, Tile, cut
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.training.presets import PRESETS
@@ -359,7 +359,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hpal_cli.network.backend import Backend
-from hpal_cli.predictions.predict import predict_large
+from hpal_cli.inference.predict import predict_large
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo

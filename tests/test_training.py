@@ -20,11 +20,11 @@ from torch.nn import functional
 from hpal_cli.demo.office import CLASSES, make_room
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import call
+from hpal_cli.inference.predict import predict_points
 from hpal_cli.label.oracle import answer
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.network.inputs import scene_origin, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.predictions.predict import predict_points
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.ahead import Ready
@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
         (folder / "raw").mkdir(exist_ok=True)
         columns = np.column_stack([room.xyz, room.rgb, room.label])
         np.savetxt(folder / "raw" / f"room_{number}.txt", columns, fmt="%.3f " * 3 + "%d %d %d %d")
-    from hpal_cli.scenes.classes import ClassTable
+    from hpal_cli.classes import ClassTable
 
     table = ClassTable.from_names(CLASSES)
     prepare(folder / "raw", folder / "scenes.zarr", val=["room_2"], classes=table, scale=0.04)

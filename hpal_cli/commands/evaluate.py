@@ -13,10 +13,10 @@ from hpal_cli.commands.console import Console
 from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
+    from hpal_cli.classes import ClassTable
     from hpal_cli.evaluate.evaluation import Evaluation
     from hpal_cli.evaluate.metrics import Metrics
     from hpal_cli.evaluate.sample import Sample
-    from hpal_cli.scenes.classes import ClassTable
 
 NAME = "eval"
 
@@ -83,7 +83,7 @@ def command(
     from hpal_cli.errors import UsageError
     from hpal_cli.evaluate.evaluation import evaluate
     from hpal_cli.evaluate.sample import Sample, evaluate_sample
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.store import envelope

@@ -16,7 +16,7 @@ from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
     from hpal_cli.label.matching import Store
-    from hpal_cli.label.store import Batch, LabelStore
+    from hpal_cli.labels.store import Batch, LabelStore
     from hpal_cli.stream.header import Header
     from hpal_cli.stream.rows import Rows
 
@@ -245,7 +245,7 @@ def _ask_oracle(
     from hpal_cli.label.cost import Cost
     from hpal_cli.label.oracle import answer, parse_noise, with_noise
     from hpal_cli.label.regions import by_regions
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.stream.header import require_scenes
     from hpal_cli.stream.points import write_points
@@ -377,7 +377,7 @@ def _ask_person(
 
     from hpal_cli.label.queries import queries, rooms_of
     from hpal_cli.label.spreadsheet import require_unanswered, write_queries
-    from hpal_cli.label.store import QUERY, LabelStore
+    from hpal_cli.labels.store import QUERY, LabelStore
     from hpal_cli.store.files import require_free
 
     asked, header, subject = _selected(selection, ("x", "y", "z", "scene", "index"))
@@ -434,7 +434,7 @@ def _say_next(
 ) -> None:
     """How the answers are given back. selection: where they are for regions of it, which the table does not hold."""
     from hpal_cli.predictions.store import PredictionStore
-    from hpal_cli.store.behind import store_behind
+    from hpal_cli.scenes.provenance import store_behind
 
     source = header.source if rooms is None else rooms.path
     check = isinstance(rooms, PredictionStore) and header.strategy is not None and header.strategy.startswith("random")
@@ -461,7 +461,7 @@ def _take_answers(
     from hpal_cli.label.answers import open_scenes, take_answers
     from hpal_cli.label.cost import Cost
     from hpal_cli.label.queries import rooms_of
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
 
     asked = None
     store: Store | None = None
@@ -499,7 +499,7 @@ def _take_answers(
 
 def _look_back(console: Console, store: Path | None, output: Path | None, undo: int | None, *, as_json: bool) -> None:
     """--log and --undo."""
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
 
     path = store or output
     if path is None or (store is not None and output is not None):

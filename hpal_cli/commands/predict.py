@@ -189,10 +189,10 @@ def _by_network(
     max_voxels: int | None,
     overwrite: bool,
 ) -> Iterator[SceneInfo]:
+    from hpal_cli.inference.predict import predict
+    from hpal_cli.inference.tiles import MAX_VOXELS
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
-    from hpal_cli.predictions.predict import predict
-    from hpal_cli.predictions.tiles import MAX_VOXELS
     from hpal_cli.training.checkpoint import load
 
     chosen_device = choose(device)

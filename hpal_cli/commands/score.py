@@ -145,7 +145,7 @@ def command(
     if budget is not None and strategy not in ("ssdr", "diverse"):
         raise UsageError("--budget", f"has no meaning for {strategy}", "give it to `hpal select`")
     from hpal_cli.budget import DEFAULT, Budget
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.lengths import format_length, parse_length
     from hpal_cli.score.hmmu import Hierarchy, default_weights, missing
     from hpal_cli.score.scorer import Plan, Strategy, default_levels, score

@@ -108,7 +108,7 @@ def command(
 
     from hpal_cli.budget import Budget
     from hpal_cli.export.selection import write_context
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.lengths import parse_length
     from hpal_cli.select.fds import RADIUS, SIMILARITY, Suppression, missing
     from hpal_cli.select.selector import SCORED, find_predictions, select
@@ -193,9 +193,9 @@ def command(
 
 def _next(selection: Selection, picks: Path, beside: Path | None) -> str:
     """What answers the picks: a person, and before that the truth, where the scenes have any."""
+    from hpal_cli.scenes.provenance import store_behind
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.select.selector import scored_store
-    from hpal_cli.store.behind import store_behind
     from hpal_cli.store.envelope import kind_of
 
     header = selection.header

@@ -76,7 +76,7 @@ def command(
     """Spread answers over the surface around them. Every point gets class probabilities, in a predictions store like
     that of a model."""
     from hpal_cli.export.pictures import room_for_pictures, write_pictures
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.spread.spread import spread

@@ -398,7 +398,7 @@ def command(
         remedy = f"make it first: hpal spread {labels} {scenes_store} -o spread.zarr"
         raise UsageError("--preset few", "learns from what was spread from the labels, and --spread is missing", remedy)
 
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.store.files import require_free
@@ -458,7 +458,7 @@ def _train_forest(
     overwrite: bool,
 ) -> None:
     from hpal_cli.forest.train import train_forest
-    from hpal_cli.label.store import LabelStore
+    from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.store.files import require_free

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.metrics import Metrics, confusion_matrix, missed
-from hpal_cli.label.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.provenance import store_behind
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.store.behind import store_behind
 
 
 @dataclass

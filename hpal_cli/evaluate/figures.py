@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.evaluate.metrics import Metrics
-from hpal_cli.scenes.classes import ClassTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluate.metrics import Metrics, confusion_matrix, missed
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.wording import counted
 
 CONFIDENCE = 0.95

@@ -10,22 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.export.clouds import identity
 from hpal_cli.export.context import LOUD_COLOR, greyed
 from hpal_cli.export.shades import height_colors
 from hpal_cli.export.top_view import BELOW, roofed, top_view
 from hpal_cli.export.views import View, draw, two_views
-from hpal_cli.export.writers import ViewerCloud, scene_path, write
 from hpal_cli.label.queries import Query
 from hpal_cli.lengths import rounded_length
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.regions import covariance, neighbours
 from hpal_cli.store.files import new_files, replace_when_whole
+from hpal_cli.writers.cloud import ViewerCloud, identity, scene_path, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

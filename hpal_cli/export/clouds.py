@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export import las
-from hpal_cli.export.writers import ViewerCloud
+from hpal_cli.classes import ClassTable
 from hpal_cli.label.spreadsheet import UNSURE
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.pointwise import margin
+from hpal_cli.writers import las
+from hpal_cli.writers.cloud import ViewerCloud, identity
 
 UNLABELLED_COLOR = (128, 128, 128)
 
@@ -106,11 +106,6 @@ def answers_cloud(store: LabelStore, scene: SceneInfo, answers: NDArray[np.void]
         {"name": [names[n] for n in label]},
         unit=store.unit,
     )
-
-
-def identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
-    """What a point comes back by, however a viewer merges and reorders."""
-    return {"scene": np.full(len(rows), scene.number, np.int32), "index": rows.astype(np.int32)}
 
 
 def class_comments(classes: ClassTable) -> tuple[str, ...]:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.clouds import class_colors, class_comments, identity
+from hpal_cli.classes import ClassTable
+from hpal_cli.export.clouds import class_colors, class_comments
 from hpal_cli.export.paper import in_metres, round_length, shortened, text_width
 from hpal_cli.export.splats import spacing
 from hpal_cli.export.top_view import BELOW, cut_height, roofed, top_view
-from hpal_cli.export.writers import ViewerCloud
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.writers.cloud import ViewerCloud, identity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,18 +9,20 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.export import benchmarks, las, writers
+from hpal_cli.export import benchmarks
 from hpal_cli.export.clouds import answers_cloud, prediction_cloud, scene_cloud
 from hpal_cli.export.originals import Originals, Part
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore, SourceFile
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.envelope import kind_of
 from hpal_cli.store.files import new_files
+from hpal_cli.writers import cloud, las
+from hpal_cli.writers.cloud import ViewerCloud, free_paths, write_blocks
 
-FORMATS = (*writers.FORMATS, *benchmarks.FORMATS)
+FORMATS = (*cloud.FORMATS, *benchmarks.FORMATS)
 
 COLORS = ("auto", "class", "rgb")
 
@@ -189,7 +191,7 @@ def room_for_originals(
         for name, one in originals.items():
             if color == "class" and one.file.las_header is not None:
                 las.require_colours(one.file.las_header, folder / names[name])
-    with writers.free_paths(folder, list(names.values()), overwrite=overwrite):
+    with free_paths(folder, list(names.values()), overwrite=overwrite):
         yield
 
 
@@ -223,10 +225,10 @@ def _write_original(
         originals.write(path, color, overwrite=overwrite, written=written)
 
 
-def _grid(name: str, points: int, format: str, make: Callable[[], writers.ViewerCloud], overwrite: bool) -> _File:
+def _grid(name: str, points: int, format: str, make: Callable[[], ViewerCloud], overwrite: bool) -> _File:
     def write(path: Path, written: Callable[[int], None]) -> None:
         cloud = make()
-        writers.write_blocks(lambda: iter([cloud]), points, path, overwrite=overwrite, written=written)
+        write_blocks(lambda: iter([cloud]), points, path, overwrite=overwrite, written=written)
 
     return _File(f"{name}.{format}", points, write)
 
@@ -234,7 +236,7 @@ def _grid(name: str, points: int, format: str, make: Callable[[], writers.Viewer
 def _write(files: Sequence[_File], folder: Path, overwrite: bool, monitor: Monitor) -> Exported:
     points = sum(file.points for file in files)
     with (
-        writers.free_paths(folder, [file.name for file in files], overwrite=overwrite) as paths,
+        free_paths(folder, [file.name for file in files], overwrite=overwrite) as paths,
         new_files(paths, overwrite=overwrite),
         monitor.task("writing", points) as task,
     ):

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import IGNORE
 from hpal_cli.errors import HpalError
-from hpal_cli.export import las
 from hpal_cli.export.clouds import UNLABELLED_COLOR, class_colors, class_comments, predicted
-from hpal_cli.export.writers import ViewerCloud, write_blocks
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.classes import IGNORE
 from hpal_cli.scenes.store import BLOCK, Points, SceneStore, SourceFile
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.stream.viewer_names import PREFIX
+from hpal_cli.writers import las
+from hpal_cli.writers.cloud import ViewerCloud, write_blocks
 
 _SCANNED = {"red": "scan_r", "green": "scan_g", "blue": "scan_b"}
 """The colours that a LAS file has, of 16 bits, and what they are called as fields: CloudCompare takes any name with

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import IGNORE, ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.export import writers
 from hpal_cli.export.clouds import class_colors
 from hpal_cli.export.scene_picture import Color, Layer, height_layer, scene_picture
 from hpal_cli.export.scene_views import framed
 from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.classes import IGNORE, ClassTable
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.files import new_files, replace_when_whole
+from hpal_cli.writers.cloud import free_paths
 
 NO_CLASS: Color = (246, 236, 200)
 RIGHT: Color = (206, 212, 217)
@@ -37,7 +37,7 @@ def room_for_pictures(scenes: Sequence[SceneInfo], folder: Path, *, overwrite: b
     Raises:
         HpalError: a file that exists, or `folder` is a file or a store.
     """
-    with writers.free_paths(folder, [f"{scene.name}.png" for scene in scenes], overwrite=overwrite) as paths:
+    with free_paths(folder, [f"{scene.name}.png" for scene in scenes], overwrite=overwrite) as paths:
         yield paths
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from hpal_cli.export.context import context_cloud, overview
-from hpal_cli.export.writers import scene_path, write
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.select.selector import Selection
 from hpal_cli.store.files import new_files, replace_when_whole
+from hpal_cli.writers.cloud import scene_path, write
 
 
 def write_context(

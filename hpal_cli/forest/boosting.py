@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.forest.trees import SINGLE_LEAF, Trees, packed
+from hpal_cli.trees import SINGLE_LEAF, Trees, packed
 
 ROUNDS, RATE = 60, 0.06
 LEAVES, LEAST = 15, 5

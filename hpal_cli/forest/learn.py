@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hpal_cli.forest.boosting import boost, probabilities
 from hpal_cli.forest.surroundings import Surroundings
-from hpal_cli.forest.trees import Trees, fit
 from hpal_cli.progress import Silent, Task
 from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.trees import Trees, fit
 
 STAGES, TREES, FOLDS, FOLD_TREES = 3, 200, 5, 60
 COLUMNS = 0.1

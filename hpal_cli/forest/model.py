@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli import history
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.forest import boosting
 from hpal_cli.forest.learn import Stages
-from hpal_cli.forest.trees import Trees
 from hpal_cli.history import Entry
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.superpoints.likeness import Likeness
+from hpal_cli.trees import Trees
 
 SPEC = 2
 

@@ -11,7 +11,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.forest.learn import FOLDS, STAGES, Example, learn
 from hpal_cli.forest.model import Forest
 from hpal_cli.history import Entry
-from hpal_cli.label.store import LabelStore, answers_digest
+from hpal_cli.labels.store import LabelStore, answers_digest
 from hpal_cli.parallel import cores
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.export import las as written
 from hpal_cli.readers.las import UNCLASSIFIED
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.writers import las as written
 
 UNANSWERED = -2
 """Of a point that says nothing; -1 is "unsure"."""

@@ -14,7 +14,7 @@ from hpal_cli.label.labelcloud import read_folder
 from hpal_cli.label.matching import Store, match
 from hpal_cli.label.queries import spread
 from hpal_cli.label.spreadsheet import read_table
-from hpal_cli.label.store import ANSWER, LabelStore, keys
+from hpal_cli.labels.store import ANSWER, LabelStore, keys
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store.envelope import kind_of

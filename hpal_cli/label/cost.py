@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.label.store import keys
+from hpal_cli.labels.store import keys
 from hpal_cli.wording import counted
 
 

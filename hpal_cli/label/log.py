@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.label.store import ANSWER, Batch, LabelStore, same_as_next
+from hpal_cli.labels.store import ANSWER, Batch, LabelStore, same_as_next
 
 
 class Logged(NamedTuple):

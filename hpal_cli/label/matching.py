@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated
 from hpal_cli.label.positions import rounded
-from hpal_cli.label.store import ANSWER, LabelStore, keys
+from hpal_cli.labels.store import ANSWER, LabelStore, keys
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo

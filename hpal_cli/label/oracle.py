@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.label.positions import rounded
-from hpal_cli.label.store import ANSWER
+from hpal_cli.labels.store import ANSWER
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpal_cli.label.store import Batch
+from hpal_cli.labels.store import Batch
 
 
 class Person(NamedTuple):

@@ -11,10 +11,10 @@ from typing import IO
 import numpy as np
 
 from hpal_cli.cells import plain_cell, safe_cell
+from hpal_cli.classes import IGNORE, UNSURE, ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated, scenes_named
 from hpal_cli.label.queries import Query
-from hpal_cli.scenes.classes import IGNORE, UNSURE, ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.wording import counted

@@ -13,7 +13,7 @@ from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query, queries, rooms_of
-from hpal_cli.label.store import QUERY, LabelStore
+from hpal_cli.labels.store import QUERY, LabelStore
 from hpal_cli.page.desk import Desk
 from hpal_cli.page.learn import Learner
 from hpal_cli.page.session import Session

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query
-from hpal_cli.label.store import ANSWER, Batch, LabelStore
+from hpal_cli.labels.store import ANSWER, Batch, LabelStore
 
 HELD = 300.0
 """Seconds without a sign of life after which a query is given to somebody else."""

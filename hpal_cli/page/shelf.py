@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.page.cloud import Column, DrawnCloud
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.scenes.provenance import store_behind
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.pointwise import margin
-from hpal_cli.store.behind import store_behind
 
 KEPT = 40_000_000
 """Points of scenes that stay in memory, beside the scene that is looked at."""

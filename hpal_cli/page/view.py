@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from hpal_cli import readers
+from hpal_cli.classes import UNSURE
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.page.cloud import Column, DrawnCloud
 from hpal_cli.page.desk import Desk
 from hpal_cli.page.shelf import Mark, Shelf, Shown, load, require_there, stores_of
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.classes import UNSURE
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.envelope import attributes_of, kind_of
@@ -115,7 +115,7 @@ def _shelf(
 
 
 def _behind(labels: LabelStore, source: Path | None) -> SceneStore:
-    from hpal_cli.store.behind import store_behind
+    from hpal_cli.scenes.provenance import store_behind
 
     history = [*labels.history, *(batch.entry for batch in labels.batches())]
     path = source or store_behind(history, "scenes", labels.table.id, labels.path.parent)

@@ -15,11 +15,11 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import e57, las, numpy_files, nuscenes, pcd, ply, ptx, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.colours import ColourRange
-from hpal_cli.scenes.classes import ClassTable
 
 Value = TypeVar("Value")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.scenes.classes import ClassTable
+from hpal_cli.classes import ClassTable
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import files
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes.classes import ClassTable
 
 NAME = "e57"
 CLASSES: ClassTable | None = None

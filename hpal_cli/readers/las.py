@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from hpal_cli.classes import IGNORE, ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import files
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.columns import native
-from hpal_cli.scenes.classes import IGNORE, ClassTable
 
 NAME = "las"
 CLASSES: ClassTable | None = None

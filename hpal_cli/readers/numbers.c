@@ -2,9 +2,6 @@
 //
 // Every double is the one nearest to what is written. A short token is a whole number below 2^52 divided by a power of
 // ten; both are exact, so that the division rounds once. All others go through strtod.
-//
-// Two ways lead there. Where the processor has AVX-512, `plain` takes batches of nothing but short tokens; `general`
-// takes all others, on any processor.
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -16,13 +13,6 @@
 #include <unistd.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
-#endif
-
-#if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512VBMI__) && \
-    defined(__AVX512VBMI2__) && defined(__AVX512VPOPCNTDQ__) && defined(__BMI2__)
-#define WIDE 1
-#else
-#define WIDE 0
 #endif
 
 // A batch is filled by blocks of 64 bytes, with at most 32 tokens each; its columns take up whole vectors.
@@ -56,23 +46,7 @@ typedef struct {
     const column *columns;
     int64_t capacity;        // rows
     uint64_t closing[WIDTH]; // which of the next tokens end a line, by how many this one has
-    int doubles;             // how many columns lie side by side, from the first one on
-    int bytes;               // how many after these; the latter lie side by side, too
-    uint8_t kinds[256];      // of characters
 } table;
-
-// The last two stand in bits that cost the least to look at.
-enum { BLANK = 1, NEWLINE = 2, POINT = 4, MINUS = 64, DIGIT = 128 };
-
-// How many columns lie side by side, from the first one on.
-static int beside(const column *columns, int64_t count, int bytes) {
-    int n = 0;
-    for (int64_t size = bytes ? sizeof(uint8_t) : sizeof(double); n < count; n++)
-        if (columns[n].bytes != bytes || columns[n].step != columns[0].step ||
-            (char *)columns[n].to != (char *)columns[0].to + n * size)
-            break;
-    return n;
-}
 
 static int describe(table *to, char separator, int finite, int64_t width, const column *columns, int64_t capacity) {
     if (width < 1 || width > WIDTH) return 0;
@@ -80,10 +54,6 @@ static int describe(table *to, char separator, int finite, int64_t width, const 
     to->width = (int)width;
     for (int has = 0; has < width; has++)
         for (int64_t n = width - 1 - has; n < BLOCK; n += width) to->closing[has] |= 1ull << n;
-    to->doubles = beside(columns, width, 0), to->bytes = beside(columns + to->doubles, width - to->doubles, 1);
-    for (int c = '0'; c <= '9'; c++) to->kinds[c] = DIGIT;
-    to->kinds['.'] = POINT, to->kinds['-'] = MINUS, to->kinds['\n'] = BLANK | NEWLINE;
-    to->kinds[' '] = to->kinds['\t'] = to->kinds['\r'] = to->kinds[(uint8_t)separator] |= BLANK;
     return 1;
 }
 
@@ -269,10 +239,10 @@ static int convert(const char *text, tokens *batch, int k, int width, int rows, 
     return 1;
 }
 
-// Every `apart`th value to where a column goes; whether all fit that go to bytes.
-static int hand_out(const double *value, int apart, int rows, const column *to, int64_t row) {
+// The values of a column to where it goes; whether all fit that go to bytes.
+static int hand_out(const double *value, int rows, const column *to, int64_t row) {
     int wrong = 0;
-    for (int n = 0; n < rows; n++, row++, value += apart) {
+    for (int n = 0; n < rows; n++, row++, value++) {
         if (to->bytes) {
             int inside = *value >= 0 && *value <= 255, whole = inside ? (int)*value : 0;
             wrong |= !inside | (whole != *value);
@@ -284,10 +254,10 @@ static int hand_out(const double *value, int apart, int rows, const column *to, 
     return !wrong;
 }
 
-// Any numbers, from text[*next] on: a batch of whole lines, and the next line after it. Returns the number of rows, or
+// The numbers from text[*next] on: a batch of whole lines, and the next line after it. Returns the number of rows, or
 // -1.
-static int general(const table *to, tokens *batch, locale_t locale, const char *text, int64_t size, int64_t row,
-                   int64_t *next) {
+static int parse_batch(const table *to, tokens *batch, locale_t locale, const char *text, int64_t size, int64_t row,
+                       int64_t *next) {
     uint64_t outside = 1;               // whether the byte before the block is a blank
     int starts = 0, ends = 0, line = 0; // tokens begun, ended, and ended by the last newline
     const int width = to->width;
@@ -315,210 +285,13 @@ static int general(const table *to, tokens *batch, locale_t locale, const char *
     if ((rows == 0 && ends > 0) || row + rows > to->capacity) return -1;
     for (int k = 0; k < width; k++)
         if (!convert(text, batch, k, width, rows, to->finite, locale) ||
-            !hand_out(batch->value + place(k, rows), 1, rows, to->columns + k, row))
+            !hand_out(batch->value + place(k, rows), rows, to->columns + k, row))
             return -1;
     return rows;
 }
 
-#if WIDE
-// Tokens in the order of the text: their digits, without anything between; where each one ends there, modulo 256, from
-// the second place on; which bytes of a lane of 8 or 16 its digits fill; their values.
-enum { BEHIND_POINT = 0x80, BEHIND_MINUS = 0x40, BATCH = 4096 };
-typedef struct {
-    uint8_t digit[BATCH + 2 * BLOCK], end[BATCH / 2 + 2 * BLOCK], fill[BATCH / 2 + 2 * BLOCK];
-    uint16_t fill_long[BATCH / 2 + 2 * BLOCK];
-    double value[BATCH / 2 + 2 * BLOCK];
-} plain_tokens;
-
-// Lanes of 8 digits, the last of them in the highest byte, to whole numbers.
-static inline __m512i whole_numbers(__m512i lanes) {
-    __m512i digits = _mm512_and_si512(lanes, _mm512_set1_epi8(0x0f));
-    __m512i twos = _mm512_maddubs_epi16(digits, _mm512_set1_epi16(0x010a));
-    __m512i fours = _mm512_madd_epi16(twos, _mm512_set1_epi32(0x00010064));
-    return _mm512_add_epi64(_mm512_mul_epu32(fours, _mm512_set1_epi64(10000)), _mm512_srli_epi64(fours, 32));
-}
-
-static inline __m512i behind_point(__m512i lanes) {
-    return _mm512_popcnt_epi64(_mm512_and_si512(lanes, _mm512_set1_epi8((char)BEHIND_POINT)));
-}
-
-static inline __m512d with_sign(__m512d value, __m512i lanes) {
-    __mmask8 minus = _mm512_test_epi64_mask(lanes, _mm512_set1_epi8(BEHIND_MINUS));
-    return _mm512_mask_xor_pd(value, minus, value, _mm512_set1_pd(-0.0));
-}
-
-// Ten to the power of 0 to 15.
-static inline __m512d power(__m512i exponent) {
-    const __m512d low = _mm512_set_pd(1e7, 1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1e0);
-    const __m512d high = _mm512_set_pd(1e15, 1e14, 1e13, 1e12, 1e11, 1e10, 1e9, 1e8);
-    return _mm512_permutex2var_pd(low, exponent, high);
-}
-
-static int hand_out_all(const table *to, const double *value, int rows, int64_t row) {
-    for (int k = 0; k < to->width; k++)
-        if (!hand_out(value + k, to->width, rows, to->columns + k, row)) return 0;
-    return 1;
-}
-
-// Eight tokens of up to 8 digits: their values, and as whole numbers, without sign and point.
-typedef struct {
-    __m512i lanes, whole;
-    __m512d value;
-} eight;
-
-// `fill` says which bytes of each lane they fill.
-static inline eight short_tokens(const uint8_t *digit, uint64_t fill) {
-    const __m512d low = _mm512_set_pd(1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0), high = _mm512_set1_pd(1e-8);
-    __m512i lanes = _mm512_maskz_expand_epi8(fill, _mm512_loadu_si512(digit));
-    __m512i whole = whole_numbers(lanes), behind = behind_point(lanes);
-    __m512d number = _mm512_cvtepi64_pd(whole), inverse = _mm512_permutex2var_pd(low, behind, high);
-    // A product and its remainder: one step from the quotient, and the same double for each of the 9 * 10^8 cases.
-    __m512d product = _mm512_mul_pd(number, inverse);
-    __m512d quotient = _mm512_fmadd_pd(_mm512_fnmadd_pd(product, power(behind), number), inverse, product);
-    return (eight){lanes, whole, with_sign(quotient, lanes)};
-}
-
-// Short tokens to where they go; 0 where one is not as plain as it has to be.
-static int short_rows(const table *to, plain_tokens *batch, int count, int64_t row) {
-    const column *first = to->columns, *second = first + to->doubles;
-    const uint8_t *digit = batch->digit;
-    const int width = to->width;
-    if (to->bytes && to->doubles + to->bytes == width && width <= 8) {
-        const __mmask8 doubles = (__mmask8)((1 << to->doubles) - 1), bytes = (__mmask8)((1 << width) - 1 - doubles);
-        const __m512i lowest = _mm512_set1_epi64(0x3830282018100800);
-        __m512i large = _mm512_setzero_si512(), marked = large;
-        double *at = (double *)first->to + row * first->step;
-        uint8_t *bytes_at = (uint8_t *)second->to + row * second->step - to->doubles;
-        for (int n = 0; n < count; n += width, at += first->step, bytes_at += second->step) {
-            uint64_t fill = _bzhi_u64(*(const word *)(batch->fill + n), (unsigned)(8 * width));
-            eight tokens = short_tokens(digit, fill);
-            digit += __builtin_popcountll(fill);
-            large = _mm512_or_si512(large, tokens.whole);
-            marked = _mm512_or_si512(marked, tokens.lanes);
-            _mm512_mask_storeu_pd(at, doubles, tokens.value);
-            _mm_mask_storeu_epi8(bytes_at, bytes,
-                                 _mm512_castsi512_si128(_mm512_permutexvar_epi8(lowest, tokens.whole)));
-        }
-        return !_mm512_mask_test_epi64_mask(bytes, large, _mm512_set1_epi64(~0xffll)) &&
-               !_mm512_mask_test_epi64_mask(bytes, marked, _mm512_set1_epi8((char)(BEHIND_POINT | BEHIND_MINUS)));
-    }
-    // Rows of doubles that follow each other without a gap are one row.
-    const int solid = to->doubles == width && first->step == width;
-    double *at = solid ? (double *)first->to + row * width : batch->value;
-    for (int n = 0; n < count; n += 8) {
-        uint64_t fill = *(const word *)(batch->fill + n);
-        __mmask8 which = count - n < 8 ? (__mmask8)((1 << (count - n)) - 1) : 0xff;
-        _mm512_mask_storeu_pd(at + n, which, short_tokens(digit, fill).value);
-        digit += __builtin_popcountll(fill);
-    }
-    return solid || hand_out_all(to, batch->value, count / width, row);
-}
-
-// Tokens of up to 16 digits; 0 where one is no whole number below 2^53 by a power of ten up to 15.
-static int long_values(plain_tokens *batch, int count) {
-    const uint8_t *digit = batch->digit;
-    __mmask8 wrong = 0;
-    for (int n = 0; n < count; n += 4) {
-        uint64_t fill = *(const word *)(batch->fill_long + n);
-        __m512i lanes = _mm512_maskz_expand_epi8(fill, _mm512_loadu_si512(digit));
-        digit += __builtin_popcountll(fill);
-        // From here on, only every other lane counts.
-        __m512i whole = whole_numbers(lanes), behind = behind_point(lanes);
-        whole = _mm512_add_epi64(_mm512_mul_epu32(whole, _mm512_set1_epi64(100000000)), _mm512_bsrli_epi128(whole, 8));
-        behind = _mm512_add_epi64(behind, _mm512_bsrli_epi128(behind, 8));
-        lanes = _mm512_or_si512(lanes, _mm512_bsrli_epi128(lanes, 8));
-        wrong |= _mm512_cmpgt_epi64_mask(whole, _mm512_set1_epi64((1ll << 53) - 1));
-        wrong |= _mm512_cmpgt_epi64_mask(behind, _mm512_set1_epi64(15));
-        __m512d quotient = _mm512_div_pd(_mm512_cvtepi64_pd(whole), power(behind));
-        _mm512_storeu_pd(batch->value + n, _mm512_maskz_compress_pd(0x55, with_sign(quotient, lanes)));
-    }
-    return !(wrong & 0x55);
-}
-
-// The first tokens to where they go; 0 where one is not as plain as it has to be.
-static int convert_plain(const table *to, plain_tokens *batch, int count, int64_t row) {
-    const __m512i fills = _mm512_broadcast_i32x4(_mm_set_epi64x(0xff, (int64_t)0xfefcf8f0e0c08000));
-    int longest = 8;
-    // No token is left over from what the last vectors take.
-    memset(batch->end + 1 + count, batch->end[count], BLOCK);
-    for (int n = 0; n < count; n += BLOCK) {
-        __m512i length = _mm512_sub_epi8(_mm512_loadu_si512(batch->end + n + 1), _mm512_loadu_si512(batch->end + n));
-        if (_mm512_cmpgt_epu8_mask(length, _mm512_set1_epi8(16))) return 0;
-        if (_mm512_cmpgt_epu8_mask(length, _mm512_set1_epi8(8))) longest = 16;
-        _mm512_storeu_si512(batch->fill + n, _mm512_shuffle_epi8(fills, length));
-    }
-    if (longest == 8) return short_rows(to, batch, count, row);
-    for (int n = 0; n < count + 3; n++)
-        batch->fill_long[n] = (uint16_t)(0xffff0000u >> (uint8_t)(batch->end[n + 1] - batch->end[n]));
-    if (!long_values(batch, count)) return 0;
-    return hand_out_all(to, batch->value, count / to->width, row);
-}
-
-// The compiler would compute in mask registers, too, at several times the cost.
-static inline uint64_t scalar(uint64_t mask) {
-    __asm__("" : "+r"(mask));
-    return mask;
-}
-
-// As `general`, for nothing but short numbers; without a row, and *next as it was, where others come at once.
-static int plain(const table *to, plain_tokens *batch, const char *text, int64_t size, int64_t row, int64_t *next) {
-    const __m512i all = _mm512_set_epi64(0x3f3e3d3c3b3a3938, 0x3736353433323130, 0x2f2e2d2c2b2a2928, 0x2726252423222120,
-                                         0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
-    const __m512i kind_of = _mm512_loadu_si512(to->kinds);
-    const __m512i point_mark = _mm512_set1_epi64((int64_t)EACH(BEHIND_POINT));
-    const int width = to->width;
-    const char *at = text + *next, *stop = at + (size - *next < BATCH ? size - *next : BATCH);
-    uint8_t *digits = batch->digit;
-    int tokens = 0, line = 0; // the latter: those ended by the last newline
-    uint64_t outside = 1, fraction = 0, signs = 0; // whether the byte before is a blank, a point or behind one, a minus
-    batch->end[0] = 0;
-    for (; at < stop; at += BLOCK) {
-        _mm_prefetch(at + 2048, _MM_HINT_T0);
-        __m512i bytes = _mm512_loadu_si512(at);
-        __m512i kinds =
-            _mm512_maskz_permutexvar_epi8(_mm512_cmplt_epu8_mask(bytes, _mm512_set1_epi8(64)), bytes, kind_of);
-        __mmask64 digits_here = _mm512_movepi8_mask(kinds);
-        uint64_t digit = scalar(digits_here), point = scalar(_mm512_test_epi8_mask(kinds, _mm512_set1_epi8(POINT)));
-        uint64_t minus = scalar(_mm512_movepi8_mask(_mm512_add_epi8(kinds, kinds)));
-        uint64_t newline = scalar(_mm512_test_epi8_mask(kinds, _mm512_set1_epi8(NEWLINE)));
-        uint64_t blank = scalar(_mm512_test_epi8_mask(kinds, _mm512_set1_epi8(BLANK)));
-        uint64_t kind = to->kinds[(uint8_t)at[BLOCK]];
-        uint64_t before_blank = blank >> 1 | kind << 63, before_newline = newline >> 1 | kind >> 1 << 63;
-        uint64_t after_blank = blank << 1 | outside, after_point = point << 1 | fraction;
-        uint64_t after_minus = scalar(minus << 1 | signs);
-        // The carry runs through all digits that follow a point.
-        uint64_t behind = scalar(digit & ~(digit + (after_point & digit))), last = digit & before_blank;
-        uint64_t wrong = ~(digit | point | minus | blank) | (minus & (~after_blank | before_blank)) | (after_minus & ~digit) |
-                         (point & (before_blank | after_point | behind << 1));
-        int lines = closed(to, last, before_newline, tokens, line);
-        if (wrong || !blank || lines < 0) break;
-        line = lines;
-        outside = blank >> 63, fraction = (behind | point) >> 63, signs = minus >> 63;
-        __m512i found = _mm512_maskz_compress_epi8(scalar(_pext_u64(last, digit)), all);
-        found = _mm512_add_epi8(found, _mm512_set1_epi8((char)(digits + 1 - batch->digit)));
-        _mm256_storeu_si256((__m256i *)(batch->end + 1 + tokens), _mm512_castsi512_si256(found));
-        tokens += __builtin_popcountll(last);
-        bytes = _mm512_and_si512(bytes, _mm512_set1_epi8(0x0f));
-        bytes = _mm512_mask_add_epi8(bytes, behind, bytes, point_mark);
-        bytes = _mm512_mask_add_epi8(bytes, after_minus, bytes, _mm512_set1_epi8(BEHIND_MINUS));
-        _mm512_storeu_si512(digits, _mm512_maskz_compress_epi8(digits_here, bytes));
-        digits += __builtin_popcountll(digit);
-    }
-    if (line == 0 && at < text + size) return 0;
-    int rows = line / width;
-    if (row + rows > to->capacity) return -1;
-    if (!convert_plain(to, batch, line, row)) return 0;
-    // The newline that ends the last line may stand at `at`.
-    *next = at < text + size ? (const char *)memrchr(text, '\n', (size_t)(at + 1 - text)) + 1 - text : size;
-    return rows;
-}
-#endif
-
 typedef struct {
     tokens *batch;
-#if WIDE
-    plain_tokens plain;
-#endif
     locale_t locale; // for strtod, whatever the program's is
 } workspace;
 
@@ -538,13 +311,7 @@ static int64_t parse(workspace *work, const table *to, const char *text, int64_t
     if (size >= UINT32_MAX - 2 * BLOCK) return -1;
     int64_t row = first;
     for (int64_t next = 0; next < size;) {
-        int rows = 0;
-#if WIDE
-        int64_t here = next;
-        rows = plain(to, &work->plain, text, size, row, &next);
-        if (next == here && rows >= 0)
-#endif
-            rows = general(to, work->batch, work->locale, text, size, row, &next);
+        int rows = parse_batch(to, work->batch, work->locale, text, size, row, &next);
         if (rows < 0) return -1;
         row += rows;
     }

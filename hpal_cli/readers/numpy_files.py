@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.number_table import ROWS
-from hpal_cli.scenes.classes import ClassTable
 
 NAME = "numpy"
 CLASSES: ClassTable | None = None

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import files, number_table
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes.classes import ClassTable
 
 NAME = "ptx"
 CLASSES: ClassTable | None = None

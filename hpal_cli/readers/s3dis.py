@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hpal_cli.classes import ClassTable, SemanticClass
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import number_files, number_table
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.files import in_order
 from hpal_cli.readers.number_files import TextFile
-from hpal_cli.scenes.classes import ClassTable, SemanticClass
 
 NAME = "s3dis"
 LINE = 29

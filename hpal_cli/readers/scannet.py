@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import IGNORE, ClassTable, Numbers, SemanticClass
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, ply
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.files import in_order, walk
-from hpal_cli.scenes.classes import IGNORE, ClassTable, Numbers, SemanticClass
 
 NAME = "scannet"
 _SUFFIX = "_vh_clean_2.ply"

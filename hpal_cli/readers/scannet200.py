@@ -5,7 +5,7 @@ They are those of the column `id` in `scannetv2-labels.combined.tsv`; names and 
 
 from __future__ import annotations
 
-from hpal_cli.scenes.classes import ClassTable, SemanticClass, palette
+from hpal_cli.classes import ClassTable, SemanticClass, palette
 
 _NUMBERED = """
 1 wall; 2 chair; 3 floor; 4 table; 5 door; 6 couch; 7 cabinet; 8 shelf; 9 desk; 10 office chair; 11 bed; 13 pillow; 14

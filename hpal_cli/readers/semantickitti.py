@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hpal_cli.classes import IGNORE, ClassTable, Numbers, SemanticClass
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import files, nuscenes
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes.classes import IGNORE, ClassTable, Numbers, SemanticClass
 
 NAME = "semantickitti"
 

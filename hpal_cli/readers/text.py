@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import columns, files, number_table
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes.classes import ClassTable
 
 NAME = "text"
 CLASSES: ClassTable | None = None

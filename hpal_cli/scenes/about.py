@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpal_cli import history
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.scale import as_attribute
 from hpal_cli.scenes.table import SceneTable
 

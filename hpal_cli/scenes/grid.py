@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.scenes.classes import IGNORE
+from hpal_cli.classes import IGNORE
 from hpal_cli.voxels import group_voxels, voxel_coordinates
 
 

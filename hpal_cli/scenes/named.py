@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hpal_cli.classes import ClassTable, Numbers, SemanticClass, palette
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import nuscenes, s3dis, scannet, scannet200, semantickitti
-from hpal_cli.scenes.classes import ClassTable, Numbers, SemanticClass, palette
 
 _ASPRS = {
     2: ("ground", (170, 120, 60)),

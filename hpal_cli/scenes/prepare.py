@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 
 from hpal_cli import readers
+from hpal_cli.classes import IGNORE, ClassTable, SemanticClass, palette
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.lengths import format_length, rounded_length
@@ -21,7 +22,6 @@ from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.readers import Reader
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.scenes import named
-from hpal_cli.scenes.classes import IGNORE, ClassTable, SemanticClass, palette
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.scale import ROOM_FORMATS, ROOM_GRID, as_attribute, fitting_grid
 from hpal_cli.scenes.spacing import measured_spacing

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli import readers
+from hpal_cli.classes import IGNORE
 from hpal_cli.errors import HpalError
 from hpal_cli.readers.cloud import Cloud
 from hpal_cli.readers.colours import ColourRange
-from hpal_cli.scenes.classes import IGNORE
 from hpal_cli.scenes.spool import Columns, Spool
 from hpal_cli.wording import Repeated
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from hpal_cli.budget import DEFAULT, Budget
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.export.writers import scene_path, write
 from hpal_cli.history import Entry
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.lengths import format_length, rounded_length
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore
@@ -40,6 +39,7 @@ from hpal_cli.stream.rows import GUESS, REGION, SUPERPOINT, Rows
 from hpal_cli.superpoints.build import medoids, partition, scale_of
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.wording import counted
+from hpal_cli.writers.cloud import scene_path, write
 
 
 class Strategy(StrEnum):
@@ -386,7 +386,7 @@ def _rows(
 ) -> Rows:
     """The candidates as the stream has them; and all points as a file to look at, if that is wanted."""
     if work.ply is not None:
-        from hpal_cli.export.uncertainty import uncertainty_cloud
+        from hpal_cli.score.uncertainty import uncertainty_cloud
 
         cloud = uncertainty_cloud(points, scores, shares, work.taken, work.scene)
         write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.table import SceneInfo

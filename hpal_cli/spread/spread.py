@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.forest.trees import Trees, fit
 from hpal_cli.history import Entry, to_json
-from hpal_cli.label.store import ANSWER, LabelStore, answers_digest
+from hpal_cli.labels.store import ANSWER, LabelStore, answers_digest
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.progress import Monitor, Silent
@@ -25,6 +24,7 @@ from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
+from hpal_cli.trees import Trees, fit
 from hpal_cli.wording import counted
 
 STRENGTH, STRENGTH_ALONE = 1.0, 10.0

@@ -25,34 +25,26 @@ LEAST = 8
 """Points of the smallest superpoint, where it has any neighbour."""
 
 
-def segment(
-    xyz: NDArray[np.float64],
-    color: NDArray[np.float64] | None,
-    surface: Surface,
-    *,
-    k: float = K,
-    plane: float = PLANE,
-    least: int = LEAST,
-) -> NDArray[np.int32]:
+def segment(xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface: Surface) -> NDArray[np.int32]:
     """(N,) superpoint of each point, 0 to S - 1, numbered in the order of their first points.
 
     An edge to each of the 8 nearest points costs
 
-        (1 - |n_i n_j|) + |c_i - c_j| + plane max(|n_i (x_j - x_i)|, |n_j (x_j - x_i)|)
+        (1 - |n_i n_j|) + |c_i - c_j| + 15 max(|n_i (x_j - x_i)|, |n_j (x_j - x_i)|)
 
     The last term is what separates a board, a window or a door from the wall that it lies on. Edges are visited from
     the cheapest to the dearest. Two components become one if the edge costs no more than each one's dearest inner edge
-    plus k / its points (Felzenszwalb and Huttenlocher, IJCV 2004). Then components of fewer than `least` points join
+    plus 0.7 / its points (Felzenszwalb and Huttenlocher, IJCV 2004). Then components of fewer than 8 points join
     the neighbour with the cheapest edge.
 
     xyz: (N, 3) metres (of the scene's scale); color: (N, K) in [0, 1], smoothed, or None.
     """
     pairs = _edges(surface.near)
-    cost = 1 - angle_cosine(surface.normal, *pairs.T) + plane * off_plane(xyz, surface.normal, *pairs.T)
+    cost = 1 - angle_cosine(surface.normal, *pairs.T) + PLANE * off_plane(xyz, surface.normal, *pairs.T)
     if color is not None:
         cost += color_step(color, *pairs.T)
     order = np.argsort(cost, kind="stable")
-    roots = components(len(xyz), pairs[order], cost[order], k, least)
+    roots = components(len(xyz), pairs[order], cost[order], K, LEAST)
     _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int32)
     rank[np.argsort(first)] = np.arange(len(first))

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpal_cli import history
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.network.inputs import COLOR, POSITION
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.network.point_inputs import PointInputs
 from hpal_cli.network.superpoint_inputs import SuperpointInputs
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.store.files import replace_when_whole
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.label.store import LabelStore, answers_digest
+from hpal_cli.labels.store import LabelStore, answers_digest
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.table import SceneInfo

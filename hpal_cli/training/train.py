@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
-from hpal_cli.label.store import LabelStore
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.minkunet import SIZES, MinkUNet

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli import readers
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers.las import IDENTIFIERS, SHOWN, check_records
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.store import Points
 
 if TYPE_CHECKING:
-    from hpal_cli.export.writers import Blocks
+    from hpal_cli.writers.cloud import Blocks
 
 FIRST_USER_CLASS = 64
 """ASPRS gives 0 and 1 the meaning "not classified", and 2 .. 63 meanings of its own."""

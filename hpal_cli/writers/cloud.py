@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from hpal_cli.cells import safe_cell
 from hpal_cli.errors import HpalError
-from hpal_cli.export import las
+from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.envelope import kind_of
 from hpal_cli.store.files import inside, replace_when_whole, require_free
 from hpal_cli.stream.viewer_names import PREFIX, QUALITY
+from hpal_cli.writers import las
 
 FORMATS = ("ply", "las", "laz", "csv")
 
@@ -58,6 +59,11 @@ class ViewerCloud:
 
 Blocks = Callable[[], Iterator[ViewerCloud]]
 """Gives the blocks of a cloud, at least one, each time anew: LAS has to look at all of them before it writes."""
+
+
+def identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
+    """What a point comes back by, however a viewer merges and reorders."""
+    return {"scene": np.full(len(rows), scene.number, np.int32), "index": rows.astype(np.int32)}
 
 
 def scene_path(folder: Path, scene: str, suffix: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.predictions.scene_voxels import SceneVoxels
+from hpal_cli.inference.scene_voxels import SceneVoxels
 
 MAX_VOXELS = 400_000
 """Voxels of a tile, its surroundings included."""

@@ -16,10 +16,10 @@ import zarr
 from numpy.typing import NDArray
 
 from hpal_cli import history
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.scenes.about import about
-from hpal_cli.scenes.classes import ClassTable
 from hpal_cli.scenes.table import SceneTable
 from hpal_cli.store import envelope
 from hpal_cli.store.files import sync, unfinished_folder

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.clouds import identity
-from hpal_cli.export.writers import ViewerCloud
 from hpal_cli.scenes.store import Points
 from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.writers.cloud import ViewerCloud, identity
 
 COLOR_MAP = "viridis"
 """Even steps of the score look like even steps, also in print and to the colour-blind."""

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
+from hpal_cli.inference.blend import Blend
+from hpal_cli.inference.scene_voxels import SceneVoxels, rows_of
+from hpal_cli.inference.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, turned, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
 from hpal_cli.network.point_inputs import Further, FurtherOf
-from hpal_cli.predictions.blend import Blend
 from hpal_cli.predictions.prediction import Answers, InMemory, Prediction
-from hpal_cli.predictions.scene_voxels import SceneVoxels, rows_of
 from hpal_cli.predictions.store import write_scene_blocks
-from hpal_cli.predictions.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.scenes.about import attributes_about
 from hpal_cli.scenes.store import Points, SceneStore

@@ -1,0 +1,1 @@
+"""Labels: the store of all answers, which only grows."""

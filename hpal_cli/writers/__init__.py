@@ -1,0 +1,1 @@
+"""Writers: points as the files that viewers and spreadsheets read."""
