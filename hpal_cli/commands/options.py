@@ -124,7 +124,7 @@ Host = Annotated[
         "--host",
         metavar="NAME",
         help="Address at which the page is served. The default can be reached from this computer only; give this "
-        "computer's network name to let others answer too.",
+        "computer's network name to let others open the page too.",
     ),
 ]
 Port = Annotated[
