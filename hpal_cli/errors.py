@@ -1,4 +1,4 @@
-"""What can go wrong, as one line that names the subject, the problem and the remedy."""
+"""The errors of hpal. Each is one line that names the subject, the problem and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that mean the same in every command, spelled once."""
+"""Options that have the same meaning in every command, defined once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hpal superpoints: pieces of surface that lie within one object, kept beside the scenes."""
+"""hpal superpoints: find pieces of surface that lie within one object, and store them beside the scenes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""eval: how good predictions are, and what share of the points it took."""
+"""Compares predictions with the labels of a scenes store, and counts how many points were labelled for them."""
 
 from __future__ import annotations
 

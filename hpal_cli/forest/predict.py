@@ -1,4 +1,4 @@
-"""predict with a forest: class probabilities for every point of some scenes."""
+"""Predicts class probabilities for every point of some scenes, with a forest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is asked: one query a point, or one a region, in the order of a walk through each room."""
+"""The queries for a person: one for each point or region, in the order of a walk through each room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predict: what a trained network says of every point of some scenes."""
+"""Predicts class probabilities and features for every point of some scenes, with a trained network."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class PredictionStore:
         return reader
 
     def xyz_blocks(self, scene: SceneInfo) -> Iterator[NDArray[np.float32]]:
-        """The positions of all points, as `xyz_rows` returns them, `BLOCK` points at a time, since a scene may be larger
+        """The positions of all points, as `xyz_rows` returns them, `BLOCK` points at a time. A scene may thus be larger
         than the memory.
 
         Raises:

@@ -1,4 +1,5 @@
-"""score: the candidates of a predictions store (or, at random, of a scenes store) as a point stream."""
+"""Scores the candidates of a predictions store, or at random those of a scenes store, and writes them as a point
+stream."""
 
 from __future__ import annotations
 

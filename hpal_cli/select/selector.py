@@ -1,4 +1,4 @@
-"""select: the picks of one call, over all scenes, from streams of scored points."""
+"""Selects points over all scenes, from streams of scored points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""spread: class probabilities for every point, from the answers for a few."""
+"""Computes class probabilities for every point from the answers for a few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the points of the train scenes: answers, and what was spread from them (docs/method.md)."""
+"""The labels that training learns from: answers, and what was spread from them (docs/method.md)."""
 
 from __future__ import annotations
 

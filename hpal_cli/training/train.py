@@ -1,4 +1,4 @@
-"""train: a network from scenes and the labels of some of their points."""
+"""Trains a network on scenes of which some points have labels."""
 
 from __future__ import annotations
 
