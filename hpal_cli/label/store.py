@@ -112,8 +112,10 @@ class LabelStore:
     def require_scenes(
         self, scenes: str, other: object, remedy: str = "give the labels made from these scenes"
     ) -> None:
-        """Raises:
-        HpalError: `scenes`, the id of the scenes that `other` is about, is not this store's.
+        """Checks that this store belongs to the scenes with the id `scenes`.
+
+        Raises:
+            HpalError: it belongs to others than `other` does.
         """
         if self.table.id != scenes:
             raise HpalError(

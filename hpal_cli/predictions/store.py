@@ -115,6 +115,7 @@ class PredictionStore:
         return RowReader(self._root, f"scenes/{scene.name}/rgb", self.path)
 
     def has_color(self, scene: SceneInfo) -> bool:
+        """Whether the scene has colours."""
         return self._find(scene, "rgb") is not None
 
     def probabilities(self, scene: SceneInfo) -> NDArray[np.float16]:

@@ -197,9 +197,11 @@ class SceneStore:
         return label
 
     def has_labels(self, scene: SceneInfo) -> bool:
+        """Whether the scene came with labels."""
         return self._find(f"scenes/{scene.name}/label") is not None
 
     def has_color(self, scene: SceneInfo) -> bool:
+        """Whether the scene has colours."""
         return self.has_column(scene, "rgb")
 
     def has_column(self, scene: SceneInfo, name: str) -> bool:
