@@ -380,7 +380,7 @@ FILES = [
 
 def draw_flow(places: dict[str, Place], arrows: Sequence[tuple[str, str, str]], title: str, path: Path) -> None:
     """Boxes at their places, and arrows between them with a word on each."""
-    box, across, down = (114, 36), 198, 84
+    box, across, down = (128, 36), 208, 84
     rows = max(y for _, y in places.values())
     drawing = Drawing(4 * across + box[0] + 40, int(down * rows) + box[1] + 40, title)
     middle = {
