@@ -357,6 +357,9 @@ def test_the_figure_of_hmmu_shows_hpals_score() -> None:
     assert hpal.hmmu(prob, xyz)[x] == pytest.approx(score, abs=1e-6)
     text = (DOCS / "pictures" / "hmmu.svg").read_text(encoding="utf-8")
     assert f"= {v:.3f}<" in text
+    # What a reader adds up is what stands there.
+    first, *levels = map(float, re.findall(r"U\d? = .* = (0\.\d+)<", text))
+    assert round(first + 0.1 * levels[0] + 0.01 * levels[1] + 0.001 * levels[2], 3) == round(v, 3)
     assert f"score = 1 − {v:.3f} / 1.111 = {score:.2f}<" in text
 
 
