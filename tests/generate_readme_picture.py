@@ -32,7 +32,7 @@ ROUNDS = (0, 1, 2, 3)
 """The rounds whose results the learning curve has; the picture shows those of 1 and 3."""
 ROOM = "Area_1/lounge_1"
 """The room that is shown: of those with answers, the one with most questions in round 1."""
-DPI, WIDTH, HEIGHT = 150, 11.0, 7.4
+DPI, WIDTH, HEIGHT = 140, 11.0, 7.0
 PANEL = (3.5, 2.75)
 """Inches of a view; GitHub shows the picture at some six tenths of its pixels, so type is large."""
 TITLE, TEXT = 14, 12
@@ -62,16 +62,16 @@ def draw(demo: Path, path: Path) -> None:
         """A view, coloured by point (N, 3); its upper left corner in inches."""
         image = view.colored(lambda rows: colors[rows])
         tall, wide = image.shape[0] / DPI, image.shape[1] / DPI
-        left, top = 0.15 + 3.65 * column, HEIGHT - 0.45 - 3.3 * row
+        left, top = 0.15 + 3.65 * column, HEIGHT - 0.45 - 3.15 * row
         axes.text(left, top + 0.12, title, fontsize=TITLE, fontweight="bold", color="0.1")
         axes.imshow(image, extent=(left, left + wide, top - tall, top), interpolation="nearest", zorder=0)
         return left, top
 
     prob = np.sort(spread[0].probabilities(scene).astype(np.float64), axis=1)
     uncertainty = 1 - (prob[:, -1] - prob[:, -2])
-    panel(0, 0, "1  Where is it uncertain?", ramp(uncertainty))
+    panel(0, 0, "1  Uncertain after round 0", ramp(uncertainty))
     mine = picks["index"][picks["scene"] == scene.number].astype(np.int64)
-    left, top = panel(1, 0, "2  What to ask next", greyed(points))
+    left, top = panel(1, 0, "2  Asked in round 1", greyed(points))
     at = pixels_of(view, points.xyz, points.xyz[mine], truth.unit)
     axes.plot(left + at[:, 0] / DPI, top - at[:, 1] / DPI, "o", ms=10, mfc="none", mec="white", mew=4)
     axes.plot(left + at[:, 0] / DPI, top - at[:, 1] / DPI, "o", ms=10, mfc="none", mec=PINK, mew=2.2)
@@ -80,7 +80,7 @@ def draw(demo: Path, path: Path) -> None:
         right = 100 * np.mean((spread[n].predicted(scene) == label)[label >= 0])
         panel(column, 1, f"{3 + column}  After round {n}: {right:.0f} % right", colors(spread[n].predicted(scene)))
     panel(2, 1, "The true classes", colors(label))
-    curve(figure.add_axes((8.1 / WIDTH, 4.75 / HEIGHT, 2.65 / WIDTH, 2.1 / HEIGHT)), demo)
+    curve(figure.add_axes((7.85 / WIDTH, 4.4 / HEIGHT, 2.95 / WIDTH, 2.15 / HEIGHT)), demo)
     axes.set_xlim(0, WIDTH)
     axes.set_ylim(0, HEIGHT)
     legend(axes, truth, label)
@@ -104,59 +104,42 @@ def pixels_of(view: Image, xyz: NDArray[np.floating], picks: NDArray[np.floating
 
 def curve(axes: Axes, demo: Path) -> None:
     """mIoU over answers, in the rooms with answers and in the others."""
-    for name, text, color in (
-        ("answered-rooms", "rooms with\nanswers", "#1f5fa8"),
-        ("new-rooms", "other rooms", "#777777"),
+    first = [json.loads((demo / f"answered-rooms-{n}.json").read_text(encoding="utf-8")) for n in ROUNDS]
+    answers = [result["labelled"]["points"] for result in first]
+    for name, text, color, above in (
+        ("answered-rooms", "rooms with answers", "#1f5fa8", 7),
+        ("new-rooms", "other rooms", "#777777", -17),
     ):
         results = [json.loads((demo / f"{name}-{n}.json").read_text(encoding="utf-8")) for n in ROUNDS]
-        answers = [json.loads((demo / f"answered-rooms-{n}.json").read_text())["labelled"]["points"] for n in ROUNDS]
         miou = [100 * result["grid"]["miou"] for result in results]
-        axes.plot(answers, miou, "o-", color=color, lw=2.5, ms=6)
-        axes.annotate(
-            f"{miou[0]:.0f} %",
-            (answers[0], miou[0]),
-            (0, -16),
-            textcoords="offset points",
-            ha="center",
-            fontsize=11,
-            color=color,
-        )
-        axes.annotate(
-            f"{miou[-1]:.0f} %",
-            (answers[-1], miou[-1]),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=11,
-            color=color,
-        )
-        axes.annotate(
-            text,
-            (answers[-1], miou[-1]),
-            (0, -16),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            fontsize=11,
-            color=color,
-        )
-    axes.set_title("mIoU over answers", fontsize=TITLE, fontweight="bold", color="0.1", loc="left")
+        axes.plot(answers, miou, "o-", color=color, lw=2.5, ms=6, label=text)
+        for end in (0, -1):
+            place = (answers[end], miou[end])
+            say = f"{miou[end]:.0f} %"
+            axes.annotate(say, place, (0, above), textcoords="offset points", ha="center", fontsize=11, color=color)
+    axes.legend(loc="lower right", frameon=False, fontsize=11, borderaxespad=0.1)
+    axes.set_title("mIoU, by number of answers", fontsize=TITLE, fontweight="bold", color="0.1", loc="left", x=-0.12)
     axes.set_xticks(answers)
     axes.tick_params(labelsize=10)
-    axes.margins(x=0.14, y=0.25)
+    axes.margins(x=0.14, y=0.3)
+    axes.set_xlabel(f"of {first[0]['labelled']['train_points']:,} points", fontsize=11)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def legend(axes: Axes, truth: SceneStore, label: NDArray[np.integer]) -> None:
-    """The classes of the room, the most frequent first."""
+    """The classes of the room, the most frequent first, in as many lines as they need."""
     count = np.bincount(label[label >= 0], minlength=len(truth.classes))
-    x = 0.15
+    x, y = 0.15, 0.45
     for n in np.argsort(-count, kind="stable")[: np.count_nonzero(count)]:
-        name, color = truth.classes[n].name, np.array(truth.classes[n].color) / 255
-        axes.add_patch(Rectangle((x, 0.14), 0.17, 0.17, facecolor=color, edgecolor="0.3", linewidth=0.5))
-        drawn = axes.text(x + 0.24, 0.225, name, fontsize=TEXT, va="center", color="0.1")
-        x += 0.24 + drawn.get_window_extent().width / DPI + 0.2
+        drawn = axes.text(x + 0.24, y, truth.classes[n].name, fontsize=TEXT, va="center", color="0.1")
+        wide = 0.24 + drawn.get_window_extent().width / DPI
+        if x + wide > WIDTH:
+            x, y = 0.15, y - 0.28
+            drawn.set_position((x + 0.24, y))
+        color = np.array(truth.classes[n].color) / 255
+        axes.add_patch(Rectangle((x, y - 0.085), 0.17, 0.17, facecolor=color, edgecolor="0.3", linewidth=0.5))
+        x += wide + 0.2
 
 
 if __name__ == "__main__":
