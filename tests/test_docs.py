@@ -225,7 +225,7 @@ def test_the_program_for_plyfile_reads_a_selection(campaign: Path) -> None:
     (program,) = [code for mark, _, code in _BLOCK.findall(text) if mark == "run"]
     shutil.copy(campaign / "picks.ply", campaign / "selection.ply")
     (campaign / "read_selection.py").write_text(program, encoding="utf-8")
-    assert bash("python read_selection.py", campaign).stdout.startswith("[1. 2. 3. ")
+    assert bash("python read_selection.py", campaign).stdout.startswith("[ 1  2  3 ")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
