@@ -44,8 +44,7 @@ from hpal_cli.wording import counted
 
 
 class Strategy(StrEnum):
-    """The strategies of `hpal score`. `redal` and `ssdr` score regions of points, `diverse` scores superpoints, the
-    others score points."""
+    """What makes a point worth its label; `redal` and `ssdr` score regions of points, `diverse` superpoints."""
 
     HMMU = "hmmu"
     MMU = "mmu"
