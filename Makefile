@@ -10,7 +10,7 @@ CUDA ?=
 WHEELS = .cache/minkowski$(if $(CUDA),-cuda)-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 	print(version("torch"), sys.implementation.cache_tag, sep="-")')
 
-.PHONY: demo test check minkowski minkowski-wheel completions manual docs clean
+.PHONY: demo test check minkowski minkowski-wheel completions manual help-texts figures docs clean
 
 demo: $(VENV)/installed  ## the main job: a small campaign on synthetic rooms
 	$(BIN)/hpal demo --overwrite
@@ -49,8 +49,15 @@ completions: $(VENV)/installed-dev  ## write completions/ anew
 manual: $(VENV)/installed-dev  ## write man/ anew
 	$(BIN)/python tests/generate_manual.py
 
-docs: $(VENV)/installed-dev  ## write the pages that are made from --help and docstrings anew
-	HPAL_UPDATE_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py tests/test_library.py -k "help_texts or up_to_date"
+help-texts: $(VENV)/installed-dev  ## write the help texts of docs/commands.md anew
+	HPAL_UPDATE_DOCS=1 $(BIN)/python -m pytest -q tests/test_docs.py -k help_texts
+
+figures: $(VENV)/installed  ## draw the figures of docs/pictures anew that show what is computed and what flows where
+	$(BIN)/python tests/generate_figures.py
+
+docs: $(VENV)/installed-docs  ## build the documentation site; a link that leads nowhere is an error
+	$(BIN)/python -m sphinx -q -W --keep-going --fresh-env docs build/site
+	@echo "open build/site/index.html"
 
 clean:
 	rm -rf $(VENV) hpal-demo .pytest_cache .mypy_cache .ruff_cache
@@ -67,4 +74,8 @@ $(VENV)/installed: $(VENV)/python pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --editable '.[docs]'
 	@touch $@

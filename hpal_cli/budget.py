@@ -1,4 +1,4 @@
-"""How many points a selection may take, and shares."""
+"""How many points a selection may choose: numbers, shares of the pool, and numbers for each scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of the library that can be called: `hpal.select(...)` beside `hpal_cli.select.fds`."""
+"""Makes a folder of the library callable, so that `hpal.select(...)` works although `hpal_cli.select` is a folder."""
 
 from __future__ import annotations
 

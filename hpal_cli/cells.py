@@ -1,4 +1,4 @@
-"""Text in the cells of a CSV table that a spreadsheet would otherwise take for a formula, and run."""
+"""Protects the cells of a CSV table whose text a spreadsheet would take for a formula, and would run."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What can go wrong, as one line that names the subject, the problem and the remedy."""
+"""The errors of hpal. Each is one line that names the subject, the problem and the remedy."""
 
 from __future__ import annotations
 
 
 class HpalError(Exception):
-    """Something hpal cannot do with this data or on this machine (exit status 1).
+    """hpal cannot do what was asked, with this data or on this machine. A command then exits with status 1.
 
-    Reads as `subject: problem; remedy`. `subject` is the file, store or option at fault.
+    The message is one line, `subject: problem; remedy`. `subject` is the file, store or option at fault.
     """
 
     exit_status = 1
@@ -23,6 +23,7 @@ class HpalError(Exception):
 
 
 class UsageError(HpalError):
-    """The call itself is wrong: an option's value, a missing argument (exit status 2)."""
+    """The call itself is wrong, such as the value of an option or a missing argument. A command then exits with status
+    2."""
 
     exit_status = 2

@@ -1,4 +1,4 @@
-"""Where a file came from: one entry for each command that had a hand in it, oldest first."""
+"""The history of a file: one entry for each command that contributed to it, oldest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file of hpal is: kind, counts, classes, history; and whether it is whole."""
+"""Describes a file of hpal by its kind, counts, classes and history, and checks that it is complete."""
 
 from __future__ import annotations
 

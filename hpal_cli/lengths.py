@@ -1,4 +1,4 @@
-"""Lengths as users type them: `10`, `10cm`, `0.5m`, `20mm`, `3ft`."""
+"""Parses lengths as users type them: `10`, `10cm`, `0.5m`, `20mm`, `3ft`."""
 
 from __future__ import annotations
 

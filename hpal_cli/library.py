@@ -70,24 +70,29 @@ def prepare(
     jobs: int = 1,
     monitor: Monitor | None = None,
 ) -> SceneStore:
-    """Reads every cloud under `raw`, puts it onto a grid, and writes the scenes store `out`, as `hpal prep` does.
+    """Reads every cloud under `raw`, thins it to one point for each cell of a grid, and writes the scenes store `out`,
+    as `hpal prep` does. All other calls start from this store.
 
     Args:
         raw: a file, or a folder of files.
-        format: how the files are read, such as `"s3dis"` or `"las"`; None: what they look like.
-        grid: the cell edge of the grid in metres; None: every point is kept; `"default"`: what suits how far apart the
-            points are.
-        val: patterns of scene names for the val split, such as `"Area_5/*"`; what neither `val` nor `test` names is
-            for training.
+        format: the format of the files, such as `"s3dis"` or `"las"`; None: it is recognised from the files.
+        grid: the edge of a cell in metres; None: every point is kept; `"default"`: an edge that is derived from how
+            far apart the points lie.
+        val: patterns of scene names for the val split, such as `"Area_5/*"`. Scenes that neither `val` nor `test`
+            names are for training.
         test: patterns of scene names for the test split.
         classes: the class table; None: the format's own, or one made of the numbers that the files hold.
-        unit: metres in one unit of the coordinates; None: what the files say, else 1.
-        overwrite: whether `out` may exist.
-        jobs: processes that read.
-        monitor: where progress and warnings go; None: nowhere.
+        unit: metres in one unit of the coordinates, such as 0.001 for millimetres; None: what the files say, and 1
+            if they say nothing.
+        overwrite: whether a store at `out` is replaced. Without it, such a store is an error.
+        jobs: number of processes that read. The result does not depend on it.
+        monitor: receives progress and warnings; None: they are not shown.
+
+    Returns:
+        The store, opened.
 
     Raises:
-        HpalError: there is nothing to read, or a file cannot be read.
+        HpalError: there is nothing to read, a file cannot be read, or `out` exists.
         UsageError: a pattern matches no scene.
     """
     # Here, since readers bring libraries that no other call needs.
@@ -111,28 +116,28 @@ def prepare(
 
 
 def open_scenes(path: PathLike) -> SceneStore:
-    """The scenes store at `path`. Nothing but its tables is read until it is asked for.
+    """Opens the scenes store at `path`. Points are read only when a method is called that returns them.
 
     Raises:
-        HpalError: there is no whole scenes store that this version reads.
+        HpalError: there is no complete scenes store of a version that hpal reads.
     """
     return SceneStore(_path("path", path))
 
 
 def open_predictions(path: PathLike) -> PredictionStore:
-    """The predictions store at `path`, which `predict` or `spread` wrote.
+    """Opens the predictions store at `path`, which `predict` or `spread` wrote.
 
     Raises:
-        HpalError: there is no whole predictions store that this version reads.
+        HpalError: there is no complete predictions store of a version that hpal reads.
     """
     return PredictionStore(_path("path", path))
 
 
 def open_labels(path: PathLike) -> LabelStore:
-    """The labels store at `path`, which `add_answers` or `hpal label` wrote.
+    """Opens the labels store at `path`, which `add_answers` or `hpal label` wrote.
 
     Raises:
-        HpalError: there is no labels store that this version reads.
+        HpalError: there is no labels store of a version that hpal reads.
     """
     return LabelStore(_path("path", path))
 
@@ -144,18 +149,25 @@ def add_answers(
     *,
     source: str = "python",
 ) -> LabelStore:
-    """Adds the answers of one round to the labels store `labels`, which is made if it is not there.
+    """Adds the answers of one round to the labels store `labels`, and creates the store if there is none.
+
+    A later answer for the same point replaces the earlier one, which is kept in the history of the store.
 
     Args:
-        labels: path of the labels store.
-        scenes: the scenes that the answers are for.
-        answers: for each scene name the rows (K,) that were answered, and the class ids (K,) of the answers. -1 says
-            "unsure": the point is never asked about again, and nothing is learned from it.
-        source: who or what answered.
+        labels: the path of the labels store.
+        scenes: the scenes store whose points were answered.
+        answers: for each scene name two arrays of K whole numbers: the rows of the answered grid points, and the class
+            ids of the answers. The class id -1 says "unsure": the point is not asked about again, and nothing is
+            learned from it.
+        source: who or what answered; it is recorded with the answers.
+
+    Returns:
+        The labels store, opened.
 
     Raises:
-        HpalError: a scene, a row or a class id that there is not, or a store of other scenes. Nothing is added then.
-        UsageError: rows and class ids of unequal length, or none at all.
+        HpalError: a scene name, row or class id does not exist, or `labels` belongs to other scenes. No answer is added
+            then.
+        UsageError: rows and class ids are of unequal length, or there is no answer at all.
     """
     store = _scenes(scenes)
     found = []
@@ -203,22 +215,30 @@ def spread(
     monitor: Monitor | None = None,
 ) -> PredictionStore:
     """Spreads the answers for a few points over the surfaces around them, as `hpal spread` does, and writes class
-    probabilities for every point to the predictions store `out` (docs/method.md, "Spreading answers").
+    probabilities for every point to the predictions store `out`. The method is hpal's own (docs/method.md, "Spreading
+    answers").
 
     Args:
-        labels: the labels store; None: no answers, and the `predictions` are put together and smoothed.
-        scenes: the scenes that were answered.
-        predictions: what models say of these scenes; their mean decides where no answer is near.
-        alike: whether an answer also speaks for surfaces of all scenes that look like its own.
-        strength: how much the models weigh against the answers; None: 1, and 10 in a scene without answers.
-        split: the scenes to write: train, val, test or all.
-        seed: of the trees that `alike` trains.
-        jobs: processes that spread and find superpoints.
-        overwrite: whether `out` may exist.
-        monitor: where progress and warnings go; None: nowhere.
+        labels: the labels store; None: there are no answers, and the `predictions` are averaged and smoothed.
+        scenes: the scenes store whose points were answered.
+        predictions: a list of predictions stores of models for these scenes. Their mean decides where no answer is
+            near.
+        alike: whether an answer also counts for surfaces in any scene that look like the answered one. For this, trees
+            are trained on the answered surfaces, which takes a second.
+        strength: the weight of `predictions` and `alike` against the answers nearby; None: 1, and 10 in a scene without
+            an answer. Raise it if answers spread too far.
+        split: the split whose scenes are written: train, val, test or all.
+        seed: the seed of the trees that `alike` trains.
+        jobs: number of processes that work on scenes in parallel. The result does not depend on it.
+        overwrite: whether a store at `out` is replaced. Without it, such a store is an error.
+        monitor: receives progress and warnings; None: they are not shown.
+
+    Returns:
+        The predictions store, opened.
 
     Raises:
-        HpalError: stores of different scenes or classes, or nothing to spread.
+        HpalError: the stores are of different scenes or classes, there is nothing to spread, or `out` exists.
+        UsageError: `predictions` is a single store and not a list.
     """
     store, path = _scenes(scenes), _path("out", out)
     if isinstance(predictions, PredictionStore | str | os.PathLike):
@@ -262,29 +282,35 @@ def train(
 ) -> Checkpoint | Forest:
     """Trains a model on the train split of `scenes`, as `hpal train` does, saves it as the file `out` and returns it.
 
+    The network is MinkowskiNet, a student with a teacher (paper section 3.4; docs/method.md, "Teacher and student").
+
     Args:
         scenes: the scenes store.
-        labels: the labels store; `"all"`: every label that the scenes hold (fully supervised).
-        out: the checkpoint to write; a network's metrics are written beside it.
-        model: `"network"`, or `"forest"`: trees on superpoints, trained within a minute.
-        spread: what `spread` made of the same labels: then all its points teach.
-        preset: of the network: `"s3dis"`, `"scannet"`, `"small"` or `"few"`; None: that of `init`, else s3dis with
-            CUDA, few with `spread`, small otherwise.
-        init: a checkpoint whose student the network continues from.
-        device: of the network: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
-        backend: of the network's convolutions: `"auto"`, `"torch"` or `"minkowski"`.
-        precision: of the network's convolutions: `"fp32"`, `"tf32"` or `"bf16"`.
-        workers: processes that make the network's batches, which are the same for any number. A GPU waits for its
-            batches with none; 8 keep it busy.
-        seed: of all that is drawn at random.
-        overwrite: whether `out` may exist.
-        monitor: where progress and warnings go; None: nowhere.
-        values: values of the network's preset that are to be others, such as `steps=500` or `voxel=0.1` (metres);
-            `hpal train --show` prints all of them.
+        labels: the labels store; `"all"`: every label that the scenes came with (fully supervised).
+        out: the path of the checkpoint to write. The metrics of a network are written beside it.
+        model: `"network"`, or `"forest"`, which is trees on superpoints and trained within a minute.
+        spread: the predictions store that `spread` made of the same labels. The model then learns from all its points,
+            not only from the answered ones.
+        preset: named values for the network: `"s3dis"`, `"scannet"`, `"small"` or `"few"`; None: the preset of `init`;
+            without `init`, s3dis with CUDA, few with `spread`, and small otherwise.
+        init: a checkpoint; the network starts from the weights of its student.
+        device: where the network is computed: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
+        backend: the library that computes the network's convolutions: `"auto"`, `"torch"` or `"minkowski"`.
+        precision: the number format of the network's convolutions: `"fp32"`, `"tf32"` or `"bf16"`.
+        workers: number of processes that prepare the network's batches. With 0, a GPU waits for its batches; 8 keep it
+            busy. The result does not depend on it.
+        seed: the seed of all random draws.
+        overwrite: whether a file at `out` is replaced. Without it, such a file is an error.
+        monitor: receives progress and warnings; None: they are not shown.
+        values: further arguments replace single values of the preset, such as `steps=500` or `voxel=0.1` (metres).
+            `hpal train --show` prints their names.
+
+    Returns:
+        The trained model, which `predict` takes.
 
     Raises:
-        HpalError: labels or a spread of other scenes, or nothing to learn from.
-        UsageError: a value that there is not, or a value of the network for a forest.
+        HpalError: `labels` or `spread` belongs to other scenes, there is nothing to learn from, or `out` exists.
+        UsageError: a value does not exist, or a forest was given a value that is for the network.
     """
     from hpal_cli.store.files import require_free
 
@@ -350,23 +376,26 @@ def predict(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> PredictionStore:
-    """Asks a model for class probabilities and features of every point, as `hpal predict` does, and writes them to the
-    predictions store `out`. All of it is done when the call returns.
+    """Predicts class probabilities and features of every point, as `hpal predict` does, and writes them to the
+    predictions store `out`. The work is done when the call returns.
 
     Args:
-        model: what `train` returned, or its file.
+        model: what `train` returned, or the path of its file.
         scenes: the scenes store.
-        split: the scenes to predict: train, val, test or all.
-        names: patterns of scene names, such as `"Area_1/*"`; none: all of the split.
-        features: whether features are written, which `select` needs to suppress picks that look alike.
-        device: as in `train`.
-        backend: as in `train`.
-        precision: as in `train`.
-        overwrite: whether `out` may exist.
-        monitor: where progress and warnings go; None: nowhere.
+        split: the split whose scenes are predicted: train, val, test or all.
+        names: a list of patterns of scene names, such as `["Area_1/*"]`; empty: all scenes of the split.
+        features: whether the features are written too. `select` needs them to skip points that look alike.
+        device: as for `train`.
+        backend: as for `train`.
+        precision: as for `train`.
+        overwrite: whether a store at `out` is replaced. Without it, such a store is an error.
+        monitor: receives progress and warnings; None: they are not shown.
+
+    Returns:
+        The predictions store, opened.
 
     Raises:
-        HpalError: a model of other classes, or one that needs colours that the scenes lack.
+        HpalError: the model is of other classes or needs a column that the scenes lack, or `out` exists.
     """
     from hpal_cli.forest.model import Forest, is_forest
     from hpal_cli.forest.model import load as load_forest
@@ -425,19 +454,22 @@ def hmmu(
     weights: Sequence[float] | None = None,
     unit: float = 1.0,
 ) -> NDArray[np.float64]:
-    """The hierarchical minimum margin uncertainty of each of N points of one scene (paper section 3.2): (N,) numbers
-    from 0 to 1, the larger the more its label would teach.
+    """Scores the N points of one scene by hierarchical minimum margin uncertainty, HMMU (paper section 3.2, equations 1
+    to 4; docs/method.md, "HMMU").
 
     Args:
-        prob: (N, C) class probabilities, each row the softmax of a point; neither logits nor logarithms.
+        prob: (N, C) class probabilities. Each row is the softmax of a point; logits and logarithms are refused.
         xyz: (N, 3) positions.
-        levels: edges of the voxels in metres.
-        weights: one for each level; None: 0.1, 0.01, 0.001, ...
-        unit: metres in one unit of `xyz`.
+        levels: the edges of the voxels in metres, one for each level.
+        weights: the weight of each level in the score; None: 0.1, 0.01, 0.001, ...
+        unit: metres in one unit of `xyz`, such as 0.001 if the positions are in millimetres.
+
+    Returns:
+        (N,) scores from 0 to 1. The larger the score, the more a model would learn from the label of the point.
 
     Raises:
-        UsageError: rows that are no probabilities, positions that are not finite, arrays of unequal length, levels or
-            weights that are not above zero.
+        UsageError: a row of `prob` is not made of probabilities that sum to 1, a position is not finite, the arrays are
+            of unequal length, or a level or weight is not above zero.
     """
     rows, position = _probabilities(prob), _positions(xyz)
     _require_equal("xyz", len(position), "prob", len(rows))
@@ -460,26 +492,30 @@ def select(
     scene: ArrayLike | None = None,
     answered: ArrayLike = (),
 ) -> NDArray[np.int64]:
-    """The rows of the points to ask about, best first: the highest scores, without a point that lies near a better one
-    and looks like it (feature-distance suppression, paper section 3.3). Ties go to the smaller scene, then row.
+    """Chooses points to ask about: the highest scores, without a point that lies near a better one and looks like it
+    (feature-distance suppression, FDS: paper section 3.3, equations 5 and 6; docs/method.md, "FDS"). Of points with
+    equal scores, the one with the smaller scene number comes first, then the one in the smaller row.
 
     Args:
-        score: (N,) what each point is worth, the larger the better, as from `hmmu`.
+        score: (N,) the score of each point, such as `hmmu` returns. The largest are chosen first.
         xyz: (N, 3) positions.
         features: (N, F) features of the points; or a function that is given rows (K,) and returns their features
-            (K, F), such as `predictions.features(scene)`, of which only the rows that matter are read; None: no point
-            is suppressed.
-        budget: how many points, or a share of all N, such as `"0.02%"`.
-        radius: metres within which a better point suppresses others.
-        similarity: the cosine of two features above which the points look alike, from -1 to 1.
-        unit: metres in one unit of `xyz`.
-        scene: (N,) number of each point's scene, where there are several; points of different scenes never suppress
-            each other. None: all are of one scene.
-        answered: rows that have an answer already; they are never picked.
+            (K, F), such as `predictions.features(scene)`, which reads only the rows that are needed; None: no point is
+            suppressed.
+        budget: how many points to choose: a number, or a share of all N such as `"0.02%"`.
+        radius: the distance in metres within which a chosen point suppresses others that look like it.
+        similarity: the cosine of the features of two points, from -1 to 1, above which they look alike.
+        unit: metres in one unit of `xyz`, such as 0.001 if the positions are in millimetres.
+        scene: (N,) the scene number of each point, if there are several scenes; points of different scenes never
+            suppress each other. None: all points are of one scene.
+        answered: rows that have an answer already. They are never chosen.
+
+    Returns:
+        (K,) the rows of the chosen points, the best first.
 
     Raises:
-        UsageError: arrays of unequal length, values that are not finite, or a budget, radius or similarity that there
-            is not.
+        UsageError: the arrays are of unequal length, a value is not finite, or the budget, radius or similarity is
+            outside its range.
     """
     value, position = _array("score", score, 1), _positions(xyz)
     _require_equal("xyz", len(position), "score", len(value))
@@ -519,20 +555,23 @@ def evaluate(
     without_answers: bool = False,
     monitor: Monitor | None = None,
 ) -> Evaluation:
-    """Compares predictions with the truth, as `hpal eval` does: `evaluate(...).grid.miou` is the mean intersection over
-    union of the classes, from 0 to 1, and `.original` the same at the points as they were read.
+    """Compares predictions with the truth, as `hpal eval` does.
+
+    `evaluate(...).grid.miou` is the mean intersection over union of the classes at the grid points, from 0 to 1;
+    `evaluate(...).original.miou` is the same at the points as they were read.
 
     Args:
-        predictions: what `predict` or `spread` wrote.
-        truth: the scenes store, with labels.
-        labels: the labels store whose answers are counted; None: what the predictions say of them.
-        split: the scenes that count: train, val, test or all.
-        names: patterns of scene names; none: all of the split.
-        without_answers: whether answered points are left out, which are known and need no prediction.
-        monitor: where progress and warnings go; None: nowhere.
+        predictions: the predictions store that `predict` or `spread` wrote.
+        truth: the scenes store, which must have labels.
+        labels: the labels store whose points are counted as labelled in the result; None: the points that the
+            predictions record as labelled.
+        split: the split that is compared: train, val, test or all.
+        names: a list of patterns of scene names; empty: all scenes of the split.
+        without_answers: whether answered points are left out. They are known, so they say nothing of the predictions.
+        monitor: receives progress and warnings; None: they are not shown.
 
     Raises:
-        HpalError: stores of different scenes or classes, a scene without labels, or no point that is left.
+        HpalError: the stores are of different scenes or classes, a scene has no labels, or no point is left to compare.
     """
     return _evaluate(
         _predictions(predictions),

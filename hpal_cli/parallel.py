@@ -1,4 +1,4 @@
-"""The same work over many scenes, in several processes, with the results in order."""
+"""Applies a function to many scenes in several processes, and returns the results in order."""
 
 from __future__ import annotations
 

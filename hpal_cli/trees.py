@@ -1,4 +1,5 @@
-"""Extremely randomised trees (Geurts et al. 2006): learned by scikit-learn, kept and applied as plain arrays."""
+"""Extremely randomised trees (Geurts et al., Machine Learning 2006). scikit-learn grows them; they are stored and
+applied as plain arrays."""
 
 from __future__ import annotations
 

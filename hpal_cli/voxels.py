@@ -1,4 +1,4 @@
-"""Voxels: which cell a point lies in, and which points share one."""
+"""Voxels: finds the cell that each point lies in, and the points that share a cell."""
 
 from __future__ import annotations
 

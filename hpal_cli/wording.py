@@ -1,4 +1,4 @@
-"""Numbers in sentences, sentences that would come again and again, and text that a terminal may show."""
+"""Text for messages: numbers in sentences, sentences that repeat, and text that is safe to show on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The documents: their programs run, their help texts are the commands' own, their links lead somewhere.
+"""The documents: their programs run, their help texts are the commands' own, their links lead somewhere, their figures
+show what hpal computes.
 
 `HPAL_UPDATE_DOCS=1 pytest tests/test_docs.py` writes the help texts of docs/commands.md anew.
 """
@@ -15,17 +16,19 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import generate_figures
 import numpy as np
 import pytest
 import zarr
 
+import hpal_cli as hpal
 from hpal_cli import __version__
 from hpal_cli.commands.app import app
 from hpal_cli.demo.office import make_office
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 COMMANDS = [command.name for command in app.registered_commands]
 
 _FILE = re.compile(r"<!-- file: (\S+) -->\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -33,11 +36,34 @@ _RUN = re.compile(r"<!-- run -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE
 _HELP = re.compile(r"(<!-- help: (\w+) -->\n```text\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
 _FROM = re.compile(r"<!-- from: (\S+) -->\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _BASH = re.compile(r"^```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```(bash|sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+FOLLOWED = {
+    "README.md": "test_pages.py",
+    "docs/your-own-scans.md": "test_own_scans.py",
+    "docs/airborne.md": "test_pages.py",
+    "docs/rooms.md": "test_pages.py",
+    "docs/driving.md": "test_pages.py",
+}
+"""The pages whose commands a test runs from the first to the last."""
+
+MARKED = {
+    "docs/replace-a-stage.md": "test_docs.py",
+    "docs/foreign-networks.md": "test_foreign_networks.py",
+    "docs/viewers.md": "test_docs.py",
+}
+"""The pages whose blocks under `<!-- run -->` a test runs."""
 
 
 def files_of(page: Path) -> dict[str, str]:
     """The programs of a page: the blocks after `<!-- file: NAME -->`."""
     return dict(_FILE.findall(page.read_text(encoding="utf-8")))
+
+
+def commands_of(page: Path) -> list[str]:
+    """The blocks of commands of a page that are not marked `<!-- not run: REASON -->`."""
+    blocks = _BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [code for mark, language, code in blocks if language == "bash" and not mark.startswith("not run: ")]
 
 
 def bash(script: str, folder: Path, *, ok: bool = True) -> subprocess.CompletedProcess[str]:
@@ -71,10 +97,8 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in files_of(page).items():
         (folder / name).write_text(text, encoding="utf-8")
     text = page.read_text(encoding="utf-8")
-    first = _BASH.search(text)
-    assert first is not None
-    network, scorer = _RUN.findall(text)
-    bash(first.group(1), folder)
+    first, network, scorer = _RUN.findall(text)
+    bash(first, folder)
     (folder / "eval.sh").write_text(network, encoding="utf-8")
     (folder / "scorer.sh").write_text(scorer, encoding="utf-8")
     bash(network, folder)
@@ -196,16 +220,40 @@ def test_score_and_select_need_no_scenes_store(campaign: Path, tmp_path: Path) -
     assert here["index"].tolist() == there["scalar_index"].tolist()
 
 
-def test_readme_programs_run(campaign: Path, tmp_path: Path) -> None:
-    page = ROOT / "README.md"
-    scripts = _RUN.findall(page.read_text(encoding="utf-8"))
-    if not scripts:
-        return
-    folder = shutil.copytree(campaign, tmp_path / "readme")
-    for name, text in files_of(page).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    for script in scripts:
-        bash(script, folder)
+def test_the_program_for_plyfile_reads_a_selection(campaign: Path) -> None:
+    text = (DOCS / "viewers.md").read_text(encoding="utf-8")
+    (program,) = [code for mark, _, code in _BLOCK.findall(text) if mark == "run"]
+    shutil.copy(campaign / "picks.ply", campaign / "selection.ply")
+    (campaign / "read_selection.py").write_text(program, encoding="utf-8")
+    assert bash("python read_selection.py", campaign).stdout.startswith("[ 1  2  3 ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_program_of_a_page_is_run_or_says_why_not(page: Path) -> None:
+    """Each block of commands or Python is on a page that a test follows, or its mark says how it is checked."""
+    name = page.relative_to(ROOT).as_posix()
+    for mark, language, code in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        kind, _, rest = mark.partition(": ")
+        if kind == "not run":
+            assert len(rest.split()) >= 3, f"{name} gives no reason for not running:\n{code}"
+            for test in re.findall(r"tests/\w+\.py", rest):
+                assert (ROOT / test).is_file(), test
+        elif kind == "from":
+            assert name == "CONTRIBUTING.md"  # test_contributing_shows_code_and_names_files_that_exist
+        elif kind == "file":
+            tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")]
+            assert any("files_of(" in text and page.name in text for text in tests) or name in FOLLOWED, rest
+        elif kind == "run":
+            assert name in MARKED, f"no test runs what is marked in {name}:\n{code}"
+        else:
+            run = name in FOLLOWED and language == "bash"
+            assert run, f"{name} does not say whether this is run; mark it <!-- not run: REASON -->:\n{code}"
+
+
+def test_what_runs_the_pages_is_there() -> None:
+    for page, test in (FOLLOWED | MARKED).items():
+        assert (ROOT / page).is_file()
+        assert Path(page).stem in (ROOT / "tests" / test).read_text(encoding="utf-8")
 
 
 def test_help_texts_are_the_commands_own() -> None:
@@ -264,7 +312,7 @@ def test_contributing_shows_code_and_names_files_that_exist() -> None:
         assert code in (ROOT / name).read_text(encoding="utf-8"), f"{name} no longer holds:\n{code}"
     for name in re.findall(r"`((?:hpal_cli|tests|docs)/[\w./]*)`", text):
         assert (ROOT / name).exists(), name
-    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
+    for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), target
 
 
@@ -284,3 +332,42 @@ def test_the_citation_and_the_changelog_name_this_version() -> None:
     assert re.search(rf"^version: {re.escape(__version__)}$", cited, re.MULTILINE)
     changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert changes[0] == __version__
+
+
+def test_the_site_has_every_page_in_its_navigation() -> None:
+    listed = re.findall(r"^- .*?\]\((\S+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert sorted(listed) == sorted(pages - {"index.md"})
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_the_figures_are_as_the_script_draws_them(tmp_path: Path) -> None:
+    generate_figures.draw_all(tmp_path)
+    drawn = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert drawn == {path.name: path.read_bytes() for path in (DOCS / "pictures").glob("*.svg")}, (
+        "run `python tests/generate_figures.py`"
+    )
+
+
+def test_the_figure_of_hmmu_shows_hpals_score() -> None:
+    xyz, prob, x = generate_figures.hmmu_example()
+    v, score = generate_figures.hmmu_score(xyz, prob, x)
+    assert hpal.hmmu(prob, xyz)[x] == pytest.approx(score, abs=1e-6)
+    text = (DOCS / "pictures" / "hmmu.svg").read_text(encoding="utf-8")
+    assert f"= {v:.3f}<" in text
+    # What a reader adds up is what stands there.
+    first, *levels = map(float, re.findall(r"U\d? = .* = (0\.\d+)<", text))
+    assert round(first + 0.1 * levels[0] + 0.01 * levels[1] + 0.001 * levels[2], 3) == round(v, 3)
+    assert f"score = 1 − {v:.3f} / 1.111 = {score:.2f}<" in text
+
+
+def test_the_figure_of_fds_shows_hpals_picks() -> None:
+    score, xyz, features, budget = generate_figures.fds_example()
+    picks, skipped = generate_figures.fds_picks(score, xyz, features, budget)
+    assert hpal.select(score, xyz, features, budget).tolist() == picks
+    # Each rule has an example: near and alike, near and not alike, and what the budget does not reach.
+    assert skipped
+    assert any(np.linalg.norm(xyz[i] - xyz[j]) < 0.2 for i in picks for j in picks if i != j)
+    assert len(picks) + len(skipped) < len(score)

@@ -4,17 +4,16 @@ asked for; docs/library.md shows them as they are."""
 from __future__ import annotations
 
 import inspect
-import os
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import generate_library_page
 import numpy as np
 import pytest
 from conftest import environment, run_hpal, softmax
-from test_docs import files_of
+from test_docs import DOCS, files_of
 
 import hpal_cli as hpal
 from hpal_cli import library
@@ -294,7 +293,7 @@ def test_prepare_writes_what_the_command_writes(office: Path, tmp_path: Path) ->
 
 
 def test_the_loop_of_the_page_runs_and_learns(tmp_path: Path) -> None:
-    files = files_of(generate_library_page.PAGE)
+    files = files_of(DOCS / "library.md")
     assert list(files) == ["loop.py"]
     # As a file, which a spawned process would run again: the calls start none.
     (tmp_path / "loop.py").write_text(files["loop.py"], encoding="utf-8")
@@ -310,11 +309,21 @@ def test_the_loop_of_the_page_runs_and_learns(tmp_path: Path) -> None:
     assert len(labels.latest()) == train * 20
 
 
-def test_the_page_is_up_to_date() -> None:
-    page = generate_library_page.PAGE
-    text = page.read_text(encoding="utf-8")
-    fresh = generate_library_page.page(text)
-    if os.environ.get("HPAL_UPDATE_DOCS"):
-        page.write_text(fresh, encoding="utf-8")
-    elif fresh != text:
-        pytest.fail("docs/library.md is not what the docstrings say; run `make docs`")
+def test_the_notebook_runs_and_learns(tmp_path: Path) -> None:
+    notebook = json.loads((DOCS / "loop.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells)
+    program = "\n".join("".join(cell["source"]) for cell in cells)
+    (tmp_path / "loop.py").write_text("import matplotlib\n\nmatplotlib.use('agg')\n" + program, encoding="utf-8")
+    said = python("loop.py", cwd=tmp_path)
+    before, after = re.findall(r"(\S+) % before, (\S+) % now", said)[0]
+    assert 20 < float(before) < float(after)
+    assert float(re.findall(r"mIoU in the other room: (\S+) %", said)[0]) > 20
+
+
+def test_the_reference_lists_every_call_and_type() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)", text, re.MULTILINE)
+    assert sorted(listed) == sorted([*library.CALLS, *library.TYPES])
+    for call in library.CALLS:
+        assert f"`{call}`" in (DOCS / "library.md").read_text(encoding="utf-8"), call

@@ -1,5 +1,5 @@
-"""docs/airborne.md, rooms.md and driving.md, followed from the first command to the last, with a program in the
-person's place."""
+"""README.md, docs/airborne.md, rooms.md and driving.md, followed from the first command to the last, with a program in
+the person's place."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import laspy
 import numpy as np
 import pytest
-from test_docs import _BASH, DOCS, bash, files_of
+from test_docs import DOCS, ROOT, bash, commands_of, files_of
 from test_own_scans import run
 
+from hpal_cli.demo.office import make_office
+from hpal_cli.label.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 
@@ -37,7 +39,7 @@ def follow(page: Path, folder: Path) -> None:
     """Every program and every block of commands, in their order; tables are filled in as soon as they are there."""
     for name, text in files_of(page).items():
         (folder / name).write_text(smaller(text), encoding="utf-8")
-    for block in _BASH.findall(page.read_text(encoding="utf-8")):
+    for block in commands_of(page):
         for line in smaller(block).replace("\\\n", " ").splitlines():
             if line.startswith("python "):
                 bash(line, folder)
@@ -119,3 +121,29 @@ def test_the_page_does_what_it_says(page: str, tmp_path: Path) -> None:
         assert set(np.fromfile(frames[0], "<u4").tolist()) <= {10, 40, 48, 50, 71, 80}
     else:
         assert sorted((tmp_path / "new-rooms").rglob("*.ply"))
+
+
+IN_THE_README = {
+    " --classes classes.json": "",
+    "label round-0.ply --serve": "label round-0.ply --oracle scenes.zarr",
+    "label round-1.ply --serve": "label round-1.ply --oracle scenes.zarr",
+    "hpal view spread-1.zarr": "hpal info spread-1.zarr",
+}
+"""What the test does in place of a person who writes a class table, answers on the page and looks at the result: its
+scans are in the layout of S3DIS, whose classes hpal knows, and their labels answer."""
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    make_office(tmp_path / "scans", rooms=3, points=3000)
+    blocks = commands_of(ROOT / "README.md")
+    for its, ours in IN_THE_README.items():
+        assert any(its in block for block in blocks), its
+        blocks = [block.replace(its, ours) for block in blocks]
+    for block in blocks:
+        run(block, tmp_path)
+    # 80 and 20 answers, and those of the paper's selection: 0.02 % of the pool, at least one.
+    answered = LabelStore(tmp_path / "labels.zarr").latest()
+    assert len(answered) > 100
+    for folder in ("result", "result-model"):
+        assert len(list((tmp_path / folder).rglob("*.ply"))) == 3
+    assert accuracy(tmp_path, "spread.zarr", "train") > 0.6

@@ -1,4 +1,4 @@
-"""hpal eval: how well predictions agree with the truth."""
+"""hpal eval: compare predictions with the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hpal export: a store as files for viewers and other programs."""
+"""hpal export: write a store as files for viewers and other programs."""
 
 from __future__ import annotations
 

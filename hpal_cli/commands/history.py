@@ -1,4 +1,4 @@
-"""This call as an entry of a file's history."""
+"""Describes the current call of `hpal` as an entry of a file's history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that mean the same in every command, spelled once."""
+"""Options that have the same meaning in every command, defined once."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ Host = Annotated[
         "--host",
         metavar="NAME",
         help="Address at which the page is served. The default can be reached from this computer only; give this "
-        "computer's network name to let others answer too.",
+        "computer's network name to let others open the page too.",
     ),
 ]
 Port = Annotated[

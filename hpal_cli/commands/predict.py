@@ -1,4 +1,4 @@
-"""hpal predict: a class for every point, by a trained model."""
+"""hpal predict: predict the class of every point with a trained model."""
 
 from __future__ import annotations
 

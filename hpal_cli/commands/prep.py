@@ -1,4 +1,4 @@
-"""hpal prep: raw clouds to a scenes store."""
+"""hpal prep: read raw clouds and write a scenes store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hpal score: how much a model would learn from the label of each point."""
+"""hpal score: estimate how much a model would learn from the label of each point."""
 
 from __future__ import annotations
 

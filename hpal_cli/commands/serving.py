@@ -1,4 +1,4 @@
-"""A page that is served until somebody ends it: what `label --serve` and `view` have in common."""
+"""Serves a page until somebody ends it; `label --serve` and `view` share this."""
 
 from __future__ import annotations
 

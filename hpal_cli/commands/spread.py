@@ -1,4 +1,4 @@
-"""hpal spread: from the answers for a few points to class probabilities for all points."""
+"""hpal spread: turn the answers for a few points into class probabilities for all points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hpal superpoints: pieces of surface that lie within one object, kept beside the scenes."""
+"""hpal superpoints: find pieces of surface that lie within one object, and store them beside the scenes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Find the superpoints of every scene, pieces of surface that lie within one object. Other commands do this by
-    themselves when they need superpoints; calling it first only takes the time earlier."""
+    themselves when they need superpoints; calling it beforehand only spends the time earlier."""
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.superpoints.store import beside, make_superpoints, open_superpoints
 

@@ -1,4 +1,4 @@
-"""hpal train: a network or a forest from scenes and a few labels."""
+"""hpal train: train a network or a forest on scenes of which a few points have labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hpal view: look at a file in the browser."""
+"""hpal view: show a file in the browser."""
 
 from __future__ import annotations
 

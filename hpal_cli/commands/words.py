@@ -1,7 +1,5 @@
-"""What a shell completes beyond options: what the stores that stand on the command line hold.
-
-Their zarr.json is read as JSON: a completion must not wait for zarr.
-"""
+"""Completes words that are not options, such as scene names and splits, from the stores on the command line. Reads
+their zarr.json as plain JSON, since a completion cannot wait until zarr is imported."""
 
 from __future__ import annotations
 

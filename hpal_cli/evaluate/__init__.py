@@ -1,4 +1,4 @@
-"""Evaluate: predictions against the truth, at grid points and at the original ones."""
+"""Compares predictions with the truth, at the grid points and at the original points."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How good labels can be at best where all points of a superpoint have one."""
+"""The best accuracy that is possible if all points of a superpoint have the same label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""eval: how good predictions are, and what share of the points it took."""
+"""Compares predictions with the labels of a scenes store, and counts how many points were labelled for them."""
 
 from __future__ import annotations
 
@@ -41,9 +41,12 @@ class Labelled:
 
 @dataclass
 class Evaluation:
-    """Metrics at the grid points and at the original points, over all scenes of a split together.
+    """How well predictions agree with the truth, over all scenes of a split together.
 
-    left_out: answered grid points that do not count, None if they do.
+    `grid` and `original` hold the measures at the grid points and at the points as they were read: `iou` (C,), `miou`,
+    `accuracy` and `class_accuracy`, from 0 to 1, and the `confusion` matrix (C, C), with true classes as rows.
+    `labelled` counts the labelled points. `left_out` is the number of answered grid points that were not compared; None
+    if answered points were compared too.
     """
 
     classes: ClassTable

@@ -1,4 +1,4 @@
-"""Pictures for people: the confusion matrix, IoU by class, the learning curve."""
+"""Draws the confusion matrix, the IoU of each class, and the learning curve."""
 
 from __future__ import annotations
 

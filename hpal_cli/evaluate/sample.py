@@ -1,4 +1,4 @@
-"""eval without a labelled scan: at points drawn at random, as a person answered them."""
+"""Measures predictions where no scan has labels: by the answers of a person for points drawn at random."""
 
 from __future__ import annotations
 

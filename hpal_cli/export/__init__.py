@@ -1,1 +1,1 @@
-"""Export: any store as files that viewers and spreadsheets read, one file a scene."""
+"""Writes any store as files that viewers and spreadsheets read, one file for each scene."""

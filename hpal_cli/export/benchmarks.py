@@ -1,4 +1,5 @@
-"""What the servers of ScanNet and SemanticKITTI take: a class for every point of the raw file, in its order."""
+"""Writes the files that the servers of ScanNet and SemanticKITTI accept: a class for every point of the raw file, in
+its order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A cloud and a picture of each query: the point in colour among what is around it, the rest of the room in grey."""
+"""Writes a cloud and a picture of each query: the point and its surroundings in colour, the rest of the room in
+grey."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each store looks like: its points as clouds for a viewer."""
+"""Turns the points of each kind of store into clouds for a viewer."""
 
 from __future__ import annotations
 

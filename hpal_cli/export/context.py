@@ -1,4 +1,4 @@
-"""The picks in their surroundings: a cloud that shows them in the greyed scene, and a picture from above."""
+"""Shows the chosen points in their surroundings: a cloud with the scene in grey, and a picture from above."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""export: any store as files, one a scene."""
+"""Writes any store as files, one for each scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A file's original points, in their order, with what is known of each: for viewers and as the LAS it was."""
+"""Writes the original points of a file in their order, each with its result, for viewers or as the LAS file that they
+came from."""
 
 from __future__ import annotations
 

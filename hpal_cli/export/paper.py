@@ -1,4 +1,4 @@
-"""Words and lengths on pictures."""
+"""Text and lengths on pictures."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Pictures of predictions, one a scene: as scanned, as predicted, and, where the truth is known, as it is and where
-the two differ."""
+"""Draws predictions, one picture for each scene: as scanned, as predicted, and, if the truth is known, the truth and
+where the two differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One picture of a scene: from above and from a corner, side by side in several colourings, with legend and scale."""
+"""Draws one picture of a scene, from above and from a corner, in several colourings side by side, with a legend and a
+scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole scene from above and from a corner: which point each pixel shows. The points come by blocks."""
+"""Renders a scene from above and from a corner: finds the point that each pixel shows. Points are read in blocks."""
 
 from __future__ import annotations
 

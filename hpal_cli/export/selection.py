@@ -1,4 +1,4 @@
-"""The picks of a selection in the rooms that they were picked from: a PLY and a PNG a scene."""
+"""Draws the chosen points in their rooms: a PLY and a PNG for each scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heights as colours, for scans that have none of their own."""
+"""Colours for heights, for scans that have no colours of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Points as discs on a raster, the gaps between them closed: surfaces look like surfaces."""
+"""Draws points as discs on a raster and closes the gaps between them, so that a surface looks closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cloud from above, as an image: the quickest look at a room."""
+"""Draws a cloud from above."""
 
 from __future__ import annotations
 

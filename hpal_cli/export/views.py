@@ -1,4 +1,4 @@
-"""A point of a cloud seen from two sides: where to look from, and what is seen."""
+"""Finds two directions from which a point of a cloud can be seen, and what is seen from there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Auto-context (Tu and Bai, PAMI 2010): trees that also see what the trees before them say of the surroundings."""
+"""Trains the forest by auto-context (Tu and Bai, PAMI 2010): each stage of trees also sees what the stage before
+predicts for the surroundings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predict with a forest: class probabilities for every point of some scenes."""
+"""Predicts class probabilities for every point of some scenes, with a forest."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def predict_forest(
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> Iterator[SceneInfo]:
-    """Writes the predictions store `out`, and yields each scene as it is done. The store is whole when the iteration
-    ends. The features are the components of the superpoints' likeness.
+    """Predicts scenes with a forest and writes the predictions store `out`. Yields each scene when it is written. The
+    store is complete when the iteration ends. The features are the 32 numbers that describe a superpoint
+    (docs/method.md, "Superpoints").
 
     Raises:
-        HpalError: the forest's classes are not the scenes', or their scale is another one.
+        HpalError: the classes or the scale of the forest are not those of the scenes.
     """
     monitor = monitor or Silent()
     chosen = list(scenes) if scenes is not None else store.table.choose("all")

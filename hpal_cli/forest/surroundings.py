@@ -1,4 +1,4 @@
-"""What is around a superpoint, as weighted means over other superpoints of its scene."""
+"""Describes the surroundings of a superpoint by weighted means over other superpoints of its scene."""
 
 from __future__ import annotations
 

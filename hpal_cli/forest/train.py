@@ -1,4 +1,4 @@
-"""train --model forest: from scenes and the labels of some of their points."""
+"""Trains a forest on scenes of which some points have labels."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ def train_forest(
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> Forest:
-    """A forest that has learned from the train split of `store`.
+    """Trains a forest on the train split of `store`.
 
     Args:
-        labels: the answered points, or None to use every label of the store (fully supervised).
-        spread: those answers, spread by `hpal spread`; None: they are spread here, by likeness too.
-        old_spread: take a spread of other answers all the same.
+        labels: the answered points; None: every label of the store (fully supervised).
+        spread: the predictions store that `hpal spread` made of these answers; None: they are spread here, as with
+            `--alike`.
+        old_spread: whether a spread of other answers than those of `labels` is accepted.
 
     Raises:
-        HpalError: labels that do not fit the scenes, a spread of other answers, or nothing to learn from.
+        HpalError: the labels do not fit the scenes, the spread is of other answers, or there is nothing to learn from.
     """
     monitor = monitor or Silent()
     train = store.table.choose("train")

@@ -1,4 +1,5 @@
-"""Weighted sums of what several tiles say of a voxel, on disk: a large scene's features outgrow memory."""
+"""Adds up what several tiles predict for a voxel, weighted and on disk, since the features of a large scene exceed the
+memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predict: what a trained network says of every point of some scenes."""
+"""Predicts class probabilities and features for every point of some scenes, with a trained network."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def predict_points(
     backend: Backend | None = None,
     name: str = "scene",
 ) -> Prediction:
-    """A network in evaluation mode on one whole scene; the points of a voxel share its answer.
+    """Predicts one whole scene with a network in evaluation mode. All points of a voxel get the same prediction.
 
     Args:
-        further: columns that the network is given beside colour and position.
-        turns: the scene is shown so many times, turned by equal angles about its middle, the first time as it is.
-            Probabilities are the mean of all, features the first time's.
-        backend: whose convolution to use, None for what `auto` takes.
-        name: the scene's, for messages.
+        further: columns that the network gets beside colour and position.
+        turns: how often the scene is predicted, turned by equal angles about its middle; it is not turned the first
+            time. The probabilities are the mean over the turns, the features are those of the first time.
+        backend: the library that computes the convolutions; None: what `auto` chooses.
+        name: the name of the scene, for messages.
 
     Raises:
-        HpalError: an answer that is not finite.
+        HpalError: a prediction is not finite.
     """
     backend = backend or choose("auto", device)
     xyz = scene_origin(points.xyz, unit)
@@ -87,15 +87,17 @@ def predict_large(
     task: Task | None = None,
     monitor: Monitor | None = None,
 ) -> Iterator[Prediction]:
-    """`predict_points` for a scene of any size: one of more than `max_voxels` voxels goes in tiles, 0 means never.
+    """Predicts a scene of any size: as `predict_points` does, but in tiles if it has more than `max_voxels` voxels; 0:
+    never.
 
     Args:
-        features: whether they are wanted; without, a scene in tiles has 0 of them.
-        folder: on a disk that holds a large scene's answers (2 bytes a feature, 4 a class and turn, for each voxel)
-            until the block ends. The prediction is of no use after that.
+        features: whether features are wanted; without, a scene in tiles has none.
+        folder: a folder on a disk with room for the predictions of a large scene (2 bytes for each feature, and 4 for
+            each class and turn, of each voxel). They are there until the block ends; the prediction cannot be read
+            after that.
 
     Raises:
-        HpalError: an answer that is not finite.
+        HpalError: a prediction is not finite.
     """
     monitor = monitor or Silent()
     task = task or Silent()
@@ -162,10 +164,10 @@ def _angles(turns: int) -> list[float]:
 def predict_voxels(
     network: MinkUNet, inputs: NetworkInput, device: torch.device, backend: Backend, name: str
 ) -> InMemory:
-    """The answers of the voxels of a batch.
+    """The predictions for the voxels of a batch.
 
     Raises:
-        HpalError: one that is not finite.
+        HpalError: one of them is not finite.
     """
     inputs = inputs.to(device)
     logits, features = network(inputs.features, backend.geometry(inputs.voxel))
@@ -191,17 +193,17 @@ def predict(
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> Iterator[tuple[SceneInfo, NDArray[np.integer], Prediction]]:
-    """Writes the predictions store `out`, and yields each scene as it is done: (scene, pred (N,), prediction).
-
-    The store is whole when the iteration ends. The prediction can be asked for probabilities until the next scene is.
+    """Predicts scenes and writes the predictions store `out`. Yields each scene when it is written: (scene, predicted
+    classes (N,), prediction). The store is complete when the iteration ends. The prediction can be asked for
+    probabilities until the next scene is yielded.
 
     Args:
-        turns: as in `predict_points`.
-        smooth: a point's probabilities are half its own, half the mean of its superpoint.
-        max_voxels: a scene of more voxels goes through the network in tiles of about so many; 0: never.
+        turns: as for `predict_points`.
+        smooth: whether the probabilities of a point are averaged with their mean over its superpoint.
+        max_voxels: a scene of more voxels is predicted in tiles of about this many; 0: never.
 
     Raises:
-        HpalError: the checkpoint's classes or channels are not the scenes', or superpoints that it knows otherwise.
+        HpalError: the classes, channels or superpoints of the checkpoint are not those of the scenes.
     """
     monitor = monitor or Silent()
     device = device or torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The voxels of a scene too large for the network, found and counted in little memory."""
+"""Finds and counts the voxels of a scene that is too large for the network, in little memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A scene too large for the network, cut in plan into overlapping tiles whose answers are blended (docs/method.md)."""
+"""Cuts a scene that is too large for the network into overlapping tiles, seen from above, and blends their predictions
+(docs/method.md, "Scenes of any size")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Files that a person answered in: tables, and clouds saved by a viewer. What they say, not yet where it belongs."""
+"""Reads the answers in files from a person: tables, and clouds that a viewer saved. `matching` then finds the points
+they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of a person, from any file that they come in, as rows for a labels store."""
+"""Turns the answers of a person, from any kind of file, into rows for a labels store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What answers cost: clicks, and the area of the surface that was labelled (docs/method.md, Cost)."""
+"""Measures what answers cost: the clicks, and the area of the labelled surface (docs/method.md, "Oracles: noise and
+cost")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The folder that labelCloud writes: `labels/_classes.json` and `labels/segmentation/<cloud>.bin`, a byte a point."""
+"""Reads the folder that labelCloud writes: `labels/_classes.json`, and `labels/segmentation/<cloud>.bin` with one byte
+for each point."""
 
 from __future__ import annotations
 

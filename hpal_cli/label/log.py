@@ -1,4 +1,4 @@
-"""What happened to a labels store: its rounds, and what became of each answer."""
+"""Lists the rounds of a labels store, and what became of each answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which grid points the answers of a file belong to: by scene and index, by the order of a whole cloud, or by
+"""Finds the grid points that the answers in a file belong to: by scene and index, by the order of a whole cloud, or by
 position."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An oracle: a scenes store with ground truth that answers for the points it is asked about, and no others."""
+"""An oracle: answers from the true labels of a scenes store, and reads only those of the points it is asked about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who answered how much, how fast, and how far two people agree."""
+"""Computes how many answers each person gave, how fast, and how far two people agree."""
 
 from __future__ import annotations
 

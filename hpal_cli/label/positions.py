@@ -1,4 +1,5 @@
-"""Whether a point's number was rounded on its way through a viewer, and is another point's now. Positions tell."""
+"""Detects that a viewer rounded the number of a point, by comparing its position with that of the point of this
+number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is asked: one query a point, or one a region, in the order of a walk through each room."""
+"""The queries for a person: one for each point or region, in the order of a walk through each room."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpal_cli.stream.rows import REGION, Rows
 
 
 class Guess(NamedTuple):
-    """The two likeliest classes and the probability of the first."""
+    """The two classes with the largest predicted probabilities, and the larger of these probabilities."""
 
     first: str
     second: str
@@ -28,8 +28,11 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A point to answer for. number: its place in the walk through its scene, from 1; points: (P,) rows of the scene
-    that share its answer, itself among them; rank, score and guess: None where they are not known."""
+    """A query to a person: which class does this point have?
+
+    number: its place in the walk through its scene, from 1; points: (P,) rows of the points that get the answer, among
+    them the point itself; rank, score and guess: None if they are not known.
+    """
 
     scene: int
     index: int
@@ -57,10 +60,11 @@ def rooms_of(header: Header, source: Path | None, beside: Path | None) -> Predic
 
 
 def queries(asked: Rows, rooms: PredictionStore | SceneStore | None = None) -> list[Query]:
-    """The asked points scene by scene, each scene as a walk.
+    """The queries of a selection, scene by scene, each scene in the order of a walk.
 
-    asked: (K,) with scene, index, x, y, z, perhaps rank and score. Where it has regions, there is one query a region,
-    at the point nearest to the middle of its points. predictions: gives the guesses.
+    asked: (K,) records with scene, index, x, y, z, and perhaps rank and score. If they have regions, there is one query
+    for each region, at the point nearest to the middle of its points. predictions: the store that the guesses are read
+    from.
     """
     names = asked.dtype.names or ()
     found = []
@@ -90,10 +94,11 @@ def queries(asked: Rows, rooms: PredictionStore | SceneStore | None = None) -> l
 def spread(
     asked: Rows, scene: NDArray[np.integer], index: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Answers to regions as answers to all of their asked points.
+    """Gives the answer for a region to all of its points that were asked about.
 
-    asked: (K,) with scene, index and region; scene, index: (A,) answered points. Returns (M,) rows of the answers and
-    (M,) rows of `asked`, for each asked point whose region has an answer: that of its own point, else the last one.
+    asked: (K,) records with scene, index and region; scene, index: (A,) the answered points. Returns rows of the
+    answers (M,) and rows of `asked` (M,), one for each asked point whose region has an answer. If there are several,
+    the answer for the point itself counts, else the last one.
     """
     region = np.unique(np.column_stack([asked["scene"], asked[REGION]]), axis=0, return_inverse=True)[1].reshape(-1)
     row_of = {

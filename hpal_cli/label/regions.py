@@ -1,4 +1,5 @@
-"""How an oracle answers for SSDR-AL's regions, by the click. (ReDAL's are answered point by point.)"""
+"""Lets an oracle answer for the regions of SSDR-AL, click by click. (The regions of ReDAL are answered point by
+point.)"""
 
 from __future__ import annotations
 

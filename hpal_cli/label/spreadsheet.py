@@ -1,4 +1,4 @@
-"""A table of queries for a person with a spreadsheet, and its answers back."""
+"""Writes queries as a table for a person with a spreadsheet, and reads the answers in it."""
 
 from __future__ import annotations
 

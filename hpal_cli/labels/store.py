@@ -63,7 +63,11 @@ class Batch:
 
 
 class LabelStore:
-    """An opened labels store."""
+    """An opened labels store: all answers that were ever given, in the order in which they came.
+
+    Answers are records of `ANSWER`: scene number, row, class id (-1 for "unsure"), round, and position. Nothing is ever
+    removed: a later answer for a point takes the place of an earlier one, and `undo` is recorded like an answer.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises:
@@ -108,8 +112,10 @@ class LabelStore:
     def require_scenes(
         self, scenes: str, other: object, remedy: str = "give the labels made from these scenes"
     ) -> None:
-        """Raises:
-        HpalError: `scenes`, the id of the scenes that `other` is about, is not this store's.
+        """Checks that this store belongs to the scenes with the id `scenes`.
+
+        Raises:
+            HpalError: it belongs to others than `other` does.
         """
         if self.table.id != scenes:
             raise HpalError(
@@ -119,7 +125,7 @@ class LabelStore:
             )
 
     def batches(self) -> list[Batch]:
-        """All answers ever given, oldest first."""
+        """Everything that was ever added, oldest first; each batch is what was added at once."""
         return self._batches(self._names())
 
     def _batches(self, names: list[str]) -> list[Batch]:
@@ -145,22 +151,21 @@ class LabelStore:
             self._check(batch.rows)
 
     def latest(self) -> NDArray[np.void]:
-        """The answers that count: for each (scene, index) the last one given and not undone, sorted by scene and
-        index."""
+        """The answers that count, one for each answered point, sorted by scene and row: the last one that was given and
+        not undone."""
         return _latest(self.batches())
 
     def asked(self) -> NDArray[np.void]:
-        """The points that somebody was asked about, each once, as records of `QUERY`; those answered since among
-        them."""
+        """The points that somebody was asked about, whether answered since or not, each once, as records of `QUERY`."""
         return np.unique(np.concatenate([np.zeros(0, QUERY), *(batch.asked for batch in self.batches())]))
 
     def open(self) -> NDArray[np.void]:
-        """Those of `asked` that have no answer that counts."""
+        """The points that somebody was asked about and that have no answer yet."""
         asked = self.asked()
         return asked[~np.isin(keys(asked), keys(self.latest()))]
 
     def answered(self, scenes: str, other: object) -> dict[int, NDArray[np.int64]]:
-        """Scene number -> rows that have an answer, unsure ones too.
+        """For each scene number the rows of the points that have an answer, "unsure" included.
 
         Raises:
             HpalError: `other`, whose scenes have the id `scenes`, is about other scenes.
@@ -170,12 +175,13 @@ class LabelStore:
         return {int(n): latest["index"][latest["scene"] == n] for n in np.unique(latest["scene"])}
 
     def append(self, rows: NDArray[np.void], source: str, entry: Entry, *, seconds: float | None = None) -> Batch:
-        """Adds answers as the next round; the rows' own `round` is overwritten. Two who add at once lose nothing.
+        """Adds answers as the next round, whatever `round` is in the rows. If two programs add at the same time, both
+        succeed.
 
-        seconds: how long a person looked before giving them.
+        seconds: how long a person looked before giving the answers.
 
         Raises:
-            HpalError: a scene, row or class that does not exist; nothing is added then.
+            HpalError: a scene, row or class id does not exist. No answer is added then.
         """
         self._check(rows)
         batch = self._commit(rows.astype(ANSWER), source, entry, seconds=seconds)
@@ -183,8 +189,8 @@ class LabelStore:
         return batch
 
     def append_new(self, rows: NDArray[np.void], source: str, entry: Entry) -> Batch | None:
-        """As `append`, without the answers that the store has already, those that somebody else adds meanwhile among
-        them; None if no others are left.
+        """Adds as `append` does, but only the answers that the store does not have yet, not even from another program
+        that adds at the same time. Returns None if there are none.
 
         Raises:
             HpalError: as `append`.
@@ -193,10 +199,10 @@ class LabelStore:
         return self._commit(rows.astype(ANSWER), source, entry, only_new=True)
 
     def ask(self, points: NDArray[np.void], source: str, entry: Entry) -> Batch:
-        """Notes that these points, records with `scene` and `index`, were asked about. That is no round.
+        """Records that these points, given with `scene` and `index`, were asked about. This does not count as a round.
 
         Raises:
-            HpalError: a scene or row that does not exist; nothing is added then.
+            HpalError: a scene or row does not exist. Nothing is added then.
         """
         self._check_points(points)
         asked = np.zeros(len(points), QUERY)
@@ -206,11 +212,11 @@ class LabelStore:
         return batch
 
     def undo(self, number: int, source: str, entry: Entry) -> Batch:
-        """A round that takes back another one: earlier answers to the same points count again. Undoing it brings the
-        answers back.
+        """Adds a round that withdraws the answers of round `number`; earlier answers for the same points then count
+        again. Such a round can be undone too, which restores the answers.
 
         Raises:
-            HpalError: there is no such round, or it is undone already, if only since this call began.
+            HpalError: there is no such round, or it is undone already.
         """
         undoing = self._commit(np.zeros(0, ANSWER), source, entry, undoes=number)
         assert undoing is not None

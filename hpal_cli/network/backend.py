@@ -1,4 +1,5 @@
-"""Whose sparse convolution computes: hpal's own in plain PyTorch, or MinkowskiEngine's. All else is the same."""
+"""Chooses who computes sparse convolutions: hpal's own code in PyTorch, or MinkowskiEngine. All else is the same for
+both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch norm over all voxels of a batch, wherever they are: in this process or in the others that train with it."""
+"""Batch norm over all voxels of a batch, including those in other processes that train the same network."""
 
 from __future__ import annotations
 

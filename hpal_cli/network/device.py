@@ -1,4 +1,4 @@
-"""Which device computes, and how."""
+"""Chooses the device that computes the network."""
 
 from __future__ import annotations
 

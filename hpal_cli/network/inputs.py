@@ -1,4 +1,5 @@
-"""From points to what the network takes: one point a voxel, colours in [0, 1], metres from the scene's middle."""
+"""Makes the inputs of the network from points: one point for each voxel, colours from 0 to 1, and metres from the
+middle of the scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network is given of a point besides position and colour: columns of the scans, and the height above ground."""
+"""Inputs of the network beside position and colour: columns of the scans, and the height above ground."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the network is given of the superpoint that a point belongs to (docs/method.md)."""
+"""Inputs of the network that describe the superpoint of a point (docs/method.md, "Further inputs")."""
 
 from __future__ import annotations
 

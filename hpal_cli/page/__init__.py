@@ -1,1 +1,1 @@
-"""The page in a browser: queries answered one after another, or any cloud looked at (docs/your-own-scans.md)."""
+"""The page in the browser, on which queries are answered and clouds are viewed (docs/your-own-scans.md)."""

@@ -1,4 +1,4 @@
-"""A scene in the order in which it is drawn: tiles, each of which any first part shows evenly thinned."""
+"""Orders the points of a scene in tiles for drawing. Any first part of a tile shows it evenly thinned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the answers so far say of a whole scene, worked out beside the page while a person looks on."""
+"""Spreads the answers given so far over a scene, in the background while a person answers on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a query is looked at from, in a scene of any size."""
+"""Chooses the viewpoint from which a query is shown, in a scene of any size."""
 
 from __future__ import annotations
 

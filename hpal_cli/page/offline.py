@@ -1,4 +1,5 @@
-"""Queries as a page in one file, for somebody without hpal: it saves a table that `hpal label --from` takes."""
+"""Writes queries as a page in one file, for a person without hpal. The page saves a table that `hpal label --from`
+reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's server: HTTP on this machine, for whoever has the token (docs/decisions.md, "The labelling page")."""
+"""The HTTP server of the page, for everybody who has its token (docs/decisions.md, "The labelling page")."""
 
 from __future__ import annotations
 

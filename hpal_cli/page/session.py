@@ -1,4 +1,4 @@
-"""Who is asked what: queries that are handed out, held, answered and taken back, on one labels store."""
+"""Hands out queries to several people, and takes back their answers into one labels store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any file of hpal, and any cloud, as scenes to be looked at."""
+"""Prepares any file of hpal, or any cloud, as scenes to view on the page."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""Predictions: what the network says of every grid point, and all that score and select need. No ground truth."""
+"""Predictions: the class probabilities and features of every grid point, which is all that score and select need. They
+hold no ground truth."""

@@ -1,4 +1,4 @@
-"""What a network says of a scene: held by voxel, given by point."""
+"""The predictions of a network for a scene: stored for each voxel, read for each point."""
 
 from __future__ import annotations
 

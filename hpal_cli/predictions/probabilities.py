@@ -1,4 +1,4 @@
-"""Whether rows are probabilities: no entry negative or NaN, a sum near 1."""
+"""Checks that rows are probabilities: no entry is negative or NaN, and each row sums to about 1."""
 
 from __future__ import annotations
 

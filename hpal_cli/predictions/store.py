@@ -21,7 +21,13 @@ from hpal_cli.store.envelope import RowReader
 
 
 class PredictionStore:
-    """An opened predictions store; columns are read when asked for."""
+    """An opened predictions store: class probabilities, classes and features of grid points, from a model or from
+    spread answers. It holds no true labels.
+
+    Its `table`, `classes`, `unit`, `grid` and `history` are those of a scenes store. Columns are read when a method is
+    called that returns them. In the methods, `scene` is a row of `table`, N is its number of grid points, and C the
+    number of classes.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises:
@@ -47,14 +53,19 @@ class PredictionStore:
         return self._find(scene, "prob") is not None
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
-        """The predicted scenes among those that `SceneTable.choose` gives."""
+        """The predicted scenes of a split, or of all splits for None or `"all"`, whose names match one of the patterns
+        `globs`, if there are any.
+
+        Raises:
+            HpalError: there is none.
+        """
         scenes = [scene for scene in self.table.choose(split, globs) if self.has(scene)]
         if not scenes:
             raise HpalError(self.path, f"holds no predictions of split {split or 'all'}", "predict these scenes first")
         return scenes
 
     def points(self, scene: SceneInfo) -> Points:
-        """Positions and colours of the grid points."""
+        """The N grid points: positions, and colours if the scans have any."""
         if self._find(scene, "") is None:
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
@@ -68,10 +79,11 @@ class PredictionStore:
         )
 
     def xyz_rows(self, scene: SceneInfo) -> RowReader:
-        """(K,) rows -> (K, 3) float32 the positions of `points`, without the offset, read by the chunks that hold them.
+        """A function that is given rows (K,) and returns the positions (K, 3) of these points in float32, relative to
+        the offset of the scene. It reads only the chunks of the store that hold the rows.
 
         Raises:
-            HpalError: the scene was not predicted, or has not one position a point.
+            HpalError: the scene was not predicted, or does not have one position for each point.
         """
         if self._find(scene, "xyz") is None:
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
@@ -80,7 +92,8 @@ class PredictionStore:
         return reader
 
     def xyz_blocks(self, scene: SceneInfo) -> Iterator[NDArray[np.float32]]:
-        """What `xyz_rows` gives of all rows, `BLOCK` points at a time: a scene need not fit into memory.
+        """The positions of all points, as `xyz_rows` returns them, `BLOCK` points at a time. A scene may thus be larger
+        than the memory.
 
         Raises:
             HpalError: as `xyz_rows`.
@@ -97,17 +110,19 @@ class PredictionStore:
             )
 
     def color_rows(self, scene: SceneInfo) -> RowReader:
-        """(K,) rows -> (K, 3) uint8, read by the chunks that hold them; of a scene that `has_color`."""
+        """A function that is given rows (K,) and returns the colours (K, 3) of these points, as uint8. Only for a scene
+        that has colours."""
         return RowReader(self._root, f"scenes/{scene.name}/rgb", self.path)
 
     def has_color(self, scene: SceneInfo) -> bool:
+        """Whether the scene has colours."""
         return self._find(scene, "rgb") is not None
 
     def probabilities(self, scene: SceneInfo) -> NDArray[np.float16]:
-        """(N, C) softmax.
+        """(N, C) the class probabilities of each point.
 
         Raises:
-            HpalError: values that are no probabilities (NaN, negative, rows that do not sum to 1).
+            HpalError: the values are no probabilities: NaN, negative, or rows that do not sum to 1.
         """
         prob = self._array(scene, "prob")
         if prob.shape != (scene.points, len(self.classes)):
@@ -127,12 +142,13 @@ class PredictionStore:
         return prob
 
     def probability_type(self, scene: SceneInfo) -> np.dtype[Any] | None:
-        """What the probabilities are stored as; None if they are missing."""
+        """The data type in which the probabilities are stored; None if there are none."""
         node = self._find(scene, "prob")
         return node.dtype if isinstance(node, zarr.Array) else None
 
     def features(self, scene: SceneInfo) -> Features:
-        """Outputs of the last decoder block, (N, F); their rows are read when asked for.
+        """A function that is given rows (K,) and returns the features (K, F) of these points: the output of the last
+        decoder block of the network; for a forest, the description of the superpoint. `hpal.select` takes it.
 
         Raises:
             HpalError: the store was written without features.
@@ -146,15 +162,15 @@ class PredictionStore:
         return Features(RowReader(self._root, f"scenes/{scene.name}/feat", self.path), scene, self.path)
 
     def feature_count(self, scene: SceneInfo) -> int:
-        """Columns of `feat`, 0 if the store was written without."""
+        """The number F of features of a point; 0 if the store was written without features."""
         node = self._find(scene, "feat")
         return int(node.shape[1]) if isinstance(node, zarr.Array) else 0
 
     def predicted(self, scene: SceneInfo) -> NDArray[np.integer]:
-        """(N,) class ids: `pred`; -1 for a point of which nothing is known.
+        """(N,) the predicted class id of each point; -1 for a point that no answer was spread to.
 
         Raises:
-            HpalError: not one a point, or a class outside the table.
+            HpalError: there is not one class id for each point, or one is not in the class table.
         """
         pred = self._array(scene, "pred")
         inside = not pred.size or (pred.dtype.kind in "iu" and pred.min() >= -1 and pred.max() < len(self.classes))
@@ -163,10 +179,11 @@ class PredictionStore:
         return pred
 
     def superpoints(self, scene: SceneInfo) -> NDArray[np.int32] | None:
-        """(N,) superpoint of each point, 0 to S - 1; None if the store was written without.
+        """(N,) the number of the superpoint that each point belongs to, from 0 to S - 1; None if the store was written
+        without superpoints.
 
         Raises:
-            HpalError: not one a point, or numbers with gaps.
+            HpalError: there is not one number for each point, or a number below S does not occur.
         """
         if self._find(scene, "superpoint") is None:
             return None
@@ -178,10 +195,10 @@ class PredictionStore:
         return of.astype(np.int32)
 
     def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
-        """Rows that have an answer already, ascending: never candidates.
+        """The rows of the points that have an answer already, ascending. They are never asked about again.
 
         Raises:
-            HpalError: a row that the scene does not have.
+            HpalError: the store names a row that the scene does not have.
         """
         if self._find(scene, "labelled") is None:
             return np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""What every reader hands on: where a raw scene lies, and the cloud in it, block by block."""
+"""What every reader returns: where a raw scene lies, and its points in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a column is, from its name or its place, and labels from any numeric type."""
+"""Recognises what a column holds, by its name or place, and reads labels of any numeric type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loose files: which ones lie under a folder, and the scene name of each."""
+"""Finds the files under a folder that each are a scene, and names the scenes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every store says of the scenes that it is about."""
+"""The part of every store that describes its scenes: classes, table, unit and history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prep: raw clouds to a scenes store."""
+"""Reads raw clouds and writes a scenes store."""
 
 from __future__ import annotations
 

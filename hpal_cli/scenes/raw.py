@@ -1,4 +1,4 @@
-"""A scene as its files give it, gathered block by block before anything is known of the whole."""
+"""Collects the points of a scene block by block from its files, before the grid is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large the scenes are that lengths must fit (docs/method.md, "Scale")."""
+"""The scale of scenes, by which default lengths are multiplied (docs/method.md, "Scale")."""
 
 from __future__ import annotations
 

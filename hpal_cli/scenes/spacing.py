@@ -1,4 +1,4 @@
-"""How far apart the points of raw clouds lie (docs/method.md, "Scale")."""
+"""Measures how far apart the points of raw clouds lie (docs/method.md, "Scale")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which scenes are to validate and to test on, by name."""
+"""Assigns scenes to the splits for validation and test, by patterns of their names."""
 
 from __future__ import annotations
 

@@ -65,7 +65,13 @@ def _groups(scene: SceneInfo) -> tuple[str, str]:
 
 
 class SceneStore:
-    """An opened scenes store; nothing but the tables is read until asked for."""
+    """An opened scenes store: scans on a grid, and the points as they were read.
+
+    Its `table` lists the scenes, `classes` is the class table, `unit` is the number of metres in one unit of the
+    coordinates, `grid` the edge of a grid cell in metres, and `history` the calls that led to the store. Points are
+    read when a method is called that returns them. In the methods, `scene` is a row of `table`, and N is its number of
+    grid points.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises:
@@ -87,30 +93,33 @@ class SceneStore:
         envelope.check_arrays(self._root, self.path)
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
-        """`SceneTable.choose`: a scenes store holds all of its table."""
+        """The scenes of a split, or of all splits for None or `"all"`, whose names match one of the patterns `globs`,
+        if there are any."""
         return self.table.choose(split, globs)
 
     def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
-        """Rows that have an answer: none is known here."""
+        """Always empty: a scenes store holds no answers. Predictions stores have a method of this name too."""
         return np.zeros(0, np.int64)
 
     def feature_count(self, scene: SceneInfo) -> int:
-        """Columns of features: scenes have none."""
+        """Always 0: a scenes store holds no features. Predictions stores have a method of this name too."""
         return 0
 
     def points(self, scene: SceneInfo, *, label: bool = False) -> Points:
-        """The grid points; the labels only if asked for, so that a stage that must not see them cannot."""
+        """The N grid points: positions, colours and further columns. The labels are read only with `label`, so that a
+        stage which must not see them does not."""
         return self._read(f"scenes/{scene.name}", scene, scene.points, label)
 
     def original(self, scene: SceneInfo, *, label: bool = False) -> tuple[Points, NDArray[np.int64]]:
-        """The points as they were read, and for each the row of its grid point (N,)."""
+        """The M points as they were read, and (M,) the row of the grid point that each belongs to."""
         group = f"scenes/{scene.name}/original"
         return self._read(group, scene, scene.original, label), self._array(f"{group}/inverse")
 
     def original_blocks(
         self, scene: SceneInfo, *, label: bool = False, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[Points, NDArray[np.int64]]]:
-        """`original` from row `start` to `stop`, `BLOCK` points at a time: a scan need not fit into memory.
+        """What `original` returns, from row `start` to `stop` and `BLOCK` points at a time, since a scan may be larger
+        than the memory.
 
         Raises:
             HpalError: columns of another length than the scene, or a grid point that is not there.
@@ -131,10 +140,10 @@ class SceneStore:
             yield Points(read.pop("xyz"), offset, read.pop("rgb", None), read.pop("label", None), read), inverse
 
     def files(self, scene: SceneInfo) -> list[SourceFile]:
-        """The files that the original points were read from; [] where that was not kept.
+        """The files that the original points were read from; empty if the store does not record them.
 
         Raises:
-            HpalError: what is said of them is damaged.
+            HpalError: the record is damaged.
         """
         _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}/original", self.path)
         rows: Any = attributes.get("files", [])
@@ -154,10 +163,10 @@ class SceneStore:
             ) from error
 
     def rows_of_files(self, scene: SceneInfo) -> list[tuple[int, int]]:
-        """For each of `files`, which of the original points are its: from row, to row.
+        """For each of `files`, the first row of its original points, and the row after its last one.
 
         Raises:
-            HpalError: that is not known, or a file's points are not side by side.
+            HpalError: the store does not record it, or the points of several files are mixed.
         """
         files, name = self.files(scene), f"scenes/{scene.name}/original/source_file"
         if self._find(name) is None:
@@ -172,10 +181,10 @@ class SceneStore:
         return list(itertools.pairwise(edges))
 
     def labels(self, scene: SceneInfo) -> NDArray[np.int32] | None:
-        """(N,) class ids of the grid points, -1 for none; None if the scene came without labels.
+        """(N,) the true class ids of the grid points, -1 for a point without one; None if the scene has no labels.
 
         Raises:
-            HpalError: not one a point, or a class outside the table.
+            HpalError: there is not one label for each point, or a class id is not in the class table.
         """
         name = f"scenes/{scene.name}/label"
         if self._find(name) is None:
@@ -188,30 +197,32 @@ class SceneStore:
         return label
 
     def has_labels(self, scene: SceneInfo) -> bool:
+        """Whether the scene came with labels."""
         return self._find(f"scenes/{scene.name}/label") is not None
 
     def has_color(self, scene: SceneInfo) -> bool:
+        """Whether the scene has colours."""
         return self.has_column(scene, "rgb")
 
     def has_column(self, scene: SceneInfo, name: str) -> bool:
-        """Whether the grid points have this column: `rgb`, `intensity`, ..."""
+        """Whether the grid points have the column `name`, such as `rgb` or `intensity`."""
         return self._find(f"scenes/{scene.name}/{name}") is not None
 
     def scalars(self, scene: SceneInfo) -> list[str]:
-        """Names of the columns of numbers that `column` gives, sorted."""
+        """The names, sorted, of the columns that `column` can return."""
         grid, original = (self._columns(group, scene)[1] for group in _groups(scene))
         return sorted({*grid, *original} - _NO_SCALARS)
 
     def has_scalar(self, scene: SceneInfo, name: str) -> bool:
-        """Whether the scene has a column of numbers of this name, on the grid or of its original points."""
+        """Whether `column` can return a column of this name."""
         return name not in _NO_SCALARS and any(self._find(f"{group}/{name}") is not None for group in _groups(scene))
 
     def column(self, scene: SceneInfo, name: str) -> NDArray[np.float64]:
-        """(N,) a column of numbers of the grid points; of one that only the original points have, the means over what
-        became a grid point.
+        """(N,) a column of numbers for the grid points. If only the original points have the column, each grid point
+        gets the mean over its original points.
 
         Raises:
-            HpalError: there is none, or not one value a point.
+            HpalError: there is no such column, or it does not have one value for each point.
         """
         grid, original = _groups(scene)
         for group, rows in ((grid, scene.points), (original, scene.original)):

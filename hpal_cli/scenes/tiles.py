@@ -1,4 +1,4 @@
-"""Square tiles of the world as scenes, whatever files their points lie in."""
+"""Cuts scans into square tiles seen from above, each of which becomes a scene, whatever files its points are in."""
 
 from __future__ import annotations
 

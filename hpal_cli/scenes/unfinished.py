@@ -1,4 +1,4 @@
-"""What an interrupted `prep` left: which scenes are done, with what settings, from which files."""
+"""Reads what an interrupted `prep` left: which scenes are done, with which settings, from which files."""
 
 from __future__ import annotations
 

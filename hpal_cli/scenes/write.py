@@ -1,4 +1,4 @@
-"""A raw scene to its group of the store: original points block by block, the grid slab by slab."""
+"""Writes a raw scene to its group of the store: original points block by block, the grid slab by slab."""
 
 from __future__ import annotations
 

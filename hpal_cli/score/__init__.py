@@ -1,1 +1,2 @@
-"""Score: how much each point's label would teach. Every strategy gives [0, 1], larger = label first."""
+"""Scores how much a model would learn from the label of each point, from 0 to 1. Points with the largest scores are
+labelled first."""

@@ -1,4 +1,5 @@
-"""What to ask first, before there is a model: superpoints that stand for all that look like them."""
+"""The strategy for the first answers, before there is a model: chooses superpoints that represent many others that look
+like them."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ LEVELS = (0.1, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Voxel edges v_i in metres and their weights w_i, one each.
+    """The edges v_i of the voxels in metres and their weights w_i, one for each level.
 
-    nested: voxels of voxels, as in the released code (nested.py), in place of the paper's text.
+    nested: whether a level averages over the voxels of the finer one, as the released code does (nested.py), and not
+    over points, as the paper says.
     """
 
     levels: tuple[float, ...] = LEVELS
@@ -52,7 +53,7 @@ class Hierarchy:
 
 
 def default_weights(levels: Sequence[float]) -> tuple[float, ...]:
-    """0.1, 0.01, 0.001, ...: a tenth of the weight for each coarser level."""
+    """The weights 0.1, 0.01, 0.001, ...: each level has a tenth of the weight of the finer one."""
     return tuple(float(f"1e-{n + 1}") for n in range(len(levels)))
 
 
@@ -71,8 +72,8 @@ def hmmu(
 
 @dataclass
 class Measured:
-    """v = U_x + sum_i w_i U^i (Eq. 4), (N,), the smallest labelled first; how many voxels each level has (levels,);
-    and, if asked for, U_x and each U^i (1 + levels, N)."""
+    """The result of HMMU: v = U_x + sum_i w_i U^i (Eq. 4), (N,), of which the smallest are labelled first; the number
+    of voxels of each level (levels,); and U_x and each U^i (1 + levels, N), if they were asked for."""
 
     uncertainty: Scores
     voxels: NDArray[np.int64]
@@ -99,10 +100,10 @@ def measure(
     threads: int | None = None,
     margins: bool = False,
 ) -> Measured:
-    """HMMU of N points.
+    """Computes HMMU for the N points of a scene (Eq. 1 to 4).
 
-    prob: (N, C) softmax; xyz: (N, 3); unit: metres in one unit of xyz; threads: as many as there are cores if None,
-    which changes no bit; margins: whether to keep each level's.
+    prob: (N, C) class probabilities; xyz: (N, 3); unit: metres in one unit of xyz; threads: their number, on which no
+    bit depends, None for one on each core; margins: whether U_x and each U^i are returned too.
     """
     threads = cores() if threads is None else threads
     total, levels = _point_margins(prob, threads), len(hierarchy.levels)
@@ -146,11 +147,10 @@ def chains(levels: Sequence[float]) -> list[list[int]]:
 
 
 def level_margin(prob: NDArray[np.floating], xyz: NDArray[np.floating], edge: float) -> tuple[Scores, int]:
-    """(N,) U^i, the margin of the mean distribution of each point's voxel of this edge (Eq. 2, 3), and the number of
-    voxels.
+    """The margin U^i (N,) of the mean distribution in the voxel of each point (Eq. 2, 3), and the number of voxels.
 
-    prob: (N, C); xyz: (N, 3) in the unit of `edge`. All points count in the means. Sums are float64, in which those of
-    float16 are exact.
+    prob: (N, C); xyz: (N, 3) in the unit of `edge`. All points of the scene enter the means. Sums are float64, in which
+    those of float16 are exact.
     """
     inverse, count = group_voxels(voxel_coordinates(xyz, edge))
     if prob.shape[1] < 2:

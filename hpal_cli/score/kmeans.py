@@ -1,4 +1,4 @@
-"""k-means that repeats: the same clusters for the same rows, whatever the number of threads."""
+"""k-means that gives the same clusters for the same rows, whatever the number of threads."""
 
 from __future__ import annotations
 

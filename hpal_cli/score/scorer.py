@@ -1,4 +1,5 @@
-"""score: the candidates of a predictions store (or, at random, of a scenes store) as a point stream."""
+"""Scores the candidates of a predictions store, or at random those of a scenes store, and writes them as a point
+stream."""
 
 from __future__ import annotations
 
@@ -70,11 +71,11 @@ WITHOUT_MODEL = (Strategy.RANDOM, Strategy.DIVERSE)
 
 @dataclass(frozen=True)
 class Plan:
-    """How points are scored.
+    """How candidates are scored.
 
-    per_superpoint: a superpoint is one candidate, at its medoid, and its points' scores count together; hierarchy: of
-    HMMU; seed: of what is drawn at random; device: `cpu`, or what torch calls a GPU, for HMMU; budget: what the
-    selection will take, which the diversity of `ssdr` and `diverse` is about.
+    per_superpoint: whether a candidate is a whole superpoint, asked about at its medoid, with a score made of those of
+    its points; hierarchy: the levels of HMMU; seed: the seed of random draws; device: where HMMU is computed, `cpu` or
+    the name that torch has for a GPU; budget: the number of picks that `ssdr` and `diverse` plan for.
     """
 
     strategy: Strategy = Strategy.HMMU
@@ -106,8 +107,8 @@ def _listed(numbers: Sequence[float]) -> str:
 
 
 def default_levels(path: Path, *, per_superpoint: bool) -> tuple[float, ...]:
-    """Metres: the paper's levels, times the scale of the store at `path`. Where it says none they are a room's; only
-    where an answer is for a superpoint does its grid say more, if no room has points so far apart."""
+    """The default edges of HMMU's voxels in metres: those of the paper times the scale of the store at `path`. A store
+    without a scale counts as a room, unless a superpoint is a candidate and the grid is wider than that of any room."""
     attributes = attributes_of(path)
     scale = stored_scale(attributes, path)
     if scale is None:
@@ -118,10 +119,10 @@ def default_levels(path: Path, *, per_superpoint: bool) -> tuple[float, ...]:
 
 
 def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
-    """Predictions, or scenes where a random score asks for nothing more.
+    """Opens the store to score: predictions, or scenes if the strategy needs no predictions.
 
     Raises:
-        HpalError: a store that this strategy cannot be computed from.
+        HpalError: the strategy cannot be computed from this store.
     """
     if kind_of(path) == "scenes":
         if strategy in WITHOUT_MODEL:
@@ -151,18 +152,18 @@ def score(
     history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
 ) -> Header:
-    """Scores every candidate of the store at `path` and writes the stream.
+    """Scores every candidate of the store at `path` and writes the point stream.
 
-    Candidates are the points that nobody has answered for: neither when the network was trained, nor in `labels`.
+    Candidates are the points without an answer, neither in the predictions store nor in `labels`.
 
-    out: called once, when the first scene has been scored without an error, for the stream to write to.
-    shard: a part of the scenes; jobs: processes to share them, which changes no byte.
-    ply: a folder for each scene's points, coloured by score; overwrite: whether files there may be replaced.
-    history: what to add to the store's; None to write none at all.
+    out: called once, when the first scene was scored without an error; returns the file that the stream is written to.
+    shard: the part of the scenes to score; jobs: number of processes, on which no byte depends.
+    ply: a folder for the points of each scene, coloured by score; overwrite: whether files in it are replaced.
+    history: entries to add to the history of the store; None: the stream gets no history.
 
     Raises:
-        HpalError: a store that does not fit the strategy, or probabilities that are none.
-        UsageError: a shard where all scenes have to be compared.
+        HpalError: the store does not fit the strategy, or its probabilities are none.
+        UsageError: the strategy compares all scenes, and `shard` is a part of them.
     """
     monitor, plan, shard = monitor or Silent(), plan or Plan(), shard or Shard()
     regional = plan.strategy in REGIONAL

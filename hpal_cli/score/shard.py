@@ -1,4 +1,4 @@
-"""Parts of a pool for the tasks of a job array."""
+"""Divides a pool into parts for the tasks of a job array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What an answer for a whole superpoint is worth (docs/method.md, "A superpoint at a time")."""
+"""Scores whole superpoints: what the answer for all points of one is worth (docs/method.md, "Scores of
+superpoints")."""
 
 from __future__ import annotations
 

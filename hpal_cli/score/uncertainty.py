@@ -1,4 +1,4 @@
-"""A scene coloured by its score: where the model is unsure, and which of the score's parts says so."""
+"""Writes a scene coloured by score, with fields that say how much each level adds to the score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Select: the best candidates that do not say the same thing twice, within a budget."""
+"""Selects the candidates with the highest scores within a budget, without those that say the same as a chosen one."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Points near a point, by cells of the search radius."""
+"""Finds the points within a radius of a point, by cells as large as the radius."""
 
 from __future__ import annotations
 

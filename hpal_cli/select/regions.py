@@ -1,4 +1,4 @@
-"""Selecting whole regions, where a strategy scored those (redal, ssdr): every candidate of a region or none."""
+"""Selects whole regions, for the strategies that score regions (redal, ssdr): all candidates of a region or none."""
 
 from __future__ import annotations
 

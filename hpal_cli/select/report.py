@@ -1,4 +1,4 @@
-"""What a selection did with the candidates, by scene and by predicted class."""
+"""Counts by scene and by predicted class how many candidates were visited, suppressed and chosen."""
 
 from __future__ import annotations
 

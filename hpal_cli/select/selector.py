@@ -1,4 +1,4 @@
-"""select: the picks of one call, over all scenes, from streams of scored points."""
+"""Selects points over all scenes, from streams of scored points."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ SCORED = ("x", "y", "z", "scene", "index", "score")
 
 @dataclass
 class Selection:
-    """The picks, best first, with their `rank` from 1; the budget they were chosen within; what happened in each scene
-    and to each predicted class (none where nothing was predicted)."""
+    """The result of a selection: the chosen points, best first, with their `rank` from 1; the budget; and the counts
+    for each scene and each predicted class (none if there were no predictions)."""
 
     header: Header
     rows: Rows
@@ -101,21 +101,24 @@ def select(
     history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
 ) -> Selection:
-    """Walks each scene's candidates from the highest score and merges the scenes' picks by score.
+    """Selects the points with the highest scores over all scenes, within a budget.
 
     Args:
         readers: one stream of scores, or several of different scenes.
-        budget: of the pool, which is every point of the scored scenes, streamed or not.
-        suppression: FDS, which needs `predictions` for its features; None for the plain top of the list.
-        labels: points with an answer there are no candidates, as are those that the predictions know of.
-        suppress_labelled: points that are labelled already suppress too.
+        budget: a number or a share of the pool, which is every point of the scored scenes, whether in the stream or
+            not.
+        suppression: radius and similarity of FDS, which reads features from `predictions`; None: the highest scores are
+            chosen without FDS.
+        labels: a labels store; points with an answer in it are no candidates, like those with an answer in the
+            predictions.
+        suppress_labelled: whether points that are labelled already also suppress candidates.
 
-    One list a scene, cut at the budget and merged, is the global greedy answer, for suppression never crosses scenes.
-    Where the stream has regions they are taken whole, and the last may go beyond the budget; there is no FDS then.
-    Memory: one scene, and the picks that can still win.
+    One list is made for each scene, cut at the budget; the lists are then merged. As no point suppresses points of
+    another scene, this equals one greedy selection over all scenes. If the stream has regions, they are chosen whole,
+    the last one may exceed the budget, and FDS is off. Memory holds one scene, and the picks that can still be chosen.
 
     Raises:
-        HpalError: a stream that ends early, repeats a scene, holds a score that is no number, or is of other scenes.
+        HpalError: a stream ends early, repeats a scene, holds a score that is no number, or is of other scenes.
     """
     monitor = monitor or Silent()
     first = readers[0].subject

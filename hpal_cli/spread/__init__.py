@@ -1,4 +1,4 @@
-"""Spread: from the answers for a few points to class probabilities for all (docs/method.md, "Spreading answers")."""
+"""Turns the answers for a few points into class probabilities for all points (docs/method.md, "Spreading answers")."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""spread: class probabilities for every point, from the answers for a few."""
+"""Computes class probabilities for every point from the answers for a few."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ ALIKE_TREES, ALIKE_COLUMNS = 150, 0.3
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """What is known of the S superpoints of a scene after its answers were spread.
+    """What is known of the S superpoints of a scene after the answers were spread.
 
-    prob: (S, C) probabilities; rows sum to 1 or less, and what is missing is the chance that no answer speaks for the
-    superpoint; known: (S,) whether anything does.
+    prob: (S, C) class probabilities. A row may sum to less than 1; the rest is the probability that no answer is
+    reached.
+    known: (S,) whether anything is known of the superpoint.
     """
 
     prob: NDArray[np.float64]
@@ -58,9 +59,10 @@ class Spread:
 def answers_by_superpoint(
     of: NDArray[np.integer], index: NDArray[np.int64], label: NDArray[np.integer], classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The superpoints (K,) that hold an answer, and what share of their answers is which class (K, C).
+    """The superpoints (K,) that hold an answer, and the share of each class among their answers (K, C).
 
-    of: (N,) superpoint of each point; index, label: (A,) the points answered for; unsure answers (-1) do not count.
+    of: (N,) superpoint of each point; index, label: (A,) rows and class ids of the answers. Unsure answers (-1) are
+    left out.
     """
     sure = label >= 0
     where, which = of[index[sure]], label[sure]
@@ -78,10 +80,10 @@ def spread_scene(
     prior: NDArray[np.float64] | None = None,
     strength: float | None = None,
 ) -> Spread:
-    """Of one scene: the walk (docs/method.md, "Spreading answers").
+    """Spreads the answers of one scene by random walks (docs/method.md, "Spreading answers").
 
-    index, label: (A,) answered points, -1 for unsure; prior: (S, C) what a model says; strength: of the prior, None for
-    1 in a scene with answers and 10 in one without.
+    index, label: (A,) rows and class ids of the answers, -1 for unsure; prior: (S, C) the class probabilities that
+    models predict; strength: the weight of the prior, None for 1 in a scene with answers and 10 in one without.
     """
     answered, answer = answers_by_superpoint(superpoints.of, index, label, classes)
     if strength is None:
@@ -99,10 +101,11 @@ def alike(
     seed: int = 0,
     threads: int = 1,
 ) -> Trees | None:
-    """Trees that tell the class of a superpoint from its description, learned from the answered superpoints of all
-    scenes: a prior for the walk. None where there is no answer.
+    """Trains trees that predict the class of a superpoint from its description, on the answered superpoints of all
+    scenes. Their predictions are a prior for the random walks. Returns None if there is no answer.
 
-    scenes: (superpoints, index (A,), label (A,)) each. A superpoint weighs sqrt(points).
+    scenes: for each scene its superpoints, and the rows and class ids (A,) of its answers. A superpoint has the weight
+    sqrt(points).
     """
     rows, labels, weights = [], [], []
     for superpoints, index, label in scenes:
@@ -155,15 +158,15 @@ def spread(
     history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
 ) -> Iterator[tuple[SceneInfo, bool]]:
-    """Writes the predictions store `out`, and yields each scene as it is done, with whether anything is known of it.
-    The store is whole when the iteration ends.
+    """Spreads the answers and writes the predictions store `out`. Yields each scene when it is written, and whether
+    anything is known of it. The store is complete when the iteration ends.
 
-    labels: None to put together and smooth what models say, where nobody has answered; predictions: of models, whose
-    mean is the prior; like: trees on the answered superpoints (`alike`) are one more.
-    Only answers of the train split are spread and learned from: the others are there to measure.
+    labels: the answers; None: the predictions of models are averaged and smoothed, for scenes in which nobody answered.
+    predictions: stores of models, whose mean is the prior; like: whether trees on the answered superpoints (`alike`)
+    count as one more model. Only answers in the train split are spread and learned from; the others serve to measure.
 
     Raises:
-        HpalError: labels or predictions of other scenes, or nothing to spread.
+        HpalError: labels or predictions are of other scenes, or there is nothing to spread.
     """
     monitor = monitor or Silent()
     latest = np.zeros(0, ANSWER)

@@ -1,4 +1,5 @@
-"""Random walks on the graph of superpoints: what a walker from each one finds first (Grady, PAMI 2006)."""
+"""Random walks on the graph of superpoints: the probability that a walker from each superpoint first meets an answer of
+each class (Grady, PAMI 2006)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""What the three stores share: one root attribute, whole or not there, one writer, the same chunks."""
+"""What all stores have in common: one attribute at the root, writing that is complete or not visible at all, a single
+writer, and the same size of chunks."""

@@ -1,4 +1,5 @@
-"""Writing beside the name and renaming when whole: a reader sees all of a file, or none of it."""
+"""Writes files beside their final names and renames them when they are complete, so that a reader never sees a part of
+one."""
 
 from __future__ import annotations
 

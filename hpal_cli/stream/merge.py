@@ -1,4 +1,4 @@
-"""Several streams of scores as one: the parts of a job array, or scenes that were scored apart."""
+"""Merges several streams of scores: the parts of a job array, or scenes that were scored separately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same points under the names that viewers keep: CloudCompare loads and saves fields called `scalar_<name>`."""
+"""Writes points with the names that viewers keep: CloudCompare loads and saves fields called `scalar_<name>`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the description of a superpoint holds beside positions: scenes that differ in it cannot be compared."""
+"""Records which properties besides positions describe the superpoints of a scene. Only scenes with the same ones can be
+compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The superpoints of a scene of any size: by tiles, which share out the memory and change nothing in a small scene."""
+"""Finds the superpoints of a scene of any size. A large scene is divided into tiles, which bound the memory; they do
+not change the result of a small one."""
 
 from __future__ import annotations
 

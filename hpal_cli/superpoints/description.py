@@ -1,4 +1,4 @@
-"""What can be said of a superpoint without a label: its shape, place and colour, and what is around it."""
+"""Describes superpoints without any label: by shape, place, colour and surroundings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of superpoints: which touch, and how readily a label passes from one to the other."""
+"""The graph of superpoints: which of them touch, and how easily a label passes from one to the other."""
 
 from __future__ import annotations
 

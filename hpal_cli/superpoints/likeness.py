@@ -1,4 +1,5 @@
-"""In what superpoints are alike: a few numbers that stand for the whole description, on one scale for all scenes."""
+"""Reduces the description of superpoints to a few numbers that are comparable over all scenes, by which superpoints
+look alike or not."""
 
 from __future__ import annotations
 

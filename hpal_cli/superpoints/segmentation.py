@@ -1,4 +1,4 @@
-"""Graph segmentation: the points of a scene into superpoints (docs/method.md, "Superpoints")."""
+"""Divides the points of a scene into superpoints by graph segmentation (docs/method.md, "Superpoints")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The superpoints of a scenes store, in a store beside it (docs/formats.md section 7)."""
+"""The store of superpoints beside a scenes store (docs/formats.md section 7)."""
 
 from __future__ import annotations
 

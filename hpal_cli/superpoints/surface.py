@@ -1,4 +1,4 @@
-"""The surface around each point: its nearest neighbours, its normal and its curvature."""
+"""Estimates the surface around each point: nearest neighbours, normal and curvature."""
 
 from __future__ import annotations
 

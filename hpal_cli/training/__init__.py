@@ -1,1 +1,2 @@
-"""Training: a student on augmented rooms, with labelled points alone or with its own average as teacher."""
+"""Trains a student network on augmented scenes, with labelled points alone or also with a teacher, the running average
+of the student."""

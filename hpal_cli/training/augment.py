@@ -1,4 +1,5 @@
-"""What the student sees instead of the room as it is (docs/method.md). No point is dropped or moved in order."""
+"""Augments a scene for the student (docs/method.md, "Teacher and student"). No point is removed, and the order stays
+the same."""
 
 from __future__ import annotations
 

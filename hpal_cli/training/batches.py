@@ -1,4 +1,4 @@
-"""What a training step is given: some rooms, once as they are and once augmented, with their labels."""
+"""Makes the batch of a training step: some scenes, each as it is and augmented, with labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between steps, not within one: half a step could not be resumed."""
+"""Delays Ctrl-C and SIGTERM to the end of a training step, since half a step could not be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the points of the train scenes: answers, and what was spread from them (docs/method.md)."""
+"""The labels that training learns from: answers, and what was spread from them (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ _BLOCK = 1 << 18
 def known_labels(
     store: SceneStore, labels: LabelStore | None
 ) -> tuple[dict[str, SceneLabels], dict[str, NDArray[np.int64]]]:
-    """What is known of each train scene, and the rows that were answered for in any scene. Both hold unsure answers
-    (-1), which no loss may touch.
+    """The known labels of each train scene, and the rows in any scene that were answered. Both include unsure answers
+    (-1), which must not enter a loss.
 
-    Without a labels store every labelled point of the train split is known, and none counts as asked.
+    Without a labels store, every label of the train split is known, and no point counts as answered.
 
     Raises:
-        HpalError: the labels are of other scenes, or name a row or class that is not there, or none can be trained on.
+        HpalError: the labels are of other scenes, name a row or class that does not exist, or none is in the train
+            split.
     """
     if labels is None:
         known = {}
@@ -72,11 +73,12 @@ def known_labels(
 
 
 def soft_labels(prob: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(K, C) probabilities -> what they teach: target (K, C), rows that sum to 1, and weight (K,), 0 to 1.
+    """Turns class probabilities (K, C) into training targets (K, C), rows that sum to 1, and their weights (K,), 0 to
+    1.
 
-    What all classes have in common says nothing of any of them, so each row is taken less its smallest entry. The
-    largest entry of what is left is the weight: 0 for an even row, 1 for a certain one. A row of weight 0 has a target
-    of zeros.
+    The part that all classes have in common carries no information, so the smallest entry of a row is subtracted from
+    it. The largest remaining entry is the weight: 0 if all probabilities are equal, 1 if one is 1. A row of weight 0
+    has a target of zeros.
     """
     target = prob.astype(np.float32)
     target -= target.min(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The objective (paper section 3.4) and the teacher's average (Eq. 7)."""
+"""The loss (paper section 3.4), and the update of the teacher's weights (Eq. 7)."""
 
 from __future__ import annotations
 

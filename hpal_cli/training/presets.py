@@ -1,4 +1,4 @@
-"""Every value that training depends on, as one table (docs/method.md)."""
+"""All values that training depends on, with the presets, in one table (docs/method.md, "Network and training")."""
 
 from __future__ import annotations
 

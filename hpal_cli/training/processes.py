@@ -1,4 +1,4 @@
-"""Several processes that train one network, as `torchrun` starts them: who is who, and sums over all of them."""
+"""Several processes that train one network, as `torchrun` starts them: their ranks, and sums over all of them."""
 
 from __future__ import annotations
 

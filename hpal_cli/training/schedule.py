@@ -1,4 +1,4 @@
-"""How far a run is, by its steps or by the clock, and the learning rate there."""
+"""How far a run has come, by its steps or by the clock, and the learning rate at that time."""
 
 from __future__ import annotations
 

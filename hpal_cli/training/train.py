@@ -1,4 +1,4 @@
-"""train: a network from scenes and the labels of some of their points."""
+"""Trains a network on scenes of which some points have labels."""
 
 from __future__ import annotations
 
@@ -69,26 +69,28 @@ def train(
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> Checkpoint:
-    """Trains on the train split of `store`; with the processes that `torchrun` started, if it did.
+    """Trains a network on the train split of `store`, together with the processes that `torchrun` started, if there are
+    any.
 
     Args:
-        labels: the answered points, or None to use every label of the store (fully supervised).
-        old_spread: a spread of other answers will do.
-        spread: what `hpal spread` made of these answers, or a model's predictions: then every point that they say
-            something of teaches, with its probabilities as target (docs/method.md).
-        init: continue from these student weights; without it the network starts from random ones.
-        backend: whose convolution to use, None for what `auto` takes; no part of the run: it may resume on another.
-        workers: processes that make the batches, which are the same for any number; 0 for none, None for as many as
-            the cores allow on a GPU, and none on a CPU.
-        run: where to save the checkpoint; metrics and the state of an unfinished run, saved every `save_every` steps,
-            are kept beside it.
-        resume: go on from that state; overwrite: `run` may exist.
+        labels: the answered points; None: every label of the store (fully supervised).
+        old_spread: whether a spread of other answers than those of `labels` is accepted.
+        spread: the predictions store that `hpal spread` or a model wrote. Every point of which it knows something is
+            then learned from, with its probabilities as the target (docs/method.md, "Training from spread answers").
+        init: a checkpoint whose student weights the network starts from; None: random weights.
+        backend: the library that computes the convolutions; None: what `auto` chooses. A run may be resumed with
+            another.
+        workers: number of processes that make batches, on which no result depends; 0: this process makes them; None: as
+            many as the cores allow on a GPU, and 0 on a CPU.
+        run: the path of the checkpoint. Metrics, and every `save_every` steps the state of the unfinished run, are
+            written beside it.
+        resume: whether to continue from that state; overwrite: whether `run` is replaced.
 
-    A run of `settings.minutes` ends by the clock, so it does not repeat to the bit; all others do.
+    A run with `settings.minutes` ends by the clock and does not repeat to the bit; all other runs do.
 
     Raises:
-        HpalError: labels or a spread that do not fit, an `init` of another shape, superpoints that cannot be compared,
-            or a loss that is not finite.
+        HpalError: the labels or the spread do not fit the scenes, `init` has another shape, superpoints cannot be
+            compared, or the loss is not finite.
     """
     device = own_device(device or torch.device("cpu"))
     backend = backend or choose("auto", device)
@@ -419,7 +421,7 @@ def _unfinished(run: Path) -> Path:
 
 
 class Metrics:
-    """A file beside the checkpoint, one line of JSON every ten steps, written as they come."""
+    """The file of metrics beside a checkpoint: one line of JSON for every ten steps, written during the run."""
 
     def __init__(self, path: Path, first: int) -> None:
         """Keeps the lines of steps up to `first`, those of a run that goes on."""
@@ -458,7 +460,7 @@ def _digest(
 
 
 def at_points(network: MinkUNet, view: View) -> Tensor:
-    """(N, C) logits of every point of a batch: those of its voxel."""
+    """The logits (N, C) of every point of a batch, which are those of its voxel."""
     logits, _ = network(view.features, view.geometry)
     return logits[view.inverse]
 

@@ -1,4 +1,4 @@
-"""Points as PLY, LAS or CSV, block by block, with fields named so that viewers load and keep them (docs/viewers.md)."""
+"""Writes points as PLY, LAS or CSV, in blocks, with names of fields that viewers load and keep (docs/viewers.md)."""
 
 from __future__ import annotations
 

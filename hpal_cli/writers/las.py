@@ -1,4 +1,5 @@
-"""LAS files: new ones for any cloud, and those that were read, with a class for every point and all else as it was."""
+"""Writes LAS files: new ones for any cloud, and files that were read, with a class for every point and all else
+unchanged."""
 
 from __future__ import annotations
 
