@@ -334,6 +334,64 @@ def test_the_room_learns_while_the_next_query_is_there(serve: Callable[..., Serv
     context.close()
 
 
+def test_nothing_is_done_twice(serve: Callable[..., Server], browser: Browser) -> None:
+    server = serve()
+    context = browser.new_context()
+    page = opened(context, server.address)
+    asked: list[str] = []
+    press(page, "2")
+    until(lambda: page.evaluate("hpalPage.times.learn.length"), "the room does not learn")
+    settled = "hpalPage.view.loading === 0 && hpalPage.view.tiles.every((tile) => tile.loaded === tile.count)"
+    until(lambda: page.evaluate(settled), "still loading")
+    time.sleep(2)
+    # Where nothing moves nothing is drawn.
+    pictures = "hpalPage.view.statistics.pictures"
+    before = page.evaluate(pictures)
+    time.sleep(1)
+    assert page.evaluate(pictures) == before
+    page.on("request", lambda request: asked.append(request.url.split("/api/")[1].split("?")[0]))
+    # The scene stays where it is, and what did not change is not asked for.
+    press(page, "s")
+    time.sleep(1)
+    assert asked == ["skip"]
+    press(page, "1")
+    until(lambda: page.evaluate("hpalPage.times.learn.length > 1"), "the room does not learn again")
+    assert asked == ["skip", "answer", "scene/0/learned"]
+    context.close()
+
+
+def test_the_next_scene_is_there_before_it_is_asked_for(browser: Browser, tmp_path: Path) -> None:
+    from made_scenes import made_scenes, rooms
+
+    store = made_scenes(tmp_path / "scenes.zarr", rooms(2, 0))
+    rows, header = selection(store, {0: [3], 1: [5, 9]})
+    with (tmp_path / "round.ply").open("wb") as file:
+        write_points(file, header, rows)
+    server = Server(tmp_path, "label", "round.ply", "--serve", "-o", "labels.zarr", "--name", "anna")
+    try:
+        context = browser.new_context()
+        page = opened(context, server.address)
+        asked: list[str] = []
+        until(lambda: page.evaluate("hpalPage.view.kept.has(1) && hpalPage.view.loading === 0"), "not prepared")
+        time.sleep(1)
+        page.on("request", lambda request: asked.append(request.url.split("/api/")[1].split("?")[0]))
+        press(page, "1")
+        until(lambda: page.evaluate("hpalPage.view.about.number") == 1, "the other scene is not shown")
+        time.sleep(1)
+        assert [one for one in asked if one in ("scene/1", "scene/0")] == []
+        # Somebody else's query is still counted when another number of answers was shown.
+        other = opened(browser.new_context(), server.address)
+        other.locator("#name").fill("ben")
+        other.locator("#name").blur()
+        until(lambda: query(other) not in (None, query(page)), "both have the same query")
+        page.keyboard.press("Backspace")
+        until(lambda: "1 held by others" in page.locator("#counted").inner_text(), "nobody holds one")
+        other.context.close()
+        context.close()
+    finally:
+        server.kill()
+
+
 def test_a_view_side_by_side_tells_of_a_point(scenes: Path, browser: Browser, tmp_path: Path) -> None:
     fake_predictions(scenes, tmp_path / "preds.zarr", labelled=0)
     server = Server(tmp_path, "view", "preds.zarr", "--source", str(scenes))

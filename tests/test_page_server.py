@@ -10,11 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import url2pathname
 
 import httpx2
 import numpy as np
@@ -23,20 +26,24 @@ from conftest import environment, fake_predictions
 from made_scenes import made_scenes, room, rooms
 from starlette.testclient import TestClient
 
+from hpal_cli.commands.console import Console
+from hpal_cli.commands.serving import run_page
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import call
 from hpal_cli.info import describe
 from hpal_cli.label.answers import take_answers
 from hpal_cli.label.people import agreements, kappa, people
 from hpal_cli.labels.store import LabelStore
-from hpal_cli.page.cloud import Column, DrawnCloud
+from hpal_cli.page.cloud import Column, DrawnCloud, Source
 from hpal_cli.page.desk import Desk
 from hpal_cli.page.label import Asked, open_desk, parse_overlap, queries_asked
+from hpal_cli.page.learn import Learner
 from hpal_cli.page.offline import write_page
 from hpal_cli.page.server import LARGEST, allowed_hosts, free_socket, make_app, policy, read_file
 from hpal_cli.page.view import open_view
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.spread.spread import spread_scene
 from hpal_cli.stream.header import Header, PoolScene
 
 TOKEN = "a-token-for-the-tests"
@@ -248,9 +255,9 @@ def test_undo_takes_the_last_answer_back_and_asks_again(page: At) -> None:
 def test_an_answer_is_changed_by_answering_again(page: At) -> None:
     query = page.next()["id"]
     page.post("answer", query=query, label=0)
-    assert page.http.get(f"/api/query/{query}", params=ME).json()["label"] == 0
+    assert page.http.get(f"/api/query/{query}", params=ME).json()["query"]["label"] == 0
     page.post("answer", query=query, label=-1)
-    assert page.http.get(f"/api/query/{query}", params=ME).json()["label"] == -1
+    assert page.http.get(f"/api/query/{query}", params=ME).json()["query"]["label"] == -1
     assert LabelStore(page.labels).latest()["label"].tolist() == [-1]
 
 
@@ -347,7 +354,7 @@ def test_the_first_points_of_tiles_are_the_scene_thinned() -> None:
     rng = np.random.default_rng(0)
     xyz = (rng.random((300_000, 3)) * [40, 20, 3]).astype(np.float32)
     values = np.arange(len(xyz))
-    cloud = DrawnCloud(Points(xyz, np.zeros(3)), [Column("n", "number", lambda: values)], grid=0.05)
+    cloud = DrawnCloud(Source(Points(xyz, np.zeros(3)), [Column("n", "number", lambda: values)], grid=0.05))
     assert sum(tile.count for tile in cloud.tiles) == len(xyz)
     assert len(cloud.tiles) >= 4
     assert np.array_equal(np.sort(cloud.order), np.arange(len(xyz)))
@@ -366,10 +373,11 @@ def test_the_first_points_of_tiles_are_the_scene_thinned() -> None:
 
 @pytest.mark.parametrize(("grid", "reach"), [(0.04, 1.0), (0.25, 20.0), (0.1, 5.0)])
 def test_as_much_is_seen_as_suits_the_scene(grid: float, reach: float) -> None:
-    cloud = DrawnCloud(Points(room().xyz.astype(np.float32) * 40, np.zeros(3)), grid=None)
+    cloud = DrawnCloud(Source(Points(room().xyz.astype(np.float32) * 40, np.zeros(3))))
     assert cloud.step == pytest.approx(0.08 * 40, rel=0.3)
     flat = np.stack(np.meshgrid(*[np.arange(40) * grid] * 2), axis=-1).reshape(-1, 2)
-    cloud = DrawnCloud(Points(np.column_stack([flat, np.zeros(len(flat))]).astype(np.float32), np.zeros(3)))
+    xyz = np.column_stack([flat, np.zeros(len(flat))]).astype(np.float32)
+    cloud = DrawnCloud(Source(Points(xyz, np.zeros(3))))
     assert cloud.step == pytest.approx(grid, rel=0.01)
     assert cloud.reach == reach
 
@@ -414,6 +422,85 @@ def test_the_room_learns_what_is_around_an_answer(page: At, store: SceneStore) -
     assert (found["label"][of] == label[index])[known & answered].mean() > 0.85
 
 
+def test_spreads_that_wait_become_one(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = Learner(store)
+    learner.of(store.table[0])
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+    usual = spread_scene
+
+    def slow(superpoints: Any, index: Any, label: Any, classes: int) -> Any:
+        seen.append(index.tolist())
+        begun.set()
+        assert go_on.wait(30)
+        return usual(superpoints, index, label, classes)
+
+    monkeypatch.setattr("hpal_cli.page.learn.spread_scene", slow)
+    given = [3]
+
+    def ask(version: int) -> Any:
+        return learner.learned(store.table[0], version, lambda: (np.array(given), np.zeros(len(given), np.int32)), 4)
+
+    first = ask(1)
+    assert begun.wait(30)
+    given.append(400)
+    second = ask(2)
+    given.append(900)
+    third = ask(3)
+    assert second is third is not first
+    assert ask(3) is third
+    go_on.set()
+    assert (third.result(30)["label"] == 0).any()
+    assert first.done()
+    assert seen == [[3], [3, 400, 900]]
+    learner.close()
+
+
+def test_a_large_scene_is_coarse_at_first(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpal_cli.page.shelf.LARGE", 100)
+    monkeypatch.setattr("hpal_cli.page.cloud.COARSE", 300)
+    ready = threading.Event()
+    usual = DrawnCloud.__init__
+
+    def slow(self: DrawnCloud, source: Source, *, coarse: bool = False) -> None:
+        assert coarse or ready.wait(30)
+        usual(self, source, coarse=coarse)
+
+    monkeypatch.setattr(DrawnCloud, "__init__", slow)
+    shelf = open_view(store.path).shelf
+    http = TestClient(
+        make_app(Desk(shelf), token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None),
+        base_url=ADDRESS, headers={"Authorization": f"Bearer {TOKEN}"},
+    )  # fmt: skip
+    first = http.get("/api/scene/0").json()
+    assert first["whole"] is False
+    assert first["points"] == store.table[0].points
+    parts = ",".join(f"{n}:0:{tile[0]}" for n, tile in enumerate(first["tiles"]))
+
+    def values(column: str, kind: str) -> Any:
+        params = {"column": column, "parts": parts, "whole": "0"}
+        return np.frombuffer(http.get("/api/scene/0/points", params=params).content, kind)
+
+    index, xyz = values("index", "<i4"), values("xyz", "<f4").reshape(-1, 3)
+    points = store.points(store.table[0])
+    assert len(index) == 300
+    assert np.array_equal(xyz, points.xyz[index].astype(np.float32))
+    coarse = shelf.first(0)
+    # What surrounds a query is known in full, so that it is looked at from the same side.
+    place = xyz[7].astype(float)
+    near = coarse.around(place, 0.5)
+    ready.set()
+    whole = http.get("/api/scene/0", params={"whole": "1"}).json()
+    assert whole["whole"] is True
+    assert {key: whole[key] for key in ("points", "step", "reach", "floor", "top", "cut", "roof")} == {
+        key: first[key] for key in ("points", "step", "reach", "floor", "top", "cut", "roof")
+    }
+    assert sum(tile[0] for tile in whole["tiles"]) == store.table[0].points
+    assert len(near) == len(shelf.cloud(0).around(place, 0.5)) > 1
+    # A page that has the coarse level may go on with it until it has the other.
+    assert np.array_equal(values("index", "<i4"), index)
+    assert http.get("/api/scene/0").json()["whole"] is True
+
+
 def test_a_region_is_one_question(store: SceneStore, tmp_path: Path) -> None:
     page = at(asked_of(store, {0: [3, 400, 900, 1200]}, region=True), tmp_path / "labels.zarr")
     query = page.next()
@@ -455,16 +542,57 @@ def test_a_query_that_somebody_holds_is_given_to_nobody_else(page: At) -> None:
     given = {page.next(client=f"browser-{n:02d}", name=f"person {n}")["id"] for n in range(4)}
     assert given == set(range(6)) - {mine, theirs}
     assert page.next(client="browser-seven", name="gus") is None
-    assert page.http.get("/api/query/0", params={"client": "browser-seven", "name": "gus"}).json()["held"] is True
+    assert page.http.get("/api/query/0", params={"client": "browser-seven", "name": "gus"}).json()["taken"] is True
     page.post("answer", query=mine, label=0)
     assert page.http.get("/api/state", params=ME).json()["done"] == 1
 
 
 def test_a_lease_ends_when_nobody_is_there_any_more(page: At, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = page.next()["id"]
-    now = time.monotonic()
-    monkeypatch.setattr("hpal_cli.page.session.time.monotonic", lambda: now + 301)
+    now = time.time()
+    monkeypatch.setattr("hpal_cli.page.leases.time.time", lambda: now + 301)
     assert page.next(client="browser-two", name="ben")["id"] == mine
+
+
+def test_servers_of_one_store_never_give_the_same_query(page: At, store: SceneStore) -> None:
+    other = at(asked_of(store, {0: [3, 400, 900, 1200], 1: [5, 700]}), page.labels)
+    mine, theirs = page.next()["id"], other.next(client="browser-two", name="ben")["id"]
+    assert mine != theirs
+    held = other.http.get("/api/state", params={"client": "browser-two", "name": "ben"}).json()["held"]
+    assert held == 1
+    answer = page.http.get(f"/api/query/{theirs}", params=ME).json()
+    assert answer["taken"] is True
+    assert answer["held"] == 1
+    given = [page.post("answer", query=mine, label=0).json()["query"]["id"]]
+    given.append(other.post("answer", query=theirs, label=1, client="browser-two", name="ben").json()["query"]["id"])
+    assert len({mine, theirs, *given}) == 4
+    # Who ends gives back.
+    other.desk.close()
+    free = [page.next(client=f"browser-{n:02d}", name=f"person {n}")["id"] for n in range(3)]
+    assert given[1] in free
+    page.desk.close()
+    assert not page.labels.with_name(".labels.zarr.held").exists()
+
+
+def test_the_leases_of_a_killed_server_are_void(page: At, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from hpal_cli.page.leases import Leases\n"
+        "held = Leases(Path(sys.argv[1]))\nwith held.turn(): print(held.take((0, 3), 'them'), flush=True)\n"
+        "time.sleep(60)"
+    )
+    words = [sys.executable, "-c", program, str(page.labels)]
+    server = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "True\n"
+    session = page.desk.session
+    assert session is not None
+    number = next(n for n, query in enumerate(session.queries) if (query.scene, query.index) == (0, 3))
+    assert not session.hold(number, "us")
+    server.kill()
+    server.communicate()
+    assert session.hold(number, "us")
+    # Nothing of it is left.
+    assert len([name for name in os.listdir(page.labels.with_name(".labels.zarr.held")) if name.endswith(".json")]) == 1
 
 
 def test_answers_of_other_programs_are_noticed(page: At) -> None:
@@ -649,6 +777,30 @@ def test_the_command_serves_is_killed_goes_on_and_says_what_next(store: SceneSto
     _, said = third.process.communicate(timeout=30)
     assert third.process.returncode == 0
     assert "0 answers" in said
+
+
+def test_the_token_is_not_among_the_words_of_the_browser(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = {}
+
+    def browser(address: str) -> bool:
+        path = Path(url2pathname(urllib.parse.urlsplit(address).path))
+        opened.update(address=address, path=path, mode=path.stat().st_mode & 0o777, text=path.read_text())
+        opened["folder"] = path.parent.stat().st_mode & 0o777
+        return True
+
+    def served_once(app: Any, listening: socket.socket, on_ready: Any) -> None:
+        on_ready(lambda: None)
+        listening.close()
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("webbrowser.open", browser)
+    monkeypatch.setattr("hpal_cli.page.server.serve", served_once)
+    monkeypatch.setattr("hpal_cli.page.server.new_token", lambda: TOKEN)
+    run_page(Console("view", quiet=True), open_view(store.path), host="127.0.0.1", port=None, browser=True)
+    assert TOKEN not in opened["address"]
+    assert f"/#token={TOKEN}" in opened["text"]
+    assert (opened["mode"], opened["folder"]) == (0o600, 0o700)
+    assert not opened["path"].exists()
 
 
 # ---------------------------------------------------------------- looking, and without a server

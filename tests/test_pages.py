@@ -9,11 +9,11 @@ from pathlib import Path
 import laspy
 import numpy as np
 import pytest
-from hpal_cli.label.store import LabelStore
 from test_docs import DOCS, ROOT, bash, commands_of, files_of
 from test_own_scans import run
 
 from hpal_cli.demo.office import make_office
+from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 

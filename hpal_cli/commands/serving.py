@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hpal_cli.commands.console import Console
 
 if TYPE_CHECKING:
     from hpal_cli.page.desk import Desk
+
+OPENING = 60.0
+"""Seconds that a browser has to start."""
 
 
 def run_page(console: Console, desk: Desk, *, host: str, port: int | None, browser: bool) -> None:
@@ -19,8 +23,6 @@ def run_page(console: Console, desk: Desk, *, host: str, port: int | None, brows
     Raises:
         HpalError: no address to serve at.
     """
-    import webbrowser
-
     from hpal_cli.page.server import LOOPBACK, PORT, allowed_hosts, free_socket, make_app, new_token, serve
 
     listening, number, first = free_socket(host, port)
@@ -39,21 +41,55 @@ def run_page(console: Console, desk: Desk, *, host: str, port: int | None, brows
         name = socket.gethostname()
     address = f"http://{name}:{number}/#token={token}"
     stopping: list[Callable[[], None]] = []
+    ending = contextlib.ExitStack()
 
     def ready(stop: Callable[[], None]) -> None:
         stopping.append(stop)
         console.data(address)
         sys.stdout.flush()
-        opened = browser and _has_desktop() and webbrowser.open(address)
+        opened = browser and _has_desktop() and _open_in_browser(ending.enter_context(_leading_to(address)))
         console.say(
-            "opened in the browser; Ctrl-C ends it" if opened else "open this address in a browser; Ctrl-C ends it"
+            "opened in the browser (if it shows nothing, open this address); Ctrl-C ends it"
+            if opened
+            else "open this address in a browser; Ctrl-C ends it"
         )
 
     app = make_app(desk, token=token, hosts=allowed_hosts(host), stop=lambda: stopping[0]())
     try:
-        serve(app, listening, ready)
+        with ending:
+            serve(app, listening, ready)
     finally:
         desk.close()
+
+
+@contextlib.contextmanager
+def _leading_to(address: str) -> Iterator[str]:
+    """The address of a file that leads to another one: all users of the machine can read what a program is started
+    with, and the token must not be in it. The file is its owner's alone, and goes again after `OPENING` seconds."""
+    import tempfile
+    import threading
+    from html import escape
+    from pathlib import Path
+
+    # Nobody else may look into such a folder.
+    folder = tempfile.TemporaryDirectory(prefix="hpal-", ignore_cleanup_errors=True)
+    path = Path(folder.name) / "page.html"
+    path.touch(mode=0o600)
+    path.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}"><title>hpal</title>')
+    timer = threading.Timer(OPENING, folder.cleanup)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield path.as_uri()
+    finally:
+        timer.cancel()
+        folder.cleanup()
+
+
+def _open_in_browser(address: str) -> bool:
+    import webbrowser
+
+    return webbrowser.open(address)
 
 
 def _has_desktop() -> bool:

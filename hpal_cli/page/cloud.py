@@ -21,6 +21,9 @@ ROOM_STEP, GROWTH = 0.04, 1.6
 """Around a query 1 m must be seen in a room on a grid of 4 cm, and 20 m where points lie 25 cm apart, from the air: who
 scans from afar scans larger things."""
 
+COARSE = 300_000
+"""Points of the coarse level."""
+
 _SAMPLE = 20_000
 
 
@@ -44,34 +47,58 @@ class Tile:
     high: NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a cloud is drawn from. unit: metres in one unit of `points`; grid: metres between points, None if that is
+    not known."""
+
+    points: Points
+    columns: Sequence[Column] = ()
+    unit: float = 1.0
+    grid: float | None = None
+
+
 class DrawnCloud:
     """N points of a scene, drawn in `order` (N,) of their rows: tile by tile, within a tile shuffled, so that the first
     k points of each tile are the scene with fewer points.
 
-    xyz: (N, 3) float32 metres in that order, relative to the scene's offset; step: metres between points; reach: metres
-    to be seen around a query; floor, top, cut: z of the lowest and the highest point, and above which a view from above
-    shows nothing.
+    xyz: (N, 3) float32 metres in that order, relative to the scene's offset; total: points of the scene, N unless this
+    is a coarse level; step: metres between the points of the scene; reach: metres to be seen around a query; floor,
+    top, cut: z of the lowest and the highest point, and above which a view from above shows nothing.
     """
 
-    def __init__(self, points: Points, columns: Sequence[Column] = (), *, unit: float = 1.0, grid: float | None = None):
-        """unit: metres in one unit of `points`; grid: metres between points, None if that is not known."""
-        xyz = np.asarray(points.xyz, np.float32)
-        self.order, firsts = _order(xyz)
-        self.xyz = xyz[self.order]
-        if unit != 1.0:
-            self.xyz *= np.float32(unit)
-        ends = np.append(firsts[1:], len(xyz))
+    def __init__(self, source: Source, *, coarse: bool = False):
+        """coarse: only `COARSE` points, drawn evenly from all, which takes a fraction of the time."""
+        every = np.asarray(source.points.xyz, np.float32)
+        unit = np.float32(source.unit)
+        self.total, self.whole = len(every), not coarse
+        rng = np.random.default_rng(0)
+        rows = np.sort(rng.integers(0, len(every), COARSE)) if len(every) > COARSE else np.arange(len(every))
+        sample = every[rows]
+        self._every: NDArray[np.float32] | None = None
+        if coarse:
+            self._every = every
+            order, firsts = _order(sample, rng)
+            self.order = rows[order].astype(np.int32)
+        else:
+            self.order, firsts = _order(every, rng)
+        self.xyz = every[self.order]
+        if source.unit != 1.0:
+            self.xyz *= unit
+        ends = np.append(firsts[1:], len(self.xyz))
         self.tiles = [
             Tile(int(a), int(b - a), self.xyz[a:b].min(axis=0), self.xyz[a:b].max(axis=0))
             for a, b in zip(firsts, ends, strict=True)
         ]
-        self.unit, self.offset = unit, points.offset
-        self.columns = {column.name: column for column in columns}
+        self.unit, self.offset = source.unit, source.points.offset
+        self.columns = {column.name: column for column in source.columns}
         self._read: dict[str, NDArray[np.generic]] = {}
-        some = self.xyz[:: 1 + len(xyz) // _SAMPLE].astype(np.float64)
-        self.step = max(grid or 0.0, self._spacing(), 1e-4)
+        # All below is the same of a coarse level and of the whole: a page goes from one to the other.
+        spacing = _spacing(every, sample) * source.unit
+        self.step = max(source.grid or 0.0, spacing, 1e-4)
         self.reach = nearest_round(float(np.clip((self.step / ROOM_STEP) ** GROWTH, 0.2, 100)))
-        self.floor, self.top = float(self.xyz[:, 2].min()), float(self.xyz[:, 2].max())
+        self.floor, self.top = (float(edge(every[:, 2]) * unit) for edge in (np.min, np.max))
+        some = sample[:: 1 + len(sample) // _SAMPLE].astype(np.float64) * source.unit
         self.roof = roofed(some)
         self.cut = cut_height(some, BELOW) if self.roof else self.top
 
@@ -80,8 +107,8 @@ class DrawnCloud:
 
     @cached_property
     def place_of(self) -> NDArray[np.int32]:
-        """(N,) where each row is drawn: the inverse of `order`."""
-        place = np.empty(len(self), np.int32)
+        """(total,) where each row is drawn: the inverse of `order`; -1 for rows that a coarse level leaves out."""
+        place = np.full(self.total, -1, np.int32)
         place[self.order] = np.arange(len(self), dtype=np.int32)
         return place
 
@@ -104,14 +131,21 @@ class DrawnCloud:
         return self._read[name]
 
     def around(self, place: NDArray[np.floating], reach: float) -> NDArray[np.float64]:
-        """(M, 3) positions within `reach` of a place (3,) along each axis, all in metres."""
+        """(M, 3) positions within `reach` of a place (3,) along each axis, all in metres; of all points of the scene,
+        also where this is a coarse level."""
+        every = self._every
+        if every is not None:
+            return _within(every, place / self.unit, reach / self.unit).astype(np.float64) * self.unit
         parts = [
             self.xyz[tile.first : tile.first + tile.count]
             for tile in self.tiles
             if (tile.low <= place + reach).all() and (tile.high >= place - reach).all()
         ]
-        near = [part[(np.abs(part - place) <= reach).all(axis=1)] for part in parts]
-        return np.concatenate([np.zeros((0, 3), np.float32), *near]).astype(np.float64)
+        return np.concatenate([np.zeros((0, 3)), *(_within(part, place, reach) for part in parts)])
+
+    def let_go(self) -> None:
+        """Forgets the points that a coarse level does not draw: the whole is there."""
+        self._every = None
 
     def ground(self, place: NDArray[np.floating]) -> float:
         """z of the lowest surface around a place (3,): of what lies within three reaches beside it."""
@@ -125,32 +159,44 @@ class DrawnCloud:
                     low.append(float(np.percentile(close, 1)))
         return min(low[1:], default=low[0])
 
-    def _spacing(self) -> float:
-        """The median distance to the nearest other point, of the points of the fullest tile."""
-        tile = max(self.tiles, key=lambda tile: tile.count)
-        part = self.xyz[tile.first : tile.first + tile.count].astype(np.float64)
-        if len(part) < 2:
-            return 0.05
-        # A shuffled part as a whole, or its points would lie farther apart than they do.
-        middle = np.median(part, axis=0)
-        near = part[np.argsort(np.abs(part - middle).max(axis=1), kind="stable")[:_SAMPLE]]
-        return float(np.median(cKDTree(near).query(near[:2000], 2)[0][:, 1]))
+
+def _within(xyz: NDArray[np.float32], place: NDArray[np.floating], reach: float) -> NDArray[np.float32]:
+    """(M, 3) those of the positions (N, 3) within `reach` of a place (3,) along each axis."""
+    for axis in range(3):
+        xyz = xyz[np.abs(xyz[:, axis] - np.float32(place[axis])) <= reach]
+    return xyz
 
 
-def _order(xyz: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _spacing(xyz: NDArray[np.float32], sample: NDArray[np.float32]) -> float:
+    """The median distance to the nearest other point, of the points around the middle. sample: (M, 3) of them."""
+    if len(xyz) < 2:
+        return 0.05
+    middle = sample[np.abs(sample - np.median(sample, axis=0)).max(axis=1).argmin()]
+    # As far as some 20,000 points reach. All points within, or they would seem to lie farther apart than they do.
+    away = np.abs(sample - middle).max(axis=1)
+    count = min(len(sample), max(50, _SAMPLE * len(sample) // len(xyz)))
+    near = _within(xyz, middle, float(np.partition(away, count - 1)[count - 1])).astype(np.float64)
+    order = np.argsort(np.abs(near - middle).max(axis=1), kind="stable")
+    return float(np.median(cKDTree(near).query(near[order[:2000]], 2)[0][:, 1]))
+
+
+def _order(xyz: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """(N,) rows tile by tile, shuffled within each; (T,) where the tiles begin."""
-    count = len(xyz)
     low, high = xyz[:, :2].min(axis=0), xyz[:, :2].max(axis=0)
     size = np.maximum((high - low).astype(np.float64), 1e-6)
-    wanted = max(1, min(30_000, -(-count // TILE_POINTS)))
+    wanted = max(1, min(30_000, -(-len(xyz) // TILE_POINTS)))
     edge = np.sqrt(size[0] * size[1] / wanted) if wanted > 1 else float(size.max())
-    across, along = (np.clip(np.ceil(size / max(edge, size.max() / 200)), 1, 250)).astype(int)
-    column = np.minimum(((xyz[:, 0] - low[0]) / size[0] * across).astype(np.uint16), across - 1)
-    row = np.minimum(((xyz[:, 1] - low[1]) / size[1] * along).astype(np.uint16), along - 1)
-    shuffled = np.random.default_rng(0).permutation(count).astype(np.int32)
+    cells = np.clip(np.ceil(size / max(edge, size.max() / 200)), 1, 250).astype(int)
+    column, row = (
+        np.minimum((xyz[:, axis] - low[axis]) * np.float32(cells[axis] / size[axis]), cells[axis] - 1).astype(np.uint16)
+        for axis in range(2)
+    )
+    tile = row * np.uint16(cells[0]) + column
     # Numbers of 16 bits are sorted by their digits, in the time of a few passes.
-    tile = (row * np.uint16(across) + column).astype(np.uint16)[shuffled]
-    order = shuffled[np.argsort(tile, kind="stable")]
+    order = np.argsort(tile, kind="stable").astype(np.int32)
     counts = np.bincount(tile)
-    firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts > 0]
+    counts = counts[counts > 0]
+    firsts = np.cumsum(counts) - counts
+    for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+        rng.shuffle(order[first : first + count])
     return order, firsts.astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,12 @@ from hpal_cli.scenes.table import SceneTable
 MOST_POINTS = 4_000_000
 """Of one answer to a page."""
 
-AHEAD = 2
-"""Queries whose best view is worked out before they are asked for."""
+
+class Outlook(NamedTuple):
+    """Where a query is seen from. toward: (3,) unit vector to the camera; height: metres above ground."""
+
+    toward: list[float]
+    height: float
 
 
 class Desk:
@@ -42,11 +46,18 @@ class Desk:
         self.shelf, self.session, self.learner = shelf, session, learner
         self._table, self._name, self._title = table, name, title
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
-        self._views: dict[int, Future[NDArray[np.float64]]] = {}
+        self._views: dict[int, Future[Outlook]] = {}
         self._lock = threading.Lock()
+        # The first picture must not wait for the disk.
+        if shelf.scenes:
+            shelf.start(next(iter(shelf.scenes)))
+        if session is not None and session.queries:
+            self._start_view(0)
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, and gives back what is held."""
+        if self.session is not None:
+            self.session.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self.learner is not None:
             self.learner.close()
@@ -68,27 +79,36 @@ class Desk:
             "overlap": self.session is not None and self.session.overlaps,
         }
 
-    def scene(self, number: int) -> dict[str, Any]:
-        """Raises:
-        KeyError: no such scene.
-        HpalError: it cannot be read.
+    def scene(self, number: int, whole: bool = False) -> dict[str, Any]:
+        """What a page needs of a scene before its points.
+
+        whole: not of the coarse level that a large scene has first.
+
+        Raises:
+            KeyError: no such scene.
+            HpalError: it cannot be read.
         """
-        shown, cloud = self.shelf.scenes[number], self.shelf.cloud(number)
+        cloud = self.shelf.cloud(number) if whole else self.shelf.first(number)
+        shown = self.shelf.scenes[number]
+        # Of a coarse level a point may be missing: its mark comes with the whole.
+        places = [(int(cloud.place_of[mark.index]), mark) for mark in shown.marks]
         return {
             **as_scene(number, shown.name, cloud),
             "marks": [
-                {"index": m.index, "place": place_in(cloud, m.place), "text": m.text, "label": m.label}
-                for m in shown.marks
+                {"index": m.index, "place": cloud.xyz[place].tolist(), "text": m.text, "label": m.label}
+                for place, m in places
+                if place >= 0
             ],
         }
 
-    def points(self, number: int, column: str, parts: list[tuple[int, int, int]]) -> bytes:
-        """The values of a column of some points, as they lie in memory (little endian). parts: (tile, from, to) each.
+    def points(self, number: int, column: str, parts: list[tuple[int, int, int]], whole: bool = True) -> bytes:
+        """The values of a column of some points, as they lie in memory (little endian). parts: (tile, from, to) each;
+        whole: as `scene` said of the tiles.
 
         Raises:
             KeyError: no such scene, column or tile.
         """
-        cloud = self.shelf.cloud(number)
+        cloud = self._level(number, whole)
         slices = [slice(0, 0)]
         for tile, begin, end in parts:
             if not (0 <= tile < len(cloud.tiles) and 0 <= begin <= end <= cloud.tiles[tile].count):
@@ -107,7 +127,7 @@ class Desk:
 
     def range(self, number: int, column: str) -> tuple[float, float]:
         """Between what most values of a column lie."""
-        values = self.shelf.cloud(number).column(column)
+        values = self.shelf.first(number).column(column)
         some = np.asarray(values[:: 1 + len(values) // 100_000], np.float64)
         some = some[np.isfinite(some)]
         if not len(some):
@@ -115,13 +135,13 @@ class Desk:
         low, high = np.percentile(some, [1, 99])
         return float(low), float(high)
 
-    def point(self, number: int, place: int) -> dict[str, Any]:
+    def point(self, number: int, place: int, whole: bool = True) -> dict[str, Any]:
         """All that is known of the point that is drawn as number `place`.
 
         Raises:
             KeyError: no such scene or point.
         """
-        cloud, shown = self.shelf.cloud(number), self.shelf.scenes[number]
+        cloud, shown = self._level(number, whole), self.shelf.scenes[number]
         if not 0 <= place < len(cloud):
             raise KeyError(place)
         position = cloud.offset + cloud.xyz[place].astype(np.float64) / cloud.unit
@@ -157,7 +177,7 @@ class Desk:
         """The queries of a scene, for its plan."""
         session = self._asks()
         session.refresh()
-        cloud = self.shelf.cloud(number)
+        cloud = self.shelf.first(number)
         found = []
         for n, query in enumerate(session.queries):
             if query.scene == number:
@@ -173,12 +193,19 @@ class Desk:
         own, given = session.answer_to(number, name), session.answer_to(number)
         # Whom the overlap asks too must not see what the other said.
         shown = own if session.needs(number) > 1 else own or given
-        for ahead in range(AHEAD + 1):
-            if number + ahead < len(session.queries):
-                self._start_view(number + ahead)
-        done, total = session.counts()
-        asked = as_asked(number, query, self.shelf, self._start_view(number).result())
-        return {**asked, "label": None if shown is None else shown.label, "done": done, "total": total}
+        name, classes = self.shelf.scenes[query.scene].name, self.shelf.classes
+        names = [] if classes is None else classes.names
+        asked = as_asked(number, query, self.shelf.first(query.scene), name, names, self._start_view(number).result())
+        return {**asked, "label": None if shown is None else shown.label}
+
+    def prepare(self, number: int) -> dict[str, Any]:
+        """Begins what asking a query takes, which comes after the one that is looked at; where it is, for a page that
+        prepares it too."""
+        query = self._asks().queries[number]
+        self._start_view(number)
+        load = self.shelf.start(query.scene).first
+        there = load.done() and load.exception() is None
+        return {"scene": query.scene, "place": place_in(load.result(), query.position) if there else None}
 
     def region(self, number: int) -> bytes:
         """(P, 3) float32 little endian: where the points are that share the answer to a query."""
@@ -197,16 +224,19 @@ class Desk:
             raise KeyError("nothing is asked here")
         return self.session
 
-    def _start_view(self, number: int) -> Future[NDArray[np.float64]]:
-        with self._lock:
-            if number not in self._views:
-                self._views[number] = self._pool.submit(self._view, number)
-            return self._views[number]
+    def _level(self, number: int, whole: bool) -> DrawnCloud:
+        return self.shelf.cloud(number) if whole else self.shelf.coarse(number)
 
-    def _view(self, number: int) -> NDArray[np.float64]:
+    def _start_view(self, number: int) -> Future[Outlook]:
+        with self._lock:
+            view = self._views.get(number)
+            if view is None or (view.done() and view.exception() is not None):
+                view = self._views[number] = self._pool.submit(self._view, number)
+            return view
+
+    def _view(self, number: int) -> Outlook:
         query = self._asks().queries[number]
-        cloud = self.shelf.cloud(query.scene)
-        return best_view(cloud, np.array(place_in(cloud, query.position)))
+        return outlook(self.shelf.first(query.scene), query)
 
     def _superpoints(self, number: int) -> NDArray[np.int32]:
         if self.learner is None or self._table is None:
@@ -229,7 +259,8 @@ def as_scene(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
     return {
         "number": number,
         "name": name,
-        "points": len(cloud),
+        "points": cloud.total,
+        "whole": cloud.whole,
         "step": cloud.step,
         "reach": cloud.reach,
         "floor": cloud.floor,
@@ -243,21 +274,26 @@ def as_scene(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
     }
 
 
-def as_asked(number: int, query: Query, shelf: Shelf, toward: NDArray[np.float64]) -> dict[str, Any]:
-    """A query as a page needs it. number: its place among all; toward: (3,) unit vector to the camera."""
-    cloud = shelf.cloud(query.scene)
+def outlook(cloud: DrawnCloud, query: Query) -> Outlook:
+    """Works out where a query of a scene is seen from, which takes some tenths of a second."""
     place = np.array(place_in(cloud, query.position))
-    names = [] if shelf.classes is None else shelf.classes.names
+    return Outlook(best_view(cloud, place).tolist(), float(place[2] - cloud.ground(place)))
+
+
+def as_asked(
+    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], seen: Outlook
+) -> dict[str, Any]:
+    """A query as a page needs it. number: its place among all; name: of its scene; names: of the classes."""
     guess = query.guess
     return {
         "id": number,
         "number": query.number,
         "scene": query.scene,
-        "name": shelf.scenes[query.scene].name,
+        "name": name,
         "index": query.index,
-        "place": place.tolist(),
-        "toward": toward.tolist(),
-        "height": float(place[2] - cloud.ground(place)),
+        "place": place_in(cloud, query.position),
+        "toward": seen.toward,
+        "height": seen.height,
         "points": len(query.points),
         "guess": None
         if guess is None

@@ -14,10 +14,11 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query, queries, rooms_of
 from hpal_cli.labels.store import QUERY, LabelStore
+from hpal_cli.page.cloud import Source
 from hpal_cli.page.desk import Desk
 from hpal_cli.page.learn import Learner
 from hpal_cli.page.session import Session
-from hpal_cli.page.shelf import Shelf, Shown, load, require_there, stores_of
+from hpal_cli.page.shelf import LARGE, Shelf, Shown, require_there, source_of, stores_of
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
@@ -40,9 +41,17 @@ class Asked:
         shown = [self._shown(number) for number in numbers]
         return Shelf(self.rooms.path, shown, self.rooms.classes)
 
+    def source(self, number: int) -> Source:
+        """What a scene is drawn from.
+
+        Raises:
+            HpalError: it cannot be read.
+        """
+        return source_of(self.rooms.table[number], self.scenes, self.predictions, False)
+
     def _shown(self, number: int) -> Shown:
         scene = self.rooms.table[number]
-        return Shown(number, scene.name, scene.points, lambda: load(scene, self.scenes, self.predictions, False))
+        return Shown(number, scene.name, scene.points, lambda: self.source(number))
 
 
 def queries_asked(asked: Rows, header: Header, subject: object, *, source: Path | None, beside: Path | None) -> Asked:
@@ -106,8 +115,10 @@ def open_desk(
     else:
         monitor.note(f"the scenes behind {rooms.path} are not there: the room does not learn while you look")
     shelf = asked.shelf()
-    # The first picture must not wait for the disk.
-    shelf.cloud(next(iter(shelf.scenes)))
+    first = next(iter(shelf.scenes.values()))
+    if first.points < LARGE:
+        # A scene that cannot be read is said before a page is shown; of a large one the page tells.
+        shelf.cloud(first.number)
     return Desk(shelf, session=session, table=rooms.table, learner=learner, name=name, title=title)
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -31,6 +32,15 @@ KEPT = 4
 """Scenes whose superpoints stay in memory."""
 
 
+@dataclass
+class _Spread:
+    """A spread of one scene. version: of the answers that it takes; begun: it has taken them."""
+
+    version: int
+    begun: bool = False
+    found: Future[NDArray[np.void]] = field(default_factory=Future)
+
+
 class Learner:
     """Spreads the answers of one scene at a time, in a thread of its own: nobody waits for it who does not ask."""
 
@@ -42,7 +52,7 @@ class Learner:
         self._found: SuperpointStore | None = None
         self._maker: BaseProcess | None = None
         self._closed = False
-        self._last: dict[int, tuple[int, Future[NDArray[np.void]]]] = {}
+        self._last: dict[int, _Spread] = {}
 
     def of(self, scene: SceneInfo) -> NDArray[np.int32]:
         """(N,) the superpoint of each point of a scene.
@@ -61,13 +71,16 @@ class Learner:
     ) -> Future[NDArray[np.void]]:
         """(S,) records of `LEARNED`: what the answers to a scene, spread over it, make of each superpoint.
 
-        version: of the answers; the same one is worked out once.
+        version: of the answers; the same one is worked out once, and one that has not begun when the next is asked for
+        is worked out with the answers of that instead.
         """
         with self._lock:
-            if scene.number not in self._last or self._last[scene.number][0] != version:
-                future = self._pool.submit(self._spread, scene, answers, classes)
-                self._last[scene.number] = version, future
-            return self._last[scene.number][1]
+            last = self._last.get(scene.number)
+            if last is None or (last.begun and last.version != version):
+                last = self._last[scene.number] = _Spread(version)
+                self._pool.submit(self._run, last, scene, answers, classes)
+            last.version = version
+            return last.found
 
     def close(self) -> None:
         self._closed = True
@@ -101,11 +114,25 @@ class Learner:
                 raise HpalError(self._store.path, "its superpoints were not finished", "start again")
         return open_superpoints(self._store, jobs=1, monitor=self._monitor)
 
+    def _run(
+        self,
+        job: _Spread,
+        scene: SceneInfo,
+        answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]],
+        classes: int,
+    ) -> None:
+        try:
+            superpoints = self._superpoints(scene)
+            with self._lock:
+                job.begun = True
+            job.found.set_result(self._spread(superpoints, *answers(), classes))
+        except BaseException as error:
+            job.begun = True
+            job.found.set_exception(error)
+
     def _spread(
-        self, scene: SceneInfo, answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]], classes: int
+        self, superpoints: Superpoints, index: NDArray[np.int64], label: NDArray[np.int32], classes: int
     ) -> NDArray[np.void]:
-        superpoints = self._superpoints(scene)
-        index, label = answers()
         out = np.zeros(len(superpoints), LEARNED)
         out["label"] = -1
         if (label >= 0).any():

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.page.cloud import DrawnCloud
-from hpal_cli.page.desk import as_asked, as_scene, place_in
+from hpal_cli.page.desk import as_asked, as_scene, outlook, place_in
 from hpal_cli.page.label import Asked
-from hpal_cli.page.look import best_view
 from hpal_cli.page.server import FILES, import_map, read_file
-from hpal_cli.page.shelf import Shelf
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.store.files import replace_when_whole
 
@@ -38,27 +36,27 @@ def write_page(
         HpalError: the file is there already and not to be replaced, or a scene cannot be read.
     """
     monitor = monitor or Silent()
-    shelf = asked.shelf()
+    numbers = list(dict.fromkeys(query.scene for query in asked.found))
     scenes, queries = [], []
-    budget = LARGEST // POINT_BYTES // len(shelf.scenes)
-    with monitor.task("packing", len(shelf.scenes)) as task:
-        for number, shown in shelf.scenes.items():
+    budget = LARGEST // POINT_BYTES // len(numbers)
+    with monitor.task("packing", len(numbers)) as task:
+        for number in numbers:
+            name = asked.rooms.table[number].name
             # One scene at a time: of others, only what was packed is kept.
-            one = Shelf(shelf.path, [shown], shelf.classes)
-            cloud = one.cloud(number)
+            cloud = DrawnCloud(asked.source(number))
             mine = [(n, query) for n, query in enumerate(asked.found) if query.scene == number]
             places = np.array([place_in(cloud, query.position) for _, query in mine])
-            for (n, query), place in zip(mine, places, strict=True):
+            for n, query in mine:
                 region = cloud.xyz[cloud.place_of[query.points]] if len(query.points) > 1 else None
                 queries.append(
                     {
-                        **as_asked(n, query, one, best_view(cloud, place)),
+                        **as_asked(n, query, cloud, name, asked.rooms.classes.names, outlook(cloud, query)),
                         "position": query.position.tolist(),
                         "region": None if region is None else _text(region.astype("<f4")),
                     }
                 )
-            scenes.append({**as_scene(number, shown.name, cloud), "marks": [], **_packed(cloud, places, budget)})
-            task.advance(1, shown.name)
+            scenes.append({**as_scene(number, name, cloud), "marks": [], **_packed(cloud, places, budget)})
+            task.advance(1, name)
     classes = asked.rooms.classes
     data: dict[str, Any] = {
         "title": title,

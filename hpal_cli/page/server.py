@@ -151,7 +151,8 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
         return JSONResponse(desk.about())
 
     async def scene(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(desk.scene, request.path_params["number"]))
+        whole = request.query_params.get("whole") == "1"
+        return JSONResponse(await run_in_threadpool(desk.scene, request.path_params["number"], whole))
 
     async def points(request: Request) -> Response:
         number, column = request.path_params["number"], request.query_params.get("column", "xyz")
@@ -159,7 +160,7 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
         parts = [(int(m[1]), int(m[2]), int(m[3])) for text in given if (m := _PART.fullmatch(text))]
         if len(parts) != len(given):
             return _error(400, "parts are tile:from:to")
-        data = await run_in_threadpool(desk.points, number, column, parts)
+        data = await run_in_threadpool(desk.points, number, column, parts, _whole(request))
         return Response(data, media_type="application/octet-stream")
 
     async def column_range(request: Request) -> Response:
@@ -170,7 +171,7 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
 
     async def point(request: Request) -> Response:
         number, place = request.path_params["number"], request.path_params["place"]
-        return JSONResponse(await run_in_threadpool(desk.point, number, place))
+        return JSONResponse(await run_in_threadpool(desk.point, number, place, _whole(request)))
 
     async def learned(request: Request) -> Response:
         future = await run_in_threadpool(desk.learned, request.path_params["number"])
@@ -187,8 +188,8 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
         if number >= len(session.queries):
             raise KeyError(number)
         free = await run_in_threadpool(session.hold, number, client)
-        found = await run_in_threadpool(desk.query, number, name)
-        return JSONResponse({**found, "held": not free})
+        found = await run_in_threadpool(_asked, desk, client, name, number)
+        return JSONResponse({**found, "taken": not free})
 
     async def region(request: Request) -> Response:
         data = await run_in_threadpool(desk.region, request.path_params["number"])
@@ -224,9 +225,7 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
     async def undo(request: Request) -> Response:
         client, name = _who(await _body(request))
         number = await run_in_threadpool(_session(desk).undo, client, name)
-        if number is None:
-            return JSONResponse({"query": None})
-        return JSONResponse({"query": await run_in_threadpool(desk.query, number, name)})
+        return JSONResponse(await run_in_threadpool(_asked, desk, client, name, number))
 
     async def state(request: Request) -> Response:
         client, _ = _who(request.query_params)
@@ -351,9 +350,19 @@ def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[
 
 
 def _next(desk: Desk, client: str, name: str, after: int) -> dict[str, Any]:
-    number = _session(desk).next(client, name, after=after)
+    return _asked(desk, client, name, _session(desk).next(client, name, after=after))
+
+
+def _asked(desk: Desk, client: str, name: str, number: int | None) -> dict[str, Any]:
+    """A query, how far the work is, and what will most likely be asked afterwards."""
     found = None if number is None else desk.query(number, name)
-    return {"query": found, **desk.state(client)}
+    ahead = None if number is None else _session(desk).ahead(client, name, after=number)
+    return {"query": found, "ahead": None if ahead is None else desk.prepare(ahead), **desk.state(client)}
+
+
+def _whole(request: Request) -> bool:
+    """Whether a request is of all of a scene, and not of its coarse level."""
+    return request.query_params.get("whole", "1") == "1"
 
 
 def _session(desk: Desk) -> Any:

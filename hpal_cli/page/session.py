@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,7 @@ from numpy.typing import NDArray
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query
 from hpal_cli.labels.store import ANSWER, Batch, LabelStore
-
-HELD = 300.0
-"""Seconds without a sign of life after which a query is given to somebody else."""
+from hpal_cli.page.leases import Leases
 
 LONGEST = 3600.0
 """Seconds for one answer, at most: who took longer was away."""
@@ -28,12 +25,6 @@ class Given:
 
     label: int
     round: int
-
-
-@dataclass
-class _Lease:
-    client: str
-    until: float
 
 
 class Session:
@@ -54,7 +45,7 @@ class Session:
         """overlap: share of the queries, 0 to 1, that two people are asked."""
         self.queries, self.labels, self._entry = list(queries), labels, entry
         self._lock = threading.RLock()
-        self._leases: dict[int, _Lease] = {}
+        self._leases = Leases(labels.path)
         self._skipped: dict[str, dict[int, int]] = {}
         self._needs = [1 + _drawn(query, overlap) for query in self.queries]
         self._place = {(query.scene, query.index): n for n, query in enumerate(self.queries)}
@@ -63,6 +54,11 @@ class Session:
         self.changes = 0
         """How often the answers changed, so that a page knows whether its picture of them is old."""
         self.refresh()
+
+    def close(self) -> None:
+        """Gives back what is held."""
+        with self._lock:
+            self._leases.close()
 
     def refresh(self) -> None:
         """Looks for answers that others gave, be it with another program."""
@@ -114,30 +110,33 @@ class Session:
         """The next query for a client, which then holds it: the first from `after` on, then from the start, that is not
         done, that nobody else holds and that this person has not answered. Skipped ones come last. None: there is
         none."""
-        with self._lock:
+        with self._lock, self._leases.turn():
             self.refresh()
-            self._free(client)
-            skipped = self._skipped.get(client, {})
-            count = len(self.queries)
-            order = sorted(range(count), key=lambda n: (skipped.get(n, 0), (n - after - 1) % count))
-            for number in order:
-                if not self.done(number) and name not in self._by[number] and self._hold(number, client):
+            self._leases.free(client)
+            for number in self._order(client, after):
+                if self._open_to(number, name) and self._leases.take(self._point(number), client):
+                    return number
+            return None
+
+    def ahead(self, client: str, name: str, *, after: int) -> int | None:
+        """The query that `next` will most likely give once `after` is answered, for who wants to prepare it."""
+        with self._lock:
+            held = self._leases.held_by_others(client)
+            for number in self._order(client, after):
+                if number != after and self._open_to(number, name) and self._point(number) not in held:
                     return number
             return None
 
     def hold(self, number: int, client: str) -> bool:
         """Says that a client still looks at a query; False: somebody else holds it."""
-        with self._lock:
-            return self._hold(number, client)
+        with self._lock, self._leases.turn():
+            return self._leases.take(self._point(number), client)
 
     def held_by_others(self, client: str) -> int:
         """Open queries that others look at just now."""
         with self._lock:
-            now = time.monotonic()
-            return sum(
-                lease.client != client and lease.until > now and not self.done(number)
-                for number, lease in self._leases.items()
-            )
+            places = [self._place.get(point) for point in self._leases.held_by_others(client)]
+            return sum(number is not None and not self.done(number) for number in places)
 
     def answer(self, client: str, name: str, number: int, label: int, seconds: float | None) -> Batch:
         """Writes an answer to the labels store; when this returns, it is on the disk.
@@ -156,9 +155,6 @@ class Session:
         took = None if seconds is None else round(float(min(max(seconds, 0.0), LONGEST)), 2)
         with self._lock:
             batch = self.labels.append(rows, name, self._entry, seconds=took)
-            lease = self._leases.get(number)
-            if lease is not None and lease.client == client:
-                del self._leases[number]
             self._skipped.get(client, {}).pop(number, None)
             self.refresh()
             return batch
@@ -168,7 +164,6 @@ class Session:
         with self._lock:
             skipped = self._skipped.setdefault(client, {})
             skipped[number] = max(skipped.values(), default=0) + 1
-            self._free(client)
 
     def undo(self, client: str, name: str) -> int | None:
         """Takes the last answer of a person back, and lets the client hold its query again; None: there is none."""
@@ -181,7 +176,9 @@ class Session:
             if number is None:
                 return None
             self.labels.undo(last, name, self._entry)
-            self._leases[number] = _Lease(client, time.monotonic() + HELD)
+            with self._leases.turn():
+                self._leases.free(client)
+                self._leases.give(self._point(number), client)
             self.refresh()
             return number
 
@@ -192,17 +189,17 @@ class Session:
         here = latest[latest["scene"] == scene]
         return here["index"].astype(np.int64), here["label"].astype(np.int32)
 
-    def _hold(self, number: int, client: str) -> bool:
-        now = time.monotonic()
-        lease = self._leases.get(number)
-        if lease is not None and lease.client != client and lease.until > now:
-            return False
-        self._leases[number] = _Lease(client, now + HELD)
-        return True
+    def _order(self, client: str, after: int) -> list[int]:
+        """All queries, the one behind `after` first and those that were skipped last."""
+        skipped, count = self._skipped.get(client, {}), len(self.queries)
+        return sorted(range(count), key=lambda n: (skipped.get(n, 0), (n - after - 1) % count))
 
-    def _free(self, client: str) -> None:
-        for number in [number for number, lease in self._leases.items() if lease.client == client]:
-            del self._leases[number]
+    def _open_to(self, number: int, name: str) -> bool:
+        return not self.done(number) and name not in self._by[number]
+
+    def _point(self, number: int) -> tuple[int, int]:
+        query = self.queries[number]
+        return query.scene, query.index
 
 
 def _drawn(query: Query, share: float) -> bool:

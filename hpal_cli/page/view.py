@@ -11,9 +11,9 @@ from hpal_cli import readers
 from hpal_cli.classes import UNSURE
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.labels.store import LabelStore
-from hpal_cli.page.cloud import Column, DrawnCloud
+from hpal_cli.page.cloud import Column, Source
 from hpal_cli.page.desk import Desk
-from hpal_cli.page.shelf import Mark, Shelf, Shown, load, require_there, stores_of
+from hpal_cli.page.shelf import Mark, Shelf, Shown, require_there, source_of, stores_of
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.scenes.table import SceneInfo
@@ -58,8 +58,7 @@ def _of_store(path: Path, source: Path | None, globs: Sequence[str]) -> Shelf:
         for row in latest[np.lexsort((latest["index"], latest["scene"]))]:
             label = int(row["label"])
             name = UNSURE if label < 0 else labels.classes[label].name
-            place = np.array([row["x"], row["y"], row["z"]])
-            marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), place, name, label))
+            marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), name, label))
         return _shelf(path, behind, None, globs, marks)
     raise HpalError(path, f"is a {kind} store, which has no points to show", "give scenes, predictions or labels")
 
@@ -79,8 +78,7 @@ def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> Shel
     for row in rows[order[:5000]]:
         rank = f"rank {int(row['rank'])}" if "rank" in names else f"point {int(row['index'])}"
         score = f", score {float(row['score']):.3f}" if "score" in names else ""
-        place = np.array([row["x"], row["y"], row["z"]], np.float64)
-        marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), place, rank + score))
+        marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), rank + score))
     scenes, predictions = stores_of(rooms, path.parent)
     return _shelf(path, scenes, predictions, globs, marks)
 
@@ -102,13 +100,12 @@ def _shelf(
             raise HpalError(path, "holds no point of these scenes", "choose others with --scenes")
     for scene in chosen:
         require_there(scene, store)
+        if any(not 0 <= mark.index < scene.points for mark in (marks or {}).get(scene.number, ())):
+            raise HpalError(path, f"names a point outside scene {scene.name}", "use matching files")
 
     def shown(scene: SceneInfo) -> Shown:
         mine = tuple((marks or {}).get(scene.number, ()))
-        if scenes is not None and any(np.isnan(mark.place).any() for mark in mine):
-            points = scenes.points(scene)
-            mine = tuple(Mark(m.index, points.position[m.index], m.text, m.label) for m in mine)
-        return Shown(scene.number, scene.name, scene.points, lambda: load(scene, scenes, predictions, True), mine)
+        return Shown(scene.number, scene.name, scene.points, lambda: source_of(scene, scenes, predictions, True), mine)
 
     truth = scenes is not None and any(scenes.has_labels(scene) for scene in chosen)
     return Shelf(path, [shown(scene) for scene in chosen], store.classes, truth)
@@ -153,7 +150,7 @@ def _of_file(path: Path) -> Shelf:
     def shown(number: int) -> Shown:
         source, own = clouds[number]
 
-        def read() -> DrawnCloud:
+        def read() -> Source:
             cloud = readers.read(own, source)
             offset = np.floor(cloud.xyz.min(axis=0))
             columns = []
@@ -164,7 +161,7 @@ def _of_file(path: Path) -> Shelf:
             for name, column in sorted(values.items(), key=_interesting):
                 columns.append(Column(name, "number", lambda column=column: column))  # type: ignore[misc]
             xyz = (cloud.xyz - offset).astype(np.float32)
-            return DrawnCloud(Points(xyz, offset), columns, unit=cloud.unit or 1.0)
+            return Source(Points(xyz, offset), columns, cloud.unit or 1.0)
 
         return Shown(number, source.name, 0, read)
 

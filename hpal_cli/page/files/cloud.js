@@ -8,10 +8,13 @@ import {
 
 const FIELD = 50; // degrees
 const BATCH = 250000; // points of one request
-const FIRST = 150000; // points of the first picture
 const SPACING = 1.3; // pixels between drawn points that are near enough to look like a surface
-const LEAST = 300000;
-const MOST = 3000000; // points a frame, between which the budget goes with the machine
+const LEAST = 15000, MOST = 3000000; // points of a picture while something moves: as many as the machine draws at 30 a second
+const SLOW = 200000; // below it a machine draws half as many pixels while something moves
+const FINE = 150000; // points of a picture that stands, at least
+const SETTLE = 160; // milliseconds without a movement after which a picture stands
+const HELD = 6000000; // points of a scene that a browser holds
+const KEPT = 3; // scenes that stay on the GPU
 
 const VERTEX = `
 attribute vec4 tint;
@@ -54,15 +57,15 @@ const SHADE_VERTEX = `void main() { gl_Position = vec4(position.xy, 0.0, 1.0); }
 const SHADE_FRAGMENT = `
 uniform sampler2D uColor, uDepth;
 uniform vec2 uPixel;
-uniform float uNear, uFar, uStrength;
+uniform float uNear, uFar, uStrength, uShare;
 float depth(vec2 at) {
   float z = texture2D(uDepth, at).x;
   return z >= 1.0 ? 1e9 : log2(uNear * uFar / (uFar - z * (uFar - uNear)));
 }
 void main() {
-  vec2 at = gl_FragCoord.xy * uPixel;
+  vec2 at = gl_FragCoord.xy * uPixel * uShare;
   vec4 color = texture2D(uColor, at);
-  float here = depth(at);
+  float here = uStrength > 0.0 ? depth(at) : 1e9;
   float shade = 0.0;
   if (here < 1e8) {
     for (int n = 0; n < 4; n++) {
@@ -84,6 +87,11 @@ export function ramp(share) {
 
 const NOTHING = [128, 128, 128];
 
+/** Four bytes as they lie in a colour's buffer: browsers run on little-endian machines only. */
+const word = ([red, green, blue], alpha) => ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+
+const RAMP = Uint32Array.from({ length: 256 }, (_, n) => word(ramp(n / 255).map(Math.round), 255));
+
 class Tile {
   constructor(number, row, shared) {
     const [count, ...box] = row;
@@ -93,6 +101,7 @@ class Tile {
     this.high = new Vector3(...box.slice(3));
     this.loaded = 0;
     this.wanted = 0;
+    this.drawn = 0;
     this.columns = new Map();
     this.material = new ShaderMaterial({
       uniforms: { ...shared, uThin: { value: 1 } }, vertexShader: VERTEX, fragmentShader: FRAGMENT, vertexColors: true,
@@ -108,16 +117,45 @@ class Tile {
     return Math.hypot(gap("x"), gap("y"), gap("z"));
   }
 
+  /** Whether the whole box lies beyond one side of the picture. m: the 16 numbers of the camera's matrix. */
+  outside(m) {
+    const beyond = [0, 0, 0, 0, 0];
+    for (let n = 0; n < 8; n++) {
+      const x = (n & 1 ? this.high : this.low).x, y = (n & 2 ? this.high : this.low).y, z = (n & 4 ? this.high : this.low).z;
+      const a = m[0] * x + m[4] * y + m[8] * z + m[12], b = m[1] * x + m[5] * y + m[9] * z + m[13];
+      const w = m[3] * x + m[7] * y + m[11] * z + m[15];
+      [a > w, a < -w, b > w, b < -w, w < 0].forEach((is, side) => (beyond[side] += is));
+    }
+    return beyond.includes(8);
+  }
+
+  get xyz() {
+    return this.points.geometry.attributes.position?.array;
+  }
+
   grow(wanted) {
-    if (wanted <= this.room) return;
-    this.room = Math.min(this.count, Math.max(wanted, 2 * this.room, 4096));
+    if (wanted > this.room) this.resize(Math.min(this.count, Math.max(wanted, 2 * this.room, 4096)));
+  }
+
+  /** Forgets all but the first points. */
+  shrink(count) {
+    this.loaded = Math.min(this.loaded, count);
+    for (const [name, values] of this.columns) {
+      if (name.endsWith(" to")) this.columns.set(name, Math.min(values, count));
+      else this.columns.set(name, values.slice(0, (name === "rgb" ? 3 : 1) * count));
+    }
+    this.resize(count);
+  }
+
+  resize(room) {
+    this.room = room;
     const old = this.points.geometry;
     const geometry = new BufferGeometry();
     for (const [name, Kind, size, normal] of [
       ["position", Float32Array, 3, false], ["color", Uint8Array, 4, true], ["tint", Uint8Array, 4, true],
     ]) {
       const array = new Kind(size * this.room);
-      if (old.attributes[name]) array.set(old.attributes[name].array);
+      if (old.attributes[name]) array.set(old.attributes[name].array.subarray(0, array.length));
       geometry.setAttribute(name, new BufferAttribute(array, size, normal));
     }
     this.points.geometry = geometry;
@@ -126,7 +164,7 @@ class Tile {
 
   /** Keeps values of a column that came for the points from `begin` on. */
   keep(name, begin, values) {
-    const size = name === "xyz" || name === "rgb" ? 3 : 1;
+    const size = name === "rgb" ? 3 : 1;
     let all = this.columns.get(name);
     const end = begin * size + values.length;
     if (!all || all.length < end) {
@@ -138,27 +176,96 @@ class Tile {
     all.set(values, begin * size);
   }
 
+  /** How many points have a value of a column. */
+  has(name) {
+    return name === "xyz" ? this.loaded : this.columns.get(name + " to") ?? 0;
+  }
+
+  /** Writes colours, and sends to the GPU from the first that is another one to the last. of: the colour of point n. */
+  put(name, begin, of) {
+    const attribute = this.points.geometry.attributes[name];
+    if (!attribute) return;
+    const words = new Uint32Array(attribute.array.buffer);
+    let first = -1, last = -1;
+    for (let n = begin; n < this.loaded; n++) {
+      const now = of(n);
+      if (words[n] === now) continue;
+      words[n] = now;
+      if (first < 0) first = n;
+      last = n;
+    }
+    if (first < 0) return;
+    attribute.addUpdateRange(4 * first, 4 * (last - first + 1));
+    attribute.needsUpdate = true;
+  }
+
   dispose() {
     this.points.geometry.dispose();
     this.material.dispose();
   }
 }
 
+/** A scene, or the coarse level of one, on the GPU. */
+class Cloud {
+  constructor(about, shared) {
+    this.about = about;
+    this.tiles = about.tiles.map((row, n) => new Tile(n, row, shared));
+    this.scene = new Scene();
+    this.low = new Vector3(Infinity, Infinity, Infinity);
+    this.high = new Vector3(-Infinity, -Infinity, -Infinity);
+    let count = 0;
+    for (const tile of this.tiles) {
+      this.scene.add(tile.points);
+      this.low.min(tile.low);
+      this.high.max(tile.high);
+      count += tile.count;
+    }
+    this.thin = about.points / count; // points of the scene for each that the tiles have
+    this.learned = null; // a colour for each superpoint
+    this.painted = ""; // with what
+    this.gone = false;
+  }
+
+  /** Metres along x, y and z. */
+  get size() {
+    return this.tiles.length ? this.high.clone().sub(this.low).toArray() : [1, 1, 1];
+  }
+
+  get middle() {
+    return this.low.clone().add(this.high).multiplyScalar(0.5);
+  }
+
+  column(name) {
+    return this.about.columns.find((column) => column.name === name);
+  }
+
+  kind(name) {
+    return this.column(name)?.kind ?? "other";
+  }
+
+  dispose() {
+    this.gone = true;
+    for (const tile of this.tiles) tile.dispose();
+  }
+}
+
 export class CloudView {
-  /** remote: where points come from; onFrame: called after each picture; classes: with their colours. */
-  constructor(canvas, remote, classes, onFrame) {
+  /** remote: where points come from; onFrame: called after each picture; onWhole: when the whole of a scene is there in place
+   * of its coarse level. */
+  constructor(canvas, remote, { onFrame, onWhole }) {
     this.canvas = canvas;
     this.remote = remote;
-    this.classes = classes;
+    this.classes = [];
     this.onFrame = onFrame;
+    this.onWhole = onWhole;
     this.renderer = new WebGLRenderer({ canvas, antialias: false, powerPreference: "high-performance" });
     this.renderer.autoClear = false;
-    this.scene = new Scene();
+    this.renderer.info.autoReset = false;
     this.camera = new PerspectiveCamera(FIELD, 1, 0.05, 1000);
     this.camera.up.set(0, 0, 1);
     this.controls = new OrbitControls(this.camera, canvas);
     this.controls.enableDamping = false;
-    this.controls.addEventListener("change", () => this.touch());
+    this.controls.addEventListener("change", () => this.move());
     this.shared = Object.fromEntries(
       Object.entries({
         uFocus: new Vector3(), uEye: new Vector3(), uPaper: new Color(), uHasFocus: 0, uReach: 1, uStep: 0.04, uScale: 1,
@@ -167,9 +274,10 @@ export class CloudView {
     );
     this.target = new WebGLRenderTarget(4, 4, { minFilter: NearestFilter, magFilter: NearestFilter });
     this.target.depthTexture = new DepthTexture(4, 4, UnsignedIntType);
+    this.target.scissorTest = true;
     this.shade = new ShaderMaterial({
       uniforms: {
-        uColor: { value: this.target.texture }, uDepth: { value: this.target.depthTexture },
+        uColor: { value: this.target.texture }, uDepth: { value: this.target.depthTexture }, uShare: { value: 1 },
         uPixel: { value: new Vector2() }, uNear: { value: 1 }, uFar: { value: 1 }, uStrength: { value: 6 },
       },
       vertexShader: SHADE_VERTEX, fragmentShader: SHADE_FRAGMENT, depthTest: false, depthWrite: false,
@@ -177,22 +285,32 @@ export class CloudView {
     this.whole = new Scene();
     this.whole.add(new Mesh(new PlaneGeometry(2, 2), this.shade));
     this.flat = new OrthographicCamera(-1, 1, 1, -1, 0, 1);
-    this.tiles = [];
+    this.lit = new Scene(); // the region that is asked about
+    this.cloud = null;
+    this.kept = new Map(); // number of a scene -> its cloud, when it is there; the latest last
     // Without a GPU every point is work for the processor.
     const machine = this.renderer.getContext().getExtension("WEBGL_debug_renderer_info");
     const name = machine ? String(this.renderer.getContext().getParameter(machine.UNMASKED_RENDERER_WEBGL)) : "";
-    this.budget = /swiftshader|llvmpipe|software/i.test(name) ? LEAST : 1000000;
-    this.mode = "height";
-    this.learned = null;
-    this.split = false;
+    this.budget = /swiftshader|llvmpipe|software/i.test(name) ? 30000 : 1000000;
+    this.mode = "rgb";
+    this.split = null;
     this.loading = 0;
-    this.extra = null;
-    this.serial = 0;
-    this.statistics = { draws: 0, points: 0, milliseconds: 0 };
-    this.region = null;
+    this.ahead = null;
+    this.measure = Boolean(globalThis.hpalMeasure); // set by who measures how long pictures take
+    this.awaited = [];
+    this.moved = -1e9;
+    this.statistics = { draws: 0, points: 0, milliseconds: 0, pictures: 0 };
     new ResizeObserver(() => this.touch()).observe(canvas.parentElement);
     canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
     canvas.addEventListener("webglcontextrestored", () => this.touch());
+  }
+
+  get about() {
+    return this.cloud?.about;
+  }
+
+  get tiles() {
+    return this.cloud?.tiles ?? [];
   }
 
   /** Asks for a new picture. */
@@ -205,64 +323,89 @@ export class CloudView {
     });
   }
 
-  /** Shows a scene, as `remote.scene` describes it; resolves with the first picture. */
-  async show(about) {
-    this.clear();
-    const serial = ++this.serial;
-    this.about = about;
-    this.tiles = about.tiles.map((row, n) => new Tile(n, row, this.shared));
-    for (const tile of this.tiles) this.scene.add(tile.points);
-    this.shared.uStep.value = about.step * 1.45;
-    this.shared.uCut.value = about.roof ? about.cut : 1e9;
-    const size = Math.hypot(...this.size());
-    this.controls.maxDistance = 3 * size + 10 * about.reach;
-    this.camera.far = this.controls.maxDistance + 2 * size;
-    if (!this.modes().some((mode) => mode.name === this.mode)) this.mode = this.modes()[0].name;
-    const share = Math.min(1, FIRST / about.points);
-    for (const tile of this.tiles) tile.wanted = Math.max(1, Math.ceil(share * tile.count));
-    await this.fill(serial, this.tiles);
+  /** Resolves after the next picture. */
+  drawn() {
+    return new Promise((done) => this.awaited.push(done));
+  }
+
+  /** Asks for a new picture from another place: at first a quick one, for more may follow. */
+  move() {
+    this.moved = performance.now();
     this.touch();
   }
 
-  clear() {
-    for (const tile of this.tiles) {
-      this.scene.remove(tile.points);
-      tile.dispose();
+  /** Loads the first points of a scene without showing them, so that it can be shown at once. */
+  prepare(number) {
+    const there = this.kept.get(number);
+    this.kept.delete(number);
+    const coming = there ?? this.load(number);
+    this.kept.set(number, coming);
+    coming.catch(() => this.kept.get(number) === coming && this.kept.delete(number));
+    for (const [old, one] of this.kept) {
+      if (this.kept.size <= KEPT) break;
+      if (old === number || old === this.about?.number) continue;
+      this.kept.delete(old);
+      one.then((cloud) => cloud !== this.cloud && cloud.dispose(), () => {});
     }
-    this.tiles = [];
-    this.learned = null;
-    this.extra = null;
-    this.setRegion(null);
+    return coming;
+  }
+
+  async load(number) {
+    const cloud = await this.begin(await this.remote.scene(number));
+    if (!cloud.about.whole) this.replace(cloud).catch(() => {});
+    return cloud;
+  }
+
+  async begin(about) {
+    const cloud = new Cloud(about, this.shared);
+    const share = Math.min(1, this.budget / about.points);
+    for (const tile of cloud.tiles) tile.wanted = Math.max(1, Math.ceil(share * cloud.thin * tile.count));
+    for (const tile of cloud.tiles) tile.wanted = Math.min(tile.count, tile.wanted);
+    await this.fill(cloud, cloud.tiles);
+    return cloud;
+  }
+
+  /** Puts the whole of a scene in the place of its coarse level, when it is there. */
+  async replace(coarse) {
+    const { number } = coarse.about;
+    const whole = await this.begin(await this.remote.scene(number, true));
+    if (coarse.gone) return whole.dispose();
+    this.kept.set(number, Promise.resolve(whole));
+    if (this.cloud === coarse) {
+      whole.learned = coarse.learned;
+      await this.enter(whole);
+      this.onWhole();
+    }
+    coarse.dispose();
+  }
+
+  /** Shows a scene; resolves when its first points can be drawn. */
+  async show(number) {
+    this.wished = number;
+    const cloud = await this.prepare(number);
+    if (this.wished === number && cloud !== this.cloud) await this.enter(cloud);
+  }
+
+  async enter(cloud) {
+    this.cloud = cloud;
+    const { about } = cloud;
+    this.shared.uStep.value = about.step * 1.45;
+    this.shared.uCut.value = about.roof ? about.cut : 1e9;
+    const size = Math.hypot(...cloud.size);
+    this.controls.maxDistance = 3 * size + 10 * about.reach;
+    this.camera.far = this.controls.maxDistance + 2 * size;
+    if (!this.modes().some((mode) => mode.name === this.mode)) this.mode = this.modes()[0].name;
+    await this.repaint();
   }
 
   /** What points can be coloured by, in the order of the keys. */
   modes() {
     const columns = this.about.columns.filter((column) => column.name !== "rgb");
-    const colour = this.about.columns.some((column) => column.name === "rgb");
-    const found = [...(colour ? [{ name: "rgb", kind: "rgb", title: "as scanned" }] : [])];
+    const found = [...(this.cloud.column("rgb") ? [{ name: "rgb", kind: "rgb", title: "as scanned" }] : [])];
     found.push({ name: "height", kind: "number", title: "height" });
     for (const column of columns) found.push({ ...column, title: column.name });
-    if (this.extra === "superpoint") found.push({ name: "learned", kind: "class", title: "learned" });
+    if (this.cloud.learned) found.push({ name: "learned", kind: "class", title: "learned" });
     return found;
-  }
-
-  /** Metres along x, y and z. */
-  size() {
-    const low = new Vector3(Infinity, Infinity, Infinity), high = new Vector3(-Infinity, -Infinity, -Infinity);
-    for (const tile of this.tiles) {
-      low.min(tile.low);
-      high.max(tile.high);
-    }
-    return this.tiles.length ? high.sub(low).toArray() : [1, 1, 1];
-  }
-
-  middle() {
-    const low = new Vector3(Infinity, Infinity, Infinity), high = new Vector3(-Infinity, -Infinity, -Infinity);
-    for (const tile of this.tiles) {
-      low.min(tile.low);
-      high.max(tile.high);
-    }
-    return low.add(high).multiplyScalar(0.5);
   }
 
   /** The camera and what stands out: a place, looked at along `toward`, with `reach` metres around it as scanned. */
@@ -271,6 +414,7 @@ export class CloudView {
     this.shared.uFocus.value.set(...place);
     this.shared.uReach.value = reach;
     this.home = { place, toward, reach };
+    this.ahead = null;
     this.reset();
   }
 
@@ -289,12 +433,12 @@ export class CloudView {
       this.controls.target.set(...place);
       this.camera.position.set(...place).addScaledVector(new Vector3(...toward), 3.1 * reach * Math.sqrt(wide));
     } else {
-      const size = Math.hypot(...this.size());
-      this.controls.target.copy(this.middle());
-      this.camera.position.copy(this.middle()).addScaledVector(new Vector3(-0.45, -0.65, 0.6).normalize(), 1.05 * size);
+      const size = Math.hypot(...this.cloud.size);
+      this.controls.target.copy(this.cloud.middle);
+      this.camera.position.copy(this.cloud.middle).addScaledVector(new Vector3(-0.45, -0.65, 0.6).normalize(), 1.05 * size);
     }
     this.controls.update();
-    this.touch();
+    this.move();
   }
 
   /** Turns the camera around what it looks at, by degrees, or goes nearer by a factor. */
@@ -306,7 +450,7 @@ export class CloudView {
     from.set(Math.cos(tilt) * Math.cos(angle), Math.cos(tilt) * Math.sin(angle), Math.sin(tilt)).multiplyScalar(far);
     this.camera.position.copy(this.controls.target).add(from);
     this.controls.update();
-    this.touch();
+    this.move();
   }
 
   aspect() {
@@ -320,129 +464,133 @@ export class CloudView {
 
   /** The points of a region, lit: an array of x, y, z. */
   setRegion(xyz) {
-    if (this.region) {
-      this.scene.remove(this.region);
-      this.region.geometry.dispose();
-      this.region.material.dispose();
-      this.region = null;
+    for (const old of [...this.lit.children]) {
+      this.lit.remove(old);
+      old.geometry.dispose();
+      old.material.dispose();
     }
     if (xyz && xyz.length) {
       const geometry = new BufferGeometry();
       geometry.setAttribute("position", new BufferAttribute(xyz, 3));
-      const count = xyz.length / 3;
-      const loud = new Uint8Array(4 * count);
-      for (let n = 0; n < count; n++) loud.set([255, 0, 128, 255], 4 * n);
+      const loud = new Uint8Array(4 * (xyz.length / 3));
+      new Uint32Array(loud.buffer).fill(word([255, 0, 128], 255));
       geometry.setAttribute("color", new BufferAttribute(loud, 4, true));
       geometry.setAttribute("tint", new BufferAttribute(loud, 4, true));
       const material = new ShaderMaterial({
         uniforms: { ...this.shared, uThin: { value: 1.3 }, uHasFocus: { value: 0 }, uCut: { value: 1e9 } },
         vertexShader: VERTEX, fragmentShader: FRAGMENT, vertexColors: true, polygonOffset: true,
       });
-      this.region = new Points(geometry, material);
-      this.region.frustumCulled = false;
-      this.scene.add(this.region);
+      const region = new Points(geometry, material);
+      region.frustumCulled = false;
+      this.lit.add(region);
     }
     this.touch();
   }
 
   async setMode(name) {
     this.mode = name;
-    await this.complete();
-    for (const tile of this.tiles) this.paint(tile, 0);
-    this.touch();
+    await this.repaint();
   }
 
   /** What answers made of each superpoint: labels and how sure, by superpoint. Loads the superpoints once. */
   async setLearned(labels, sure) {
-    this.learned = { labels, sure };
-    if (this.extra !== "superpoint") {
-      this.extra = "superpoint";
-      await this.complete();
-    }
-    for (const tile of this.tiles) this.paint(tile, 0);
-    this.touch();
+    const { cloud } = this;
+    const before = cloud.learned;
+    // What knows nothing shows nothing, and need not be loaded.
+    if (!before && !labels.some((label) => label >= 0)) return;
+    cloud.learned = Uint32Array.from(labels, (label, n) => (label < 0 ? word(NOTHING, 0) : word(this.classes[label].color, sure[n])));
+    if (before && before.length === labels.length && before.every((one, n) => one === cloud.learned[n])) return;
+    await this.repaint(true);
   }
 
   /** Side by side with a column, the same camera on both. */
   async setSplit(column) {
-    this.split = column !== null;
-    this.extra = column;
-    await this.complete();
-    for (const tile of this.tiles) this.paint(tile, 0);
+    this.split = column;
+    await this.repaint();
+  }
+
+  /** The column beside the one that points are coloured by, if there is one. */
+  beside(cloud) {
+    return this.split && cloud.column(this.split) ? this.split : cloud.learned ? "superpoint" : null;
+  }
+
+  needs(cloud) {
+    const own = this.mode === "height" ? null : this.mode === "learned" ? "superpoint" : this.mode;
+    return [...new Set([own, this.beside(cloud)])].filter((name) => name && (name === "superpoint" || cloud.column(name)));
+  }
+
+  /** Loads the columns that are shown for the points that are there, and colours them. */
+  async repaint(again = false) {
+    const { cloud } = this;
+    const wanted = `${this.mode} ${this.beside(cloud)}`;
+    if (again || cloud.painted !== wanted) {
+      this.loading++;
+      try {
+        await Promise.all(this.needs(cloud).map((name) =>
+          this.fetch(cloud, name, cloud.tiles.map((tile) => [tile, tile.has(name), tile.loaded]))));
+      } finally {
+        this.loading--;
+      }
+      if (cloud.gone) return;
+      for (const tile of cloud.tiles) this.paint(cloud, tile, 0);
+      cloud.painted = `${this.mode} ${this.beside(cloud)}`;
+    }
     this.touch();
   }
 
-  needs() {
-    const own = this.mode === "height" ? [] : this.mode === "learned" ? ["superpoint"] : [this.mode];
-    return [...new Set(["xyz", ...own, ...(this.extra ? [this.extra] : [])])];
-  }
-
-  /** Loads the columns that are shown for the points that are there. */
-  async complete() {
-    const serial = this.serial;
-    for (const name of this.needs()) {
-      if (this.kind(name) === "number") await this.range(name);
-      const missing = this.tiles.filter((tile) => tile.loaded && (tile.columns.get(name + " to") ?? 0) < tile.loaded);
-      await this.fetch(serial, name, missing.map((tile) => [tile, tile.columns.get(name + " to") ?? 0, tile.loaded]));
-    }
-  }
-
-  kind(name) {
-    return this.about.columns.find((column) => column.name === name)?.kind ?? "other";
-  }
-
-  async range(name) {
-    const column = this.about.columns.find((one) => one.name === name);
-    if (column && column.low === undefined) Object.assign(column, await this.remote.range(this.about.number, name));
-  }
-
-  async fetch(serial, name, parts) {
-    let batch = [], count = 0;
-    const send = async () => {
-      if (!batch.length) return;
-      const mine = batch;
-      batch = [];
-      count = 0;
-      const buffer = await this.remote.points(this.about.number, name, mine.map(([tile, a, b]) => [tile.number, a, b]));
-      if (serial !== this.serial) return;
-      const kind = name === "xyz" ? Float32Array : this.kind(name) === "rgb" ? Uint8Array
-        : this.kind(name) === "class" ? Int16Array : this.kind(name) === "number" ? Float32Array : Int32Array;
-      const size = name === "xyz" || name === "rgb" ? 3 : 1;
-      const values = new kind(buffer);
+  async fetch(cloud, name, parts) {
+    const column = cloud.column(name), { number, whole } = cloud.about;
+    if (column?.kind === "number" && column.low === undefined) Object.assign(column, await this.remote.range(number, name));
+    const Kind = name === "xyz" || column?.kind === "number" ? Float32Array
+      : column?.kind === "rgb" ? Uint8Array : column?.kind === "class" ? Int16Array : Int32Array;
+    const size = name === "xyz" || name === "rgb" ? 3 : 1;
+    const send = async (batch) => {
+      const values = new Kind(await this.remote.points(number, name, batch.map(([tile, a, b]) => [tile.number, a, b]), whole));
+      if (cloud.gone) return;
       let at = 0;
-      for (const [tile, a, b] of mine) {
-        tile.keep(name, a, values.subarray(at, at + (b - a) * size));
-        tile.columns.set(name + " to", b);
-        at += (b - a) * size;
+      for (const [tile, a, b] of batch) {
+        const mine = values.subarray(at, (at += (b - a) * size));
+        if (name === "xyz") {
+          tile.grow(b);
+          const { position } = tile.points.geometry.attributes;
+          position.array.set(mine, 3 * a);
+          position.addUpdateRange(3 * a, mine.length);
+          position.needsUpdate = true;
+        } else {
+          tile.keep(name, a, mine);
+          tile.columns.set(name + " to", Math.max(tile.has(name), b));
+        }
       }
     };
+    let batch = [], count = 0;
     for (const part of parts) {
+      if (part[1] >= part[2]) continue;
       batch.push(part);
       count += part[2] - part[1];
-      if (count >= BATCH || batch.length >= 400) await send();
+      if (count < BATCH && batch.length < 400) continue;
+      await send(batch);
+      batch = [];
+      count = 0;
     }
-    await send();
+    if (batch.length) await send(batch);
   }
 
   /** Loads what is wanted of some tiles and paints it. */
-  async fill(serial, tiles) {
+  async fill(cloud, tiles) {
     const parts = tiles.filter((tile) => tile.wanted > tile.loaded).map((tile) => [tile, tile.loaded, tile.wanted]);
     if (!parts.length) return;
     this.loading++;
     try {
-      for (const name of this.needs()) {
-        if (this.kind(name) === "number") await this.range(name);
-        const missing = parts.map(([tile, , b]) => [tile, tile.columns.get(name + " to") ?? 0, b]);
-        await this.fetch(serial, name, missing.filter(([, a, b]) => a < b));
+      // What is shown may be another column when the points are there.
+      let names = ["xyz", ...this.needs(cloud)];
+      while (names.length && !cloud.gone) {
+        await Promise.all(names.map((name) => this.fetch(cloud, name, parts.map(([tile, , end]) => [tile, tile.has(name), end]))));
+        names = this.needs(cloud).filter((name) => parts.some(([tile, , end]) => tile.has(name) < end));
       }
-      if (serial !== this.serial) return;
+      if (cloud.gone) return;
       for (const [tile, begin, end] of parts) {
-        tile.grow(end);
-        const position = tile.points.geometry.attributes.position;
-        position.array.set(tile.columns.get("xyz").subarray(3 * begin, 3 * end), 3 * begin);
-        position.needsUpdate = true;
         tile.loaded = end;
-        this.paint(tile, begin);
+        this.paint(cloud, tile, begin);
       }
     } finally {
       this.loading--;
@@ -450,85 +598,90 @@ export class CloudView {
   }
 
   /** Colours of a tile's points from `begin` on. */
-  paint(tile, begin) {
-    const { color, tint } = tile.points.geometry.attributes;
-    if (!color) return;
-    const xyz = tile.columns.get("xyz");
-    const values = tile.columns.get(this.mode), kind = this.kind(this.mode);
-    const known = this.mode === "height" || this.mode === "learned" || (tile.columns.get(this.mode + " to") ?? 0) >= tile.loaded;
-    const column = this.about.columns.find((one) => one.name === this.mode);
-    const { floor, top } = this.about;
-    const beside = this.extra ? tile.columns.get(this.extra) : null;
-    for (let n = begin; n < tile.loaded; n++) {
-      let rgb = NOTHING, own = NOTHING, sure = 0;
-      if (this.extra === "superpoint" && this.learned && beside) {
-        const label = this.learned.labels[beside[n]];
-        if (label >= 0) {
-          own = this.classes[label].color;
-          sure = this.learned.sure[beside[n]];
-        }
-      } else if (this.extra && beside) {
-        own = this.classes[beside[n]]?.color ?? NOTHING;
-        sure = 255;
-      }
-      if (this.mode === "height") rgb = ramp((xyz[3 * n + 2] - floor) / Math.max(top - floor, 1e-6));
-      else if (this.mode === "learned") rgb = own;
-      else if (!known) rgb = NOTHING;
-      else if (kind === "rgb") rgb = [values[3 * n], values[3 * n + 1], values[3 * n + 2]];
-      else if (kind === "class") rgb = this.classes[values[n]]?.color ?? NOTHING;
-      else rgb = ramp((values[n] - column.low) / Math.max(column.high - column.low, 1e-9));
-      const at = 4 * n;
-      color.array[at] = rgb[0];
-      color.array[at + 1] = rgb[1];
-      color.array[at + 2] = rgb[2];
-      color.array[at + 3] = 255;
-      tint.array[at] = own[0];
-      tint.array[at + 1] = own[1];
-      tint.array[at + 2] = own[2];
-      tint.array[at + 3] = sure;
+  paint(cloud, tile, begin) {
+    const tints = this.classes.map((one) => word(one.color, 255)), nothing = word(NOTHING, 255);
+    const beside = this.beside(cloud), other = tile.columns.get(beside);
+    if (!beside || tile.has(beside) < tile.loaded) tile.put("tint", begin, () => word(NOTHING, 0));
+    else if (beside === "superpoint") tile.put("tint", begin, (n) => cloud.learned[other[n]]);
+    else tile.put("tint", begin, (n) => tints[other[n]] ?? nothing);
+    const { mode } = this, { about } = cloud, kind = cloud.kind(mode), values = tile.columns.get(mode), { xyz } = tile;
+    const shades = (low, high) => {
+      const scale = 255 / Math.max(high - low, 1e-9);
+      return (value) => RAMP[Math.min(Math.max(Math.round((value - low) * scale), 0), 255)] ?? RAMP[0];
+    };
+    if (mode === "height") {
+      const shade = shades(about.floor, about.top);
+      tile.put("color", begin, (n) => shade(xyz[3 * n + 2]));
+    } else if (mode === "learned" && other && cloud.learned && beside === "superpoint") {
+      tile.put("color", begin, (n) => (cloud.learned[other[n]] | 0xff000000) >>> 0);
+    } else if (tile.has(mode) < tile.loaded) tile.put("color", begin, () => nothing);
+    else if (kind === "rgb") {
+      tile.put("color", begin, (n) => (0xff000000 | (values[3 * n + 2] << 16) | (values[3 * n + 1] << 8) | values[3 * n]) >>> 0);
+    } else if (kind === "class") tile.put("color", begin, (n) => tints[values[n]] ?? nothing);
+    else {
+      const shade = shades(cloud.column(mode).low, cloud.column(mode).high);
+      tile.put("color", begin, (n) => shade(values[n]));
     }
-    color.needsUpdate = true;
-    tint.needsUpdate = true;
   }
 
-  /** How many points of each tile are wanted from here, within the budget; loads those that are missing. */
-  choose() {
+  /** How many points of each tile are drawn from here, and how many are wanted when the picture stands; loads those that are
+   * missing. */
+  choose(still) {
+    const { cloud } = this, { step } = cloud.about;
     const focus = this.shared.uHasFocus.value ? this.shared.uFocus.value : null;
     const reach = this.shared.uReach.value;
     const eye = this.camera.position;
+    const matrix = this.camera.projectionMatrix.clone().multiply(this.camera.matrixWorldInverse).elements;
+    const fine = Math.min(MOST, Math.max(FINE, 4 * this.budget));
     let near = 0, rest = 0;
-    for (const tile of this.tiles) {
+    for (const tile of cloud.tiles) {
       tile.close = focus !== null && tile.distance(focus) < reach;
-      const far = Math.max(tile.distance(eye), 1e-3);
-      const pixels = (this.about.step * this.scale) / far;
-      tile.share = tile.close ? 1 : Math.min(1, (pixels / SPACING) ** 2);
+      tile.seen = !tile.outside(matrix);
+      const pixels = (step * this.scale) / Math.max(tile.distance(eye), 1e-3);
+      tile.share = tile.close ? 1 : tile.seen ? Math.min(1, cloud.thin * (pixels / SPACING) ** 2) : 0;
       if (tile.close) near += tile.count;
       else rest += tile.share * tile.count;
     }
-    const room = Math.max(this.budget - near, 0.1 * this.budget);
-    const fit = Math.min(1, room / Math.max(rest, 1));
-    for (const tile of this.tiles) {
-      const share = tile.close ? Math.min(1, Math.max(this.budget, LEAST) / near) : tile.share * fit;
-      tile.wanted = Math.min(tile.count, Math.max(200, Math.ceil(share * tile.count)));
-      tile.drawn = Math.min(tile.loaded, tile.wanted);
-      tile.material.uniforms.uThin.value = Math.sqrt(tile.count / Math.max(1, tile.drawn));
+    const amount = (budget) => {
+      const whole = Math.min(1, (0.9 * budget) / Math.max(near, 1));
+      const fit = Math.min(1, Math.max(budget - whole * near, 0.1 * budget) / Math.max(rest, 1));
+      return (tile) => Math.min(tile.count, Math.max(200, Math.ceil((tile.close ? whole : tile.share * fit) * tile.count)));
+    };
+    const wanted = amount(fine), drawn = amount(still ? fine : this.budget);
+    for (const tile of cloud.tiles) {
+      tile.wanted = wanted(tile);
+      tile.drawn = tile.seen ? Math.min(tile.loaded, drawn(tile)) : 0;
+      tile.material.uniforms.uThin.value = Math.sqrt((cloud.thin * tile.count) / Math.max(1, tile.drawn));
       tile.points.geometry.setDrawRange(0, tile.drawn);
       tile.points.visible = tile.drawn > 0;
+      // What is asked next should be there by then.
+      if (this.ahead && tile.distance(this.ahead) < reach) tile.wanted = Math.max(tile.wanted, Math.min(tile.count, FINE));
     }
-    if (this.loading === 0) {
+    if (this.loading === 0 && still) {
+      // Who has been in many places need not have all of them.
+      let held = cloud.tiles.reduce((sum, tile) => sum + tile.loaded, 0);
+      for (const tile of held > HELD ? [...cloud.tiles].sort((a, b) => b.distance(eye) - a.distance(eye)) : []) {
+        if (held <= HELD / 2 || tile.loaded < 2 * tile.wanted) continue;
+        held -= tile.loaded - tile.wanted;
+        tile.shrink(tile.wanted);
+        tile.drawn = Math.min(tile.drawn, tile.loaded);
+        tile.points.geometry.setDrawRange(0, tile.drawn);
+      }
       // Little by little, what is nearest first, so that the picture is never waited for.
       let count = 0;
-      const more = this.tiles
+      const more = cloud.tiles
         .filter((tile) => tile.wanted > 1.05 * tile.loaded + 50 || (tile.wanted === tile.count && tile.loaded < tile.count))
         .sort((a, b) => Number(b.close) - Number(a.close) || a.distance(eye) - b.distance(eye))
         .filter((tile) => (count += tile.wanted - tile.loaded) < BATCH || count === tile.wanted - tile.loaded);
-      if (more.length) this.fill(this.serial, more).then(() => this.touch(), () => {});
+      if (more.length) this.fill(cloud, more).then(() => this.touch(), () => {});
     }
   }
 
   draw() {
-    if (!this.about) return;
+    if (!this.cloud) return;
     const begin = performance.now();
+    const still = begin - this.moved >= SETTLE;
+    const quick = !still && this.budget < SLOW;
     const holder = this.canvas.parentElement;
     const ratio = Math.min(devicePixelRatio, 2);
     const wide = Math.max(1, holder.clientWidth), high = Math.max(1, holder.clientHeight);
@@ -538,38 +691,38 @@ export class CloudView {
       this.renderer.setSize(wide, high, false);
       this.target.setSize(wide * ratio, high * ratio);
     }
+    const share = quick ? 0.5 : 1;
     this.scale = (high * ratio) / (2 * Math.tan((FIELD * Math.PI) / 360));
-    this.shared.uScale.value = this.scale;
-    this.shared.uLargest.value = 26 * ratio;
+    this.shared.uScale.value = this.scale * share;
+    this.shared.uLargest.value = 26 * ratio * share;
     this.shared.uEye.value.copy(this.camera.position);
     this.camera.aspect = (this.split ? wide / 2 : wide) / high;
     const far = this.camera.position.distanceTo(this.controls.target);
     this.camera.near = Math.max(0.01, far / 200);
     this.camera.updateProjectionMatrix();
-    this.choose();
-    const paper = this.shared.uPaper.value;
-    this.renderer.setRenderTarget(this.target);
-    this.renderer.setClearColor(paper, 1);
+    this.camera.updateMatrixWorld();
+    this.choose(still);
     this.renderer.info.reset();
-    this.renderer.info.autoReset = false;
-    this.target.viewport.set(0, 0, wide * ratio, high * ratio);
-    this.target.scissorTest = false;
-    this.renderer.clear();
-    let draws = 0, points = 0;
-    for (const half of this.split ? [0, 1] : [0]) {
+    const halves = this.split ? [0, 1] : [0];
+    const width = Math.floor((wide * ratio * share) / halves.length), height = Math.floor(high * ratio * share);
+    let points = 0;
+    for (const half of halves) {
       this.shared.uSplit.value = half;
-      const left = this.split ? Math.round((half * wide * ratio) / 2) : 0;
-      const width = this.split ? Math.round((wide * ratio) / 2) : wide * ratio;
-      this.target.viewport.set(left, 0, width, high * ratio);
+      for (const box of [this.target.viewport, this.target.scissor]) box.set(half * width, 0, width, height);
       this.renderer.setRenderTarget(this.target);
-      this.renderer.render(this.scene, this.camera);
-      draws = this.renderer.info.render.calls;
+      this.renderer.setClearColor(this.shared.uPaper.value, 1);
+      this.renderer.clear();
+      this.renderer.render(this.cloud.scene, this.camera);
       points = this.renderer.info.render.points;
+      if (this.lit.children.length) this.renderer.render(this.lit, this.camera);
     }
     this.renderer.setRenderTarget(null);
-    this.shade.uniforms.uPixel.value.set(1 / (wide * ratio), 1 / (high * ratio));
-    this.shade.uniforms.uNear.value = this.camera.near;
-    this.shade.uniforms.uFar.value = this.camera.far;
+    const { uPixel, uNear, uFar, uShare, uStrength } = this.shade.uniforms;
+    uPixel.value.set(1 / (wide * ratio), 1 / (high * ratio));
+    uNear.value = this.camera.near;
+    uFar.value = this.camera.far;
+    uShare.value = share;
+    uStrength.value = quick ? 0 : 6;
     this.renderer.render(this.whole, this.flat);
     if (this.measure) {
       // Only who reads a pixel waits until it is drawn.
@@ -577,14 +730,21 @@ export class CloudView {
       gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
     }
     const took = performance.now() - begin;
-    this.statistics = { draws: draws + 1, points, milliseconds: took };
-    // The next pictures have as many points as this machine draws at some thirty a second: while something moves, pictures
-    // follow each other as fast as they can be drawn.
-    const gap = begin - (this.begun ?? -1e9);
-    this.begun = begin;
-    if (gap > 45 && gap < 300) this.budget = Math.max(LEAST, 0.85 * this.budget);
-    else if (gap < 25 && points > 0.8 * this.budget) this.budget = Math.min(MOST, 1.1 * this.budget);
+    this.statistics = {
+      draws: this.renderer.info.render.calls, points, milliseconds: took, pictures: this.statistics.pictures + 1,
+    };
+    clearTimeout(this.settling);
+    if (!still) {
+      // The next pictures have as many points as this machine draws at some thirty a second: while something moves, pictures
+      // follow each other as fast as they can be drawn.
+      const gap = begin - (this.begun ?? -1e9);
+      this.begun = begin;
+      if (gap > 40 && gap < 400) this.budget = Math.max(LEAST, 0.85 * this.budget);
+      else if (gap < 25 && points > 0.8 * this.budget) this.budget = Math.min(MOST, 1.1 * this.budget);
+      this.settling = setTimeout(() => this.touch(), SETTLE + 5);
+    }
     this.onFrame(this);
+    for (const done of this.awaited.splice(0)) done();
   }
 
   /** Pixels from the upper left corner of the canvas, and whether the place (3,) is before the camera. */
@@ -611,7 +771,7 @@ export class CloudView {
     const slope = (within * 2 * Math.tan((FIELD * Math.PI) / 360)) / holder.clientHeight;
     let best = null, nearest = Infinity;
     for (const tile of this.tiles) {
-      const xyz = tile.columns.get("xyz");
+      const { xyz } = tile;
       for (let n = 0; n < tile.drawn; n++) {
         const dx = xyz[3 * n] - eye.x, dy = xyz[3 * n + 1] - eye.y, dz = xyz[3 * n + 2] - eye.z;
         const along = dx * ray.x + dy * ray.y + dz * ray.z;
@@ -631,7 +791,7 @@ export class CloudView {
       if (tile === best.tile) break;
       first += tile.count;
     }
-    const xyz = best.tile.columns.get("xyz");
+    const { xyz } = best.tile;
     return { place: first + best.n, xyz: [xyz[3 * best.n], xyz[3 * best.n + 1], xyz[3 * best.n + 2]] };
   }
 }

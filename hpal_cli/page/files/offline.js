@@ -49,9 +49,15 @@ function column(scene, name) {
 
 const find = (number) => data.scenes.find((scene) => scene.number === number);
 
-const counts = () => ({ done: given.size, total: data.queries.length, held: 0 });
+let changes = 0;
 
-const asked = (number) => ({ ...data.queries[number], label: given.get(number) ?? null, ...counts() });
+/** A query, how far the work is, and what will be asked afterwards, as a server says it. */
+function asked(number) {
+  const query = number === undefined ? null : { ...data.queries[number], label: given.get(number) ?? null };
+  const ahead = open(number ?? -1).find((id) => id !== number);
+  const next = ahead === undefined ? null : { scene: data.queries[ahead].scene, place: data.queries[ahead].place };
+  return { query, ahead: next, done: given.size, total: data.queries.length, held: 0, changes };
+}
 
 export const setName = () => {};
 
@@ -85,18 +91,20 @@ export const region = async (number) => bytes(data.queries[number].region).buffe
 
 export const query = async (number) => asked(number);
 
-export async function next(after) {
-  const total = data.queries.length;
-  const open = data.queries
+function open(after) {
+  const total = data.queries.length, behind = (id) => (id - after - 1 + total) % total;
+  return data.queries
     .map((one) => one.id)
     .filter((id) => !given.has(id))
-    .sort((a, b) => skipped.indexOf(a) - skipped.indexOf(b) || ((a - after - 1 + total) % total) - ((b - after - 1 + total) % total));
-  return { query: open.length ? asked(open[0]) : null, ...counts() };
+    .sort((a, b) => skipped.indexOf(a) - skipped.indexOf(b) || behind(a) - behind(b));
 }
+
+export const next = async (after) => asked(open(after)[0]);
 
 export async function answer(number, label) {
   given.set(number, label);
   history = [...history.filter((one) => one !== number), number];
+  changes++;
   keep();
   return next(number);
 }
@@ -108,10 +116,11 @@ export async function skip(number) {
 
 export async function undo() {
   const number = history.pop();
-  if (number === undefined) return { query: null };
+  if (number === undefined) return asked();
   given.delete(number);
+  changes++;
   keep();
-  return { query: asked(number) };
+  return asked(number);
 }
 
 // A spreadsheet takes such a text for a formula; hpal takes the mark away again.

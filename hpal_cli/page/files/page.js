@@ -14,9 +14,11 @@ let busy = false;
 let visited = []; // queries in the order they were looked at
 let at = -1;
 let shownScene = null;
-let spreading = 0;
-const times = { answer: [] };
-globalThis.hpalPage = { times, get view() { return view; }, get query() { return now; }, get busy() { return busy; } };
+let counts = { done: 0, total: 0, held: 0, changes: 0 };
+let dots = { scene: null, changes: -1, all: new Map() }; // the queries of the scene that is shown
+let learnt = { scene: null, changes: -1, labels: [] }; // what its superpoints are thought to be
+const times = { answer: [], learn: [] };
+globalThis.hpalPage = { times, get view() { return view; }, get query() { return now; }, get busy() { return busy; }, learns: () => about.learns };
 
 function say(text, kind = "") {
   $("message").hidden = !text;
@@ -93,33 +95,51 @@ function markAnswer() {
 
 async function showScene(number) {
   if (shownScene === number) return;
-  const found = await remote.scene(number);
-  await view.show(found);
+  await view.show(number);
   shownScene = number;
-  plan.dots = [];
+  plan.show({ dots: [] });
   listColours();
-  plan.paint();
+  plan.paintSoon(0);
   // What the first picture left out comes while a person looks.
-  setTimeout(() => shownScene === number && plan.paint(), 1200);
+  setTimeout(() => shownScene === number && plan.paint(), 1500);
 }
 
-async function showDots() {
-  const dots = await remote.queries(shownScene);
-  plan.dots = dots.map((dot) => ({
-    ...dot,
-    color: dot.label === null ? null : dot.label < 0 ? "#888" : `rgb(${about.classes[dot.label].color.join(" ")})`,
-  }));
-  plan.draw();
+/** Brings the dots of the plan and what was learned up to date. own: a query that was just answered here. */
+async function refresh(own) {
+  const { changes } = counts, scene = shownScene;
+  if (dots.scene === scene && own !== undefined && changes === dots.changes + 1) {
+    const dot = dots.all.get(own.id);
+    if (dot) dot.label = own.label;
+    dots.changes = changes;
+  } else if (dots.scene !== scene || dots.changes !== changes) {
+    const found = await remote.queries(scene);
+    if (scene !== shownScene) return;
+    dots = { scene, changes, all: new Map(found.map((dot) => [dot.id, dot])) };
+  }
+  plan.show({
+    dots: [...dots.all.values()].map((dot) => ({
+      ...dot,
+      color: dot.label === null ? null : dot.label < 0 ? "#888" : `rgb(${about.classes[dot.label].color.join(" ")})`,
+    })),
+  });
+  await learn();
 }
 
-async function showQuery(query, remember = true) {
+/** Shows what the server said: a query, and how far the work is. */
+async function showAsked(said, { remember = true, own } = {}) {
+  const { query } = said;
   now = query;
-  if (!query) return finished();
+  progress(said);
+  if (!query) {
+    finished();
+    if (shownScene !== null) refresh(own).catch(fail);
+    return;
+  }
   $("ask").inert = false;
   $("veil").hidden = true;
   await showScene(query.scene);
   view.focus(query.place, query.toward, view.about.reach * 2 ** Number($("reach").value));
-  plan.here = query.place;
+  plan.show({ here: query.place });
   view.setRegion(null);
   if (query.points > 1)
     remote.region(query.id).then((buffer) => now === query && view.setRegion(new Float32Array(buffer)), fail);
@@ -135,8 +155,7 @@ async function showQuery(query, remember = true) {
   $("height").textContent = `${metres(query.height)} above ground`;
   $("find").value = "";
   matches();
-  progress(query);
-  if (query.held) say("Somebody else looks at this query just now.", "note");
+  if (said.taken) say("Somebody else looks at this query just now.", "note");
   else if (heard) say(`${heard.trim()} Another key changes it.`, "note");
   else say("");
   markAnswer();
@@ -145,11 +164,24 @@ async function showQuery(query, remember = true) {
     at = visited.length - 1;
   }
   since = performance.now();
-  showDots().catch(fail);
-  learn();
+  refresh(own).catch(fail);
+  const { ahead } = said;
+  // After the picture, while a person looks.
+  if (ahead) setTimeout(() => now === query && prepare(ahead), 400);
 }
 
-function progress({ done, total, held }) {
+/** Loads what the next query will show. */
+function prepare({ scene, place }) {
+  if (scene !== shownScene) view.prepare(scene).catch(() => {});
+  else if (place) {
+    view.ahead = { x: place[0], y: place[1], z: place[2] };
+    view.touch();
+  }
+}
+
+function progress(said) {
+  counts = { done: said.done, total: said.total, held: said.held, changes: said.changes };
+  const { done, total, held } = counts;
   $("progress").max = total;
   $("progress").value = done;
   $("counted").textContent = `${done.toLocaleString("en")} of ${total.toLocaleString("en")} answered`
@@ -161,7 +193,7 @@ function finished() {
   $("guess").replaceChildren();
   $("question").textContent = "Nothing left to ask";
   $("ring").toggleAttribute("hidden", true);
-  const more = $("progress").max - $("progress").value;
+  const more = counts.total - counts.done;
   $("veil").className = "clear";
   $("veil").hidden = false;
   $("veil").textContent = more > 0
@@ -186,49 +218,57 @@ function answer(label) {
     if (!now) return;
     const begin = performance.now();
     const took = (begin - since) / 1000;
-    const said = await remote.answer(now.id, label, took);
-    now.label = label;
+    const answered = now;
+    const said = await remote.answer(answered.id, label, took);
+    answered.label = label;
     markAnswer();
-    progress(said);
-    await showQuery(said.query);
-    times.answer.push(performance.now() - begin);
+    await showAsked(said, { own: answered });
+    if (said.query) view.drawn().then(() => times.answer.push(performance.now() - begin));
   });
 }
 
 const skip = () => once(async () => {
-  if (now) await showQuery((await remote.skip(now.id)).query);
+  if (now) await showAsked(await remote.skip(now.id));
 });
 
 const undo = () => once(async () => {
-  const { query } = await remote.undo();
-  if (!query) return say("You have no answer to take back.", "note");
-  await showQuery(query);
+  const said = await remote.undo();
+  if (!said.query) return say("You have no answer to take back.", "note");
+  await showAsked(said);
   say("Taken back. Answer again, or skip it.", "note");
 });
 
 const go = (step) => once(async () => {
   if (step < 0 && at <= 0) return say("This is where you began.", "note");
-  if (step > 0 && at >= visited.length - 1) return showQuery((await remote.next(now ? now.id : -1)).query);
+  if (step > 0 && at >= visited.length - 1) return showAsked(await remote.next(now ? now.id : -1));
   at += step;
-  await showQuery(await remote.query(visited[at]), false);
+  await showAsked(await remote.query(visited[at]), { remember: false });
 });
 
 const jump = (dot) => once(async () => {
-  await showQuery(await remote.query(dot.id));
+  await showAsked(await remote.query(dot.id));
 });
 
 async function learn() {
-  if (!about.learns) return;
-  const mine = ++spreading, scene = shownScene;
+  const { changes } = counts, scene = shownScene, begin = performance.now();
+  if (!about.learns || (learnt.scene === scene && learnt.changes === changes)) return;
+  // Nothing is learned from nothing.
+  if (!view.cloud.learned && ![...dots.all.values()].some((dot) => dot.label !== null && dot.label >= 0)) return;
+  const before = learnt;
+  learnt = { scene, changes, labels: scene === before.scene ? before.labels : [] };
+  const mine = learnt;
   try {
     const { labels, sure } = await remote.learned(scene);
-    if (mine !== spreading || scene !== shownScene) return;
-    const first = view.extra !== "superpoint";
+    if (mine !== learnt || scene !== shownScene) return;
+    learnt.labels = labels;
+    const first = !view.cloud.learned;
     await view.setLearned(labels, sure);
     if (first) listColours();
-    showLegend();
-    plan.paint();
+    else if (view.mode === "learned") showLegend();
+    plan.paintSoon();
+    times.learn.push(performance.now() - begin);
   } catch (error) {
+    learnt = before;
     if (error.status !== 409) return;
     about.learns = false;
     say(`The room does not learn: ${error.message}`, "note");
@@ -255,7 +295,7 @@ async function colour(name) {
   try {
     await view.setMode(name);
     listColours();
-    plan.paint();
+    plan.paintSoon(0);
   } catch (error) {
     fail(error);
   }
@@ -288,7 +328,7 @@ function showLegend() {
       const values = tile.columns.get(mode.name === "learned" ? "superpoint" : mode.kind === "class" ? mode.name : "truth");
       const end = Math.min(tile.loaded, values?.length ?? 0), step = 1 + Math.floor(end / 3000);
       for (let n = 0; n < end; n += step) {
-        const label = mode.name === "learned" ? view.learned?.labels[values[n]] ?? -1 : values[n];
+        const label = mode.name === "learned" ? learnt.labels[values[n]] ?? -1 : values[n];
         there.set(label, (there.get(label) ?? 0) + step);
       }
     }
@@ -337,14 +377,19 @@ async function look(number) {
   view.shared.uHasFocus.value = 0;
   await showScene(number);
   view.reset();
-  plan.here = null;
   $("veil").hidden = true;
   $("picked").hidden = true;
   $("where").textContent = about.scenes.find((scene) => scene.number === number).name;
   $("counted").textContent = `${view.about.points.toLocaleString("en")} points`;
-  plan.dots = view.about.marks.map((mark) => ({
-    ...mark, color: mark.label < 0 ? "#ff0080" : `rgb(${(about.classes[mark.label]?.color ?? [255, 0, 128]).join(" ")})`,
-  }));
+  showMarks();
+  const truth = view.about.columns.some((column) => column.name === "truth");
+  $("truth-label").hidden = !truth;
+  if (truth && $("truth").checked) await side(true);
+}
+
+function showMarks() {
+  const color = ({ label }) => (label < 0 ? "#ff0080" : `rgb(${(about.classes[label]?.color ?? [255, 0, 128]).join(" ")})`);
+  plan.show({ dots: view.about.marks.map((mark) => ({ ...mark, color: color(mark) })), here: null });
   $("marks").replaceChildren(...view.about.marks.slice(0, 1000).map((mark) => {
     const button = make("button", "class");
     button.type = "button";
@@ -352,15 +397,11 @@ async function look(number) {
     button.addEventListener("click", () => showMark(mark));
     return button;
   }));
-  const truth = view.about.columns.some((column) => column.name === "truth");
-  $("truth-label").hidden = !truth;
-  if (truth && $("truth").checked) await side(true);
-  plan.draw();
 }
 
 function showMark(mark) {
   view.focus(mark.place, [-0.5, -0.7, 0.5], view.about.reach);
-  plan.here = mark.place;
+  plan.show({ here: mark.place });
 }
 
 async function side(on) {
@@ -369,7 +410,6 @@ async function side(on) {
   $("sides").hidden = !on;
   $("left-side").textContent = view.modes().find((mode) => mode.name === view.mode).title;
   showLegend();
-  view.touch();
 }
 
 async function pick(event) {
@@ -377,7 +417,7 @@ async function pick(event) {
   const found = view.pick(event.clientX - box.left, event.clientY - box.top);
   $("picked").hidden = true;
   if (!found) return;
-  const known = await remote.point(shownScene, found.place);
+  const known = await remote.point(shownScene, found.place, view.about.whole);
   const list = make("dl");
   for (const [name, value] of [
     ["scene", known.scene], ["index", known.index], ["position", known.position.join("  ")], ...Object.entries(known.values),
@@ -446,11 +486,12 @@ function actionFor(event) {
 // ---------------------------------------------------------------- the beginning
 
 async function start() {
-  about = await remote.about();
+  const told = remote.about();
+  view = new CloudView($("cloud"), remote, { onFrame, onWhole });
+  about = await told;
   keys = keysFor(about.classes.length);
   document.title = `${about.title} · hpal`;
-  view = new CloudView($("cloud"), remote, about.classes, onFrame);
-  view.mode = "rgb";
+  view.classes = about.classes;
   plan = new Plan($("plan"), view, (dot) => (about.mode === "label" ? jump(dot) : showMark(dot)));
   view.setPaper(paper());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view.setPaper(paper()));
@@ -469,18 +510,30 @@ async function start() {
     $("name").value = value;
     localStorage.setItem("hpal-name", value);
     remote.setName(value);
-    once(async () => showQuery((await remote.next(now ? now.id - 1 : -1)).query));
+    once(async () => showAsked(await remote.next(now ? now.id - 1 : -1)));
   });
   if (remote.offline) {
     $("save").hidden = false;
     $("save").addEventListener("click", remote.save);
     $("end").hidden = true;
   }
-  const { query, ...counts } = await remote.next(-1);
-  progress(counts);
-  await showQuery(query);
-  if (!query && about.scenes.length) await showScene(about.scenes[0].number);
-  if (!remote.offline) setInterval(() => remote.state(now ? now.id : null).then(progress, fail), 20000);
+  const said = await remote.next(-1);
+  if (!said.query && about.scenes.length) await showScene(about.scenes[0].number);
+  await showAsked(said);
+  if (!remote.offline) setInterval(() => remote.state(now ? now.id : null).then(others, fail), 20000);
+}
+
+/** What others did meanwhile. */
+async function others(said) {
+  progress(said);
+  if (!busy && shownScene !== null) await refresh();
+}
+
+/** The whole of a large scene is there, of which the first picture was coarse. */
+function onWhole() {
+  plan.paintSoon();
+  listColours();
+  if (about.mode === "view") showMarks();
 }
 
 async function startLooking() {

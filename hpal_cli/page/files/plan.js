@@ -1,6 +1,7 @@
 // The whole scene from above, with where the queries are.
 
 const LOUD = "#ff0080";
+const MOST = 150000; // points that it is painted from
 
 export class Plan {
   /** onChoose: called with the number of the query whose dot was clicked. */
@@ -18,21 +19,37 @@ export class Plan {
         .sort((a, b) => a[0] - b[0])[0];
       if (near && near[0] < 12) onChoose(near[1]);
     });
+    this.stale = true; // what is drawn is not what there is
+    this.drawn = "";
     new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  /** What the plan shows beside the points: dots of queries, and the place that is looked at. */
+  show({ dots = this.dots, here = this.here }) {
+    this.dots = dots;
+    this.here = here;
+    this.stale = true;
+    this.draw();
+  }
+
+  /** Paints when nothing else has been asked for a while. */
+  paintSoon(delay = 250) {
+    clearTimeout(this.coming);
+    this.coming = setTimeout(() => this.paint(), delay);
   }
 
   /** Draws the loaded points anew: after a scene was loaded, and when its colours changed. */
   paint() {
     const { view } = this;
     if (!view.tiles.length) return;
-    let [low, high] = [[Infinity, Infinity], [-Infinity, -Infinity]];
-    for (const tile of view.tiles) {
-      low = [Math.min(low[0], tile.low.x), Math.min(low[1], tile.low.y)];
-      high = [Math.max(high[0], tile.high.x), Math.max(high[1], tile.high.y)];
-    }
+    const { low: { x: left, y: bottom }, high: { x: right, y: top } } = view.cloud;
+    const low = [left, bottom], high = [right, top];
     const size = Math.max(high[0] - low[0], high[1] - low[1], 1e-3);
     let loaded = 0;
     for (const tile of view.tiles) loaded += tile.loaded;
+    // The first points of each tile are the scene with fewer.
+    const part = Math.min(1, MOST / Math.max(1, loaded));
+    loaded *= part;
     // As fine as the loaded points fill.
     const across = Math.round(Math.min(320, Math.max(60, Math.sqrt(loaded) * 0.6)));
     const pixel = size / across;
@@ -43,8 +60,8 @@ export class Plan {
     const data = context.createImageData(wide, tall);
     const height = new Float32Array(wide * tall).fill(-Infinity);
     for (const tile of view.tiles) {
-      const xyz = tile.columns.get("xyz"), colors = tile.points.geometry.attributes;
-      for (let n = 0; n < tile.loaded; n++) {
+      const { xyz } = tile, colors = tile.points.geometry.attributes, end = Math.ceil(part * tile.loaded);
+      for (let n = 0; n < end; n++) {
         const z = xyz[3 * n + 2];
         if (view.about.roof && z > view.about.cut) continue;
         const at = Math.floor((high[1] - xyz[3 * n + 1]) / pixel) * wide + Math.floor((xyz[3 * n] - low[0]) / pixel);
@@ -61,6 +78,7 @@ export class Plan {
     context.putImageData(data, 0, 0);
     this.low = low;
     this.high = high;
+    this.stale = true;
     this.draw();
   }
 
@@ -74,9 +92,16 @@ export class Plan {
     const ratio = devicePixelRatio;
     const wide = this.canvas.clientWidth, tall = this.canvas.clientHeight;
     if (!wide || !tall) return;
-    this.canvas.width = wide * ratio;
-    this.canvas.height = tall * ratio;
+    const { x: eyeX, y: eyeY } = this.view.camera.position;
+    const now = [wide, tall, ratio, ...(this.here ? [eyeX, eyeY] : [])].join(" ");
+    if (!this.stale && now === this.drawn) return;
+    this.stale = false;
+    this.drawn = now;
+    if (this.canvas.width !== Math.round(wide * ratio)) this.canvas.width = Math.round(wide * ratio);
+    if (this.canvas.height !== Math.round(tall * ratio)) this.canvas.height = Math.round(tall * ratio);
     const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     context.scale(ratio, ratio);
     const size = [Math.max(this.high[0] - this.low[0], 1e-3), Math.max(this.high[1] - this.low[1], 1e-3)];
     this.fit = Math.min((wide - 16) / size[0], (tall - 16) / size[1]);
@@ -101,10 +126,9 @@ export class Plan {
     }
     if (this.here) {
       const [x, y] = this.at(this.here);
-      const eye = this.view.camera.position;
-      const way = Math.atan2(-(this.here[1] - eye.y), this.here[0] - eye.x);
+      const way = Math.atan2(-(this.here[1] - eyeY), this.here[0] - eyeX);
       // The camera, as a wedge that opens towards what it sees.
-      const far = Math.min(Math.hypot(this.here[0] - eye.x, this.here[1] - eye.y) * this.fit, 34);
+      const far = Math.min(Math.hypot(this.here[0] - eyeX, this.here[1] - eyeY) * this.fit, 34);
       context.beginPath();
       context.moveTo(x - far * Math.cos(way), y - far * Math.sin(way));
       context.arc(x - far * Math.cos(way), y - far * Math.sin(way), Math.max(far, 14), way - 0.4, way + 0.4);

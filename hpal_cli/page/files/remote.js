@@ -48,11 +48,12 @@ const bytes = async (path) => (await call(path)).arrayBuffer();
 const who = () => `client=${client}&name=${encodeURIComponent(name)}`;
 
 export const about = () => json("/api/about");
-export const scene = (number) => json(`/api/scene/${number}`);
-export const points = (number, column, parts) =>
-  bytes(`/api/scene/${number}/points?column=${encodeURIComponent(column)}&parts=${parts.map((part) => part.join(":")).join(",")}`);
+export const scene = (number, whole = false) => json(`/api/scene/${number}${whole ? "?whole=1" : ""}`);
+export const points = (number, column, parts, whole) => bytes(
+  `/api/scene/${number}/points?column=${encodeURIComponent(column)}&whole=${Number(whole)}&parts=${parts.map((part) => part.join(":")).join(",")}`,
+);
 export const range = (number, column) => json(`/api/scene/${number}/range?column=${encodeURIComponent(column)}`);
-export const point = (number, place) => json(`/api/scene/${number}/point/${place}`);
+export const point = (number, place, whole) => json(`/api/scene/${number}/point/${place}?whole=${Number(whole)}`);
 export const queries = (number) => json(`/api/scene/${number}/queries`);
 export const region = (number) => bytes(`/api/query/${number}/region`);
 export const query = (number) => json(`/api/query/${number}?${who()}`);
