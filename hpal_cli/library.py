@@ -273,7 +273,7 @@ def train(
         init: a checkpoint whose student the network continues from.
         device: of the network: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
         backend: of the network's convolutions: `"auto"`, `"torch"` or `"minkowski"`.
-        precision: of the network's convolutions: `"fp32"`, `"tf32"` or `"bf16"`.
+        precision: of the network's convolutions: `"fp32"` or `"bf16"`, and on a GPU `"tf32"` or `"fp16"`.
         workers: processes that make the network's batches, which are the same for any number. A GPU waits for its
             batches with none; 8 keep it busy.
         seed: of all that is drawn at random.
