@@ -7,21 +7,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from network import several
+from network import Pass, several
 from torch import Tensor
 
-from hpal_cli.classes import ClassTable
-from hpal_cli.demo.office import CLASSES, make_room
+from hpal_cli.demo.office import make_office
+from hpal_cli.errors import UsageError
 from hpal_cli.network.backend import choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.geometry import Geometry
-from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.ahead import usual_workers
@@ -59,10 +57,22 @@ def versions() -> None:
     say(choose("auto", DEVICE), "|", choose("auto", DEVICE, "bf16"))
 
 
+def offered(*precisions: str) -> list[str]:
+    """Those of them that can be had here; says which cannot."""
+    found = []
+    for name in precisions:
+        try:
+            choose("torch", DEVICE, name)
+            found.append(name)
+        except UsageError as error:
+            say(f"{name} is left out: {error}")
+    return found
+
+
 def compiled() -> None:
     """Seconds until a process has taken its first step, with nothing compiled before; all precisions at once."""
-    precisions = ("fp64", "fp32", "tf32", "bf16") if ON_CARD else ("fp32",)
     begin = time.perf_counter()
+    precisions = ["fp64", *offered("fp32", "tf32", "bf16", "fp16")]
     running = {name: subprocess.Popen([sys.executable, __file__, "first_step", name]) for name in precisions}
     for name, process in running.items():
         rc = process.wait()
@@ -72,12 +82,10 @@ def compiled() -> None:
 def first_step() -> None:
     name = sys.argv[2]
     dtype, precision = (torch.float64, "fp32") if name == "fp64" else (torch.float32, name)
-    inputs = several(2, 500).to(DEVICE)
-    network = MinkUNet(6, 13, SIZES["full"]).to(DEVICE, dtype).train()
-    logits, _ = network(inputs.features.to(dtype), choose("torch", DEVICE, precision).geometry(inputs.voxel))
-    logits.square().mean().backward()
-    if ON_CARD:
-        torch.cuda.synchronize()
+    one = Pass(choose("torch", DEVICE, precision).geometry, several(2, 500), DEVICE, dtype)
+    one.training()
+    one.inference()
+    wait()
 
 
 def off(ours: Tensor, exact: Tensor) -> float:
@@ -85,28 +93,24 @@ def off(ours: Tensor, exact: Tensor) -> float:
 
 
 def right() -> None:
-    """The whole network on the card against float64 on the CPU, and the same step twice."""
+    """The whole network on the card against float64 on the CPU, in training and in inference, and the same twice."""
     inputs = several(2, 15_000 if ON_CARD else 200)
-    label = inputs.voxel[:, 1] % 13
 
-    def passed(device: torch.device, dtype: torch.dtype, geometry: Callable[[Tensor], object]) -> tuple[Tensor, Tensor]:
-        torch.manual_seed(0)
-        network = MinkUNet(6, 13, SIZES["full"]).to(device, dtype).train()
-        logits, _ = network(inputs.features.to(device, dtype), geometry(inputs.voxel.to(device)))
-        torch.nn.functional.cross_entropy(logits, label.to(device)).backward()
-        return logits.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    def passed(one: Pass) -> tuple[Tensor, Tensor, Tensor]:
+        return one.training(), one.gradients(), one.inference()
 
-    exact = passed(torch.device("cpu"), torch.float64, Geometry)
+    exact = passed(Pass(Geometry, inputs, torch.device("cpu"), torch.float64))
     for dtype, precision in (
-        (torch.float64, "fp32"), (torch.float32, "fp32"), (torch.float32, "tf32"), (torch.float32, "bf16"),
+        (torch.float64, "fp32"), *((torch.float32, name) for name in offered("fp32", "tf32", "bf16", "fp16")),
     ):  # fmt: skip
         try:
             geometry = choose("torch", DEVICE, precision).geometry
-            found, again = (passed(DEVICE, dtype, geometry) for _ in range(2))
+            found, again = (passed(Pass(geometry, inputs, DEVICE, dtype)) for _ in range(2))
             same = all(torch.equal(a, b) for a, b in zip(found, again))
             classes = (found[0].argmax(1).cpu() == exact[0].argmax(1)).double().mean()
+            logits, gradients, inferred = (f"{off(a, b):.2g}" for a, b in zip(found, exact))
             say(
-                f"{dtype} {precision}: logits {off(found[0], exact[0]):.2g}, gradients {off(found[1], exact[1]):.2g}, "
+                f"{dtype} {precision}: logits {logits}, gradients {gradients}, logits in inference {inferred}, "
                 f"same class {float(classes):.4f}, same bits twice: {same}"
             )
         except Exception as error:
@@ -114,82 +118,77 @@ def right() -> None:
 
 
 def step() -> None:
-    """Launches and waits of one step of bf16, and where its time goes."""
+    """Launches and waits of one step, and where its time goes, for each half precision there is."""
     from torch.profiler import ProfilerActivity, profile
 
-    for count in (60_000, 200_000) if ON_CARD else (300,):
-        inputs = several(4, count).to(DEVICE)
-        geometry = choose("torch", DEVICE, "bf16").geometry
-        network = MinkUNet(6, 13, SIZES["full"]).to(DEVICE).train()
-
-        def once(network: MinkUNet = network, inputs: object = inputs, geometry: Callable = geometry) -> None:
-            network.zero_grad(set_to_none=True)
-            logits, _ = network(inputs.features, geometry(inputs.voxel))
-            logits.square().mean().backward()
-
-        for _ in range(3):
-            once()
-        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * ON_CARD
-        with profile(activities=activities) as found:
-            once()
-            if ON_CARD:
-                torch.cuda.synchronize()
-        events = found.key_averages()
-        wanted = ("cudaLaunchKernel", "cuLaunchKernel", "cuLaunchKernelEx", "cudaLaunchKernelExC", "cudaMemcpyAsync",
-                  "cudaStreamSynchronize", "cudaDeviceSynchronize", "aten::nonzero", "aten::item")  # fmt: skip
-        say(4 * count, "voxels:", {event.key: event.count for event in events if event.key in wanted})
-        time_on_card = sum(getattr(event, "self_device_time_total", 0) for event in events) / 1000
-        say(f"time on the card: {time_on_card:.1f} ms")
-        by = "self_cuda_time_total" if ON_CARD else "self_cpu_time_total"
-        say(events.table(sort_by=by, row_limit=15, max_name_column_width=50))
+    for precision in offered("bf16", "fp16"):
+        for count in (60_000, 200_000) if ON_CARD else (300,):
+            one = Pass(choose("torch", DEVICE, precision).geometry, several(4, count), DEVICE)
+            for _ in range(3):
+                one.training()
+            wait()
+            activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * ON_CARD
+            with profile(activities=activities) as found:
+                one.training()
+                wait()
+            events = found.key_averages()
+            wanted = ("cudaLaunchKernel", "cuLaunchKernel", "cuLaunchKernelEx", "cudaLaunchKernelExC",
+                      "cudaMemcpyAsync", "cudaStreamSynchronize", "cudaDeviceSynchronize", "aten::nonzero",
+                      "aten::item")  # fmt: skip
+            say(precision, 4 * count, "voxels:", {event.key: event.count for event in events if event.key in wanted})
+            time_on_card = sum(getattr(event, "self_device_time_total", 0) for event in events) / 1000
+            say(f"time on the card: {time_on_card:.1f} ms")
+            by = "self_cuda_time_total" if ON_CARD else "self_cpu_time_total"
+            say(events.table(sort_by=by, row_limit=15, max_name_column_width=50))
 
 
-def made_store(folder: Path, rooms: int, points: int) -> SceneStore:
-    (folder / "raw").mkdir()
-    for number in range(rooms):
-        room = make_room(number, points=points)
-        np.savetxt(
-            folder / "raw" / f"room_{number}.txt",
-            np.column_stack([room.xyz, room.rgb, room.label]),
-            fmt="%.3f %.3f %.3f %d %d %d %d",
-        )
-    prepare(folder / "raw", folder / "scenes.zarr", val=[f"room_{rooms - 1}"], classes=ClassTable.from_names(CLASSES))
+def wait() -> None:
+    if ON_CARD:
+        torch.cuda.synchronize()
+
+
+def made_store(folder: Path, rooms: int) -> SceneStore:
+    make_office(folder / "office", rooms=rooms, points=150_000 if ON_CARD else 3_000)
+    prepare(folder / "office", folder / "scenes.zarr")
     return SceneStore(folder / "scenes.zarr")
 
 
 def batch() -> None:
     """Seconds of one batch of `s3dis` with a teacher, by one process."""
     with tempfile.TemporaryDirectory() as folder:
-        store = made_store(Path(folder), 5, 150_000 if ON_CARD else 3_000)
+        store = made_store(Path(folder), 4)
         known, _ = known_labels(store, None)
         batches = Batches(store, store.table.choose("train"), known, PRESETS["s3dis"], color=True, seed=0)
         batches[0]
-        for number in range(1, 4):
-            begin = time.perf_counter()
+        for number in range(1, 6):
+            begin, of_this = time.perf_counter(), time.process_time()
             one = batches[number]
-            say(f"{len(one.student.voxel)} voxels of {len(one.label)} points: {time.perf_counter() - begin:.3f} s")
+            wall, of_this = time.perf_counter() - begin, time.process_time() - of_this
+            voxels = f"{len(one.student.voxel)} voxels of {len(one.label)} points"
+            say(f"{voxels}: {1000 * wall:.0f} ms, {1000 * of_this:.0f} ms of a core")
 
 
 def training() -> None:
-    """Milliseconds a step of `s3dis` with its teacher, by number of workers; the same loss for all of them."""
+    """Milliseconds a step of `s3dis` with its teacher, by precision and number of workers."""
     with tempfile.TemporaryDirectory() as folder:
-        store = made_store(Path(folder), 9, 150_000 if ON_CARD else 3_000)
-        steps = 60 if ON_CARD else 2
+        store = made_store(Path(folder), 9)
+        first, steps = 5, 60 if ON_CARD else 2
         settings = PRESETS["s3dis"] if ON_CARD else replace(PRESETS["small"], voxel=0.15)
-        for precision in ("bf16", "fp32"):
-            for workers in (usual_workers(DEVICE), 2) if ON_CARD else (0, 1):
-                taken = []
-                for count in (5, 5 + steps):
-                    begin = time.perf_counter()
-                    train(
-                        store, None, replace(settings, steps=count), device=DEVICE, workers=workers,
-                        backend=choose("auto", DEVICE, precision),
-                    )  # fmt: skip
-                    taken.append(time.perf_counter() - begin)
-                # What both had to do first, starting the workers above all, is not a step's.
-                each = (taken[1] - taken[0]) / steps
-                hours = each * 60_000 / 3600
-                say(f"{precision}, {workers} workers: {1000 * each:.0f} ms a step; 60,000 steps are {hours:.1f} h")
+        usual = usual_workers(DEVICE)
+        runs = [(precision, usual) for precision in offered("bf16", "fp16")] + [("bf16", 2)]
+        for precision, workers in runs:
+            taken = []
+            for count in (first, first + steps):
+                begin = time.perf_counter()
+                train(
+                    store, None, replace(settings, steps=count), device=DEVICE, workers=workers,
+                    backend=choose("auto", DEVICE, precision),
+                )  # fmt: skip
+                taken.append(time.perf_counter() - begin)
+            # What both had to do first, starting the workers above all, is not a step's.
+            each = (taken[1] - taken[0]) / steps
+            hours = each * 60_000 / 3600
+            say(f"{precision}, {workers} workers: {1000 * each:.0f} ms a step; 60,000 steps are {hours:.1f} h")
 
 
 PARTS = (versions, compiled, first_step, right, step, batch, training)

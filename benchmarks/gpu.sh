@@ -43,7 +43,7 @@ small=60000 large=200000 scenes=4
 [ "$HPAL_GPU_DEVICE" = cuda ] || small=300 large=600 scenes=2
 for voxels in $small $large; do
 	part "$scenes x $voxels voxels" 90 "$python" benchmarks/network.py --device "$HPAL_GPU_DEVICE" --scenes $scenes \
-		--voxels "$voxels" --variants torch:bf16,torch:fp32,torch:tf32,minkowski:fp32 --json "$OUT/network.jsonl"
+		--voxels "$voxels" --variants torch:bf16,torch:fp16,torch:fp32,torch:tf32,minkowski:fp32 --json "$OUT/network.jsonl"
 done
 part "a step: launches, waits, time on the card" 60 "$python" benchmarks/gpu.py step
 part "one batch, by one worker" 60 "$python" benchmarks/gpu.py batch

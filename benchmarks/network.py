@@ -30,7 +30,7 @@ from torch import Tensor
 
 from hpal_cli.demo.office import make_room
 from hpal_cli.errors import UsageError
-from hpal_cli.network.backend import Backend, choose
+from hpal_cli.network.backend import AnyGeometry, Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
@@ -69,23 +69,36 @@ def several(scenes: int, count: int) -> NetworkInput:
     return NetworkInput(one.features.repeat(scenes, 1), torch.cat(voxels), torch.arange(scenes * count))
 
 
-def work_of(backend: Backend, what: str, inputs: NetworkInput, device: torch.device) -> Callable[[], Tensor]:
-    torch.manual_seed(0)
-    network = MinkUNet(6, 13, SIZES["full"]).to(device).train(what == "training")
-    inputs = inputs.to(device)
+SCALE = 65536.0
+"""Of the loss, as `hpal train` begins in fp16; a power of 2, which changes no bit elsewhere."""
 
-    def train() -> Tensor:
-        network.zero_grad(set_to_none=True)
-        logits, _ = network(inputs.features, backend.geometry(inputs.voxel))
-        loss = logits.square().mean()
-        loss.backward()
-        return loss.detach()
+
+class Pass:
+    """The paper's network on a device, with weights that are the same each time, and what it is given."""
+
+    def __init__(
+        self, geometry: Callable[[Tensor], AnyGeometry], inputs: NetworkInput, device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        torch.manual_seed(0)
+        self.network = MinkUNet(6, 13, SIZES["full"]).to(device, dtype)
+        inputs = inputs.to(device)
+        self._features, self._voxel, self._geometry = inputs.features.to(dtype), inputs.voxel, geometry
+
+    def training(self) -> Tensor:
+        """Maps, forward and backward: the logits; gradients are those of SCALE times a loss."""
+        self.network.train().zero_grad(set_to_none=True)
+        logits, _ = self.network(self._features, self._geometry(self._voxel))
+        (logits.square().mean() * SCALE).backward()
+        return logits.detach()
 
     @torch.no_grad()
-    def predict() -> Tensor:
-        return network(inputs.features, backend.geometry(inputs.voxel))[0]
+    def inference(self) -> Tensor:
+        """Maps and forward: the logits."""
+        return self.network.eval()(self._features, self._geometry(self._voxel))[0]
 
-    return train if what == "training" else predict
+    def gradients(self) -> Tensor:
+        return torch.cat([p.grad.flatten() / SCALE for p in self.network.parameters() if p.grad is not None])
 
 
 def seconds(run: Callable[[], Tensor], device: torch.device) -> float:
@@ -140,7 +153,7 @@ def main() -> None:
     counts = [int(count) for count in args.voxels.split(",")]
     if args.alone:
         name, precision, what = args.alone
-        run = work_of(choose(name, device, precision), what, several(args.scenes, counts[0]), device)
+        run = getattr(Pass(choose(name, device, precision).geometry, several(args.scenes, counts[0]), device), what)
         # Linux: 5 sets the peak back to what is resident now.
         Path("/proc/self/clear_refs").write_text("5")
         run()
@@ -163,7 +176,7 @@ def main() -> None:
     for count in counts:
         inputs = several(args.scenes, count)
         for what in WORK:
-            runs = {variant: work_of(backend, what, inputs, device) for variant, backend in backends.items()}
+            runs = {v: getattr(Pass(backend.geometry, inputs, device), what) for v, backend in backends.items()}
             taken: dict[tuple[str, str], list[float]] = {}
             with full_precision():
                 for round_ in range(args.rounds + warm_up):

@@ -296,7 +296,8 @@ def train(
         init: a checkpoint; the network starts from the weights of its student.
         device: where the network is computed: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:N"`.
         backend: the library that computes the network's convolutions: `"auto"`, `"torch"` or `"minkowski"`.
-        precision: the number format of the network's convolutions: `"fp32"`, `"tf32"` or `"bf16"`.
+        precision: the number format of the network's convolutions: `"fp32"` or `"bf16"`, and on a GPU `"tf32"` or
+            `"fp16"`.
         workers: number of processes that prepare the network's batches. With 0, a GPU waits for its batches; 8 keep it
             busy. The result does not depend on it.
         seed: the seed of all random draws.

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.network import backend, batch_norm, native
+from hpal_cli.network import backend, native
 from hpal_cli.network.geometry import LEVELS, Geometry
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.training.losses import follow
@@ -100,10 +100,15 @@ def widths() -> list[tuple[str, int, int]]:
     found: dict[tuple[str, int, int], None] = {}
 
     class Listening:
+        fused = False
+
         def enter(self, x: Tensor) -> Tensor:
             return x
 
         leave = enter
+
+        def pointwise(self, x: Tensor, kernel: Tensor) -> Tensor:
+            return x @ kernel
 
         def __getattr__(self, method: str) -> Callable[[Tensor, Tensor, int], Tensor]:
             def convolve(x: Tensor, kernel: Tensor, level: int) -> Tensor:
@@ -202,19 +207,28 @@ def test_the_whole_network(training: bool) -> None:
         assert off(ours, theirs) < 1e-10
 
 
-def test_in_bf16_what_lies_between_the_layers_is_bfloat16_and_learns() -> None:
+@pytest.mark.parametrize(("precision", "within"), [("bf16", (1e-4, 0.05)), ("fp16", (1e-5, 0.01))])
+def test_what_lies_between_the_layers_may_be_halves_and_learns(precision: str, within: tuple[float, float]) -> None:
     torch.manual_seed(0)
     voxel = some_voxels(7, scenes=1, share=0.005)
     network, x = MinkUNet(6, 5, SIZES["small"]).eval(), torch.randn(len(voxel), 6)
     with torch.no_grad():
         exact, _ = network(x, tables(voxel))
-        logits, features = network(x, tables(voxel, "bf16"))
+        logits, features = network(x, tables(voxel, precision))
     assert logits.dtype == features.dtype == torch.float32
-    assert 1e-4 < off(logits, exact) < 0.05
-    network.train()(x, tables(voxel, "bf16"))[0].square().mean().backward()
+    assert within[0] < off(logits, exact) < within[1]
+    network.train()(x, tables(voxel, precision))[0].square().mean().backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
     assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
+    # A step later the halves are those of the new weights.
+    torch.optim.SGD(network.parameters(), lr=0.1, foreach=True).step()
+    fresh = MinkUNet(6, 5, SIZES["small"])
+    fresh.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        found, wanted = (one.eval()(x, tables(voxel, precision))[0] for one in (network, fresh))
+    assert torch.equal(found, wanted)
+    assert not torch.equal(found, logits)
 
 
 def test_what_cannot_be_a_batch_is_refused() -> None:
@@ -227,13 +241,13 @@ def test_what_cannot_be_a_batch_is_refused() -> None:
 # ---------------------------------------------------------------- what a step asks of a GPU
 
 
-IDLE = {"detach", "squeeze", "t", "slice", "select", "view", "expand", "split_with_sizes", "alias", "new_empty",
-        "empty", "empty_like", "_record_function_enter_new", "_record_function_exit"}  # fmt: skip
+IDLE = {"detach", "squeeze", "t", "slice", "select", "view", "expand", "split", "split_with_sizes", "alias", "unbind",
+        "new_empty", "empty", "empty_like", "_record_function_enter_new", "_record_function_exit"}  # fmt: skip
 """Calls that launch nothing: other views of the same memory, and new memory."""
 
 
 class Calls(TorchDispatchMode):
-    """Counts the calls of torch, by name."""
+    """Counts all calls of torch, by name: those that compute, those that make memory and those that only look at it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,13 +258,20 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
     @property
+    def all(self) -> int:
+        return self.by_name.total()
+
+    @property
     def work(self) -> int:
+        """Of these, those that are launches on a GPU."""
         return sum(count for name, count in self.by_name.items() if name not in IDLE)
 
 
 @pytest.fixture
 def launches(gemm: ModuleType, monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
     """Kernels are counted instead of run; what they would write stays as it is, which no call depends on."""
+    from hpal_cli.network import fused_norm
+
     counted: collections.Counter[str] = collections.Counter()
 
     class Kernel:
@@ -265,8 +286,9 @@ def launches(gemm: ModuleType, monkeypatch: pytest.MonkeyPatch) -> collections.C
 
             return launch
 
-    for name in [name for name in vars(gemm) if name.endswith("_kernel")]:
-        monkeypatch.setattr(gemm, name, Kernel(name))
+    for module in (gemm, fused_norm):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Kernel(name))
     return counted
 
 
@@ -284,10 +306,16 @@ def asked_for_numbers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_a_step_is_few_launches_and_waits_once(
+def test_a_step_is_few_calls_and_waits_once(
     launches: collections.Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The path of a GPU on CPU tensors, with the paper's network. One question: how many voxels each stride has."""
+    """The path of a GPU on CPU tensors, with the paper's network: maps, both passes, loss, optimiser and EMA.
+
+    Counted are all calls of torch that reach its dispatcher, those for memory and for views of it included, and
+    apart from them the launches of our own kernels, which the dispatcher does not see. Some calls of torch are more
+    than one launch on a GPU (a sort, `_foreach`); only the profile in benchmarks/gpu.sh counts these.
+    One question is asked: how many voxels each stride has.
+    """
     torch.manual_seed(0)
     voxel = some_voxels(8, scenes=4, share=0.1)
     x, label = torch.randn(len(voxel), 6), torch.randint(0, 13, (len(voxel),))
@@ -310,16 +338,18 @@ def test_a_step_is_few_launches_and_waits_once(
         step()
     assert asked == ["tolist"]
     assert not {"nonzero", "_local_scalar_dense", "unique_dim", "_unique2"} & calls.by_name.keys()
-    # 15,000 launches and 104 waits were measured before. Memory and views are not launches.
-    assert calls.work + launches.total() <= 600, (calls.by_name, launches)
-    assert launches.total() <= 170
+    # 15,000 launches and 104 waits were measured before.
+    assert calls.all <= 600, (calls.all, calls.by_name)
+    assert launches.total() <= 360, (launches.total(), launches)
+    assert calls.work + launches.total() <= 600, (calls.work, calls.by_name, launches)
 
-    # What a step with a teacher adds: its maps and its forward pass, with the batch norm that a GPU takes.
-    monkeypatch.setattr(batch_norm, "_in_place", lambda x, bn: bn(x))
+    # What a step with a teacher adds: its maps and its forward pass, where a convolution ends with all that follows.
+    teacher(x, tables(voxel, "bf16"))
     before, more = launches.total(), Calls()
     with more, torch.no_grad():
         teacher(x, tables(voxel, "bf16"))
-    assert more.work + launches.total() - before <= 300, more.by_name
+    added = launches.total() - before
+    assert more.all + added <= 220, (more.by_name, added)
 
 
 def test_auto_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +357,8 @@ def test_auto_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(backend.choose("auto", cuda)) == "torch backend (fastest of what is installed: with Triton), fp32"
     assert str(backend.choose("torch", cuda, "bf16")) == "torch backend (as asked, with Triton), bf16"
     assert backend.choose("torch", cuda, "tf32").geometry(torch.tensor([[0, 1, 2, 3]])).sizes() == [1] * LEVELS
-    with pytest.raises(UsageError, match="tf32 is for a GPU"):
-        backend.choose("auto", CPU, "tf32")
+    for name in ("tf32", "fp16"):
+        with pytest.raises(UsageError, match=f"{name} is for a GPU"):
+            backend.choose("auto", CPU, name)
     monkeypatch.setattr(native, "missing", lambda: None)
     assert str(backend.choose("auto", CPU)) == "torch backend, fp32"

@@ -23,10 +23,13 @@ from hpal_cli.history import call
 from hpal_cli.inference.predict import predict_points
 from hpal_cli.label.oracle import answer
 from hpal_cli.labels.store import ANSWER, LabelStore
+from hpal_cli.network.backend import Backend, choose
+from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import scene_origin, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.training import augment as training_augment
 from hpal_cli.training.ahead import Ready
 from hpal_cli.training.augment import augment_color, augment_position, elastic
 from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, _labels_of, crop
@@ -194,6 +197,18 @@ def test_elastic_is_smooth_and_moves_points() -> None:
     assert np.abs(step).max() < 0.5 * np.abs(moved).max()
 
 
+@pytest.mark.parametrize("points", [1, 50, 5000])
+def test_elastic_is_the_same_bits_without_a_compiler(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(training_augment._library(), str):
+        pytest.skip(training_augment._library())
+    xyz = (np.random.default_rng(points).random((points, 3)) * [9, 7, 3] - [4, 3, 0]).astype(np.float32)
+    compiled = augment_position(xyz, np.random.default_rng(3))
+    monkeypatch.setattr(training_augment, "_library", lambda: "left out")
+    plain = augment_position(xyz, np.random.default_rng(3))
+    assert not np.array_equal(compiled, xyz)
+    assert compiled.tobytes() == plain.tobytes()
+
+
 def test_crop_is_the_nearest_in_plan_around_a_labelled_point() -> None:
     rng = np.random.default_rng(2)
     xyz = rng.random((5000, 3)).astype(np.float32) * 10
@@ -285,6 +300,56 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(
     metrics = [(tmp_path / f"{name}.pt.metrics.jsonl").read_text() for name in ("whole", "cut")]
     assert metrics[0] == metrics[1]
     assert json.loads(metrics[0].splitlines()[-1])["step"] == 6
+
+
+# Of a CPU: it computes in float32, and only the loss is scaled as in fp16. A power of 2 changes no bit.
+AS_FP16 = Backend("torch", "", Geometry, "fp16")
+
+
+def test_a_scaled_loss_gives_the_same_weights(store: SceneStore, labels: LabelStore) -> None:
+    plain, scaled = train(store, labels, TINY), train(store, labels, TINY, backend=AS_FP16)
+    assert all(torch.equal(value, scaled.student[name]) for name, value in plain.student.items())
+    with pytest.raises(UsageError, match="fp16 is for a GPU"):
+        choose("auto", torch.device("cpu"), "fp16")
+
+
+def test_a_step_whose_gradient_overflows_moves_nothing_and_its_scale_is_resumed(
+    store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped, learn = _Run._stepped, _Run._learn
+    seen: list[tuple[int, bool, bool, float]] = []
+
+    def overflowing(self: _Run) -> bool:
+        before = [p.detach().clone() for p in self.student.parameters()]
+        if self.step == 2:
+            grad = next(self.student.parameters()).grad
+            assert grad is not None
+            grad.view(-1)[3] = float("inf")
+        done = stepped(self)
+        same = all(torch.equal(a, b) for a, b in zip(before, self.student.parameters()))
+        seen.append((self.step, done, same, self.scaler.get_scale()))
+        return done
+
+    def watched(self: _Run, ready: Ready, rate: float) -> object:
+        averages = [network for network in (self.teacher, self.average) if network is not None]
+        before = [value.clone() for network in averages for value in network.state_dict().values()]
+        loss = learn(self, ready, rate)
+        after = [value for network in averages for value in network.state_dict().values()]
+        assert all(torch.equal(a, b) for a, b in zip(before, after)) == (self.step == 2)
+        return loss
+
+    monkeypatch.setattr(_Run, "_stepped", overflowing)
+    monkeypatch.setattr(_Run, "_learn", watched)
+    settings = replace(TINY, average=True)
+    whole = train(store, labels, settings, run=tmp_path / "whole.pt", save_every=2, backend=AS_FP16)
+    assert seen == [(n, n != 2, n == 2, 65536.0 if n < 2 else 32768.0) for n in range(6)]
+    with cut_at(5):
+        train(store, labels, settings, run=tmp_path / "cut.pt", save_every=2, backend=AS_FP16)
+    seen.clear()
+    resumed = train(store, labels, settings, run=tmp_path / "cut.pt", resume=True, backend=AS_FP16)
+    assert seen
+    assert {scale for *_, scale in seen} == {32768.0}
+    assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

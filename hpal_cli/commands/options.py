@@ -52,7 +52,7 @@ Precision = Annotated[
         "--precision",
         metavar="NAME",
         help="Number format of the convolutions: fp32; bf16, which rounds the factors of each product and adds up "
-        "in fp32; or tf32, for GPUs only.",
+        "in fp32; or tf32 or fp16, for GPUs only.",
     ),
 ]
 Device = Annotated[

@@ -16,17 +16,25 @@ from hpal_cli.network import native
 from hpal_cli.network.geometry import Geometry
 
 NAMES = ("auto", "torch", "minkowski")
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+ON_GPU_ONLY = ("tf32", "fp16")
 
 
 class AnyGeometry(Protocol):
-    """The voxels of a batch at all strides, and the convolutions between them (`geometry.Geometry` says which)."""
+    """The voxels of a batch at all strides, and the convolutions between them (`geometry.Geometry` says which).
+
+    fused: whether it is a `tables.TableGeometry`, for which batch norm, addition and ReLU are launches of Triton, too.
+    """
+
+    fused: bool
 
     def sizes(self) -> list[int]: ...
 
     def enter(self, features: Tensor) -> Tensor: ...
 
     def leave(self, features: Tensor) -> Tensor: ...
+
+    def pointwise(self, features: Tensor, kernel: Tensor) -> Tensor: ...
 
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor: ...
 
@@ -38,9 +46,9 @@ class AnyGeometry(Protocol):
 @dataclass(frozen=True)
 class Backend:
     """name: torch or minkowski; reason: why it was taken, or what it computes with; geometry: from (M, 4) int64 voxels
-    to their maps; precision: of the factors of the convolutions' products, whose sums are float32: fp32, bf16, or tf32
-    (float32 of which the products read 10 bits; on a GPU only). With Triton bf16 is also what lies between the
-    layers."""
+    to their maps; precision: of the factors of the convolutions' products, whose sums are float32: fp32, bf16, and
+    on a GPU also tf32 (float32 of which the products read 10 bits) and fp16 (for which `train` scales the loss). With
+    Triton bf16 and fp16 are also what lies between the layers."""
 
     name: str
     reason: str
@@ -62,9 +70,9 @@ def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
         raise UsageError("--backend", f"{name!r} is unknown", f"choose from {', '.join(NAMES)}")
     if precision not in PRECISIONS:
         raise UsageError("--precision", f"{precision!r} is unknown", f"choose from {', '.join(PRECISIONS)}")
-    if precision == "tf32" and (device.type != "cuda" or _without_triton()):
+    if precision in ON_GPU_ONLY and (device.type != "cuda" or _without_triton()):
         problem = "is for a GPU with Triton" if device.type == "cuda" else "is for a GPU"
-        raise UsageError("--precision", f"tf32 {problem}", "choose fp32 or bf16")
+        raise UsageError("--precision", f"{precision} {problem}", "choose fp32 or bf16")
     if name == "minkowski":
         return _minkowski(device, precision, "as asked")
     if device.type == "cuda":

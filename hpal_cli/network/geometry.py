@@ -39,6 +39,8 @@ class _Level:
 class Geometry:
     """The voxels of a batch at all strides. Rows of features at stride 1 are in the order of the input voxels."""
 
+    fused = False
+
     def __init__(self, voxel: Tensor, *, half: bool = False) -> None:
         """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z); half: products of bfloat16 factors.
 
@@ -76,6 +78,10 @@ class Geometry:
         """(M, C) in the network's order -> the order of the input voxels."""
         return torch.empty_like(features).index_copy_(0, self.order, features)
 
+    def pointwise(self, features: Tensor, kernel: Tensor) -> Tensor:
+        """1x1x1 convolution, kernel (C_in, C_out): a matrix product."""
+        return features @ kernel.to(features.dtype)
+
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """3x3x3 convolution at stride 2^level: `out[u] = sum_k W[k]^T x[u + off_k]`; kernel (27, C_in, C_out)."""
         return self._matmul(features, kernel, self._levels[level].cube, level)
@@ -102,7 +108,8 @@ def too_wide(xyz: Tensor) -> HpalError:
 
 def pack(scene: Tensor, xyz: Tensor) -> Tensor:
     """(M,) int64 keys, ascending by scene, x, y, z."""
-    return (scene << 3 * BITS) | (xyz[:, 0] << 2 * BITS) | (xyz[:, 1] << BITS) | xyz[:, 2]
+    x, y, z = xyz.unbind(1)
+    return (scene << 3 * BITS) | (x << 2 * BITS) | (y << BITS) | z
 
 
 def _cube_map(key: Tensor) -> KernelMap:

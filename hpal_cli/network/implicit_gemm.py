@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 from triton.runtime.interpreter import InterpretedFunction
 
 ROWS = 64
@@ -127,16 +127,35 @@ def _blocks_kernel(there, block_of, count, blocks, BLOCK: tl.constexpr):
     tl.store(count + k, done)
 
 
+@triton.jit
+def _ended(
+    sums, add, inside, column, mean, variance, gain, bias,
+    OUTPUTS: tl.constexpr, EPS: tl.constexpr, SHORTCUT: tl.constexpr, RECTIFIED: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
+    """relu((sums - mean) / sqrt(variance + EPS) gain + bias + shortcut) for these columns."""
+    real = column < OUTPUTS
+    spread = tl.load(variance + column, mask=real, other=1.0).to(SUMS) + tl.full((), EPS, SUMS)
+    scale = tl.load(gain + column, mask=real, other=0.0) / tl.sqrt(spread)
+    middle = tl.load(mean + column, mask=real, other=0.0)
+    sums = (sums - middle[None, :]) * scale[None, :] + tl.load(bias + column, mask=real, other=0.0)[None, :]
+    if SHORTCUT:
+        sums += tl.load(add + column[None, :], mask=inside & real[None, :], other=0.0).to(SUMS)
+    if RECTIFIED:
+        sums = tl.where(sums < 0, 0.0, sums)
+    return sums
+
+
 @triton.jit(do_not_specialize=["blocks"])
 def _multiply_kernel(
-    x, weight, out, table, row_of, offset, count, blocks,
+    x, weight, out, table, row_of, offset, count, blocks, mean, variance, gain, bias, shortcut,
     VOLUME: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, TURNED: tl.constexpr, FLIPPED: tl.constexpr,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr,
     PRECISION: tl.constexpr, FACTORS: tl.constexpr, SUMS: tl.constexpr,
+    NORM: tl.constexpr, EPS: tl.constexpr, SHORTCUT: tl.constexpr, RECTIFIED: tl.constexpr,
 ):  # fmt: skip
     """out[row] = sum over offsets k of x[table[k, row]] @ weight[k], for a block of rows and WIDE + REST columns.
 
-    TURNED: weight[k] is (OUTPUTS, INPUTS); FLIPPED: the last offset takes the first matrix.
+    TURNED: weight[k] is (OUTPUTS, INPUTS); FLIPPED: the last offset takes the first matrix. NORM: `_ended` follows.
     """
     block = tl.program_id(0)
     first = tl.program_id(1) * (WIDE + REST)
@@ -168,8 +187,13 @@ def _multiply_kernel(
         if REST:
             right = tl.load(matrix + rest[None, :] * ACROSS, mask=real & (rest < OUTPUTS)[None, :], other=0.0)
             more = tl.dot(left.to(FACTORS), right.to(FACTORS), more, input_precision=PRECISION, out_dtype=SUMS)
-    to = out + row.to(tl.int64)[:, None] * OUTPUTS
+    line = row.to(tl.int64)[:, None] * OUTPUTS
+    to, add = out + line, shortcut + line
     inside = (row >= 0)[:, None]
+    if NORM:
+        sums = _ended(sums, add, inside, wide, mean, variance, gain, bias, OUTPUTS, EPS, SHORTCUT, RECTIFIED, SUMS)
+        if REST:
+            more = _ended(more, add, inside, rest, mean, variance, gain, bias, OUTPUTS, EPS, SHORTCUT, RECTIFIED, SUMS)
     tl.store(to + wide[None, :], sums.to(out.dtype.element_ty), mask=inside & (wide < OUTPUTS)[None, :])
     if REST:
         tl.store(to + rest[None, :], more.to(out.dtype.element_ty), mask=inside & (rest < OUTPUTS)[None, :])
@@ -331,30 +355,50 @@ def _search(search: Search, raw: Tensor, code: Tensor, first: int, number: int, 
 
 
 def convolve(
-    features: Tensor, kernel: Tensor, forth: Table, back: Table, *, flipped: bool = False, tf32: bool = False
+    features: Tensor,
+    kernel: Tensor,
+    forth: Table,
+    back: Table,
+    *,
+    flipped: bool = False,
+    tf32: bool = False,
+    ending: Ending | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """`out[row] = sum_k features[forth[k, row]] @ kernel[k]`.
 
     features (N, C_in), kernel (K, C_in, C_out) -> (M, C_out). Factors have the type of the features, sums of bfloat16
     and float16 are float32, and so is the kernel's gradient; the result is of the features' type again. back: the table
     from targets to sources, whose offset k is `forth`'s k, or with `flipped` (forth and back are one table) its
-    K - 1 - k; tf32: float32 factors may be rounded to 10 bits.
+    K - 1 - k; tf32: float32 factors may be rounded to 10 bits; ending: without gradients, what follows;
+    weight: the kernel in the features' type, if somebody has it.
     """
-    return _Convolution.apply(features, kernel, forth, back, flipped, tf32)
+    features = features.contiguous()
+    weight = kernel.detach().to(features.dtype).contiguous() if weight is None else weight
+    if ending is not None:
+        assert not torch.is_grad_enabled()
+        return multiply(features, weight, forth, tf32=tf32, ending=ending)
+    return _Convolution.apply(features, kernel, weight, forth, back, flipped, tf32)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, kernel: Tensor, forth: Table, back: Table, flipped: bool, tf32: bool
+        ctx: Any,
+        features: Tensor,
+        kernel: Tensor,
+        weight: Tensor,
+        forth: Table,
+        back: Table,
+        flipped: bool,
+        tf32: bool,
     ) -> Tensor:
-        features, weight = features.contiguous(), kernel.to(features.dtype).contiguous()
         ctx.save_for_backward(features, weight)
         ctx.forth, ctx.back, ctx.flipped, ctx.tf32 = forth, back, flipped, tf32
         return multiply(features, weight, forth, tf32=tf32)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         to_features = to_kernel = None
@@ -362,24 +406,59 @@ class _Convolution(torch.autograd.Function):
             to_features = multiply(gradient, weight, ctx.back, turned=True, flipped=ctx.flipped, tf32=ctx.tf32)
         if ctx.needs_input_grad[1]:
             to_kernel = outer(features, gradient, ctx.forth, tf32=ctx.tf32)
-        return to_features, to_kernel, None, None, None, None
+        return to_features, to_kernel, None, None, None, None, None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What follows a convolution in evaluation: batch norm by running statistics, all (C,), an addition, a ReLU.
+
+    shortcut: (M, C), None for none; rectified: whether a ReLU comes last.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    shortcut: Tensor | None
+    rectified: bool
+
+    @classmethod
+    def of(cls, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool) -> Ending:
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
+        return cls(bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps, shortcut, rectified)
 
 
 def multiply(
-    x: Tensor, weight: Tensor, table: Table, *, turned: bool = False, flipped: bool = False, tf32: bool = False
+    x: Tensor,
+    weight: Tensor,
+    table: Table,
+    *,
+    turned: bool = False,
+    flipped: bool = False,
+    tf32: bool = False,
+    ending: Ending | None = None,
 ) -> Tensor:
-    """`out[row] = sum_k x[table[k, row]] @ weight[k]`, of x's type; turned: `weight[k]^T`; flipped: `weight[K-1-k]`."""
+    """`out[row] = sum_k x[table[k, row]] @ weight[k]`, of x's type; turned: `weight[k]^T`; flipped: `weight[K-1-k]`;
+    ending: what is done to the sums before they are written."""
     volume = len(weight)
     inputs, outputs = weight.shape[:0:-1] if turned else weight.shape[1:]
     out = x.new_empty(table.rows, outputs)
     wide, rest = _columns(outputs)
+    shortcut = None if ending is None else ending.shortcut
+    norm = (x, x, x, x) if ending is None else (ending.mean, ending.variance, ending.weight, ending.bias)
     if table.rows:
         with torch.cuda.device_of(x):
             _multiply_kernel[(table.blocks, triton.cdiv(outputs, wide + rest))](
                 x, weight, out, table.source, table.row_of, table.offset, table.count, table.blocks,
+                *norm, x if shortcut is None else shortcut,
                 VOLUME=volume, INPUTS=inputs, OUTPUTS=outputs, TURNED=turned, FLIPPED=flipped,
                 BLOCK=ROWS, DEPTH=_depth(inputs, x.dtype), WIDE=wide, REST=rest,
-                PRECISION=_precision(tf32), FACTORS=_factors(x.dtype), SUMS=_sums(x.dtype),
+                PRECISION=_precision(tf32), FACTORS=_factors(x.dtype), SUMS=sums_of(x.dtype),
+                NORM=ending is not None, EPS=0.0 if ending is None else ending.eps, SHORTCUT=shortcut is not None,
+                RECTIFIED=ending is not None and ending.rectified,
                 num_warps=4, num_stages=3,
             )  # fmt: skip
     return out
@@ -393,19 +472,18 @@ def outer(x: Tensor, gradient: Tensor, table: Table, *, tf32: bool = False) -> T
     blocks = table.blocks
     # A function of the shapes alone, so that the order of the sum is, too.
     shares = max(1, min(PROGRAMS // (volume * tiles), triton.cdiv(blocks, 4)))
-    part = x.new_empty(
-        (shares, volume, inputs, outputs), dtype=torch.float64 if x.dtype == torch.float64 else torch.float32
-    )
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    part = x.new_empty((shares, volume, inputs, outputs) if shares > 1 else (volume, inputs, outputs), dtype=dtype)
     block_of, count = table.blocks_by_offset
     with torch.cuda.device_of(x):
         _outer_kernel[(tiles, volume, shares)](
             x, gradient, part, table.source, table.row_of, block_of, count, blocks,
             VOLUME=volume, INPUTS=inputs, OUTPUTS=outputs,
             BLOCK=ROWS, HIGH=high, WIDE=wide, REST=rest,
-            PRECISION=_precision(tf32), FACTORS=_factors(x.dtype), SUMS=_sums(x.dtype),
+            PRECISION=_precision(tf32), FACTORS=_factors(x.dtype), SUMS=sums_of(x.dtype),
             num_warps=4, num_stages=3,
         )  # fmt: skip
-    return part.sum(0) if shares > 1 else part.squeeze(0)
+    return part.sum(0) if shares > 1 else part
 
 
 def _columns(outputs: int) -> tuple[int, int]:
@@ -435,5 +513,5 @@ def _factors(dtype: torch.dtype) -> tl.dtype:
     return {torch.bfloat16: half, torch.float16: tl.float16, torch.float64: tl.float64}.get(dtype, tl.float32)
 
 
-def _sums(dtype: torch.dtype) -> tl.dtype:
+def sums_of(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32

@@ -45,6 +45,8 @@ _CELL = me.KernelGenerator(kernel_size=2, stride=2, dimension=3)
 class MinkowskiGeometry:
     """The voxels of a batch at all strides. Rows of features at stride 1 are in the order of the input voxels."""
 
+    fused = False
+
     def __init__(self, voxel: Tensor) -> None:
         """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z).
 
@@ -85,6 +87,10 @@ class MinkowskiGeometry:
     def leave(self, features: Tensor) -> Tensor:
         """(M, C) in the network's order -> the order of the input voxels."""
         return features[self._inverse]
+
+    def pointwise(self, features: Tensor, kernel: Tensor) -> Tensor:
+        """1x1x1 convolution, kernel (C_in, C_out): a matrix product."""
+        return features @ kernel.to(features.dtype)
 
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """3x3x3 convolution at stride 2^level: `out[u] = sum_k W[k]^T x[u + off_k]`; kernel (27, C_in, C_out)."""

@@ -7,13 +7,18 @@ Parameter names and shapes are those that the same network built of MinkowskiEng
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from hpal_cli.network.backend import AnyGeometry
 from hpal_cli.network.batch_norm import BatchNorm, count_batches
+
+if TYPE_CHECKING:
+    from hpal_cli.network.tables import Halves, TableGeometry
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,14 @@ class MinkUNet(nn.Module):
     def __init__(self, channels: int, classes: int, size: Size, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.stem = Chain(
-            Convolution(channels, size.stem, 0), BatchNorm(size.stem), ReLU(),
-            Convolution(size.stem, size.stem, 0), BatchNorm(size.stem), ReLU(),
+            Convolution(channels, size.stem, 0), BatchNorm(size.stem),
+            Convolution(size.stem, size.stem, 0), BatchNorm(size.stem),
         )  # fmt: skip
         widths = [size.stem, *size.encoder]
         for n, width in enumerate(size.encoder):
             stage = Chain(
                 Down(widths[n], widths[n], n),
                 BatchNorm(widths[n]),
-                ReLU(),
                 *_blocks(widths[n], width, n + 1, size.blocks),
             )
             self.add_module(f"stage{n + 1}", stage)
@@ -65,18 +69,22 @@ class MinkUNet(nn.Module):
                 f"up{n + 1}",
                 nn.ModuleList(
                     [
-                        Chain(Up(below, width, level), BatchNorm(width), ReLU()),
+                        Chain(Up(below, width, level), BatchNorm(width)),
                         Chain(*_blocks(width + skip, width, level - 1, size.blocks)),
                     ]
                 ),
             )
             below = width
-        self.widen = Chain() if below == FEATURES else Chain(Pointwise(below, FEATURES), BatchNorm(FEATURES), ReLU())
+        self.widen = Chain() if below == FEATURES else Chain(Pointwise(below, FEATURES), BatchNorm(FEATURES))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(FEATURES, classes)
         self._norms = tuple(module for module in self.modules() if isinstance(module, BatchNorm))
+        self._kernels = tuple(module.kernel for module in self.modules() if isinstance(module, _Kernel))
+        self._halves: Halves | None = None
 
     def forward(self, features: Tensor, geometry: AnyGeometry) -> tuple[Tensor, Tensor]:
+        if geometry.fused:
+            self._begin(cast("TableGeometry", geometry))
         x = self.stem(geometry.enter(features), geometry)
         skips = []
         for n in range(4):
@@ -90,17 +98,39 @@ class MinkUNet(nn.Module):
             count_batches(self._norms)
         return self.classifier(self.dropout(x)), x
 
+    def _begin(self, geometry: TableGeometry) -> None:
+        from hpal_cli.network.tables import Halves
+
+        self._halves = self._halves or Halves()
+        geometry.begin(self._kernels, self._halves, [norm.bn for norm in self._norms] if self.training else [])
+
 
 def _blocks(inputs: int, outputs: int, level: int, count: int) -> list[nn.Module]:
     return [Residual(inputs if n == 0 else outputs, outputs, level) for n in range(count)]
 
 
 class Chain(nn.Sequential):
-    """Layers one after the other, each given the geometry."""
+    """Residual blocks, and convolutions with the batch norm behind each, one after the other.
+
+    A ReLU has a number of its own in the names of the parameters, though it is its batch norm that computes it.
+    """
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        number = 0
+        for layer in layers:
+            self.add_module(str(number), layer)
+            number += 2 if isinstance(layer, BatchNorm) and layer.rectified else 1
 
     def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:  # type: ignore[override]
-        for layer in self:
-            x = layer(x, geometry)
+        layers: Iterator[Any] = iter(self)
+        for layer in layers:
+            if isinstance(layer, Residual):
+                x = layer(x, geometry)
+            else:
+                norm = next(layers)
+                x = layer(x, norm.before(geometry))
+                x = norm(x, geometry)
         return x
 
 
@@ -110,13 +140,23 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, level: int) -> None:
         super().__init__()
         self.net = Chain(
-            Convolution(inputs, outputs, level), BatchNorm(outputs), ReLU(),
+            Convolution(inputs, outputs, level), BatchNorm(outputs),
             Convolution(outputs, outputs, level), BatchNorm(outputs),
         )  # fmt: skip
-        self.downsample = Chain() if inputs == outputs else Chain(Pointwise(inputs, outputs), BatchNorm(outputs))
+        narrow = [] if inputs == outputs else [Pointwise(inputs, outputs), BatchNorm(outputs, rectified=False)]
+        self.downsample = Chain(*narrow)
 
     def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
-        return torch.relu_(self.net(x, geometry).add_(self.downsample(x, geometry)))
+        layers: list[Any] = list(self.net)
+        first, first_norm, second, second_norm = layers
+
+        def shortcut() -> Tensor:
+            return self.downsample(x, geometry)
+
+        y = first(x, first_norm.before(geometry))
+        y = first_norm(y, geometry)
+        y = second(y, second_norm.before(geometry, shortcut))
+        return second_norm(y, geometry, shortcut)
 
 
 class _Kernel(nn.Module):
@@ -167,9 +207,4 @@ class Pointwise(nn.Module):
         nn.init.normal_(self.kernel, std=math.sqrt(2 / inputs))
 
     def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
-        return x @ self.kernel.to(x.dtype)
-
-
-class ReLU(nn.Module):
-    def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
-        return torch.relu_(x)
+        return geometry.pointwise(x, self.kernel)

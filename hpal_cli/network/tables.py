@@ -6,21 +6,27 @@ its lowest corner in voxels of stride 1, so its key is a bitwise "and" of the ke
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpal_cli.errors import HpalError
+from hpal_cli.network import fused_norm
 from hpal_cli.network import implicit_gemm as gemm
 from hpal_cli.network.geometry import BIAS, BITS, LEVELS, LIMIT, pack, too_wide
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @lru_cache
-def _masks(device: torch.device) -> Tensor:
-    """(LEVELS - 1, 1) what makes a key of stride 1 that of its voxel at each coarser stride."""
+def _masks(device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(LEVELS - 1, 1) what makes a key of stride 1 that of its voxel at each coarser stride; and its rows."""
     low = 1 | 1 << BITS | 1 << 2 * BITS
-    return torch.tensor([[~(low * ((1 << level) - 1))] for level in range(1, LEVELS)], device=device)
+    masks = torch.tensor([[~(low * ((1 << level) - 1))] for level in range(1, LEVELS)], device=device)
+    return masks, masks.unbind()
 
 
 @lru_cache
@@ -31,22 +37,43 @@ def _shifts(device: torch.device, level: int, *, cube: bool) -> Tensor:
     return torch.tensor(shift, device=device)
 
 
+class Halves:
+    """Kernels of a network in half precision, in memory that each pass writes anew: all of them by one call."""
+
+    def __init__(self) -> None:
+        self._copies: list[Tensor] = []
+
+    def of(self, kernels: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Copies of this type. Always made: calls of `_foreach` change weights without a sign of it."""
+        if not self._copies or self._copies[0].dtype != dtype or self._copies[0].device != kernels[0].device:
+            self._copies = [torch.empty_like(kernel, dtype=dtype) for kernel in kernels]
+        with torch.no_grad():
+            torch._foreach_copy_(self._copies, list(kernels))
+        return self._copies
+
+
 class TableGeometry:
-    """The voxels of a batch at all strides, as `Geometry`, for the kernels of implicit_gemm.py."""
+    """The voxels of a batch at all strides, as `Geometry`, for the kernels of implicit_gemm.py and fused_norm.py."""
+
+    fused = True
 
     def __init__(self, voxel: Tensor, *, precision: str = "fp32") -> None:
         """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z); precision: of backend.PRECISIONS. In bf16
-        what lies between the layers is bfloat16, too.
+        and fp16 what lies between the layers is of that type, too.
 
         Raises:
             HpalError: a scene wider than 65,000 voxels, more than 32,767 scenes, or a voxel given twice.
         """
-        self._half, self._tf32 = precision == "bf16", precision == "tf32"
-        device, xyz = voxel.device, voxel[:, 1:]
+        self._ending: gemm.Ending | None = None
+        self._weights: dict[int, Tensor] = {}
+        self.room: fused_norm.Room | None = None
+        """Memory of the pass that is under way, in training."""
+        self._half, self._tf32 = HALF.get(precision), precision == "tf32"
+        device, scene, xyz = voxel.device, voxel[:, 0], voxel[:, 1:]
         low = torch.div(xyz.amin(0), BIAS, rounding_mode="floor") * BIAS
         xyz = xyz - low + BIAS
-        key, self._order = torch.sort(pack(voxel[:, 0], xyz))
-        masks = _masks(device)
+        key, self._order = torch.sort(pack(scene, xyz))
+        masks, mask_of = _masks(device)
         coarse, _ = torch.sort(key & masks, dim=1)
         begins = torch.zeros_like(coarse)
         torch.ne(coarse[:, 1:], coarse[:, :-1], out=begins[:, 1:])
@@ -54,13 +81,13 @@ class TableGeometry:
         coarse.scatter_(1, row, coarse.clone())
         twice = (key[1:] == key[:-1]).sum()
         # The one number that the host waits for: how many voxels there are at each stride.
-        answers = torch.cat([torch.stack([xyz.amax(), voxel[:, 0].amax(), twice]), row[:, -1] + 1])
+        answers = torch.cat([torch.stack([xyz.amax(), scene.amax(), twice]), row[:, -1] + 1])
         widest, scenes, double, *counts = answers.tolist()
         if widest >= LIMIT or scenes >= 1 << 15:
             raise too_wide(xyz)
         if double:
             raise HpalError("batch", "holds a voxel twice", "group the points by voxel first")
-        self._keys = [key, *(coarse[n, :count] for n, count in enumerate(counts))]
+        self._keys = [key, *(row[:count] for row, count in zip(coarse.unbind(), counts))]
         pairs = list(enumerate(zip(self._keys, self._keys[1:])))
         found = gemm.tables(
             [
@@ -72,7 +99,7 @@ class TableGeometry:
                     gemm.Search(parent, key, level, _shifts(device, level, cube=False), 2)
                     for level, (key, parent) in pairs
                 ),
-                *(gemm.Search(key, parent, level, mask=masks[level]) for level, (key, parent) in pairs),
+                *(gemm.Search(key, parent, level, mask=mask_of[level]) for level, (key, parent) in pairs),
             ],
             BITS,
         )
@@ -85,22 +112,48 @@ class TableGeometry:
 
     def enter(self, features: Tensor) -> Tensor:
         """(M, C) in the order of the input voxels -> the network's order and type."""
-        return (features.bfloat16() if self._half else features)[self._order]
+        return (features if self._half is None else features.to(self._half))[self._order]
 
     def leave(self, features: Tensor) -> Tensor:
-        """(M, C) in the network's order and type -> the order of the input voxels, float32 where it was bfloat16."""
+        """(M, C) in the network's order and type -> the order of the input voxels, float32 where it was a half."""
         features = torch.empty_like(features).index_copy_(0, self._order, features)
-        return features.float() if self._half else features
+        return features if self._half is None else features.float()
+
+    def begin(self, kernels: Sequence[Tensor], halves: Halves, norms: Sequence[nn.BatchNorm1d]) -> None:
+        """Makes in a few calls for all layers of a pass what would be some for each: kernels in half precision, and the
+        room of the norms (none without gradients)."""
+        if self._half is not None:
+            self._weights = dict(zip(map(id, kernels), halves.of(kernels, self._half)))
+        self.room = fused_norm.Room(norms) if norms else None
+
+    def ending(self, ending: gemm.Ending) -> TableGeometry:
+        """The same, but its convolutions end with batch norm, addition and ReLU; for a pass without gradients."""
+        geometry = copy.copy(self)
+        geometry._ending = ending
+        return geometry
+
+    def pointwise(self, features: Tensor, kernel: Tensor) -> Tensor:
+        """As `Geometry.pointwise`."""
+        out = features @ kernel.to(features.dtype)
+        return out if self._ending is None else fused_norm.normalise(out, self._ending)
 
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """As `Geometry.cube`."""
         table = self._cubes[level]
-        return gemm.convolve(features, kernel, table, table, flipped=True, tf32=self._tf32)
+        return self._convolve(features, kernel, table, table, flipped=True)
 
     def down(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """As `Geometry.down`."""
-        return gemm.convolve(features, kernel, self._children[level], self._parents[level], tf32=self._tf32)
+        return self._convolve(features, kernel, self._children[level], self._parents[level])
 
     def up(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """As `Geometry.up`."""
-        return gemm.convolve(features, kernel, self._parents[level - 1], self._children[level - 1], tf32=self._tf32)
+        return self._convolve(features, kernel, self._parents[level - 1], self._children[level - 1])
+
+    def _convolve(
+        self, features: Tensor, kernel: Tensor, forth: gemm.Table, back: gemm.Table, *, flipped: bool = False
+    ) -> Tensor:
+        return gemm.convolve(
+            features, kernel, forth, back, flipped=flipped, tf32=self._tf32, ending=self._ending,
+            weight=self._weights.get(id(kernel)),
+        )  # fmt: skip

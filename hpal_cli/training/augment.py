@@ -3,8 +3,13 @@ the same."""
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
+
+from hpal_cli import compiled
 
 ELASTIC = ((0.2, 0.4), (0.8, 1.6))
 """(granularity, magnitude) in metres, one after the other."""
@@ -49,12 +54,33 @@ def elastic(
     low = xyz.min(axis=0)
     cells = ((xyz.max(axis=0) - low) / granularity).astype(int) + 3
     field = rng.standard_normal((*cells, 3), np.float32)
+    native = _library()
+    if isinstance(native, str):
+        return _bent(xyz, low, granularity, magnitude, field)
+    xyz, cells = np.ascontiguousarray(xyz, np.float32), cells.astype(np.int64)
+    other, out = np.empty_like(field), np.empty(xyz.shape, np.float32)
+    for _ in range(2):
+        for axis in range(3):
+            outer, inner = int(cells[:axis].prod()), 3 * int(cells[axis + 1 :].prod())
+            native.hpal_blur(field.ctypes.data, other.ctypes.data, outer, int(cells[axis]), inner)
+            field, other = other, field
+    native.hpal_bend(
+        xyz.ctypes.data, len(xyz), low.ctypes.data, granularity, magnitude,
+        field.ctypes.data, cells.ctypes.data, out.ctypes.data,
+    )  # fmt: skip
+    return out
+
+
+def _bent(
+    xyz: NDArray[np.float32], low: NDArray[np.float32], granularity: float, magnitude: float, field: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """augment.c by NumPy, to the same bits."""
     for _ in range(2):
         for axis in range(3):
             field = _blur(field, axis)
+    cells = np.array(field.shape[:3])
     at = (xyz - low) / np.float32(granularity) + 1
-    base = at.astype(int)
-    base = np.minimum(base, cells - 2)
+    base = np.minimum(at.astype(int), cells - 2)
     part = at - base
     # Column by column: (N, 3) arrays of numbers that are used one by one take three times as long.
     sides = [((1 - part[:, axis]).astype(np.float32), part[:, axis].astype(np.float32)) for axis in range(3)]
@@ -74,6 +100,16 @@ def _blur(field: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     out[1:] += field[:-1]
     out[:-1] += field[1:]
     return np.moveaxis(out / np.float32(3), 0, axis)
+
+
+@compiled.library_or_reason
+def _library() -> ctypes.CDLL:
+    pointer, long, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+    library = compiled.load(Path(__file__).with_suffix(".c"))
+    library.hpal_blur.argtypes, library.hpal_blur.restype = [pointer, pointer, long, long, long], None
+    library.hpal_bend.argtypes = [pointer, long, pointer, real, real, pointer, pointer, pointer]
+    library.hpal_bend.restype = None
+    return library
 
 
 def _rotation(axis: int, angle: float) -> NDArray[np.float64]:

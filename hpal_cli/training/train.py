@@ -188,6 +188,10 @@ class _Run:
             self.average = self._network().to(device).eval()
             self.average.load_state_dict(self.student.state_dict())
         self.optimizer = _optimizer(self.student, settings)
+        # Gradients of small numbers would be 0 in fp16: the loss is multiplied by the largest power of 2 with which
+        # none is infinite.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=backend.precision == "fp16")
+        self.overflowed = 0
         self.digest = _digest(known, init, self.spread, self.superpoints, self.columns)
         counts = np.bincount(np.concatenate([ids[ids >= 0] for _, ids in known.values()]), minlength=len(store.classes))
         self.labelled = int(counts.sum())
@@ -303,6 +307,8 @@ class _Run:
             self._look_at_losses(saved)
         if self.skipped:
             monitor.warn(f"{self.skipped} of {self.step} batches held no labelled point and were skipped")
+        if self.overflowed:
+            monitor.note(f"{self.overflowed} of {self.step} steps were left out: a gradient was too large for fp16")
         done = self._checkpoint(finished=True)
         if run is not None and unfinished is not None:
             # Saved before the state that could repeat it goes: a full disk must not cost the run.
@@ -331,10 +337,11 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        self.scaler.scale(loss.total).backward()
         processes.add_gradients(self.student.parameters())
         self._losses.append((self.step, ready.scenes, processes.sum(loss.total.detach())))
-        self.optimizer.step()
+        if not self._stepped():
+            return loss
         if self.teacher is not None:
             follow(self.teacher, self.student, settings.keep)
         if self.average is not None:
@@ -342,6 +349,18 @@ class _Run:
             count = self.step + 1
             follow(self.average, self.student, min(AVERAGED, count / (count + 10)))
         return loss
+
+    def _stepped(self) -> bool:
+        """Whether the optimiser has made its step: in fp16 not if a gradient was infinite, and then no average follows
+        weights that have not moved. Only fp16 asks the GPU for that."""
+        self.scaler.step(self.optimizer)
+        if not self.scaler.is_enabled():
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        left_out = self.scaler.get_scale() < before
+        self.overflowed += left_out
+        return not left_out
 
     def _look_at_losses(self, saved: Path | None) -> float | None:
         """The last loss of those that nobody has looked at yet, None if there is none.
@@ -373,6 +392,8 @@ class _Run:
                 "skipped": self.skipped,
                 "seconds": self.seconds,
             }
+            if self.scaler.is_enabled():
+                state["scaler"] = self.scaler.state_dict()
         network = self.average if finished and self.average is not None else self.student
         return Checkpoint(
             settings=self.settings,
@@ -414,6 +435,9 @@ class _Run:
         self.optimizer.load_state_dict(saved.state["optimizer"])
         self.step, self.skipped = saved.step, saved.state["skipped"]
         self.seconds = saved.state.get("seconds", 0.0)
+        if self.scaler.is_enabled() and saved.state.get("scaler"):
+            # A run that goes on in fp16 after another precision begins with a scale of its own.
+            self.scaler.load_state_dict(saved.state["scaler"])
 
 
 def _unfinished(run: Path) -> Path:
