@@ -167,6 +167,7 @@ def check(path: Path) -> None:
 SLOW = ("label clips", "spread", "forest", "pictures")
 """Commands of some seconds: killed where `HPAL_KILLS` asks for it."""
 QUICK = [name for name in CASES if KILLS or name not in SLOW]
+FILLING = ("prep anew", "prep over", "prep on", "train", "predict", "score", "select", "label table", "export")
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -229,7 +230,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("free", [0, 12])
-@pytest.mark.parametrize("name", [*QUICK, "label"])
+@pytest.mark.parametrize("name", [*FILLING, "label"])
 def test_a_full_disk(inputs: Path, small_disk: Path, name: str, free: int) -> None:
     """With no byte free, and with some kilobytes: one line, nothing half-written, and what was there stays."""
     args = (
