@@ -294,7 +294,7 @@ static void chain(job *all, int thread) {
             odd += x - x;
         }
     /* A coordinate that is not finite lies in no cell. */
-    if (odd != 0) high[0] = INFINITY;
+    if (odd != 0) low[0] = 0, high[0] = INFINITY;
     memcpy(all->low[thread], low, sizeof low);
     memcpy(all->high[thread], high, sizeof high);
     wait_for_all(all);
