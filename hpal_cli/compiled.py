@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from hpal_cli import system
+
 # No fused multiply-add: a product that is rounded before it is added is the one that NumPy computes.
 FLAGS = (
     *("-O3", "-march=native", "-fPIC", "-std=gnu11", "-ffp-contract=off"),
@@ -58,35 +60,47 @@ def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = ()
         raise NotCompiled("HPAL_NATIVE is 0")
     if platform.system() != "Linux":
         raise NotCompiled(f"not built on {platform.system()}")
-    compiler = shutil.which(os.environ.get("CC", "gcc"))
-    if compiler is None:
+    program = shutil.which(os.environ.get("CC", "gcc"))
+    if program is None:
         raise NotCompiled("there is no C compiler (gcc)")
     headers = [header.read_bytes() for folder in (_HEADERS, source.parent) for header in sorted(folder.glob("*.h"))]
     try:
-        what = (source.read_bytes(), headers, flags, _version(compiler), link, version, _processor())
+        what = (source.read_bytes(), headers, flags, _version(program), link, version, _processor())
         digest = hashlib.sha256("\0".join(map(repr, what)).encode()).hexdigest()[:16]
         target = _cache_folder() / f"{source.stem}-{digest}.so"
         if not _is_ours(target):
-            _compile(compiler, source, target, flags, link)
+            _compile(program, source, target, flags, link)
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise NotCompiled(str(error)) from error
 
 
-def _compile(compiler: str, source: Path, target: Path, flags: Sequence[str], link: Sequence[str]) -> None:
+def compiler() -> str | None:
+    """What compiles: the first line of its `--version`; None where there is no compiler."""
+    found = shutil.which(os.environ.get("CC", "gcc"))
+    if found is None:
+        return None
+    try:
+        said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return None
+    return next(iter(said.splitlines()), None)
+
+
+def _compile(program: str, source: Path, target: Path, flags: Sequence[str], link: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / target.name
         # In two steps: what a flag like -fopenmp would add in linking is left to `link`.
         compiled = Path(scratch) / "compiled.o"
         steps = [
-            [compiler, *flags, f"-I{_HEADERS}", "-c", str(source), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), *link, "-o", str(made)],
+            [program, *flags, f"-I{_HEADERS}", "-c", str(source), "-o", str(compiled)],
+            [program, "-shared", str(compiled), *link, "-o", str(made)],
         ]
         for step in steps:
             done = subprocess.run(step, capture_output=True, text=True, check=False)
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-                raise NotCompiled(f"{Path(compiler).name} failed ({lines[0][:120]})")
+                raise NotCompiled(f"{Path(program).name} failed ({lines[0][:120]})")
         # Whatever the umask: what others can write to is not taken for ours.
         made.chmod(0o700)
         made.replace(target)
@@ -101,20 +115,17 @@ def _is_ours(path: Path) -> bool:
     return stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
 
 
-def _version(compiler: str) -> tuple[str, int, int]:
+def _version(program: str) -> tuple[str, int, int]:
     """Changes when another compiler comes to lie at the same path."""
-    path = os.path.realpath(compiler)
+    path = os.path.realpath(program)
     about = os.stat(path)
     return path, about.st_size, about.st_mtime_ns
 
 
 def _processor() -> str:
     """What -march=native depends on: a home folder may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    about = {line for line in system.processor_lines() if line.startswith(("model name", "flags", "Features"))}
+    return "\n".join(sorted(about)) or platform.processor()
 
 
 @cache

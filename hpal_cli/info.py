@@ -67,6 +67,10 @@ class Description:
                     both = f"{one['first']} and {one['second']}"
                     asked = counted(one["queries"], "query", "queries")
                     yield "agreement", f"{both}: {one['same']:.0%} of {asked}, Cohen's kappa {kappa}"
+            elif key == "libraries":
+                yield from ((name, found or "not installed") for name, found in value.items())
+            elif key == "backends":
+                yield from ((f"backend {name}", state) for name, state in value.items())
             elif (key in _OPTIONAL and value is None) or (key in _COUNTS and not value):
                 continue
             elif key == "classes":
@@ -79,7 +83,7 @@ class Description:
         """The table for a person: headers and rows, without the splits that have no scene."""
         empty = [split for split in SPLITS if not self.facts.get("scenes", {}).get(split)]
         headers = [key for key in (self.table[0] if self.table else ()) if key not in empty]
-        nothing = {"labels": "(unsure)", "scenes": "(none)"}.get(self.kind, "?")
+        nothing = {"labels": "(unsure)", "scenes": "(none)", "installation": ""}.get(self.kind, "?")
         return headers, [[nothing if row[key] is None else _cell(row[key]) for key in headers] for row in self.table]
 
 
@@ -119,6 +123,10 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "part": lambda n: f"{n['number']} of {n['of']}",
     "channels": _channels,
     "voxel": format_length,
+    "memory": lambda size: "unknown" if size is None else f"{size / 2**30:.1f} GiB",
+    "gpus": lambda names: ", ".join(names) or "none",
+    "cuda": lambda version: version or "torch was built without it",
+    "compiler": lambda said: said or "none",
     "teacher": lambda has: "yes" if has else "no",
     "scale": lambda times: f"{times:g}",
     "spread_from": _spread_from,

@@ -1,4 +1,5 @@
-"""What hpal asks of the operating system that not every one has: locks on files, names that change places, signals.
+"""What hpal asks of the operating system that not every one has: locks on files, names that change places, signals,
+and what the machine is.
 
 All of it is POSIX but `exchange`, which is Linux's and has another way beside it. No other module asks.
 """
@@ -45,6 +46,22 @@ def exchange(one: Path, other: Path) -> bool:
     """Whether two names have changed places in one step: Linux can, on most file systems."""
     rename = _renameat2()
     return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def processor_lines() -> list[str]:
+    """What Linux says of its processors, one line a property; nothing on other systems."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def memory() -> int | None:
+    """Bytes of this machine, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 _HERE, _RENAME_EXCHANGE = -100, 2

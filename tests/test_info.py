@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 import shutil
 import subprocess
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 from conftest import GRID, fake_predictions, run_hpal
 from test_label_log import answers
 
+from hpal_cli import __version__
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
 from hpal_cli.labels.store import QUERY, LabelStore
@@ -36,6 +41,40 @@ def lines(path: Path) -> list[str]:
     done = run_hpal("info", path)
     assert (done.rc, done.err) == (0, "")
     return done.out.decode().splitlines()
+
+
+def test_the_installation() -> None:
+    """All that a report of a fault needs; every dependency and every C source is in it."""
+    found = info(Path("--version"))
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = [re.split(r"[\[=>]", one)[0] for one in project["dependencies"] + extras["minkowski"] + extras["e57"]]
+    libraries = found.pop("libraries")
+    assert set(named) <= set(libraries)
+    assert libraries["numpy"] == np.__version__
+    assert libraries["torch"] == version("torch")
+    sources = {path.relative_to(root / "hpal_cli").as_posix() for path in (root / "hpal_cli").rglob("*.c")}
+    kernels = found.pop("table")
+    assert {kernel["kernel"] for kernel in kernels} == sources
+    for kernel in kernels:
+        assert (kernel["flags"] is None) != (kernel["not used"] is None)
+    assert found.pop("kind") == "installation"
+    assert found.pop("version") == __version__
+    assert found.pop("python").startswith(platform.python_version())
+    assert found.pop("cores") >= 1
+    assert set(found.pop("backends")) == {"auto", "torch", "minkowski"}
+    assert set(found) == {"system", "processor", "memory", "gpus", "cuda", "compiler"}
+
+
+def test_the_installation_for_a_person(tmp_path: Path) -> None:
+    done = run_hpal("info", "--version")
+    assert (done.rc, done.err) == (0, "")
+    said = {line.split("  ")[1] for line in done.out.decode().splitlines() if line.startswith("  ")}
+    assert {"version", "python", "numpy", "zarr", "numcodecs", "backend torch", "cores"} <= said
+    assert b"-march=native" in done.out or b"not used" in done.out
+    done = run_hpal("info", "--version", tmp_path)
+    assert (done.rc, done.err) == (2, "hpal info: --version: describes no file; leave out the file and --check\n")
 
 
 @pytest.mark.parametrize("argument", [(), ("-",)])

@@ -3,9 +3,12 @@ distribution makes the same wheel, and the wheel works where there is no reposit
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from importlib.metadata import requires
@@ -66,6 +69,28 @@ def test_nothing_for_development_comes_along() -> None:
     assert not [
         line for line in plain if line.startswith(("pytest", "ruff", "mypy", "hatchling", "hypothesis", "json"))
     ]
+
+
+def test_the_recipe_for_conda_asks_for_the_same_versions() -> None:
+    renamed = {"torch": "pytorch", "matplotlib": "matplotlib-base", "laspy[lazrs]": "laspy"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = [one.split(">=") for one in project["dependencies"]]
+    recipe = (ROOT / "packaging/conda/recipe.yaml").read_text()
+    wanted = recipe[recipe.index("  run:") : recipe.index("tests:")]
+    found = re.findall(r"- (\S+) >=([\d.]+)", wanted)
+    assert sorted(found) == sorted((renamed.get(name, name), version) for name, version in bounds)
+
+
+def test_what_the_docker_image_is_given_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    rules = (ROOT / "packaging/Dockerfile.dockerignore").read_text().splitlines()
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (rule[1:] for rule in rules if rule.startswith("!")):
+        one = ROOT / name
+        (shutil.copytree if one.is_dir() else shutil.copyfile)(one, source / name)
+    again = build("wheel", source, tmp_path / "again")
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
+        assert {i.filename: i.CRC for i in one.infolist()} == {i.filename: i.CRC for i in other.infolist()}
 
 
 def test_the_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, open_input
+from hpal_cli.errors import UsageError
 
 NAME = "info"
 
@@ -22,6 +23,14 @@ def command(
         bool,
         typer.Option("--check", help="Read the whole file and check that it is complete, undamaged and consistent."),
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Describe the installation instead of a file: the versions of hpal, Python and the libraries, the "
+            "machine, the backends and the compiled kernels.",
+        ),
+    ] = False,
     json_output: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -30,7 +39,13 @@ def command(
     from hpal_cli.info import describe, describe_stream
 
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
-    if path is None or str(path) == "-":
+    if version:
+        if path is not None or check:
+            raise UsageError("--version", "describes no file", "leave out the file and --check")
+        from hpal_cli.installation import installation
+
+        name, found = "hpal", installation()
+    elif path is None or str(path) == "-":
         with open_input(path) as (file, name):
             found = describe_stream(file, name)
     else:

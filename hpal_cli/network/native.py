@@ -26,6 +26,18 @@ def missing() -> str | None:
     return found if isinstance(found, str) else None
 
 
+def missing_half() -> str | None:
+    """Why the compiled products of bfloat16 cannot be used here, None if they can."""
+    found = _half_library()
+    return found if isinstance(found, str) else None
+
+
+def missing_pairs() -> str | None:
+    """Why the compiled search for neighbours cannot be used here, None if it can."""
+    found = _pairs_library()
+    return found if isinstance(found, str) else None
+
+
 def serves(features: Tensor, kernel: Tensor) -> bool:
     """Whether `multiply` and `outer` take these: float32 on the CPU, outputs that fill whole vectors."""
     if features.device.type != "cpu" or features.dtype != torch.float32 or kernel.dtype != torch.float32:

@@ -35,6 +35,12 @@ def bad_rows(prob: NDArray[np.floating]) -> tuple[int, int]:
     return bad, at
 
 
+def missing() -> str | None:
+    """Why the compiled check cannot be used here, None if it can."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
 @compiled.library_or_reason
 def _library() -> ctypes.CDLL:
     library = compiled.load(Path(__file__).with_suffix(".c"))

@@ -76,6 +76,12 @@ library = compiled.library_or_reason(load)
 """`numbers.c`, or in words why NumPy parses everything."""
 
 
+def missing() -> str | None:
+    """Why the compiled parser cannot be used here, None if it can."""
+    found = library()
+    return found if isinstance(found, str) else None
+
+
 class Lines:
     """Pieces of a file, each of whole lines, in one buffer that is filled again and again.
 

@@ -141,7 +141,12 @@ static void lay_out(job *all) {
     const int top = all->levels - 1;
     int bits = 0;
     for (int l = 0; l < top; l++) {
-        all->ratio[l] = (uint32_t)llround(all->edges[l + 1] / all->edges[l]);
+        const double ratio = all->edges[l + 1] / all->edges[l];
+        if (!(ratio < 1 << 30)) {
+            all->too_wide = 1;
+            return;
+        }
+        all->ratio[l] = (uint32_t)llround(ratio);
         all->sub_bits[l] = bits_for(all->ratio[l] - 1.0);
         all->shift[l] = bits;
         bits += 3 * all->sub_bits[l];
@@ -183,8 +188,9 @@ INLINE int make_keys(const job *all, int64_t begin, int count) {
             for (int i = 0; i < count; i++) {
                 inner[i] = floor(x[i] / all->edges[l]);
                 double sub = inner[i] - ratio * outer[i];
-                bad |= !(sub >= 0 && sub < ratio);
-                key[i] |= (uint64_t)(uint32_t)(int32_t)sub << place;
+                const int inside = sub >= 0 && sub < ratio;
+                bad |= !inside;
+                key[i] |= (uint64_t)(uint32_t)(int32_t)(inside ? sub : 0) << place;
                 outer[i] = inner[i];
             }
         }
@@ -279,13 +285,16 @@ static void add_levels(job *all, int thread, const uint64_t *key, const uint32_t
 static void chain(job *all, int thread) {
     const int64_t begin = share(all->points, thread, all->threads), end = share(all->points, thread + 1, all->threads);
     /* In variables of its own: a line of memory that two threads write to is passed to and fro. */
-    double low[3] = {INFINITY, INFINITY, INFINITY}, high[3] = {-INFINITY, -INFINITY, -INFINITY};
+    double low[3] = {INFINITY, INFINITY, INFINITY}, high[3] = {-INFINITY, -INFINITY, -INFINITY}, odd = 0;
     for (int64_t i = begin; i < end; i++)
         for (int a = 0; a < 3; a++) {
             const double x = coordinate(all, i, a);
             low[a] = x < low[a] ? x : low[a];
             high[a] = x > high[a] ? x : high[a];
+            odd += x - x;
         }
+    /* A coordinate that is not finite lies in no cell. */
+    if (odd != 0) low[0] = 0, high[0] = INFINITY;
     memcpy(all->low[thread], low, sizeof low);
     memcpy(all->high[thread], high, sizeof high);
     wait_for_all(all);
