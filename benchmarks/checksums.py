@@ -24,7 +24,7 @@ POINTS, CLASSES, FEATURES, ROUNDS = 1_000_000, 13, 96, 9
 
 
 def columns() -> dict[str, np.ndarray]:
-    """Of a made room: positions on faces, probabilities that are near 0 or 1, features as after a rectifier."""
+    """Of a synthetic room: positions on faces, probabilities that are near 0 or 1, features as after a rectifier."""
     rng = np.random.default_rng(0)
     xyz = (rng.random((POINTS, 3)) * (8, 6, 3)).astype("f4")
     xyz[np.arange(POINTS), rng.integers(3, size=POINTS)] = 0

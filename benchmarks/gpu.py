@@ -22,9 +22,9 @@ from hpal_cli.network.device import full_precision
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.ahead import usual_workers
-from hpal_cli.training.batches import Batches
+from hpal_cli.training.batches import BatchDataset
 from hpal_cli.training.labels import known_labels
+from hpal_cli.training.prefetch import default_workers
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.train import train
 
@@ -147,7 +147,7 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def made_store(folder: Path, rooms: int) -> SceneStore:
+def synthetic_store(folder: Path, rooms: int) -> SceneStore:
     make_office(folder / "office", rooms=rooms, points=150_000 if ON_CARD else 3_000)
     prepare(folder / "office", folder / "scenes.zarr")
     return SceneStore(folder / "scenes.zarr")
@@ -156,9 +156,9 @@ def made_store(folder: Path, rooms: int) -> SceneStore:
 def batch() -> None:
     """Seconds of one batch of `s3dis` with a teacher, by one process."""
     with tempfile.TemporaryDirectory() as folder:
-        store = made_store(Path(folder), 4)
+        store = synthetic_store(Path(folder), 4)
         known, _ = known_labels(store, None)
-        batches = Batches(store, store.table.choose("train"), known, PRESETS["s3dis"], color=True, seed=0)
+        batches = BatchDataset(store, store.table.choose("train"), known, PRESETS["s3dis"], color=True, seed=0)
         batches[0]
         for number in range(1, 6):
             begin, of_this = time.perf_counter(), time.process_time()
@@ -171,10 +171,10 @@ def batch() -> None:
 def training() -> None:
     """Milliseconds a step of `s3dis` with its teacher, by precision and number of workers."""
     with tempfile.TemporaryDirectory() as folder:
-        store = made_store(Path(folder), 9)
+        store = synthetic_store(Path(folder), 9)
         first, steps = 5, 60 if ON_CARD else 2
         settings = PRESETS["s3dis"] if ON_CARD else replace(PRESETS["small"], voxel=0.15)
-        usual = usual_workers(DEVICE)
+        usual = default_workers(DEVICE)
         runs = [(precision, usual) for precision in offered("bf16", "fp16")] + [("bf16", 2)]
         for precision, workers in runs:
             taken = []

@@ -3,8 +3,8 @@
     python benchmarks/network.py [--voxels 20000,80000] [--scenes 1] [--threads 2] [--rounds 5] [--device cpu]
         [--variants minkowski:fp32,torch:fp32,torch:bf16] [--json FILE]
 
-Voxels are those of made offices, `--voxels` of each of `--scenes`. Coordinate maps are part of what is timed. On a CPU
-peak memory is that of a process of its own, which does nothing else; on CUDA it is what torch allocated, time is
+Voxels are those of synthetic offices, `--voxels` of each of `--scenes`. Coordinate maps are part of what is timed. On a
+CPU peak memory is that of a process of its own, which does nothing else; on CUDA it is what torch allocated, time is
 between two events of the stream, and rounds before the first that counts warm up.
 """
 
@@ -41,7 +41,7 @@ WARM_UP = {"cpu": 1, "cuda": 3}
 
 
 def some_input(count: int) -> NetworkInput:
-    """The first `count` voxels, in plan, of a row of made offices."""
+    """The first `count` voxels, in plan, of a row of synthetic offices."""
     clouds: list[np.ndarray] = []
     colors: list[np.ndarray] = []
     number = 0

@@ -26,12 +26,12 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 from hpal_cli.classes import ClassTable
+from hpal_cli.scene_table import SceneInfo, SceneTable, fingerprint
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
 from hpal_cli.store import envelope
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import write_points
-from hpal_cli.superpoints.store import beside
+from hpal_cli.superpoints.store import superpoints_path
 
 GRID = 0.1
 
@@ -80,7 +80,7 @@ def take(folder: Path, path: Path, name: str) -> int:
     """A selection of a scene of a store; the store, and its superpoints if there are any, are linked to. Its points."""
     store = SceneStore(path)
     (info,) = store.choose("all", [name])
-    for one in (path, beside(path)):
+    for one in (path, superpoints_path(path)):
         if one.exists():
             (folder / one.name.replace(path.stem, "scenes", 1)).symlink_to(one.resolve())
     select(folder, info, store.table, store.points(info).position, np.random.default_rng(0))

@@ -82,8 +82,8 @@ def make(folder: Path, points: int, size: str) -> None:
     from hpal_cli.classes import ClassTable
     from hpal_cli.inference.scene_voxels import SceneVoxels
     from hpal_cli.network.minkunet import SIZES, MinkUNet
+    from hpal_cli.scene_table import SceneInfo, SceneTable, fingerprint
     from hpal_cli.scenes.store import Points, write_points
-    from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
     from hpal_cli.store import envelope
     from hpal_cli.training.checkpoint import Checkpoint
     from hpal_cli.training.presets import PRESETS

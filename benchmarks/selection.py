@@ -32,12 +32,12 @@ from hpal_cli.budget import Budget
 from hpal_cli.classes import ClassTable
 from hpal_cli.parallel import cores
 from hpal_cli.predictions.store import PredictionStore, write_scene
+from hpal_cli.scene_table import SceneInfo, SceneTable
 from hpal_cli.scenes.store import Points
-from hpal_cli.scenes.table import SceneInfo, SceneTable
 from hpal_cli.score.hmmu import Hierarchy, hmmu, missing
 from hpal_cli.score.scorer import score
-from hpal_cli.select.fds import Suppression, walk
-from hpal_cli.select.selector import select
+from hpal_cli.selection.fds import Suppression, greedy_select
+from hpal_cli.selection.selector import select
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
 from hpal_cli.stream.points import PointReader
@@ -139,7 +139,7 @@ def measure_hmmu(rounds: int, device: str | None) -> None:
 def on_device(prob: NDArray, xyz: NDArray, device: str, rounds: int, obvious: float) -> None:
     import torch
 
-    from hpal_cli.score.on_device import measure_tensors
+    from hpal_cli.score.hmmu_torch import measure_tensors
 
     there = torch.from_numpy(prob).to(device), torch.from_numpy(xyz).to(device)
 
@@ -213,12 +213,12 @@ def measure_fds(rounds: int) -> None:
     feat = (np.abs(rng.normal(0, 1, (2, FEATURES)))[kind] + 0.1 * rng.random((points, FEATURES))).astype(np.float16)
     score = rng.random(points).astype(np.float32)
     row = np.arange(points)
-    found = walk(score, row, xyz, picks, Suppression(), lambda rows: feat[rows])
+    found = greedy_select(score, row, xyz, picks, Suppression(), lambda rows: feat[rows])
     visited, dropped = len(found.order), int((~found.chosen).sum())
     print(
         f"\nFDS, {points:,} points, {len(found.picks):,} picks, {visited:,} candidates visited, {dropped:,} suppressed"
     )
-    taken = seconds(lambda: walk(score, row, xyz, picks, Suppression(), lambda rows: feat[rows]), rounds)
+    taken = seconds(lambda: greedy_select(score, row, xyz, picks, Suppression(), lambda rows: feat[rows]), rounds)
     loops = seconds(lambda: released_picks(score, xyz, feat, picks), 1)
     np.testing.assert_array_equal(found.picks, released_picks(score, xyz, feat, picks))
     print(f"{'a loop over all picks':36} {loops:9.3f} s {1.0:9.2f} times as fast")

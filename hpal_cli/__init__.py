@@ -54,15 +54,10 @@ if TYPE_CHECKING:
         train,
     )
 
-_CALLABLE_PACKAGES = ("evaluate", "select", "spread")
-"""The folders that are calls too (callable_package.py)."""
-
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _CALLABLE_PACKAGES:
-        return import_module(f"{__name__}.{name}")
     found = globals()[name] = getattr(import_module(f"{__name__}.library"), name)
     return found
 

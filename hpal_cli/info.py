@@ -12,18 +12,18 @@ import numpy as np
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.evaluate.bound import superpoint_bound
+from hpal_cli.evaluation.bound import superpoint_bound
 from hpal_cli.forest.model import is_forest
 from hpal_cli.forest.model import load as load_forest
 from hpal_cli.history import Entry
+from hpal_cli.label.annotators import agreements, annotators
 from hpal_cli.label.log import read_log
-from hpal_cli.label.people import agreements, people
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.lengths import format_length
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SPLITS, SceneTable, fingerprint
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SPLITS, SceneTable, fingerprint
 from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.stream.points import PointReader
 from hpal_cli.superpoints.store import SuperpointStore, scenes_of
@@ -318,7 +318,7 @@ def _labels(store: LabelStore, check: bool) -> Description:
         "queries": {"asked": len(store.asked()), "open": len(store.open())},
         "people": [
             {"name": p.name, "answers": p.answers, "per_hour": round(p.per_hour, 1), "seconds": round(p.seconds, 2)}
-            for p in people(batches)
+            for p in annotators(batches)
         ],
         "agreement": [one._asdict() for one in agreements(batches)],
         # A batch that only asks is no round.

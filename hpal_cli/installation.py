@@ -18,7 +18,7 @@ from hpal_cli.parallel import cores
 from hpal_cli.predictions import probabilities
 from hpal_cli.readers import number_table
 from hpal_cli.score import hmmu
-from hpal_cli.select import fds
+from hpal_cli.selection import fds
 from hpal_cli.superpoints import segmentation
 
 LIBRARIES = (
@@ -31,7 +31,7 @@ KERNELS: dict[str, tuple[Callable[[], str | None], Sequence[str]]] = {
     "readers/numbers.c": (number_table.missing, compiled.FLAGS),
     "predictions/probabilities.c": (probabilities.missing, compiled.FLAGS),
     "score/hmmu.c": (hmmu.missing, compiled.FLAGS),
-    "select/walk.c": (fds.missing, compiled.FLAGS),
+    "selection/greedy.c": (fds.missing, compiled.FLAGS),
     "superpoints/segmentation.c": (segmentation.missing, compiled.FLAGS),
     "network/pairs.c": (native.missing_pairs, native.FLAGS),
     "network/sparse.c": (native.missing, native.FLAGS),

@@ -18,8 +18,8 @@ from hpal_cli import __version__
 from hpal_cli.budget import Budget
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.evaluate.evaluation import Evaluation
-from hpal_cli.evaluate.evaluation import evaluate as _evaluate
+from hpal_cli.evaluation.evaluate import Evaluation
+from hpal_cli.evaluation.evaluate import evaluate as _evaluate
 from hpal_cli.history import Entry
 from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.probabilities import bad_rows
@@ -27,8 +27,8 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, measure
-from hpal_cli.select.fds import RADIUS, SIMILARITY, FeatureRows, Suppression, walk
-from hpal_cli.spread.spread import spread as _spread
+from hpal_cli.selection.fds import RADIUS, SIMILARITY, FeatureRows, Suppression, greedy_select
+from hpal_cli.spreading.spread import spread as _spread
 
 if TYPE_CHECKING:
     from hpal_cli.forest.model import Forest
@@ -313,13 +313,13 @@ def train(
         HpalError: `labels` or `spread` belongs to other scenes, there is nothing to learn from, or `out` exists.
         UsageError: a value does not exist, or a forest was given a value that is for the network.
     """
-    from hpal_cli.store.files import require_free
+    from hpal_cli.store.files import require_absent
 
     store, path = _scenes(scenes), _path("out", out)
     answers = None if isinstance(labels, str) and labels == "all" else _labels(labels)
     spread_from = None if spread is None else _predictions(spread)
     entry = _entry("train", store.path, path, seed=seed)
-    require_free(path, overwrite=overwrite)
+    require_absent(path, overwrite=overwrite)
     if model == "forest":
         from hpal_cli.forest.train import train_forest
 
@@ -335,14 +335,14 @@ def train(
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose as choose_device
     from hpal_cli.training.checkpoint import Checkpoint, load
-    from hpal_cli.training.presets import settings_of, teacher_of, usual_preset
-    from hpal_cli.training.processes import own_device
+    from hpal_cli.training.distributed import local_device
+    from hpal_cli.training.presets import default_preset, settings_of, teacher_of
     from hpal_cli.training.train import train as train_network
 
-    chosen = own_device(choose_device(device))
+    chosen = local_device(choose_device(device))
     start = init if init is None or isinstance(init, Checkpoint) else load(_path("init", init))
     begun = None if start is None else start.settings
-    name = preset or usual_preset(cuda=chosen.type == "cuda", spread=spread is not None, init=begun)
+    name = preset or default_preset(cuda=chosen.type == "cuda", spread=spread is not None, init=begun)
     if name == "few" and spread_from is None and answers is not None:
         raise UsageError("preset", "few learns from what was spread, and `spread` is missing", "call `spread` first")
     values = {"teacher": teacher_of(values.get("teacher_after"), spread=spread_from is not None), **values}
@@ -539,7 +539,7 @@ def select(
     able = np.flatnonzero(free)
     able = able[np.argsort(number[able], kind="stable")]
     for rows in np.split(able, np.flatnonzero(np.diff(number[able])) + 1) if len(able) else ():
-        found = walk(value[rows], rows, position[rows], limit, suppression, fetch, unit=unit)
+        found = greedy_select(value[rows], rows, position[rows], limit, suppression, fetch, unit=unit)
         picks.append(rows[found.picks])
     together = np.concatenate(picks)
     order = np.lexsort((together, number[together], -value[together].astype(np.float64)))

@@ -18,13 +18,13 @@ def cores() -> int:
 _is_program = False
 
 
-def start_processes_unasked() -> None:
-    """Says that hpal's own program runs here, so that `usual_jobs` may be more than one."""
+def allow_processes() -> None:
+    """Says that hpal's own program runs here, so that `default_jobs` may be more than one."""
     global _is_program
     _is_program = True
 
 
-def usual_jobs() -> int:
+def default_jobs() -> int:
     """How many processes share the scenes where nobody says a number: one a core in hpal's own program, else one.
 
     A spawned process imports the program that started it, and a script without `if __name__ == "__main__"` would

@@ -39,7 +39,7 @@ class Repeated:
         return lines
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     r"""`text` as a person may see it: what would steer a terminal, or pretend to be another line, is written as `\x1b`.
 
     Names of files and what streams and stores say of themselves come from anywhere.

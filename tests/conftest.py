@@ -21,9 +21,9 @@ import pytest
 from hpal_cli.classes import ClassTable
 from hpal_cli.demo.office import make_office
 from hpal_cli.predictions.store import write_scene
+from hpal_cli.scene_table import SceneInfo, SceneTable, fingerprint
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo, SceneTable, fingerprint
 from hpal_cli.store import envelope
 
 VAL = "Area_2/*"
@@ -82,7 +82,7 @@ def cut_at(step: int) -> Iterator[None]:
     """A training in the block is interrupted at that step, and must be."""
     from hpal_cli.training.train import _Run
 
-    learn = _Run._learn
+    learn = _Run._step
 
     def cut(self: _Run, ready: Any, rate: float) -> object:
         if self.step == step:
@@ -90,7 +90,7 @@ def cut_at(step: int) -> Iterator[None]:
         return learn(self, ready, rate)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "_learn", cut)
+        patch.setattr(_Run, "_step", cut)
         with pytest.raises(KeyboardInterrupt):
             yield
 
@@ -219,7 +219,7 @@ def predictions(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class MadeScene(NamedTuple):
-    """A scene for a store of hand-made points: xyz (N, 3) relative to offset, feat (N, F)."""
+    """A scene for a store of synthetic points: xyz (N, 3) relative to offset, feat (N, F)."""
 
     name: str
     xyz: np.ndarray
@@ -229,7 +229,7 @@ class MadeScene(NamedTuple):
     prob: np.ndarray | None = None
 
 
-def made_predictions(path: Path, made: Sequence[MadeScene], *, unit: float = 1.0) -> Path:
+def synthetic_predictions(path: Path, made: Sequence[MadeScene], *, unit: float = 1.0) -> Path:
     """A predictions store of exactly these scenes, numbered in the order given."""
     classes = ClassTable.from_names(["wall", "floor", "chair"])
     infos = []

@@ -12,23 +12,20 @@ PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "imports.svg"
 
 ORDER = (
     # Single modules that any folder may use.
-    *("errors", "wording", "lengths", "budget", "cells", "parallel", "progress", "system", "compiled", "voxels"),
-    *("classes", "history"),
+    *("errors", "wording", "lengths", "budget", "csv_cells", "parallel", "progress", "system", "compiled", "voxels"),
+    *("classes", "history", "scene_table"),
     # Raw clouds become scenes, and points pass through pipes and into files.
     *("store", "readers", "scenes", "stream", "writers"),
     # What is known of a scene's points.
     *("superpoints", "network", "predictions", "trees", "labels"),
     # From the answers for a few points to classes for all of them.
-    *("spread", "training", "forest", "inference"),
+    *("spreading", "training", "forest", "inference"),
     # Which points to ask for next, the answers, and how good the result is.
-    *("score", "select", "label", "evaluate", "export", "page"),
+    *("score", "selection", "label", "evaluation", "export", "page"),
     # The loop as a whole.
-    *("demo", "info", "library", "commands", "__main__"),
+    *("demo", "info", "installation", "library", "commands", "__main__"),
 )
 """The folders and single modules of `hpal_cli`: each may import those before it, and none after it."""
-
-CALLABLE = "callable_package"
-"""A folder that is a call too looks that call up in `library`, when it is called."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def imports() -> list[Import]:
         source = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for node, typing in _imports_in(ast.parse(path.read_text(encoding="utf-8")), typing=False):
             for target in _targets(node):
-                if target not in (source, CALLABLE) and source not in ("__init__", CALLABLE):
+                if target != source != "__init__":
                     found.append(Import(source, target, path, node.lineno, typing))
     return found
 

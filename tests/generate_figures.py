@@ -352,13 +352,13 @@ FOLDERS: dict[str, Place] = {
     "forest": (3, 0),
     "network, training": (2, 1),
     "predictions": (4, 1),
-    "evaluate, export": (4, 0),
+    "evaluation, export": (4, 0),
     "score": (4, 2),
-    "select": (3, 2),
+    "selection": (3, 2),
     "label": (2, 2),
     "page": (1, 2),
     "a person": (0, 2),
-    "spread": (3, 3),
+    "spreading": (3, 3),
 }
 FILES = [
     ("readers", "scenes", "clouds"),
@@ -367,14 +367,14 @@ FILES = [
     ("scenes", "network, training", "scenes.zarr"),
     ("forest", "predictions", "model.pt"),
     ("network, training", "predictions", "model.pt"),
-    ("predictions", "evaluate, export", "preds.zarr"),
+    ("predictions", "evaluation, export", "preds.zarr"),
     ("predictions", "score", "preds.zarr"),
-    ("score", "select", "PLY"),
-    ("select", "label", "PLY"),
+    ("score", "selection", "PLY"),
+    ("selection", "label", "PLY"),
     ("a person", "page", "answers"),
     ("page", "label", "answers"),
-    ("label", "spread", "labels.zarr"),
-    ("spread", "score", "spread.zarr"),
+    ("label", "spreading", "labels.zarr"),
+    ("spreading", "score", "spread.zarr"),
 ]
 """Of docs/architecture.md: folders of hpal_cli, and what one hands to the other."""
 

@@ -20,11 +20,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from hpal_cli.evaluate.figures import figure_of, save
+from hpal_cli.evaluation.figures import figure_of, save
 from hpal_cli.export.clouds import class_colors
 from hpal_cli.export.context import greyed
 from hpal_cli.export.pictures import NO_CLASS
-from hpal_cli.export.scene_views import FINE, NOBODY, Image, framed, from_corner
+from hpal_cli.export.scene_views import FINE, NO_POINT, Image, framed, from_corner
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 
@@ -96,7 +96,7 @@ def ramp(value: NDArray[np.float64]) -> NDArray[np.uint8]:
 def pixels_of(view: Image, xyz: NDArray[np.floating], picks: NDArray[np.floating], unit: float) -> NDArray[np.float64]:
     """Where the picks (K, 3) are in the picture, (J, 2) in pixels from its upper left corner: at the point that is seen
     nearest to each. Those that nothing is seen near are left out."""
-    row, column = np.nonzero(view.rows != NOBODY)
+    row, column = np.nonzero(view.rows != NO_POINT)
     away, nearest = cKDTree(xyz[view.rows[row, column]]).query(picks)
     nearest = nearest[away * unit < SEEN]
     return np.column_stack([column[nearest], row[nearest]]) / FINE

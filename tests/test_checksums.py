@@ -16,7 +16,7 @@ from conftest import fake_predictions, run_hpal
 
 from hpal_cli.demo.office import make_office
 from hpal_cli.errors import HpalError
-from hpal_cli.evaluate.evaluation import evaluate
+from hpal_cli.evaluation.evaluate import evaluate
 from hpal_cli.export.files import export
 from hpal_cli.history import Entry
 from hpal_cli.info import describe

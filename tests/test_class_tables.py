@@ -16,7 +16,7 @@ from test_readers import shared, write
 from hpal_cli.classes import ClassTable, SemanticClass
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import s3dis, scannet, semantickitti
-from hpal_cli.scenes.named import TABLES, class_table
+from hpal_cli.scenes.class_tables import TABLES, class_table
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.writers import las
 

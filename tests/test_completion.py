@@ -14,10 +14,10 @@ import pytest
 from conftest import Done, environment, put_hpal, run_fresh
 from test_commands import COMMANDS, HEAVY, imported
 
-from hpal_cli.commands import words
+from hpal_cli.commands import completion
 from hpal_cli.readers import READERS
-from hpal_cli.scenes.named import TABLES
-from hpal_cli.scenes.table import SPLITS
+from hpal_cli.scene_table import SPLITS
+from hpal_cli.scenes.class_tables import TABLES
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,14 +65,14 @@ def test_words_that_the_stores_know(bench: Path) -> None:
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"attributes": {"hpal": {"scenes": [1, {"name": "a\\u001bb"}]}}}'])
 def test_damaged_stores_offer_nothing(tmp_path: Path, damage: str) -> None:
     (tmp_path / "zarr.json").write_text(damage)
-    assert words._table(tmp_path) == []
+    assert completion._table(tmp_path) == []
 
 
 def test_what_is_written_out_is_what_there_is() -> None:
     """The lists that a completion must not import the library for."""
-    assert set(words.CLASS_TABLES) == set(TABLES)
-    assert set(words.FORMATS) == {reader.NAME for reader in READERS}
-    assert tuple(SPLITS) == words.SPLITS
+    assert set(completion.CLASS_TABLES) == set(TABLES)
+    assert set(completion.FORMATS) == {reader.NAME for reader in READERS}
+    assert tuple(SPLITS) == completion.SPLITS
 
 
 def test_completion_imports_nothing_heavy(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:

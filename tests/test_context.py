@@ -12,8 +12,8 @@ from PIL import Image
 from hpal_cli.classes import ClassTable
 from hpal_cli.export.context import LIGHT_GREY, LOUD_COLOR, context_cloud, greyed, nearest_pick, overview
 from hpal_cli.export.top_view import roofed, top_view
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.uncertainty import ANSWERED_COLOR, score_colors, uncertainty_cloud
 from hpal_cli.writers.cloud import ViewerCloud, write
 

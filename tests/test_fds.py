@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MadeScene, made_predictions
+from conftest import MadeScene, synthetic_predictions
 
 from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.select.fds import Suppression, missing, walk
-from hpal_cli.select.selector import Selection, select
+from hpal_cli.selection.fds import Suppression, greedy_select, missing
+from hpal_cli.selection.selector import Selection, select
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
 from hpal_cli.stream.header import Header, PoolScene
@@ -99,7 +99,7 @@ def stored(clouds: list[Cloud], path: Path, *, at: float = 0.0, unit: float = 1.
         MadeScene(a.name, a.place / STEP, a.feat.astype(np.float64), a.labelled, (at, 4 * at, 0.0))
         for a in sorted(clouds, key=lambda a: a.name)
     ]
-    return PredictionStore(made_predictions(path, made, unit=unit))
+    return PredictionStore(synthetic_predictions(path, made, unit=unit))
 
 
 def stream(clouds: list[Cloud], store: PredictionStore, *, labelled_too: bool = False, seed: int = 0) -> bytes:
@@ -142,9 +142,9 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cloud], Predic
 
 @pytest.fixture(params=["compiled", "numpy"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The walk of walk.c, and the one for machines without a compiler."""
+    """The selection of greedy.c, and the one for machines without a compiler."""
     if request.param == "numpy":
-        monkeypatch.setattr("hpal_cli.select.fds._library", lambda: "not here")
+        monkeypatch.setattr("hpal_cli.selection.fds._library", lambda: "not here")
     elif missing() is not None:
         pytest.skip(f"no compiled walk: {missing()}")
 
@@ -237,9 +237,9 @@ def test_both_walks_agree_on_real_numbers(seed: int, tau: float, monkeypatch: py
     for library in (None, lambda: "not here"):
         with monkeypatch.context() as context:
             if library is not None:
-                context.setattr("hpal_cli.select.fds._library", library)
+                context.setattr("hpal_cli.selection.fds._library", library)
             for limit in (50, points):
-                found = walk(score, row, xyz, limit, Suppression(0.2, tau), lambda rows: feat[rows])
+                found = greedy_select(score, row, xyz, limit, Suppression(0.2, tau), lambda rows: feat[rows])
                 results.append((found.order.tolist(), found.chosen.tolist(), found.exhausted))
     assert results[:2] == results[2:]
     assert len(results[1][0]) == points
@@ -247,7 +247,7 @@ def test_both_walks_agree_on_real_numbers(seed: int, tau: float, monkeypatch: py
 
 
 def plain_tally(clouds: list[Cloud], picks: list[Pick], budget: int, full: bool) -> dict[str, tuple[int, int, int]]:
-    """visited, suppressed and chosen of each scene, by the walk that looks at all scenes' candidates together."""
+    """visited, suppressed and chosen of each scene, by a selection that looks at all scenes' candidates together."""
     order = sorted((-a.score[n], a.name, n) for a in clouds for n in range(len(a.place)) if n not in set(a.labelled))
     names = [(name, n) for _, name, n in order]
     last = names.index(picks[-1]) + 1 if full else len(names)
@@ -264,7 +264,8 @@ def plain_tally(clouds: list[Cloud], picks: list[Pick], budget: int, full: bool)
 @pytest.mark.parametrize("budget", [1, 7, 25, 40, 60, 100_000])
 @pytest.mark.parametrize("seed", [0, 3])
 def test_what_the_summary_says(rooms: tuple, budget: int, seed: int) -> None:
-    """The walk of a scene may go further than the merged one: that is not counted, whatever order scenes come in."""
+    """The selection of a scene may go further than the merged one: that is not counted, whatever order scenes come
+    in."""
     clouds, store = rooms
     picks_expected = plain_select(clouds, radius=Fraction("0.25"), tau=Fraction("0.8"), budget=budget)
     expected = plain_tally(clouds, picks_expected, budget, len(picks_expected) == budget)
@@ -279,7 +280,7 @@ def test_what_the_summary_says(rooms: tuple, budget: int, seed: int) -> None:
 
 @pytest.mark.parametrize("budget", [1, 25, 60, 100_000])
 def test_many_picks_are_merged_now_and_then(rooms: tuple, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpal_cli.select.selector._SORTED_EACH_TIME", 0)
+    monkeypatch.setattr("hpal_cli.selection.selector._SORTED_EACH_TIME", 0)
     clouds, store = rooms
     expected = plain_select(clouds, radius=Fraction("0.25"), tau=Fraction("0.8"), budget=budget)
     found = run(stream(clouds, store, seed=1), str(budget), Suppression(0.25, 0.8), store)
@@ -293,7 +294,7 @@ def test_classes_in_the_summary(tmp_path: Path) -> None:
     a.labelled = []
     prob = np.eye(3)[np.arange(90) % 3]
     made = MadeScene("a", a.place / STEP, a.feat.astype(np.float64), prob=prob)
-    store = PredictionStore(made_predictions(tmp_path / "p.zarr", [made]))
+    store = PredictionStore(synthetic_predictions(tmp_path / "p.zarr", [made]))
     found = run(stream([a], store), "20", Suppression(0.25, 0.8), store)
     for number, report in enumerate(found.classes):
         assert report.chosen == (found.rows["index"] % 3 == number).sum()
@@ -333,7 +334,7 @@ def test_features_that_are_no_numbers(tmp_path: Path) -> None:
     feat = a.feat.astype(np.float64)
     feat[7] = np.nan
     made = MadeScene("a", a.place / STEP, feat)
-    store = PredictionStore(made_predictions(tmp_path / "p.zarr", [made]))
+    store = PredictionStore(synthetic_predictions(tmp_path / "p.zarr", [made]))
     with pytest.raises(HpalError, match=r"scene a: 1 of \d+ rows of feat hold NaN.*--no-fds"):
         run(stream([a], store), "60", Suppression(0.5, 0.8), store)
 
@@ -341,7 +342,7 @@ def test_features_that_are_no_numbers(tmp_path: Path) -> None:
 def test_predictions_without_features(tmp_path: Path, rooms: tuple) -> None:
     a = random_cloud("a", 60, 5)
     made = MadeScene("a", a.place / STEP, np.zeros((60, 0)))
-    store = PredictionStore(made_predictions(tmp_path / "p.zarr", [made]))
+    store = PredictionStore(synthetic_predictions(tmp_path / "p.zarr", [made]))
     data = stream([a], store)
     with pytest.raises(HpalError, match=r"no features.*--no-fds"):
         run(data, "5", Suppression(), store)

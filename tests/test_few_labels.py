@@ -22,21 +22,21 @@ from hpal_cli.info import describe
 from hpal_cli.label.oracle import answer
 from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.network.geometry import Geometry
-from hpal_cli.network.inputs import joined, scene_origin, turned, unit_color, voxelise
-from hpal_cli.network.superpoint_inputs import SHIFT, Columns, SuperpointInputs, augment
+from hpal_cli.network.inputs import concatenated, rotated, scene_origin, unit_color, voxelise
+from hpal_cli.network.superpoint_inputs import SHIFT, SuperpointColumns, SuperpointInputs, augment
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.store import envelope
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training import train as train_module
-from hpal_cli.training.ahead import Ready
-from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, SoftLabels
+from hpal_cli.training.batches import NO_CLASS, UNKNOWN, BatchDataset, SoftLabels
 from hpal_cli.training.checkpoint import Checkpoint, load
-from hpal_cli.training.labels import LEAST_SHARE, Spread, floored, known_labels, soft_labels
-from hpal_cli.training.losses import class_weights, follow, objective
+from hpal_cli.training.labels import MIN_SHARE, Spread, known_labels, soft_labels, with_minimum_share
+from hpal_cli.training.losses import class_weights, objective, update_ema
+from hpal_cli.training.prefetch import DeviceBatch
 from hpal_cli.training.presets import PRESETS
-from hpal_cli.training.schedule import Pace, learning_rate_at
+from hpal_cli.training.schedule import RunProgress, learning_rate_at
 from hpal_cli.training.train import _Run, train
 
 CPU = torch.device("cpu")
@@ -228,7 +228,7 @@ def test_batches_hold_soft_labels_and_the_teacher_teaches_the_unanswered(
     learned = Spread(spread, store, labels, known, answered)
     scene = store.table.choose("train")[0]
     settings = replace(POINTS, max_voxels=0, batch=1, teacher=True, even_crops=0.0)
-    batch = Batches(store, [scene], known, settings, color=True, seed=0, spread=learned)[0]
+    batch = BatchDataset(store, [scene], known, settings, color=True, seed=0, spread=learned)[0]
     assert batch.soft is not None
     assert batch.soft.target.shape == (scene.points, 13)
     assert batch.labelled == int((batch.soft.weight > 0).sum()) > 0.7 * scene.points
@@ -257,8 +257,8 @@ def test_class_weights_are_a_power_of_the_share() -> None:
     # To the bit what it was before powers.
     before = torch.where(counts > 0, counts.clamp(min=1).double().rsqrt(), 0)
     assert torch.equal(class_weights(counts, 0.5), (before * counts.sum() / (before * counts).sum()).float())
-    mass = floored(np.array([1e6, 3.0, 0.0]))
-    assert mass.tolist() == [1e6, pytest.approx(LEAST_SHARE * 1e6, rel=1e-4), 0]
+    mass = with_minimum_share(np.array([1e6, 3.0, 0.0]))
+    assert mass.tolist() == [1e6, pytest.approx(MIN_SHARE * 1e6, rel=1e-4), 0]
 
 
 def test_even_crops_are_around_every_class_alike(
@@ -271,7 +271,7 @@ def test_even_crops_are_around_every_class_alike(
         shares = {}
         for even in (0.0, 1.0):
             settings = replace(POINTS, max_voxels=60, batch=1, even_crops=even, voxel=0.05)
-            batches = Batches(store, chosen, known, settings, color=True, seed=0, spread=source)
+            batches = BatchDataset(store, chosen, known, settings, color=True, seed=0, spread=source)
             there = np.zeros(13)
             for step in range(60):
                 batch = batches[step]
@@ -283,8 +283,10 @@ def test_even_crops_are_around_every_class_alike(
         assert rare.any()
         assert shares[1.0][rare].sum() > 1.5 * shares[0.0][rare].sum()
     # Where no share is asked for nothing is drawn for it: the batches of other presets stay as they were.
-    plain = Batches(store, chosen, known, replace(POINTS, even_crops=0.0), color=True, seed=0)
-    before = Batches(store, chosen, known, replace(PRESETS["small"], voxel=0.12, max_voxels=1500), color=True, seed=0)
+    plain = BatchDataset(store, chosen, known, replace(POINTS, even_crops=0.0), color=True, seed=0)
+    before = BatchDataset(
+        store, chosen, known, replace(PRESETS["small"], voxel=0.12, max_voxels=1500), color=True, seed=0
+    )
     assert torch.equal(plain[3].student.features, before[3].student.features)
 
 
@@ -301,7 +303,7 @@ def test_columns_of_superpoints_reach_their_voxels(store: SceneStore, labels: La
     assert columns(np.array([4, 2])).tolist() == columns.value[superpoints.of[[4, 2]]].tolist()
     settings = replace(FEW, max_voxels=0, batch=1, teacher=True, even_crops=0.0)
     known, _ = known_labels(store, labels)
-    batch = Batches(store, [scene], known, settings, color=True, seed=0, further=lambda _, __: columns)[0]
+    batch = BatchDataset(store, [scene], known, settings, color=True, seed=0, further=lambda _, __: columns)[0]
     assert batch.teacher is not None
     assert batch.teacher.features.shape[1] == 3 + 32 + 3
     first = np.unique(batch.teacher.inverse.numpy(), return_index=True)[1]
@@ -437,14 +439,14 @@ def test_a_run_of_all_options_resumes_to_the_same_bytes(
 def test_the_average_is_what_is_saved(
     store: SceneStore, labels: LabelStore, spread: PredictionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn, steps = _Run._learn, []
+    learn, steps = _Run._step, []
 
-    def listen(self: _Run, ready: Ready, rate: float) -> object:
+    def listen(self: _Run, ready: DeviceBatch, rate: float) -> object:
         done = learn(self, ready, rate)
         steps.append({name: value.clone() for name, value in self.student.state_dict().items()})
         return done
 
-    monkeypatch.setattr(_Run, "_learn", listen)
+    monkeypatch.setattr(_Run, "_step", listen)
     model = train(store, labels, POINTS, spread=spread)
     assert len(steps) == 6
     torch.manual_seed(0)
@@ -460,7 +462,7 @@ def test_the_average_is_what_is_saved(
     follower = average.network()
     for count, state in enumerate(steps[:6], 1):
         follower.load_state_dict(state)
-        follow(network, follower, min(0.99, count / (count + 10)))
+        update_ema(network, follower, min(0.99, count / (count + 10)))
     for name, value in network.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, model.student[name], rtol=1e-4, atol=1e-6)
@@ -516,15 +518,15 @@ def test_a_run_ends_by_the_clock(
     """By a clock that each step moves on by two seconds."""
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    learn, rates = _Run._learn, []
+    learn, rates = _Run._step, []
 
-    def slow(self: _Run, ready: Ready, rate: float) -> object:
+    def slow(self: _Run, ready: DeviceBatch, rate: float) -> object:
         nonlocal now
         now += 2.0
         rates.append(rate)
         return learn(self, ready, rate)
 
-    monkeypatch.setattr(_Run, "_learn", slow)
+    monkeypatch.setattr(_Run, "_step", slow)
     timed, heard = replace(POINTS, minutes=1.0), Listening()
     model = train(store, labels, timed, spread=spread, monitor=heard)
     assert model.step == 30
@@ -535,9 +537,9 @@ def test_a_run_ends_by_the_clock(
     assert rates == sorted(rates, reverse=True)
     assert rates[15] == pytest.approx(timed.lr / 2)
     # Interrupted after 40 seconds, it has 20 left, however long it lay.
-    monkeypatch.setattr(_Run, "_learn", lambda self, ready, rate: stop(self, ready, rate))
+    monkeypatch.setattr(_Run, "_step", lambda self, ready, rate: stop(self, ready, rate))
 
-    def stop(self: _Run, ready: Ready, rate: float) -> object:
+    def stop(self: _Run, ready: DeviceBatch, rate: float) -> object:
         if self.step == 20:
             raise KeyboardInterrupt
         return slow(self, ready, rate)
@@ -545,13 +547,13 @@ def test_a_run_ends_by_the_clock(
     with pytest.raises(KeyboardInterrupt):
         train(store, labels, timed, spread=spread, run=tmp_path / "timed.pt", save_every=1)
     now += 9000.0
-    monkeypatch.setattr(_Run, "_learn", slow)
+    monkeypatch.setattr(_Run, "_step", slow)
     resumed = train(store, labels, timed, spread=spread, run=tmp_path / "timed.pt", resume=True)
     assert 30 <= resumed.step <= 31
 
 
 def test_the_pace_of_steps_is_that_of_the_schedule() -> None:
-    pace = Pace(POINTS, 0.0)
+    pace = RunProgress(POINTS, 0.0)
     assert (pace.total, pace.share(3, 77.0), pace.reached(3)) == (6, 0.5, 3)
     assert pace.rate(0, 0.9) == POINTS.lr
     assert learning_rate_at(replace(POINTS, schedule="polynomial"), 0.5) == pytest.approx(POINTS.lr * 0.5**0.9)
@@ -578,12 +580,12 @@ def some_points() -> Points:
 def test_turned_predictions_are_the_mean_over_the_turns() -> None:
     points, network = some_points(), Plan()
     of = np.arange(4000, dtype=np.int32) % 50
-    columns = Columns(of, np.random.default_rng(0).random((50, 4)).astype(np.float32))
+    columns = SuperpointColumns(of, np.random.default_rng(0).random((50, 4)).astype(np.float32))
     found = predict_points(network, points, 0.2, further=columns, turns=3, device=CPU)  # type: ignore[arg-type]
     total = np.zeros((4000, 2))
     for turn in range(3):
-        xyz = turned(scene_origin(points.xyz, 1.0), 2 * np.pi * turn / 3)
-        inputs = voxelise([(xyz, joined(unit_color(points.rgb), columns(slice(None))))], 0.2)
+        xyz = rotated(scene_origin(points.xyz, 1.0), 2 * np.pi * turn / 3)
+        inputs = voxelise([(xyz, concatenated(unit_color(points.rgb), columns(slice(None))))], 0.2)
         total += network(inputs.features, None)[0].softmax(1)[inputs.inverse].numpy()  # type: ignore[arg-type]
     np.testing.assert_allclose(found.prob, total / 3, atol=1e-6)
     once = predict_points(network, points, 0.2, further=columns, device=CPU)  # type: ignore[arg-type]
@@ -596,7 +598,9 @@ def test_turned_predictions_are_the_mean_over_the_turns() -> None:
 
 def test_a_turned_scene_in_tiles_is_what_it_is_as_a_whole(tmp_path: Path) -> None:
     points, network = some_points(), Plan()
-    columns = Columns(np.arange(4000, dtype=np.int32), np.random.default_rng(0).random((4000, 2)).astype(np.float32))
+    columns = SuperpointColumns(
+        np.arange(4000, dtype=np.int32), np.random.default_rng(0).random((4000, 2)).astype(np.float32)
+    )
     given = {"further": columns, "turns": 4, "device": CPU}
     whole = predict_points(network, points, 0.05, **given)  # type: ignore[arg-type]
     with predict_large(network, points, 0.05, max_voxels=1500, folder=tmp_path, **given) as done:  # type: ignore[arg-type]

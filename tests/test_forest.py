@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import run_hpal
-from made_scenes import (
+from synthetic_scenes import (
     BOARD,
     CLASSES,
     FLOOR,
@@ -29,13 +29,13 @@ from made_scenes import (
     answers,
     certain,
     first_of_each,
-    made_scenes,
     room,
     rooms,
+    synthetic_scenes,
 )
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.evaluate.evaluation import evaluate
+from hpal_cli.evaluation.evaluate import evaluate
 from hpal_cli.forest import learn as learning
 from hpal_cli.forest.boosting import CURVATURE, RATE, ROWS, boost, check, probabilities
 from hpal_cli.forest.learn import FOLDS, Example, apply, folds, learn, with_context
@@ -355,14 +355,14 @@ def test_processes_change_nothing(
 
     one = predicted(forest, campaign, tmp_path / "one.zarr")
     monkeypatch.setattr(module, "_WORTH_PROCESSES", 0)
-    monkeypatch.setattr(module, "usual_jobs", lambda: 2)
+    monkeypatch.setattr(module, "default_jobs", lambda: 2)
     two = predicted(forest, campaign, tmp_path / "two.zarr")
     for scene in campaign.store.table:
         np.testing.assert_array_equal(one.probabilities(scene), two.probabilities(scene))
 
 
 def test_other_scenes_know_no_answers(campaign: Campaign, forest: Forest, tmp_path: Path) -> None:
-    other = made_scenes(tmp_path / "s.zarr", [room("a", 8)])
+    other = synthetic_scenes(tmp_path / "s.zarr", [room("a", 8)])
     for _ in predict_forest(forest, other, tmp_path / "p.zarr"):
         pass
     found = PredictionStore(tmp_path / "p.zarr")
@@ -382,7 +382,7 @@ def test_all_labels(campaign: Campaign, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.labelled(scene), expected)
     with pytest.raises(UsageError, match="--spread: adds nothing to every label"):
         train_forest(campaign.store, None, spread=campaign.spread(tmp_path / "s.zarr"))
-    bare = made_scenes(tmp_path / "bare.zarr", rooms(2), labels=False)
+    bare = synthetic_scenes(tmp_path / "bare.zarr", rooms(2), labels=False)
     with pytest.raises(HpalError, match="train scenes hold no labels"):
         train_forest(bare, None)
 
@@ -414,7 +414,7 @@ def test_a_scene_alone(tmp_path: Path, made: str, least: float) -> None:
         "two points": Room("a", np.array([[0, 0, 0], [0.1, 0, 0]]), np.array([0, 1])),
         "plane": Room("a", usual.xyz * [1, 1, 0], usual.label),
     }[made]
-    store = made_scenes(tmp_path / "s.zarr", [odd])
+    store = synthetic_scenes(tmp_path / "s.zarr", [odd])
     given = first_of_each(odd, sorted(set(odd.label.tolist())))
     labels = answers(tmp_path / "l.zarr", store, {"a": given})
     forest = train_forest(store, labels)
@@ -427,7 +427,7 @@ def test_a_scene_alone(tmp_path: Path, made: str, least: float) -> None:
 
 
 def test_labels_it_cannot_learn_from(campaign: Campaign, tmp_path: Path) -> None:
-    other = made_scenes(tmp_path / "other.zarr", rooms(2))
+    other = synthetic_scenes(tmp_path / "other.zarr", rooms(2))
     foreign = answers(tmp_path / "foreign.zarr", other, {"a": first_of_each(room())})
     with pytest.raises(HpalError, match=r"foreign\.zarr: holds labels of other scenes than .*rooms\.zarr"):
         train_forest(campaign.store, foreign)
@@ -461,7 +461,7 @@ def test_a_spread_that_does_not_fit(campaign: Campaign, tmp_path: Path) -> None:
     with pytest.raises(HpalError, match=r"s\.zarr: was made from other answers than .*more\.zarr holds now; .*--old"):
         train_forest(campaign.store, more, spread=fitting)
     train_forest(campaign.store, more, spread=fitting, old_spread=True)
-    other = made_scenes(tmp_path / "other.zarr", rooms(2))
+    other = synthetic_scenes(tmp_path / "other.zarr", rooms(2))
     foreign = certain(other, tmp_path / "foreign.zarr", WALL)
     for old in (False, True):
         with pytest.raises(HpalError, match=r"foreign\.zarr: is of other scenes or classes than .*; make it from"):
@@ -472,22 +472,22 @@ def test_a_spread_that_does_not_fit(campaign: Campaign, tmp_path: Path) -> None:
 
 
 def test_scenes_of_another_kind_are_refused(campaign: Campaign, forest: Forest, tmp_path: Path) -> None:
-    far = made_scenes(tmp_path / "far.zarr", [room()], grid=0.25)
+    far = synthetic_scenes(tmp_path / "far.zarr", [room()], grid=0.25)
     with pytest.raises(HpalError, match=r"describes scenes of scale 6\.25, and the model has learned from scale 2"):
         list(predict_forest(forest, far, tmp_path / "p.zarr"))
-    grey = made_scenes(tmp_path / "grey.zarr", [replace(room(), rgb=None)])
+    grey = synthetic_scenes(tmp_path / "grey.zarr", [replace(room(), rgb=None)])
     with pytest.raises(HpalError, match="scene a has nothing beside its positions, and the model's scenes had colour"):
         list(predict_forest(forest, grey, tmp_path / "p.zarr"))
-    named = made_scenes(tmp_path / "named.zarr", [room()], classes=["ground", *CLASSES[1:]])
+    named = synthetic_scenes(tmp_path / "named.zarr", [room()], classes=["ground", *CLASSES[1:]])
     with pytest.raises(HpalError, match="has the classes ground, wall, table, board; the model knows floor, wall"):
         list(predict_forest(forest, named, tmp_path / "p.zarr"))
     assert not (tmp_path / "p.zarr").exists()
-    mixed = made_scenes(tmp_path / "mixed.zarr", [room("a"), replace(room("b"), rgb=None)])
+    mixed = synthetic_scenes(tmp_path / "mixed.zarr", [room("a"), replace(room("b"), rgb=None)])
     labels = answers(tmp_path / "l.zarr", mixed, {"a": first_of_each(room())})
     with pytest.raises(HpalError, match="scene b has nothing beside its positions, and scene a has colour"):
         train_forest(mixed, labels)
     # As far apart as the scenes it has learned from, whatever the unit; other descriptions of the same kind pass.
-    feet = made_scenes(tmp_path / "feet.zarr", [replace(room(), xyz=room().xyz / 0.3048)], unit=0.3048)
+    feet = synthetic_scenes(tmp_path / "feet.zarr", [replace(room(), xyz=room().xyz / 0.3048)], unit=0.3048)
     for _ in predict_forest(forest, feet, tmp_path / "p.zarr"):
         pass
     assert (PredictionStore(tmp_path / "p.zarr").predicted(feet.table[0]) == room().label).mean() > 0.85

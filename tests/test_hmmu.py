@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MadeScene, made_predictions, softmax
+from conftest import MadeScene, softmax, synthetic_predictions
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.score import pointwise
-from hpal_cli.score.hmmu import Hierarchy, Measured, default_weights, hmmu, measure, missing
-from hpal_cli.score.on_device import measure_on
-from hpal_cli.score.scorer import Plan, Strategy, score
+from hpal_cli.score.hmmu import Hierarchy, HmmuResult, default_weights, hmmu, measure, missing
+from hpal_cli.score.hmmu_torch import measure_on
+from hpal_cli.score.scorer import ScoreSettings, Strategy, score
 from hpal_cli.stream.points import PointReader
 
 
@@ -121,9 +121,9 @@ def test_store_in_feet(tmp_path: Path) -> None:
     made = MadeScene("s", [[0.1, 0.1, 0.1], [0.6, 0.1, 0.1]], np.ones((2, 2)), prob=np.array([[1, 0, 0], [0, 1, 0]]))
     shared, apart = [], []
     for unit, scores in ((0.3048, shared), (1.0, apart)):
-        path = made_predictions(tmp_path / f"{unit}.zarr", [made], unit=unit)
+        path = synthetic_predictions(tmp_path / f"{unit}.zarr", [made], unit=unit)
         out = io.BytesIO()
-        score(path, lambda _, out=out: out, Plan(hierarchy=Hierarchy((0.2,), (1.0,))))
+        score(path, lambda _, out=out: out, ScoreSettings(hierarchy=Hierarchy((0.2,), (1.0,))))
         rows = PointReader(io.BytesIO(out.getvalue()), "s").read()
         scores += rows["score"].tolist()
     assert shared == pytest.approx([0.5, 0.5])
@@ -164,7 +164,7 @@ HIERARCHIES = [
 ]
 
 
-def same(one: Measured, other: Measured) -> None:
+def same(one: HmmuResult, other: HmmuResult) -> None:
     np.testing.assert_array_equal(one.uncertainty, other.uncertainty)
     np.testing.assert_array_equal(one.voxels, other.voxels)
     np.testing.assert_array_equal(one.margins, other.margins)
@@ -230,7 +230,7 @@ def test_georeferenced_scene_scores_like_the_same_scene_at_the_origin(tmp_path: 
     scores = []
     for name, offset in (("near", (0.0, 0.0, 0.0)), ("far", (900_000.0, 6_700_000.0, 50.0))):
         made = MadeScene("s", xyz, np.ones((300, 2)), offset=offset, prob=prob)
-        rows = rows_by_scene(stream_of(made_predictions(tmp_path / f"{name}.zarr", [made])))["s"]
+        rows = rows_by_scene(stream_of(synthetic_predictions(tmp_path / f"{name}.zarr", [made])))["s"]
         scores.append(rows["score"])
         position = np.column_stack([rows[a] for a in "xyz"])
         np.testing.assert_array_equal(position, xyz.astype(np.float64) + offset)
@@ -365,7 +365,7 @@ def test_weights_fit_levels() -> None:
 
 def stream_of(path: Path, **options: object) -> bytes:
     out = io.BytesIO()
-    plan = Plan(**{n: options.pop(n) for n in ("strategy", "seed", "hierarchy") if n in options})  # type: ignore[arg-type]
+    plan = ScoreSettings(**{n: options.pop(n) for n in ("strategy", "seed", "hierarchy") if n in options})  # type: ignore[arg-type]
     score(path, lambda _: out, plan, **options)  # type: ignore[arg-type]
     return out.getvalue()
 
@@ -402,7 +402,7 @@ def test_labelled_points_are_no_candidates(tmp_path: Path) -> None:
     xyz = np.random.default_rng(0).random((20, 3))
     prob = softmax(np.random.default_rng(1).normal(0, 2, (20, 3)))
     labelled = [0, 7, 19]
-    path = made_predictions(tmp_path / "p.zarr", [MadeScene("s", xyz, np.ones((20, 2)), labelled, prob=prob)])
+    path = synthetic_predictions(tmp_path / "p.zarr", [MadeScene("s", xyz, np.ones((20, 2)), labelled, prob=prob)])
     for strategy in set(Strategy) - {Strategy.DIVERSE}:
         rows = rows_by_scene(stream_of(path, strategy=strategy))["s"]
         assert rows["index"].tolist() == [n for n in range(20) if n not in labelled], strategy
@@ -424,6 +424,6 @@ def test_pool_counts_every_point(predictions: Path) -> None:
 def test_no_probabilities_no_scores(tmp_path: Path, bad: float) -> None:
     prob = np.tile([0.5, 0.3, 0.2], (6, 1))
     prob[4, 1] = bad
-    path = made_predictions(tmp_path / "p.zarr", [MadeScene("s", np.zeros((6, 3)), np.ones((6, 2)), prob=prob)])
+    path = synthetic_predictions(tmp_path / "p.zarr", [MadeScene("s", np.zeros((6, 3)), np.ones((6, 2)), prob=prob)])
     with pytest.raises(HpalError, match=r"1 rows of prob .*row 4"):
         stream_of(path)

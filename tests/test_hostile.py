@@ -23,8 +23,8 @@ import zarr
 from conftest import fake_predictions, run_hpal, tree
 
 from hpal_cli import readers
-from hpal_cli.cells import plain_cell, safe_cell
 from hpal_cli.classes import ClassTable
+from hpal_cli.csv_cells import plain_cell, safe_cell
 from hpal_cli.errors import HpalError
 from hpal_cli.export.files import export
 from hpal_cli.history import Entry
@@ -35,13 +35,13 @@ from hpal_cli.label.queries import queries
 from hpal_cli.label.spreadsheet import read_table, write_queries
 from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneTable, require_scene_name
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneTable, require_scene_name
 from hpal_cli.scenes.unfinished import Unfinished
 from hpal_cli.stream.points import PointReader
 from hpal_cli.training import checkpoint
-from hpal_cli.wording import shown
-from hpal_cli.writers.cloud import free_paths, scene_path
+from hpal_cli.wording import printable
+from hpal_cli.writers.cloud import reserve_paths, scene_path
 
 BY = Entry("test", "0", ())
 
@@ -155,7 +155,7 @@ def test_a_path_is_proved_to_be_inside(tmp_path: Path) -> None:
         assert "would not be in it" in one_line(lambda name=name: scene_path(folder, name, "ply"))
 
         def write(name: str = name) -> None:
-            with free_paths(folder, ["ok.ply", name], overwrite=True):
+            with reserve_paths(folder, ["ok.ply", name], overwrite=True):
                 pytest.fail("a path outside")
 
         assert "would not be in it" in one_line(write)
@@ -471,8 +471,10 @@ def test_a_damaged_record_of_an_unfinished_store(tmp_path: Path, line: str) -> N
 
 
 def test_shown() -> None:
-    assert shown("Büro 3, 椅子, שלום") == "Büro 3, 椅子, שלום"
-    assert shown("a\x1b[2J\r\n\x07\x9b31m\u202egnp.\ud800\u2028") == r"a\x1b[2J\r\n\x07\x9b31m\u202egnp.\ud800\u2028"
+    assert printable("Büro 3, 椅子, שלום") == "Büro 3, 椅子, שלום"
+    assert (
+        printable("a\x1b[2J\r\n\x07\x9b31m\u202egnp.\ud800\u2028") == r"a\x1b[2J\r\n\x07\x9b31m\u202egnp.\ud800\u2028"
+    )
 
 
 def test_streams_that_would_steer_a_terminal(predictions: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.network import backend, native
 from hpal_cli.network.geometry import LEVELS, Geometry
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.training.losses import follow
+from hpal_cli.training.losses import update_ema
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None and not os.environ.get("HPAL_REQUIRE_TRITON"),
@@ -329,7 +329,7 @@ def test_a_step_is_few_calls_and_waits_once(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        follow(teacher, student, 0.95)
+        update_ema(teacher, student, 0.95)
 
     step()
     launches.clear()

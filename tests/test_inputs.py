@@ -13,15 +13,15 @@ import pytest
 import torch
 import zarr
 from conftest import Done
-from made_scenes import Room, made_scenes, room
+from synthetic_scenes import Room, room, synthetic_scenes
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.inference.predict import predict, predict_large, predict_points
 from hpal_cli.info import describe
-from hpal_cli.network.point_inputs import LIMIT, FurtherOf, PointInputs, Wanted
+from hpal_cli.network.point_inputs import LIMIT, ExtraColumnsReader, InputSpec, PointInputs
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.batches import Batches
+from hpal_cli.training.batches import BatchDataset
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.labels import known_labels
 from hpal_cli.training.presets import PRESETS
@@ -45,18 +45,18 @@ def with_columns(one: Room, seed: int = 0) -> Room:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
     made = [with_columns(room(name, n, split=s), n) for n, (name, s) in enumerate((("a", "train"), ("b", "val")))]
-    return made_scenes(tmp_path_factory.mktemp("inputs") / "s.zarr", made)
+    return synthetic_scenes(tmp_path_factory.mktemp("inputs") / "s.zarr", made)
 
 
 # What is wanted
 
 
 def test_names_say_what_is_wanted() -> None:
-    assert Wanted.parse("points") == Wanted(None, (), False)
-    assert Wanted.parse("superpoints") == Wanted(None, (), True)
-    assert Wanted.parse("superpoints, intensity") == Wanted(None, ("intensity",), True)
-    assert Wanted.parse("x,y,z,rgb,height,nir") == Wanted(True, ("height", "nir"), False)
-    assert Wanted.parse("x,y,z") == Wanted(False, (), False)
+    assert InputSpec.parse("points") == InputSpec(None, (), False)
+    assert InputSpec.parse("superpoints") == InputSpec(None, (), True)
+    assert InputSpec.parse("superpoints, intensity") == InputSpec(None, ("intensity",), True)
+    assert InputSpec.parse("x,y,z,rgb,height,nir") == InputSpec(True, ("height", "nir"), False)
+    assert InputSpec.parse("x,y,z") == InputSpec(False, (), False)
     for wrong, why in (
         ("", "holds an empty name"),
         ("x,,y", "holds an empty name"),
@@ -65,7 +65,7 @@ def test_names_say_what_is_wanted() -> None:
         ("classification", "classification is what is to be learned"),
     ):
         with pytest.raises(UsageError, match=why):
-            Wanted.parse(wrong)
+            InputSpec.parse(wrong)
 
 
 # What a column comes to
@@ -80,7 +80,7 @@ def test_a_column_is_normalised_by_what_is_usual(tmp_path: Path) -> None:
     flat = np.full(count, 4.0)
     rare = np.where(np.arange(count) % 100 == 0, 2.0, 1.0)
     columns = {"usual": usual, "flat": flat, "rare": rare, "nothing": np.full(count, np.nan)}
-    made = made_scenes(tmp_path / "s.zarr", [replace(one, attributes=columns)])
+    made = synthetic_scenes(tmp_path / "s.zarr", [replace(one, attributes=columns)])
     scene = made.table[0]
     inputs = PointInputs.of(made, [scene], list(columns), 1.0)
     assert inputs.middle[0] == pytest.approx(2000, rel=0.1)
@@ -128,7 +128,7 @@ def test_height_is_above_the_ground(unit: float, scale: float, tmp_path: Path) -
     level[:, 2] = 0.1 * level[:, 0]
     roof = level[(np.abs(level[:, :2] - 10) < 2).all(axis=1)] + [0, 0, 3]
     xyz = np.concatenate([level, roof]) * scale / unit
-    made = made_scenes(tmp_path / "s.zarr", [Room("a", xyz, np.zeros(len(xyz), int))], unit=unit, scale=scale)
+    made = synthetic_scenes(tmp_path / "s.zarr", [Room("a", xyz, np.zeros(len(xyz), int))], unit=unit, scale=scale)
     scene = made.table[0]
     inputs = PointInputs(("height",), np.zeros(1), np.ones(1))
     height = inputs.columns(made, scene, made.points(scene), scale)(slice(None))[:, 0]
@@ -143,11 +143,11 @@ def test_columns_reach_their_voxels(store: SceneStore) -> None:
     chosen = store.table.choose("train")
     inputs = PointInputs.of(store, chosen, ("intensity", "echo"), 1.0)
     scene, points = chosen[0], store.points(chosen[0])
-    columns = FurtherOf(store, inputs, None, None, 1.0)(scene, points)
+    columns = ExtraColumnsReader(store, inputs, None, None, 1.0)(scene, points)
     assert columns is not None
     settings = replace(SMALL, max_voxels=0, batch=1, teacher=True)
     known, _ = known_labels(store, None)
-    batch = Batches(store, [scene], known, settings, color=False, seed=0, further=lambda _, __: columns)[0]
+    batch = BatchDataset(store, [scene], known, settings, color=False, seed=0, further=lambda _, __: columns)[0]
     assert batch.teacher is not None
     first = np.unique(batch.teacher.inverse.numpy(), return_index=True)[1]
     np.testing.assert_array_equal(batch.teacher.features[:, :2].numpy(), columns(first))
@@ -160,7 +160,7 @@ def test_the_network_learns_what_the_column_tells(tmp_path: Path) -> None:
     clouds = [
         Room(n, rng.random((1500, 3)) * 3, rng.integers(0, 2, 1500), split=s) for n, s in (("a", "train"), ("b", "val"))
     ]
-    store = made_scenes(tmp_path / "s.zarr", [with_columns(one) for one in clouds], grid=None)
+    store = synthetic_scenes(tmp_path / "s.zarr", [with_columns(one) for one in clouds], grid=None)
     right = {}
     scene = store.table.choose("val")[0]
     truth = store.labels(scene)
@@ -211,7 +211,7 @@ def test_tiles_see_the_same_columns(store: SceneStore, tmp_path: Path) -> None:
     model = train(store, None, replace(SMALL, inputs=NAMES))
     scene = store.table[0]
     points = store.points(scene)
-    columns = FurtherOf(store, model.columns, None, None, 1.0)(scene, points)
+    columns = ExtraColumnsReader(store, model.columns, None, None, 1.0)(scene, points)
     network = model.network()
     whole = predict_points(network, points, 0.12, color=False, further=columns, device=CPU)
     with predict_large(
@@ -231,7 +231,7 @@ def test_tiles_see_the_same_columns(store: SceneStore, tmp_path: Path) -> None:
 
 
 def test_a_scene_that_lacks_one_is_refused(store: SceneStore, tmp_path: Path) -> None:
-    bare = made_scenes(tmp_path / "bare.zarr", [replace(room("a"), rgb=None), room("b", 1, split="val")])
+    bare = synthetic_scenes(tmp_path / "bare.zarr", [replace(room("a"), rgb=None), room("b", 1, split="val")])
     with pytest.raises(HpalError, match=r"scene a has no column intensity, which --inputs names; it has height; leave"):
         train(bare, None, replace(SMALL, inputs=NAMES))
     with pytest.raises(HpalError, match="scene a has no colour, which --inputs names; leave rgb out of it"):

@@ -31,9 +31,9 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
 from hpal_cli.labels.store import ANSWER, LabelStore
+from hpal_cli.scene_table import SceneInfo, SceneTable
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo, SceneTable
 
 BY = Entry("test", "0", ())
 KILLS = int(os.environ.get("HPAL_KILLS", "0"))

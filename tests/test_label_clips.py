@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import plyfile
 import pytest
-from conftest import Done, MadeScene, made_predictions, tree
+from conftest import Done, MadeScene, synthetic_predictions, tree
 from matplotlib.image import imread
 
 from hpal_cli.export.clips import NEAR, Room, write_clips
@@ -18,8 +18,8 @@ from hpal_cli.export.context import LOUD_COLOR
 from hpal_cli.export.views import APART, View, draw, two_views
 from hpal_cli.label.queries import queries
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points
-from hpal_cli.scenes.table import SceneInfo
 
 Hpal = Callable[..., Done]
 
@@ -215,7 +215,7 @@ def test_clips_of_what_is_not_there(picked: Path, predictions: Path, tmp_path: P
 def test_clips_without_colour_in_feet_and_of_a_single_point(tmp_path: Path) -> None:
     foot = 0.3048
     room = np.vstack([sheet(2, 0), sheet(0, 0)]) / foot
-    path = made_predictions(
+    path = synthetic_predictions(
         tmp_path / "p.zarr",
         [MadeScene("one", np.zeros((1, 3)), np.ones((1, 2))), MadeScene("room", room, np.ones((len(room), 2)))],
         unit=foot,

@@ -17,7 +17,7 @@ from conftest import Done, tree
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.clouds import answers_cloud, prediction_cloud
-from hpal_cli.label.answers import open_scenes, take_answers
+from hpal_cli.label.answers import import_answers, open_scenes
 from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.prepare import prepare
@@ -53,13 +53,13 @@ def write_ply(
 
 
 def found_in(path: Path, store: SceneStore) -> list[tuple[int, int, int]]:
-    rows = take_answers(path, store).rows
+    rows = import_answers(path, store).rows
     return sorted((int(r["scene"]), int(r["index"]), int(r["label"])) for r in rows)
 
 
 def refusal(path: Path, store: SceneStore) -> str:
     with pytest.raises(HpalError) as error:
-        take_answers(path, store)
+        import_answers(path, store)
     return str(error.value)
 
 
@@ -76,7 +76,7 @@ def test_answers_come_back_from_cloudcompare(name: str, text: bool, store: Scene
     fields = {"scalar_scene": [2, 0, NAN, 0, 1], "scalar_index": [7, 3, NAN, 4, 5], name: [3, 0, NAN, -1, NAN]}
     path = write_ply(tmp_path / "a.ply", np.full((5, 3), 1e6), fields, text=text)
     assert found_in(path, store) == [(0, 3, 0), (0, 4, -1), (2, 7, 3)]
-    taken = take_answers(path, store)
+    taken = import_answers(path, store)
     assert (taken.given, taken.blank, taken.source) == (3, 2, f"cloud {path}")
 
 
@@ -108,7 +108,7 @@ def test_clouds_that_are_refused(
 ) -> None:
     path = write_ply(tmp_path / "a.ply", np.zeros((2, 3)), fields)
     with pytest.raises(HpalError, match=words):
-        take_answers(path, store)
+        import_answers(path, store)
     LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)
     before = tree(tmp_path)
     done = hpal("label", "--from", path, "--source", scenes, "-o", "l.zarr", cwd=tmp_path)
@@ -178,7 +178,7 @@ def test_positions_find_their_points(store: SceneStore, predictions: Path, tmp_p
     place = np.vstack([at + away, [[0, 0, 900]]])
     path = write_ply(tmp_path / "a.ply", place, {"label": [3, -1, 2, NAN]})
     for source in (store, open_scenes(predictions)):
-        taken = take_answers(path, source)
+        taken = import_answers(path, source)
         assert sorted(taken.rows[["scene", "index", "label"]].tolist()) == [(0, 5, 3), (0, 900, -1), (2, 11, 2)]
         assert taken.notes == [f"3 points of {path} matched by position"]
     np.testing.assert_allclose(np.column_stack([taken.rows[a] for a in "xyz"]), at, rtol=0, atol=1e-9)
@@ -282,7 +282,7 @@ def test_a_labelled_original_cloud_labels_its_cells(how: str, store: SceneStore,
         votes = label[order][(inverse[order] == cell) & ~np.isnan(label[order])].astype(int)
         if len(votes):
             expected[int(cell)] = int(np.bincount(votes).argmax())
-    taken = take_answers(path, store)
+    taken = import_answers(path, store)
     assert {int(r["index"]): int(r["label"]) for r in taken.rows} == expected
     assert set(taken.rows["scene"]) == {1}
     (note,) = taken.notes
@@ -305,7 +305,7 @@ def test_codes_of_a_foreign_cloud_are_read_as_prep_reads_them(tmp_path: Path) ->
     classes = ClassTable.from_json([{"id": 0, "name": "x", "code": 40}, {"id": 1, "name": "y", "code": 17}])
     prepare(tmp_path / "raw", tmp_path / "s.zarr", classes=classes, grid=0.05)
     store = SceneStore(tmp_path / "s.zarr")
-    taken = take_answers(tmp_path / "raw" / "a.ply", store)
+    taken = import_answers(tmp_path / "raw" / "a.ply", store)
     truth = store.labels(store.table[0])
     assert truth is not None
     np.testing.assert_array_equal(np.sort(taken.rows, order="index")["label"], truth)
@@ -338,7 +338,7 @@ def test_las_numbers_classes_from_64(suffix: str, store: SceneStore, tmp_path: P
     path = write_las(tmp_path / f"a.{suffix}", np.zeros((5, 3)), [64, 76, 1, 0, 3], extra)
     # 3 is below the numbers of users: the code of a class, which in this table is its id.
     assert found_in(path, store) == [(0, 1, 0), (0, 2, 12), (2, 5, 3)]
-    assert take_answers(path, store).blank == 2
+    assert import_answers(path, store).blank == 2
     bad = write_las(tmp_path / f"b.{suffix}", np.zeros((2, 3)), [64, 77], {"scene": [0, 0], "index": [1, 2]})
     assert "point 1: 77 is none of the 13 classes" in refusal(bad, store)
 
@@ -361,10 +361,10 @@ def test_las_with_the_codes_of_a_survey(store: SceneStore, tmp_path: Path) -> No
     labels = LabelStore.create(tmp_path / "l.zarr", classes, store.table)
     extra = {"scene": [0.0, 0, 0], "index": [1.0, 2, 3]}
     path = write_las(tmp_path / "a.las", np.zeros((3, 3)), [2, 65, 6], extra)
-    rows = take_answers(path, labels).rows
+    rows = import_answers(path, labels).rows
     assert rows["label"].tolist() == [0, 1, 1]
     with pytest.raises(HpalError, match="point 1: 5 is none"):
-        take_answers(write_las(tmp_path / "b.las", np.zeros((3, 3)), [2, 5, 1], extra), labels)
+        import_answers(write_las(tmp_path / "b.las", np.zeros((3, 3)), [2, 5, 1], extra), labels)
 
 
 def test_las_codes_of_the_class_table_go_first(store: SceneStore, tmp_path: Path) -> None:
@@ -373,9 +373,9 @@ def test_las_codes_of_the_class_table_go_first(store: SceneStore, tmp_path: Path
     labels = LabelStore.create(tmp_path / "l.zarr", ClassTable.from_json(rows), store.table)
     extra = {"scene": [0.0, 0, 0], "index": [1.0, 2, 3]}
     path = write_las(tmp_path / "a.las", np.zeros((3, 3)), [66, 2, 64], extra)
-    assert take_answers(path, labels).rows["label"].tolist() == [0, 1, 0]
+    assert import_answers(path, labels).rows["label"].tolist() == [0, 1, 0]
     with pytest.raises(HpalError, match="point 1: 5 is none"):
-        take_answers(write_las(tmp_path / "b.las", np.zeros((3, 3)), [2, 5, 1], extra), labels)
+        import_answers(write_las(tmp_path / "b.las", np.zeros((3, 3)), [2, 5, 1], extra), labels)
 
 
 def test_several_numbers_of_a_class_are_all_answers(store: SceneStore, tmp_path: Path) -> None:
@@ -388,9 +388,9 @@ def test_several_numbers_of_a_class_are_all_answers(store: SceneStore, tmp_path:
     labels = LabelStore(labels.path)
     extra = {"scene": [0.0] * 5, "index": [1.0, 2, 3, 4, 5]}
     path = write_las(tmp_path / "a.las", np.zeros((5, 3)), [2, 3, 5, 66, 1], extra)
-    assert take_answers(path, labels).rows["label"].tolist() == [0, 1, 1, 2]
+    assert import_answers(path, labels).rows["label"].tolist() == [0, 1, 1, 2]
     with pytest.raises(HpalError, match="point 2: 6 is none of the 3 classes"):
-        take_answers(write_las(tmp_path / "b.las", np.zeros((5, 3)), [2, 3, 6, 66, 1], extra), labels)
+        import_answers(write_las(tmp_path / "b.las", np.zeros((5, 3)), [2, 3, 6, 66, 1], extra), labels)
 
 
 def test_exports_of_labels_come_back(store: SceneStore, tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_labelcloud_in_the_order_of_either_cloud(store: SceneStore, predictions:
     for given in (folder, folder / "labels"):
         assert found_in(given, store) == expected
     assert found_in(folder, open_scenes(predictions)) == expected  # type: ignore[arg-type]
-    assert take_answers(folder, store).source == f"labelCloud {folder}"
+    assert import_answers(folder, store).source == f"labelCloud {folder}"
 
     inverse = store.original(store.table[0])[1]
     full = np.zeros(len(inverse))
@@ -451,7 +451,7 @@ def test_labelcloud_in_the_order_of_either_cloud(store: SceneStore, predictions:
     cells = np.unique(inverse[100:104])
     assert found_in(folder, store) == [*((0, int(cell), chair) for cell in cells), *expected]
     with pytest.raises(HpalError, match="only the scenes store knows"):
-        take_answers(folder, open_scenes(predictions))
+        import_answers(folder, open_scenes(predictions))
 
 
 @pytest.mark.parametrize(
@@ -522,7 +522,7 @@ def test_rows_that_say_nothing_are_blank(store: SceneStore, tmp_path: Path) -> N
     path = tmp_path / "q.tsv"
     lines = [HEAD, ",,,,,,,,,,", "nowhere,x,,,,,,,,,", "", "Area_1/office_1,3.0,,,,,,,,,Unsure", "0,7,,,,,,,,, CHAIR "]
     path.write_text("\n".join(lines).replace(",", "\t"))
-    taken = take_answers(path, store)
+    taken = import_answers(path, store)
     assert taken.blank == 2
     chair = store.classes.names.index("chair")
     assert found_in(path, store) == [(0, 7, chair), (1, 3, -1)]
@@ -589,11 +589,11 @@ def test_columns_that_were_sorted_apart(store: SceneStore, predictions: Path, tm
     for source in (store, open_scenes(predictions)):
         apart = table(place[[1, 0, 2]], index)
         with pytest.raises(HpalError, match=rf"row 2 does not lie where point 26 of {name} does: were columns sorted"):
-            take_answers(apart, source)
+            import_answers(apart, source)
     assert "row 4 does not lie where point 400 of" in refusal(table(place[[0, 1, 0]], index), store)
     assert "row 2 does not lie where" in refusal(table(place[:0:-1], index[:2], labels=["1", ""]), store), "one row"
     labels = LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)
-    assert len(take_answers(apart, labels).rows), "it knows no positions"
+    assert len(import_answers(apart, labels).rows), "it knows no positions"
 
 
 # ---------------------------------------------------------------- asked and not asked

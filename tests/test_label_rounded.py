@@ -10,9 +10,9 @@ from conftest import fake_predictions
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.label.answers import take_answers
+from hpal_cli.label.answers import import_answers
 from hpal_cli.label.oracle import answer
-from hpal_cli.label.positions import rounded
+from hpal_cli.label.rounding import looks_rounded
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 
@@ -24,17 +24,17 @@ def test_only_rounded_numbers_of_other_points_are_told() -> None:
     index = np.array([12, 1_234_567, 1_345_678, 20_000_001, 999_999])
     known = rng.random((5, 3)) * 50
     shift = np.array([1000.0, -5.0, 3.0])
-    assert not rounded(index, known, known, 0.02).any()
-    assert not rounded(index, known + shift, known, 0.02).any()
-    assert not rounded(index[:2], rng.random((2, 3)) * 50, known[:2], 0.02).any()
+    assert not looks_rounded(index, known, known, 0.02).any()
+    assert not looks_rounded(index, known + shift, known, 0.02).any()
+    assert not looks_rounded(index[:2], rng.random((2, 3)) * 50, known[:2], 0.02).any()
     text = np.array([12, 1_234_570, 1_345_680, 20_000_000, 999_999])
     elsewhere = known + rng.random((5, 3))
     elsewhere[[0, 4]] = known[[0, 4]]
-    assert rounded(text, elsewhere + shift, known + 0, 0.02).tolist() == [False, True, True, True, False]
-    assert not rounded(text, known + shift, known, 0.02).any()
-    assert not rounded(text, np.full((5, 3), np.nan), known, 0.02).any()
+    assert looks_rounded(text, elsewhere + shift, known + 0, 0.02).tolist() == [False, True, True, True, False]
+    assert not looks_rounded(text, known + shift, known, 0.02).any()
+    assert not looks_rounded(text, np.full((5, 3), np.nan), known, 0.02).any()
     floats = np.array([2**24 + 2, 5])
-    assert rounded(floats, known[:2] + np.array([[3, 0, 0], [0, 0, 0]]), known[:2], 0.02)[0]
+    assert looks_rounded(floats, known[:2] + np.array([[3, 0, 0], [0, 0, 0]]), known[:2], 0.02)[0]
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,11 @@ def test_an_ascii_cloud_with_six_digits_is_refused(large: SceneStore, tmp_path: 
         asked["index"], (asked["x"], asked["y"], asked["z"]) = index, points[true].T
         if wrong:
             with pytest.raises(HpalError, match=r"point 1 has an index that a viewer rounded"):
-                take_answers(path, large)
+                import_answers(path, large)
             with pytest.raises(HpalError, match="the index 1000000 in a was rounded"):
                 answer(large, asked, "selection")
         else:
-            taken = take_answers(path, large)
+            taken = import_answers(path, large)
             assert taken.rows["index"].tolist() == index.tolist()
             np.testing.assert_array_equal(np.column_stack([taken.rows[axis] for axis in "xyz"]), points[true])
             assert answer(large, asked, "selection")["label"].tolist() == (true % 2).tolist()

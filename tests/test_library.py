@@ -3,7 +3,6 @@ asked for; docs/library.md shows them as they are."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import subprocess
@@ -17,7 +16,7 @@ from test_docs import DOCS, files_of
 
 import hpal_cli as hpal
 from hpal_cli import library
-from hpal_cli.select.fds import Suppression, walk
+from hpal_cli.selection.fds import Suppression, greedy_select
 
 HEAVY = {"numpy", "torch", "zarr", "scipy", "sklearn", "matplotlib", "plyfile", "laspy"}
 
@@ -51,12 +50,9 @@ def test_all_names_are_there_and_documented() -> None:
         hpal.selects  # noqa: B018
 
 
-def test_a_folder_that_shares_a_calls_name_is_both() -> None:
-    import hpal_cli.select.fds
-
-    assert hpal_cli.select.fds.walk is walk
-    for name in ("select", "spread", "evaluate"):
-        assert inspect.signature(getattr(hpal, name)) == inspect.signature(getattr(library, name))
+def test_the_calls_are_those_of_the_library() -> None:
+    for name in library.CALLS:
+        assert getattr(hpal, name) is getattr(library, name)
 
 
 def test_the_import_loads_nothing_heavy() -> None:
@@ -77,9 +73,9 @@ def test_scores_and_picks_load_no_torch() -> None:
 
 def test_no_processes_are_started_unasked_but_by_the_program() -> None:
     program = (
-        "import sys; from hpal_cli import parallel; parallel.cores = lambda: 4; print(parallel.usual_jobs())\n"
+        "import sys; from hpal_cli import parallel; parallel.cores = lambda: 4; print(parallel.default_jobs())\n"
         "from hpal_cli.__main__ import main; sys.argv = ['hpal', '--version']\n"
-        "try: main()\nexcept SystemExit: print(parallel.usual_jobs())"
+        "try: main()\nexcept SystemExit: print(parallel.default_jobs())"
     )
     assert python("-c", program) == f"1\nhpal {hpal.__version__}\n4\n"
 
@@ -210,7 +206,7 @@ def test_a_bare_array_where_a_function_is_wanted_is_told_on_any_data(cloud: tupl
     # So far apart that no feature would ever be fetched.
     for position in (xyz, 1000 * xyz):
         with pytest.raises(hpal.UsageError, match="features: is ndarray, not a function; give a function of rows"):
-            walk(np.ones(400), np.arange(400), position, 400, Suppression(), feat)  # type: ignore[arg-type]
+            greedy_select(np.ones(400), np.arange(400), position, 400, Suppression(), feat)  # type: ignore[arg-type]
 
 
 def test_a_wrong_kind_of_argument_is_told(scenes: Path, predictions: Path, tmp_path: Path) -> None:

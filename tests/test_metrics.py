@@ -15,9 +15,9 @@ from sklearn import metrics as sk
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.evaluate.evaluation import evaluate
-from hpal_cli.evaluate.metrics import Metrics, confusion_matrix
-from hpal_cli.evaluate.sample import evaluate_sample
+from hpal_cli.evaluation.evaluate import evaluate
+from hpal_cli.evaluation.metrics import Metrics, confusion_matrix
+from hpal_cli.evaluation.sample import evaluate_sample
 from hpal_cli.history import Entry
 from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore, write_scene

@@ -31,7 +31,7 @@ from hpal_cli.network.inputs import scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.ahead import Ready
+from hpal_cli.training.prefetch import DeviceBatch
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.train import _Run, train
 
@@ -230,16 +230,16 @@ def test_training_on_it_repeats_to_the_bit_on_one_thread(scenes: Path) -> None:
 
 @engine
 def test_a_run_resumes_on_the_other_backend(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = _Run._learn
+    learn = _Run._step
     seen: list[tuple[int, str]] = []
 
-    def cut(self: _Run, ready: Ready, rate: float) -> object:
+    def cut(self: _Run, ready: DeviceBatch, rate: float) -> object:
         seen.append((self.step, self.backend.name))
         if len(seen) == 6:
             raise KeyboardInterrupt
         return learn(self, ready, rate)
 
-    monkeypatch.setattr(_Run, "_learn", cut)
+    monkeypatch.setattr(_Run, "_step", cut)
     run = tmp_path / "model.pt"
     with pytest.raises(KeyboardInterrupt):
         train(SceneStore(scenes), None, FEW, run=run, save_every=2, backend=choose("torch", CPU))

@@ -60,7 +60,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         if library.hpal_has_bf16() != says:
             pytest.skip(f"this processor does not multiply bfloat16 in {name}")
     monkeypatch.setattr(native, "_half_library", lambda: library)
-    assert native.serves_half(torch.zeros(4, 16), torch.zeros(27, 16, 16)) == (name in WAYS)
+    assert native.supports_half(torch.zeros(4, 16), torch.zeros(27, 16, 16)) == (name in WAYS)
 
 
 def results(
@@ -86,7 +86,7 @@ def test_same_as_float64_in_torch(inputs: int, outputs: int) -> None:
     for sources, targets, volume, centre in ((700, 700, 27, True), (1500, 400, 8, False), (3, 3, 27, True)):
         pairs = some_map(rng, sources, targets, volume, centre=centre)
         features, kernel = torch.randn(sources, inputs), torch.randn(volume, inputs, outputs)
-        assert native.serves(features, kernel)
+        assert native.supports(features, kernel)
         ours = results(pairs, features, kernel, targets)
         theirs = results(pairs, features.double(), kernel.double(), targets)
         for one, other in zip(ours, theirs, strict=True):
@@ -127,8 +127,8 @@ def test_and_in_bfloat16(shape: tuple[int, int, int, int]) -> None:
 
 
 def test_what_it_does_not_take() -> None:
-    assert not native.serves(torch.zeros(4, 16, dtype=torch.float64), torch.zeros(27, 16, 16, dtype=torch.float64))
-    assert not native.serves(torch.zeros(4, 16), torch.zeros(27, 16, 13))
+    assert not native.supports(torch.zeros(4, 16, dtype=torch.float64), torch.zeros(27, 16, 16, dtype=torch.float64))
+    assert not native.supports(torch.zeros(4, 16), torch.zeros(27, 16, 13))
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 48), (16, 16), (112, 96), (384, 256), (6, 16), (3, 32), (40, 64)])
@@ -165,7 +165,7 @@ def test_rows_that_meet_are_those_that_a_search_finds(share: float) -> None:
     key = torch.nonzero(torch.rand(20_000) < share).squeeze(1) - 7_000
     for keys in (key, key[:1], key[:2], torch.stack([key, -key], 1)[:, 0]):
         shifts = [-9_000, -120, -11, -1, 2, 30_000]
-        found, expected = native.meeting(keys, shifts), geometry.search(keys.contiguous(), shifts)
+        found, expected = native.kernel_pairs(keys, shifts), geometry.search(keys.contiguous(), shifts)
         assert found is not None
         for one, other in zip(found, expected, strict=True):
             for rows, wanted in zip(one, other, strict=True):

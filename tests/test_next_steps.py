@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import Done, at_a_terminal, environment
-from made_scenes import Campaign, certain, made_scenes, rooms
+from synthetic_scenes import Campaign, certain, rooms, synthetic_scenes
 
 from hpal_cli.history import Entry
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.scenes.provenance import store_behind
+from hpal_cli.scenes.provenance import find_source_store
 from hpal_cli.scenes.store import SceneStore
 
 QUICK = "--preset small --voxel 20cm --steps 2 --batch 1 --device cpu --max-voxels 2000"
@@ -102,7 +102,7 @@ def test_two_rounds_of_nothing_but_what_is_said(folder: Path) -> None:
 
 def test_rounds_with_superpoints(tmp_path: Path) -> None:
     """A superpoint at a time, spread after each round, and a forest at the end."""
-    made_scenes(tmp_path / "my rooms.zarr", rooms())
+    synthetic_scenes(tmp_path / "my rooms.zarr", rooms())
     step = following(ok("hpal superpoints 'my rooms.zarr' --jobs 1", tmp_path))
     assert step == "hpal score 'my rooms.zarr' --strategy diverse | hpal select"
     # What both are told is one number.
@@ -160,7 +160,7 @@ def test_scenes_that_nobody_asks_about_have_no_next(tmp_path: Path) -> None:
     assert "next:" not in text
     home = tmp_path / "val"
     home.mkdir()
-    made_scenes(home / "rooms.zarr", rooms(count=1, val=1))
+    synthetic_scenes(home / "rooms.zarr", rooms(count=1, val=1))
     text = ok("hpal superpoints rooms.zarr --jobs 1", home)
     assert "rooms.superpoints.zarr: " in text
     assert "next:" not in text
@@ -225,9 +225,9 @@ def test_stores_behind(scenes: Path, other_scenes: Path, predictions: Path, tmp_
         Entry("hpal prep", "1", ("raw", f"--output={other_scenes}")),
         Entry("hpal score", "1", ("p.zarr", "", "-", "--levels", "10")),
     ]
-    assert store_behind(history, "scenes", same) == scenes
-    assert store_behind(history, "scenes", None) == other_scenes, "the newest, whatever it is about"
-    assert store_behind(history, "scenes", SceneStore(other_scenes).table.id) == other_scenes
-    assert store_behind(history, "labels", same) is None
-    assert store_behind(history, "predictions", same) is None
-    assert store_behind(history, "predictions", same, tmp_path) == tmp_path / "p.zarr"
+    assert find_source_store(history, "scenes", same) == scenes
+    assert find_source_store(history, "scenes", None) == other_scenes, "the newest, whatever it is about"
+    assert find_source_store(history, "scenes", SceneStore(other_scenes).table.id) == other_scenes
+    assert find_source_store(history, "labels", same) is None
+    assert find_source_store(history, "predictions", same) is None
+    assert find_source_store(history, "predictions", same, tmp_path) == tmp_path / "p.zarr"

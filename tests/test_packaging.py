@@ -51,7 +51,7 @@ def test_the_wheel_carries_completions_the_manual_and_the_command(wheel: Path) -
     for source in (
         "network/sparse.c",
         "score/hmmu.c",
-        "select/walk.c",
+        "selection/greedy.c",
         "predictions/probabilities.c",
         "readers/numbers.c",
         "float16.h",

@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from test_page_server import HOSTILE, asked_of, selection
 
 from hpal_cli.demo.office import make_room
-from hpal_cli.label.answers import take_answers
+from hpal_cli.label.answers import import_answers
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.page.offline import write_page
 from hpal_cli.predictions.store import PredictionStore
@@ -53,13 +53,13 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
     """A room of some 11,000 points, one of whose classes has a name that would be a picture in HTML."""
-    from made_scenes import Room, made_scenes
+    from synthetic_scenes import Room, synthetic_scenes
 
     found = make_room(0, points=12_000)
     label = np.minimum(found.label, 11)
     names = ["floor", "wall", HOSTILE, *(f"class {n}" for n in range(3, 12))]
     one = Room("a", found.xyz, label, found.rgb)
-    return made_scenes(tmp_path_factory.mktemp("made") / "scenes.zarr", [one], grid=0.08, classes=names)
+    return synthetic_scenes(tmp_path_factory.mktemp("made") / "scenes.zarr", [one], grid=0.08, classes=names)
 
 
 class Server:
@@ -361,9 +361,9 @@ def test_nothing_is_done_twice(serve: Callable[..., Server], browser: Browser) -
 
 
 def test_the_next_scene_is_there_before_it_is_asked_for(browser: Browser, tmp_path: Path) -> None:
-    from made_scenes import made_scenes, rooms
+    from synthetic_scenes import rooms, synthetic_scenes
 
-    store = made_scenes(tmp_path / "scenes.zarr", rooms(2, 0))
+    store = synthetic_scenes(tmp_path / "scenes.zarr", rooms(2, 0))
     rows, header = selection(store, {0: [3], 1: [5, 9]})
     with (tmp_path / "round.ply").open("wb") as file:
         write_points(file, header, rows)
@@ -440,7 +440,7 @@ def test_a_page_in_one_file_works_without_a_server(made: SceneStore, browser: Br
     download.value.save_as(table)
     assert table.name == "round.csv"
     assert [row["label"] for row in csv.DictReader(table.open())] == [HOSTILE, "unsure", "wall"]
-    taken = take_answers(table, made)
+    taken = import_answers(table, made)
     assert sorted(taken.rows["label"].tolist()) == [-1, 1, 2]
     fetched = "performance.getEntriesByType('resource').map((one) => one.name)"
     assert [name for name in page.evaluate(fetched) if not name.startswith(("data:", "blob:"))] == []

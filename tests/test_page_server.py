@@ -23,27 +23,27 @@ import httpx2
 import numpy as np
 import pytest
 from conftest import environment, fake_predictions
-from made_scenes import made_scenes, room, rooms
 from starlette.testclient import TestClient
+from synthetic_scenes import room, rooms, synthetic_scenes
 
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.serving import run_page
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import call
 from hpal_cli.info import describe
-from hpal_cli.label.answers import take_answers
-from hpal_cli.label.people import agreements, kappa, people
+from hpal_cli.label.annotators import agreements, annotators, kappa
+from hpal_cli.label.answers import import_answers
 from hpal_cli.labels.store import LabelStore
+from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Column, DrawnCloud, Source
-from hpal_cli.page.desk import Desk
-from hpal_cli.page.label import Asked, open_desk, parse_overlap, queries_asked
-from hpal_cli.page.learn import Learner
+from hpal_cli.page.label import Asked, open_label_page, parse_overlap, queries_asked
+from hpal_cli.page.live_spread import LiveSpread
 from hpal_cli.page.offline import write_page
 from hpal_cli.page.server import LARGEST, allowed_hosts, free_socket, make_app, policy, read_file
 from hpal_cli.page.view import open_view
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.spread.spread import spread_scene
+from hpal_cli.spreading.spread import spread_scene
 from hpal_cli.stream.header import Header, PoolScene
 
 TOKEN = "a-token-for-the-tests"
@@ -83,13 +83,13 @@ def asked_of(store: SceneStore | PredictionStore, points: dict[int, list[int]], 
 
 @pytest.fixture
 def store(tmp_path: Path) -> SceneStore:
-    return made_scenes(tmp_path / "scenes.zarr", rooms(2, 0), classes=("floor", "wall", HOSTILE, "board"))
+    return synthetic_scenes(tmp_path / "scenes.zarr", rooms(2, 0), classes=("floor", "wall", HOSTILE, "board"))
 
 
 class At(NamedTuple):
-    """A desk and whoever talks to its server."""
+    """A page_api and whoever talks to its server."""
 
-    desk: Desk
+    page_api: PageApi
     http: TestClient
     labels: Path
 
@@ -101,17 +101,17 @@ class At(NamedTuple):
 
 
 def at(asked: Asked, labels: Path, **how: Any) -> At:
-    desk = open_desk(asked, labels, call("label", "--serve"), **how)
-    app = make_app(desk, token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
+    page_api = open_label_page(asked, labels, call("label", "--serve"), **how)
+    app = make_app(page_api, token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
     bearer = {"Authorization": f"Bearer {TOKEN}"}
-    return At(desk, TestClient(app, base_url=ADDRESS, headers=bearer, client=("127.0.0.1", 50000)), labels)
+    return At(page_api, TestClient(app, base_url=ADDRESS, headers=bearer, client=("127.0.0.1", 50000)), labels)
 
 
 @pytest.fixture
 def page(store: SceneStore, tmp_path: Path) -> Iterator[At]:
     found = at(asked_of(store, {0: [3, 400, 900, 1200], 1: [5, 700]}), tmp_path / "labels.zarr")
     yield found
-    found.desk.close()
+    found.page_api.close()
 
 
 # ---------------------------------------------------------------- who may ask
@@ -215,7 +215,7 @@ def test_an_answer_is_in_the_store_when_it_is_said_to_be(page: At) -> None:
     answer = page.post("answer", query=query["id"], label=1, seconds=2.5)
     assert answer.status_code == 200
     (row,) = LabelStore(page.labels).latest().tolist()
-    session = page.desk.session
+    session = page.page_api.session
     assert session is not None
     expected = session.queries[query["id"]]
     assert row[:2] == (expected.scene, expected.index)
@@ -385,7 +385,7 @@ def test_as_much_is_seen_as_suits_the_scene(grid: float, reach: float) -> None:
 def test_units_are_metres_for_the_page(tmp_path: Path) -> None:
     one = room()
     one.xyz = one.xyz / 0.3048
-    store = made_scenes(tmp_path / "feet.zarr", [one], unit=0.3048)
+    store = synthetic_scenes(tmp_path / "feet.zarr", [one], unit=0.3048)
     page = at(asked_of(store, {0: [10]}), tmp_path / "labels.zarr")
     query = page.next()
     position = store.points(store.table[0]).position[10]
@@ -393,7 +393,7 @@ def test_units_are_metres_for_the_page(tmp_path: Path) -> None:
     page.post("answer", query=0, label=0)
     row = LabelStore(page.labels).latest()[0]
     assert np.allclose([row["x"], row["y"], row["z"]], position)
-    page.desk.close()
+    page.page_api.close()
 
 
 def test_the_room_learns_what_is_around_an_answer(page: At, store: SceneStore) -> None:
@@ -404,7 +404,7 @@ def test_the_room_learns_what_is_around_an_answer(page: At, store: SceneStore) -
     label = store.labels(store.table[0])
     assert label is not None
     for query in page.http.get("/api/scene/0/queries").json():
-        session = page.desk.session
+        session = page.page_api.session
         assert session is not None
         page.post("answer", query=query["id"], label=int(label[session.queries[query["id"]].index]))
     begin = time.perf_counter()
@@ -415,7 +415,7 @@ def test_the_room_learns_what_is_around_an_answer(page: At, store: SceneStore) -
         "parts": ",".join(f"{n}:0:{t[0]}" for n, t in enumerate(page.http.get("/api/scene/0").json()["tiles"])),
     }
     of = np.frombuffer(page.http.get("/api/scene/0/points", params=parts).content, "<i4")
-    index = page.desk.shelf.cloud(0).order
+    index = page.page_api.scene_cache.cloud(0).order
     known = found["label"][of] >= 0
     assert known.mean() > 0.9
     answered = np.isin(label[index], np.unique(found["label"][found["label"] >= 0]))
@@ -423,7 +423,7 @@ def test_the_room_learns_what_is_around_an_answer(page: At, store: SceneStore) -
 
 
 def test_spreads_that_wait_become_one(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = Learner(store)
+    learner = LiveSpread(store)
     learner.of(store.table[0])
     begun, go_on, seen = threading.Event(), threading.Event(), []
     usual = spread_scene
@@ -434,7 +434,7 @@ def test_spreads_that_wait_become_one(store: SceneStore, monkeypatch: pytest.Mon
         assert go_on.wait(30)
         return usual(superpoints, index, label, classes)
 
-    monkeypatch.setattr("hpal_cli.page.learn.spread_scene", slow)
+    monkeypatch.setattr("hpal_cli.page.live_spread.spread_scene", slow)
     given = [3]
 
     def ask(version: int) -> Any:
@@ -456,7 +456,7 @@ def test_spreads_that_wait_become_one(store: SceneStore, monkeypatch: pytest.Mon
 
 
 def test_a_large_scene_is_coarse_at_first(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpal_cli.page.shelf.LARGE", 100)
+    monkeypatch.setattr("hpal_cli.page.scene_cache.LARGE", 100)
     monkeypatch.setattr("hpal_cli.page.cloud.COARSE", 300)
     ready = threading.Event()
     usual = DrawnCloud.__init__
@@ -466,9 +466,9 @@ def test_a_large_scene_is_coarse_at_first(store: SceneStore, monkeypatch: pytest
         usual(self, source, coarse=coarse)
 
     monkeypatch.setattr(DrawnCloud, "__init__", slow)
-    shelf = open_view(store.path).shelf
+    scene_cache = open_view(store.path).scene_cache
     http = TestClient(
-        make_app(Desk(shelf), token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None),
+        make_app(PageApi(scene_cache), token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None),
         base_url=ADDRESS, headers={"Authorization": f"Bearer {TOKEN}"},
     )  # fmt: skip
     first = http.get("/api/scene/0").json()
@@ -484,7 +484,7 @@ def test_a_large_scene_is_coarse_at_first(store: SceneStore, monkeypatch: pytest
     points = store.points(store.table[0])
     assert len(index) == 300
     assert np.array_equal(xyz, points.xyz[index].astype(np.float32))
-    coarse = shelf.first(0)
+    coarse = scene_cache.first(0)
     # What surrounds a query is known in full, so that it is looked at from the same side.
     place = xyz[7].astype(float)
     near = coarse.around(place, 0.5)
@@ -495,7 +495,7 @@ def test_a_large_scene_is_coarse_at_first(store: SceneStore, monkeypatch: pytest
         key: first[key] for key in ("points", "step", "reach", "floor", "top", "cut", "roof")
     }
     assert sum(tile[0] for tile in whole["tiles"]) == store.table[0].points
-    assert len(near) == len(shelf.cloud(0).around(place, 0.5)) > 1
+    assert len(near) == len(scene_cache.cloud(0).around(place, 0.5)) > 1
     # A page that has the coarse level may go on with it until it has the other.
     assert np.array_equal(values("index", "<i4"), index)
     assert http.get("/api/scene/0").json()["whole"] is True
@@ -512,15 +512,15 @@ def test_a_region_is_one_question(store: SceneStore, tmp_path: Path) -> None:
     assert latest["index"].tolist() == [3, 400, 900, 1200]
     assert latest["label"].tolist() == [2] * 4
     assert page.http.get("/api/scene/0/queries").json()[0]["label"] == 2
-    assert people(LabelStore(page.labels).batches()) == []
-    page.desk.close()
+    assert annotators(LabelStore(page.labels).batches()) == []
+    page.page_api.close()
 
 
 def test_predictions_bring_guesses_and_colours(scenes: Path, tmp_path: Path) -> None:
     predictions = PredictionStore(fake_predictions(scenes, tmp_path / "preds.zarr", labelled=0))
     page = at(asked_of(predictions, {0: [1, 2]}), tmp_path / "labels.zarr")
     guess = page.next()["guess"]
-    session = page.desk.session
+    session = page.page_api.session
     assert session is not None
     prob = predictions.probabilities(predictions.table[0])[session.queries[0].index].astype(float)
     assert [guess["first"], guess["second"]] == np.argsort(-prob, kind="stable")[:2].tolist()
@@ -528,7 +528,7 @@ def test_predictions_bring_guesses_and_colours(scenes: Path, tmp_path: Path) -> 
     assert columns["class"] == "class"
     assert columns["uncertainty"] == "number"
     assert "truth" not in columns
-    page.desk.close()
+    page.page_api.close()
 
 
 # ---------------------------------------------------------------- several people
@@ -567,10 +567,10 @@ def test_servers_of_one_store_never_give_the_same_query(page: At, store: SceneSt
     given.append(other.post("answer", query=theirs, label=1, client="browser-two", name="ben").json()["query"]["id"])
     assert len({mine, theirs, *given}) == 4
     # Who ends gives back.
-    other.desk.close()
+    other.page_api.close()
     free = [page.next(client=f"browser-{n:02d}", name=f"person {n}")["id"] for n in range(3)]
     assert given[1] in free
-    page.desk.close()
+    page.page_api.close()
     assert not page.labels.with_name(".labels.zarr.held").exists()
 
 
@@ -584,7 +584,7 @@ def test_the_leases_of_a_killed_server_are_void(page: At, tmp_path: Path) -> Non
     server = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     assert server.stdout.readline() == "True\n"
-    session = page.desk.session
+    session = page.page_api.session
     assert session is not None
     number = next(n for n, query in enumerate(session.queries) if (query.scene, query.index) == (0, 3))
     assert not session.hold(number, "us")
@@ -597,7 +597,7 @@ def test_the_leases_of_a_killed_server_are_void(page: At, tmp_path: Path) -> Non
 
 def test_answers_of_other_programs_are_noticed(page: At) -> None:
     other = LabelStore(page.labels)
-    session = page.desk.session
+    session = page.page_api.session
     assert session is not None
     first = session.queries[0]
     rows = np.zeros(1, other.latest().dtype)
@@ -609,11 +609,11 @@ def test_answers_of_other_programs_are_noticed(page: At) -> None:
 def test_two_people_are_asked_the_share_that_overlaps(store: SceneStore, tmp_path: Path) -> None:
     indices = list(range(0, 1600, 40))
     page = at(asked_of(store, {0: indices}), tmp_path / "none.zarr")
-    assert page.desk.session is not None
-    assert not page.desk.session.overlaps
-    page.desk.close()
+    assert page.page_api.session is not None
+    assert not page.page_api.session.overlaps
+    page.page_api.close()
     page = at(asked_of(store, {0: indices}), tmp_path / "labels.zarr", overlap=0.25)
-    session = page.desk.session
+    session = page.page_api.session
     assert session is not None
     twice = [n for n in range(40) if session.needs(n) == 2]
     assert 4 <= len(twice) <= 16
@@ -630,12 +630,15 @@ def test_two_people_are_asked_the_share_that_overlaps(store: SceneStore, tmp_pat
     (found,) = agreements(batches)
     assert (found.first, found.second, found.queries) == ("anna", "ben", len(twice))
     assert found.same == pytest.approx(1 - 1 / len(twice))
-    assert [(p.name, p.answers, p.seconds) for p in people(batches)] == [("anna", 40, 3.0), ("ben", len(twice), 3.0)]
-    assert people(batches)[0].per_hour == pytest.approx(1200)
+    assert [(p.name, p.answers, p.seconds) for p in annotators(batches)] == [
+        ("anna", 40, 3.0),
+        ("ben", len(twice), 3.0),
+    ]
+    assert annotators(batches)[0].per_hour == pytest.approx(1200)
     lines = dict(describe(page.labels).lines())
     assert lines["anna"] == "40 answers, 1,200 an hour, 3.0 s for half of them"
     assert "Cohen's kappa" in lines["agreement"]
-    page.desk.close()
+    page.page_api.close()
 
 
 def test_kappa_is_what_cohen_computed() -> None:
@@ -657,7 +660,7 @@ def test_bad_input_is_one_line_before_a_page_is_shown(store: SceneStore, tmp_pat
     rows, header = selection(store, {0: [3]})
     with pytest.raises(HpalError, match="is empty"):
         queries_asked(rows[:0], header, "s.ply", source=None, beside=None)
-    other = made_scenes(tmp_path / "other.zarr", [room(seed=7)])
+    other = synthetic_scenes(tmp_path / "other.zarr", [room(seed=7)])
     with pytest.raises(HpalError, match="other scenes"):
         queries_asked(rows, header, "s.ply", source=other.path, beside=None)
     gone = Header("selection", source="nowhere.zarr", scenes=store.table.id)
@@ -670,9 +673,9 @@ def test_bad_input_is_one_line_before_a_page_is_shown(store: SceneStore, tmp_pat
     with pytest.raises(HpalError, match="does not have"):
         queries_asked(rows, header, "s.ply", source=None, beside=None)
     rows["scene"] = 0
-    made_scenes(tmp_path / "labels.zarr", [room(seed=7)])
+    synthetic_scenes(tmp_path / "labels.zarr", [room(seed=7)])
     with pytest.raises(HpalError, match=r"labels\.zarr"):
-        open_desk(asked_of(store, {0: [3]}), tmp_path / "labels.zarr", call("label"))
+        open_label_page(asked_of(store, {0: [3]}), tmp_path / "labels.zarr", call("label"))
     import shutil
 
     shutil.rmtree(store.path / "scenes" / "a" / "xyz")
@@ -688,7 +691,7 @@ def test_a_labels_store_that_cannot_be_written_is_refused(
     usual = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "answers" and usual(path, mode))
     with pytest.raises(HpalError, match="cannot be written"):
-        open_desk(asked_of(store, {0: [3]}), labels, call("label"))
+        open_label_page(asked_of(store, {0: [3]}), labels, call("label"))
 
 
 @pytest.mark.parametrize("text", ["many", "120%", "-1", "1.5", "nan"])
@@ -808,8 +811,8 @@ def test_the_token_is_not_among_the_words_of_the_browser(store: SceneStore, monk
 
 def test_a_view_shows_and_takes_nothing(scenes: Path, tmp_path: Path) -> None:
     predictions = fake_predictions(scenes, tmp_path / "preds.zarr", labelled=0)
-    desk = open_view(predictions, source=scenes)
-    app = make_app(desk, token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
+    page_api = open_view(predictions, source=scenes)
+    app = make_app(page_api, token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
     http = TestClient(app, base_url=ADDRESS, headers={"Authorization": f"Bearer {TOKEN}"})
     about = http.get("/api/about").json()
     assert about["mode"] == "view"
@@ -829,7 +832,7 @@ def test_a_view_shows_and_takes_nothing(scenes: Path, tmp_path: Path) -> None:
     for path in ("answer", "skip", "undo"):
         assert http.post(f"/api/{path}", json={**ME, "query": 0, "label": 0}).status_code in (404, 409)
     assert http.get("/api/next", params=ME).status_code == 404
-    desk.close()
+    page_api.close()
 
 
 def test_what_can_be_viewed(scenes: Path, store: SceneStore, tmp_path: Path) -> None:
@@ -838,19 +841,19 @@ def test_what_can_be_viewed(scenes: Path, store: SceneStore, tmp_path: Path) -> 
     rows, header = selection(store, {0: [3, 400], 1: [9]})
     with (tmp_path / "round.ply").open("wb") as file:
         write_points(file, header, rows)
-    shelf = open_view(tmp_path / "round.ply").shelf
-    assert [[mark.index for mark in scene.marks] for scene in shelf.scenes.values()] == [[3, 400], [9]]
+    scene_cache = open_view(tmp_path / "round.ply").scene_cache
+    assert [[mark.index for mark in scene.marks] for scene in scene_cache.scenes.values()] == [[3, 400], [9]]
     page = at(asked_of(store, {0: [3, 400]}), tmp_path / "labels.zarr")
     page.post("answer", query=0, label=2)
-    page.desk.close()
-    (mark,) = open_view(tmp_path / "labels.zarr", source=store.path).shelf.scenes[0].marks
+    page.page_api.close()
+    (mark,) = open_view(tmp_path / "labels.zarr", source=store.path).scene_cache.scenes[0].marks
     assert (mark.text, mark.label) == (HOSTILE, 2)
     plain = tmp_path / "cloud.ply"
     plain.write_text(
         "ply\nformat ascii 1.0\nelement vertex 2\nproperty double x\nproperty double y\nproperty double z\n"
         "property float heat\nend_header\n900000.5 1 2 0.5\n900001.5 2 3 0.7\n"
     )
-    cloud = open_view(plain).shelf.cloud(0)
+    cloud = open_view(plain).scene_cache.cloud(0)
     assert cloud.offset.tolist() == [900000, 1, 2]
     assert sorted(cloud.column("heat").tolist()) == pytest.approx([0.5, 0.7])
     with pytest.raises(HpalError, match="does not exist"):
@@ -878,5 +881,5 @@ def test_a_page_in_one_file_gives_a_table_that_is_taken(store: SceneStore, tmp_p
             ",".join([query["name"], str(query["index"]), *(f"{axis:.5f}" for axis in query["position"]), label])
         )
     table.write_text("\n".join(lines) + "\n")
-    taken = take_answers(table, store)
+    taken = import_answers(table, store)
     assert sorted(taken.rows["label"].tolist()) == [-1, 1]

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Done, tree
-from made_scenes import FLOOR, Campaign, Room, answers, face, first_of_each, made_scenes, room
 from matplotlib.image import imread
+from synthetic_scenes import FLOOR, Campaign, Room, answers, face, first_of_each, room, synthetic_scenes
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.pictures import NO_CLASS, RIGHT, WRONG, class_layer, error_layer, write_pictures
 from hpal_cli.export.scene_picture import Layer, height_layer, scene_picture
-from hpal_cli.export.scene_views import NOBODY, Scene, framed, from_above, from_corner
+from hpal_cli.export.scene_views import NO_POINT, Scene, framed, from_above, from_corner
 from hpal_cli.predictions import store as prediction_store
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
@@ -55,13 +55,13 @@ def test_a_room_is_seen_into_from_above_and_from_the_corner() -> None:
     scene = scene_of(xyz, grid=0.05)
     assert scene.roof
     above = from_above(scene, BOX)
-    shown = above.rows[above.rows != NOBODY]
+    shown = above.rows[above.rows != NO_POINT]
     assert xyz[shown, 2].max() <= scene.cut < 2.6
     fine = above.pixel / 2
     assert is_table[shown].sum() * fine**2 == pytest.approx(1.0, rel=0.15)
     assert above.shape[1] * above.pixel == pytest.approx(5, rel=0.02)
     corner = from_corner(scene, BOX)
-    tables = np.unique(corner.rows[(corner.rows != NOBODY)])
+    tables = np.unique(corner.rows[(corner.rows != NO_POINT)])
     assert np.isin(np.flatnonzero(is_table), tables).mean() > 0.95
     # Of the four walls those at the back are there.
     back = xyz[tables][(xyz[tables, 2] > 1) & ~is_table[tables]]
@@ -172,7 +172,7 @@ def test_a_scan_thinner_than_its_grid_has_no_holes() -> None:
     rng = np.random.default_rng(0)
     xyz = face((0, 0, 0), (20, 0, 0), (0, 20, 0), 0.25) + rng.uniform(0, 0.1, (6400, 3)) * [1, 1, 0]
     image = from_above(scene_of(xyz, grid=0.04), BOX)
-    assert (image.rows[10:-10, 10:-10] != NOBODY).mean() > 0.99
+    assert (image.rows[10:-10, 10:-10] != NO_POINT).mean() > 0.99
 
 
 def test_what_strays_far_away_does_not_make_the_scene_small() -> None:
@@ -217,7 +217,7 @@ def test_spread_draws_without_any_truth_or_colour(hpal: Hpal, tmp_path: Path) ->
     one = Room(one.name, one.xyz * 1000, one.label)
     far = face((9000, 0, 0), (500, 0, 0), (0, 500, 0), 40)
     one = Room(one.name, np.vstack([one.xyz, far]), np.append(one.label, np.full(len(far), FLOOR)))
-    store = made_scenes(tmp_path / "rooms.zarr", [one], unit=0.001, labels=False)
+    store = synthetic_scenes(tmp_path / "rooms.zarr", [one], unit=0.001, labels=False)
     answers(tmp_path / "labels.zarr", store, {one.name: first_of_each(one)})
     words = ("spread", tmp_path / "labels.zarr", tmp_path / "rooms.zarr", "-o", tmp_path / "s.zarr")
     done = hpal(*words, "--pictures", tmp_path / "out")
@@ -263,7 +263,7 @@ def test_a_store_is_read_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_other_scenes_are_refused(tmp_path: Path) -> None:
     made = Campaign(tmp_path)
     said = made.spread(tmp_path / "spread.zarr")
-    other = made_scenes(tmp_path / "other.zarr", [room("a", 9)])
+    other = synthetic_scenes(tmp_path / "other.zarr", [room("a", 9)])
     draw = partial(write_pictures, said, said.choose("train"), tmp_path / "out", truth=other)
     with pytest.raises(HpalError, match="holds other scenes than"):
         draw()

@@ -23,9 +23,9 @@ from hpal_cli.export.files import export
 from hpal_cli.progress import Silent
 from hpal_cli.readers import number_table, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes import spool, write
+from hpal_cli.scenes import column_buffer, write
+from hpal_cli.scenes.column_buffer import ColumnBuffer, Columns
 from hpal_cli.scenes.prepare import prepare
-from hpal_cli.scenes.spool import Columns, Spool
 from hpal_cli.scenes.store import SceneStore, SourceFile
 
 CLASSES = ClassTable.from_names(["a", "b", "c"])
@@ -79,7 +79,7 @@ def test_a_spool_gives_back_what_it_got(tmp_path: Path, kept: int) -> None:
         for n in (5, 0, 40, 1, 30)
     ]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    some = Spool(tmp_path / "s", kept)
+    some = ColumnBuffer(tmp_path / "s", kept)
     for part in parts[:3]:
         some.append(part)
     some.drop("z")
@@ -109,15 +109,15 @@ def test_a_cloud_too_large_for_memory_gives_the_same_store(
     table(tmp_path / "raw" / "a.csv", xyz, label, w=xyz[:, 1], **rgb)
     prepare(tmp_path / "raw", tmp_path / "one.zarr", grid=grid, classes=CLASSES)
     dealt = []
-    append = Spool.append
+    append = ColumnBuffer.append
 
-    def counting(self: Spool, part: Columns) -> None:
+    def counting(self: ColumnBuffer, part: Columns) -> None:
         dealt.append(self._folder.name)
         append(self, part)
 
-    monkeypatch.setattr(Spool, "append", counting)
-    monkeypatch.setattr(spool, "KEPT", 0)
-    monkeypatch.setattr(write, "KEPT", 0)
+    monkeypatch.setattr(ColumnBuffer, "append", counting)
+    monkeypatch.setattr(column_buffer, "BUFFER_BYTES", 0)
+    monkeypatch.setattr(write, "BUFFER_BYTES", 0)
     monkeypatch.setattr(write, "SAMPLE", 3)
     monkeypatch.setattr(write.write_scene, "__kwdefaults__", {"slab": 700})
     prepare(tmp_path / "raw", tmp_path / "many.zarr", grid=grid, classes=CLASSES)
@@ -154,7 +154,7 @@ def test_loose_files_of_the_folder_that_was_given(folder: Path, tmp_path: Path) 
 @pytest.mark.parametrize("kept", [0, 1 << 30])
 def test_files_of_a_scene_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """What one of them has is kept, and each comes back with what it had."""
-    monkeypatch.setattr(spool.Spool.__init__, "__defaults__", (kept,))
+    monkeypatch.setattr(column_buffer.ColumnBuffer.__init__, "__defaults__", (kept,))
     xyz, label = cloud(0)
     red = {name: np.full(300, n) for n, name in enumerate(("red", "green", "blue"), 1)}
     table(tmp_path / "raw" / "a.csv", xyz, None, u=xyz[:, 0], v=xyz[:, 1])

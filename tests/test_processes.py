@@ -17,12 +17,12 @@ from conftest import cut_at, environment
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.network.backend import choose
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.training.ahead import ready_batches
-from hpal_cli.training.batches import Batch, Batches
+from hpal_cli.training.batches import Batch, BatchDataset
 from hpal_cli.training.checkpoint import load
+from hpal_cli.training.distributed import local_device, rank_and_world_size
 from hpal_cli.training.labels import known_labels
+from hpal_cli.training.prefetch import prefetch_batches
 from hpal_cli.training.presets import PRESETS
-from hpal_cli.training.processes import own_device, rank_and_world
 from hpal_cli.training.train import train
 
 CPU = torch.device("cpu")
@@ -35,14 +35,14 @@ from hpal_cli.commands.app import main
 from hpal_cli.training import train as module
 
 losses = []
-learn = module._Run._learn
+learn = module._Run._step
 
 def recorded(self, ready, rate):
     loss = learn(self, ready, rate)
     losses.append(self._losses[-1][2].item())
     return loss
 
-module._Run._learn = recorded
+module._Run._step = recorded
 out = Path(sys.argv.pop(1))
 try:
     main()
@@ -107,9 +107,9 @@ def test_ranks_share_the_scenes_of_a_batch(scenes: Path) -> None:
     settings = replace(PRESETS["small"], batch=4, max_voxels=2000, voxel=0.15)
     known, _ = known_labels(store, None)
 
-    def part(rank: int, world: int) -> Batches:
+    def part(rank: int, world: int) -> BatchDataset:
         chosen = store.table.choose("train")
-        return Batches(store, chosen, known, settings, color=True, seed=1, rank=rank, world=world)
+        return BatchDataset(store, chosen, known, settings, color=True, seed=1, rank=rank, world=world)
 
     whole, parts = part(0, 1)[3], [part(rank, 3)[3] for rank in range(3)]
     assert [len(batch.scenes) for batch in parts] == [2, 1, 1]
@@ -121,26 +121,26 @@ def test_ranks_share_the_scenes_of_a_batch(scenes: Path) -> None:
 
 
 def test_what_torchrun_says_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rank_and_world() == (0, 1)
+    assert rank_and_world_size() == (0, 1)
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="torchrun"):
-        rank_and_world()
+        rank_and_world_size()
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(UsageError, match="torchrun"):
-        rank_and_world()
+        rank_and_world_size()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert own_device(torch.device("cuda")) == torch.device("cuda", 1)
-    assert own_device(torch.device("cuda", 0)) == torch.device("cuda", 0)
-    assert own_device(CPU) == CPU
+    assert local_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert local_device(torch.device("cuda", 0)) == torch.device("cuda", 0)
+    assert local_device(CPU) == CPU
 
 
 def test_batches_made_ready_are_those_of_the_steps(scenes: Path) -> None:
     store = SceneStore(scenes)
     settings = replace(PRESETS["small"], batch=2, max_voxels=2000, voxel=0.15)
     known, _ = known_labels(store, None)
-    batches = Batches(store, store.table.choose("train"), known, settings, color=True, seed=1)
-    ready = list(ready_batches(batches, range(3, 6), CPU, choose("auto", CPU).geometry))
+    batches = BatchDataset(store, store.table.choose("train"), known, settings, color=True, seed=1)
+    ready = list(prefetch_batches(batches, range(3, 6), CPU, choose("auto", CPU).geometry))
     assert len(ready) == 3
     for step, one in zip(range(3, 6), ready, strict=True):
         batch = batches[step]
@@ -176,7 +176,7 @@ def test_a_run_with_workers_that_was_cut_resumes_to_the_same_bytes(scenes: Path,
 def test_an_error_in_a_worker_is_the_same_line() -> None:
     for workers in (0, 1):
         with pytest.raises(HpalError, match=r"room: is broken; read it again"):
-            list(ready_batches(_Broken(), range(2), CPU, choose("auto", CPU).geometry, workers=workers))  # type: ignore[arg-type]
+            list(prefetch_batches(_Broken(), range(2), CPU, choose("auto", CPU).geometry, workers=workers))  # type: ignore[arg-type]
 
 
 class _Broken:
@@ -206,7 +206,7 @@ def test_a_step_without_labels_is_skipped_and_counted(scenes: Path, tmp_path: Pa
     model = train(store, labels, settings, monitor=Listening())  # type: ignore[arg-type]
     count = len(store.table.choose("train"))
     assert count > 1
-    skipped = sum(1 for step in range(8) if Batches(
+    skipped = sum(1 for step in range(8) if BatchDataset(
         store, store.table.choose("train"), known_labels(store, labels)[0], settings, color=True, seed=0
     )[step].labelled == 0)  # fmt: skip
     assert 0 < skipped < 8

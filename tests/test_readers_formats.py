@@ -20,7 +20,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import e57, las, number_files, number_table, numpy_files, ply, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes import named
+from hpal_cli.scenes import class_tables
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 
@@ -292,13 +292,13 @@ def test_scannet_by_its_own_numbers(tmp_path: Path) -> None:
     table = TSV.replace("2\toffice chair", "10\toffice chair").replace("3\tbox", "12\tbox")
     write(tmp_path / "scannetv2-labels.combined.tsv", table)
     reader, (source,) = readers.find(tmp_path)
-    classes = named.class_table("scannet200")
+    classes = class_tables.class_table("scannet200")
     cloud = readers.read(reader, source, Options(classes=classes))
     assert cloud.label is not None
     assert cloud.label.tolist() == [10, -1, -1]
     assert classes.names[classes.from_codes(cloud.label, "f")[0]] == "office chair"
     assert cloud.carried["instance"].tolist() == [0, -1, 1]
-    nyu = readers.read(reader, source, Options(classes=named.class_table("nyu40")))
+    nyu = readers.read(reader, source, Options(classes=class_tables.class_table("nyu40")))
     assert nyu.label is not None
     assert nyu.label.tolist() == [5, 5, 29]
     (scene / "scene0000_00.aggregation.json").unlink()
@@ -310,7 +310,7 @@ def test_scannet200_through_prep(tmp_path: Path) -> None:
     with_segments(tmp_path / "set")
     table = TSV.replace("2\toffice chair", "10\toffice chair").replace("3\tbox", "26\tbox")
     write(tmp_path / "set/scannetv2-labels.combined.tsv", table)
-    prepare(tmp_path / "set", tmp_path / "s.zarr", classes=named.class_table("scannet200"))
+    prepare(tmp_path / "set", tmp_path / "s.zarr", classes=class_tables.class_table("scannet200"))
     store = SceneStore(tmp_path / "s.zarr")
     label = store.labels(store.table[0])
     assert label is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import fake_predictions
-from plain_readings import compare
+from reference_implementations import compare
 
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore

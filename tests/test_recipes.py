@@ -29,13 +29,13 @@ import plyfile
 import pytest
 from conftest import VAL, environment, run_hpal
 
-from hpal_cli.evaluate.evaluation import evaluate
+from hpal_cli.evaluation.evaluate import evaluate
 from hpal_cli.info import describe
 from hpal_cli.labels.store import LabelStore, answers_digest
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.points import PointReader
-from hpal_cli.superpoints.store import SuperpointStore, beside
+from hpal_cli.superpoints.store import SuperpointStore, superpoints_path
 
 RECIPES = Path(__file__).parents[1] / "docs" / "recipes"
 SCRIPTS = sorted(RECIPES.glob("*.sh"))
@@ -729,7 +729,7 @@ def test_a_campaign_of_few_labels(real: Bench, scenes: Path, other_scenes: Path,
     assert given[0] == 24
     assert len(given) == 5
     # Every answer is for a superpoint of its own, of a scene to learn from.
-    superpoints = SuperpointStore(beside(store.path))
+    superpoints = SuperpointStore(superpoints_path(store.path))
     asked = {
         (int(row["scene"]), int(superpoints.partition(store.table[int(row["scene"])])[row["index"]]))
         for row in labels.latest()

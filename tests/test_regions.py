@@ -195,7 +195,7 @@ def groups(seed: int, clusters: int = 6) -> tuple[list[Regions], list[list[int]]
 def test_redal_settle_is_the_walk(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redal, "CLUSTERS", 6)
     scenes, cluster = groups(seed)
-    scores = redal.settle(scenes, seed)
+    scores = redal.rank_regions(scenes, seed)
     expected = plain_redal(scenes, cluster)
     assert ranking(scores) == expected
     by_value = sorted(expected, key=lambda place: -scenes[place[0]].value[place[1]])
@@ -209,27 +209,27 @@ def test_redal_settle_is_the_walk(seed: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_redal_settle_repeats_in_any_order_of_scenes() -> None:
     rng = np.random.default_rng(0)
     scenes = [regions(rng.random(300).tolist(), rng.random((300, 8))) for _ in range(3)]
-    scores = redal.settle(scenes)
-    for one, two in zip(scores, redal.settle(scenes)):
+    scores = redal.rank_regions(scenes)
+    for one, two in zip(scores, redal.rank_regions(scenes)):
         np.testing.assert_array_equal(one, two)
-    turned = redal.settle([scenes[2], scenes[0], scenes[1]])
+    turned = redal.rank_regions([scenes[2], scenes[0], scenes[1]])
     for one, two in zip([scores[2], scores[0], scores[1]], turned):
         np.testing.assert_array_equal(one, two)
-    assert any((one != two).any() for one, two in zip(scores, redal.settle(scenes, seed=1)))
+    assert any((one != two).any() for one, two in zip(scores, redal.rank_regions(scenes, seed=1)))
 
 
 def test_redal_ties_are_by_scene_and_region() -> None:
     """Equal values: at first by scene and region; the second of a cluster then falls behind the first of the other."""
     one, other = np.zeros(3), np.full(3, 9.0)
     scenes = [regions([0.5, 0.5], np.array([one, one])), regions([0.5, 0.5], np.array([other, one]))]
-    assert ranking(redal.settle(scenes)) == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert ranking(redal.rank_regions(scenes)) == [(0, 0), (1, 0), (0, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("features", [0, 4])
 def test_features_of_zeros_are_one_cluster(features: int) -> None:
     """All in one cluster, so each visit costs: 0.51 * 0.95 is less than 0.5 * 1 would have been."""
     scene = regions([0.52, 0.51, 0.3, 0.0], np.zeros((4, features)))
-    assert ranking(redal.settle([scene])) == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert ranking(redal.rank_regions([scene])) == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert redal.clusters(scene.feature, 400, 0).tolist() == [0] * 4
 
 
@@ -238,7 +238,7 @@ def test_fewer_regions_than_clusters_lose_nothing() -> None:
     value = rng.random(30)
     feature = rng.random((30, 5))
     assert len(set(redal.clusters(feature, 400, 0).tolist())) == 30
-    order = [r for _, r in ranking(redal.settle([regions(value.tolist(), feature)]))]
+    order = [r for _, r in ranking(redal.rank_regions([regions(value.tolist(), feature)]))]
     assert order == np.argsort(-value).tolist()
 
 
@@ -269,9 +269,9 @@ def test_k_means_counts_equal_rows() -> None:
 
 
 def test_no_open_region_no_rank() -> None:
-    scores = redal.settle([regions([0.5], np.ones((1, 2)), [0])])
+    scores = redal.rank_regions([regions([0.5], np.ones((1, 2)), [0])])
     assert [s.tolist() for s in scores] == [[0]]
-    assert redal.settle([]) == []
+    assert redal.rank_regions([]) == []
 
 
 # ---------------------------------------------------------------- SSDR-AL
@@ -404,7 +404,7 @@ def plain_ssdr(scenes: list[Superpoints], budget: int) -> tuple[list[tuple[int, 
 @pytest.mark.parametrize("seed", range(3))
 def test_ssdr_settle_is_the_formula(seed: int, budget: int) -> None:
     scenes = [made(seed, 14), made(seed + 10, 0), made(seed + 20, 23), made(seed + 30, 1)]
-    scores = ssdr.settle(scenes, budget_points=budget)
+    scores = ssdr.rank_regions(scenes, budget_points=budget)
     chosen, others = plain_ssdr(scenes, budget)
     assert ranking(scores) == chosen + others
     flat = np.concatenate(scores)
@@ -415,7 +415,7 @@ def test_ssdr_settle_is_the_formula(seed: int, budget: int) -> None:
     assert len(set(flat[flat > 0].astype(np.float32).tolist())) == (flat > 0).sum()
     # The walk of step 1 alone would have chosen others.
     if budget == 150:
-        assert set(ranking(ssdr.settle(scenes, budget_points=0))[: len(chosen)]) != set(chosen)
+        assert set(ranking(ssdr.rank_regions(scenes, budget_points=0))[: len(chosen)]) != set(chosen)
 
 
 def test_ssdr_similarity_over_more_clouds_than_a_block() -> None:
@@ -433,10 +433,10 @@ def test_ssdr_similarity_over_more_clouds_than_a_block() -> None:
 
 def test_ssdr_settle_repeats_in_any_order_of_scenes() -> None:
     scenes = [made(1, 30), made(2, 40), made(3, 20)]
-    scores = ssdr.settle(scenes, budget_points=200)
-    for one, two in zip(scores, ssdr.settle(scenes, budget_points=200)):
+    scores = ssdr.rank_regions(scenes, budget_points=200)
+    for one, two in zip(scores, ssdr.rank_regions(scenes, budget_points=200)):
         np.testing.assert_array_equal(one, two)
-    turned = ssdr.settle([scenes[1], scenes[2], scenes[0]], budget_points=200)
+    turned = ssdr.rank_regions([scenes[1], scenes[2], scenes[0]], budget_points=200)
     for one, two in zip([scores[1], scores[2], scores[0]], turned):
         np.testing.assert_array_equal(one, two)
 
@@ -447,16 +447,16 @@ def test_ssdr_ties_zero_features_and_regions_that_are_far() -> None:
     scene.value[:], scene.feature[:], scene.majority[:] = 1, 0, 0
     scene.unanswered[:] = scene.points
     scene.centre[:] = np.arange(12)[:, None] * 412.0
-    scores = ssdr.settle([scene], budget_points=int(scene.points[:5].sum()))
+    scores = ssdr.rank_regions([scene], budget_points=int(scene.points[:5].sum()))
     assert ranking(scores) == [(0, r) for r in range(12)]
     assert (scores[0] > 0.5).sum() == 5
 
 
 def test_no_scene_no_open_superpoint() -> None:
-    assert ssdr.settle([], budget_points=10) == []
+    assert ssdr.rank_regions([], budget_points=10) == []
     scene = made(0, 5)
     scene.unanswered[:] = 0
-    assert ssdr.settle([scene], budget_points=10)[0].tolist() == [0] * 5
+    assert ssdr.rank_regions([scene], budget_points=10)[0].tolist() == [0] * 5
 
 
 # ---------------------------------------------------------------- both
@@ -487,7 +487,7 @@ def test_scenes_of_next_to_no_points(strategy: ModuleType, count: int) -> None:
     assert np.isfinite(found.value).all()
     assert found.feature.shape == (count, 6)
     budget = {"budget_points": 1} if strategy is ssdr else {}
-    scores = strategy.settle([found], **budget)
+    scores = strategy.rank_regions([found], **budget)
     assert scores[0].shape == (count,)
     assert (scores[0] > 0).all()
 

@@ -15,7 +15,7 @@ import pytest
 from hpal_cli import system
 from hpal_cli.errors import HpalError
 from hpal_cli.store import files
-from hpal_cli.store.files import go_on, inside, replace_when_whole
+from hpal_cli.store.files import atomic_write, inside, resumable_write
 
 
 def names(folder: Path) -> list[str]:
@@ -23,7 +23,7 @@ def names(folder: Path) -> list[str]:
 
 
 def write(path: Path, text: str, *, overwrite: bool = True) -> None:
-    with replace_when_whole(path, overwrite=overwrite, folder=True) as partial:
+    with atomic_write(path, overwrite=overwrite, folder=True) as partial:
         partial.mkdir()
         (partial / "text").write_text(text)
 
@@ -170,7 +170,7 @@ def test_what_earlier_versions_left(tmp_path: Path) -> None:
 
 
 def write_file(path: Path, work: Callable[[], None] = lambda: None) -> None:
-    with replace_when_whole(path, overwrite=True) as partial, partial.open("wb") as file:
+    with atomic_write(path, overwrite=True) as partial, partial.open("wb") as file:
         file.write(b"new")
         file.flush()
         work()
@@ -232,7 +232,7 @@ def test_long_work_that_was_killed_after_the_exchange(
 
     def work(text: str) -> None:
         how = {"overwrite": True, "resume": resume, "worth_keeping": lambda folder: (folder / "record").exists()}
-        with go_on(path, **how) as partial:  # type: ignore[arg-type]
+        with resumable_write(path, **how) as partial:  # type: ignore[arg-type]
             assert list(partial.iterdir()) == []
             (partial / "record").touch()
             (partial / "text").write_text(text)

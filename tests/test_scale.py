@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Done, tree
-from made_scenes import CLASSES, Noted, Room, answers, first_of_each, made_scenes, room
 from plyfile import PlyData
+from synthetic_scenes import CLASSES, Noted, Room, answers, first_of_each, room, synthetic_scenes
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
@@ -26,9 +26,9 @@ from hpal_cli.scenes.scale import fitting_grid
 from hpal_cli.scenes.spacing import point_spacing
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score.scorer import default_levels
-from hpal_cli.spread.spread import spread
+from hpal_cli.spreading.spread import spread
 from hpal_cli.store.envelope import attributes_of
-from hpal_cli.superpoints.store import beside, open_superpoints
+from hpal_cli.superpoints.store import open_superpoints, superpoints_path
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.presets import PRESETS, preset_of
 from hpal_cli.training.train import train
@@ -186,7 +186,7 @@ def test_points_far_apart_may_be_another_unit(tmp_path: Path) -> None:
 
 
 def test_a_scale_that_is_none(tmp_path: Path) -> None:
-    made_scenes(tmp_path / "s.zarr", [room()])
+    synthetic_scenes(tmp_path / "s.zarr", [room()])
     meta = json.loads((tmp_path / "s.zarr/zarr.json").read_text())
     for value in (0, -1, "wide", True):
         meta["attributes"]["hpal"]["scale"] = value
@@ -204,8 +204,8 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         small = [room("a", 0), room("b", 1), room("c", 2, split="val")]
         large = [replace(one, xyz=np.asarray(one.xyz, np.float32) * np.float32(TIMES)) for one in small]
-        self.one = made_scenes(folder / "one.zarr", small, grid=0.04)
-        self.many = made_scenes(folder / "many.zarr", large, grid=0.04 * TIMES, scale=TIMES)
+        self.one = synthetic_scenes(folder / "one.zarr", small, grid=0.04)
+        self.many = synthetic_scenes(folder / "many.zarr", large, grid=0.04 * TIMES, scale=TIMES)
         self.rooms: list[Room] = small
 
 
@@ -223,15 +223,15 @@ def test_superpoints_are_the_same_in_both(pair: Pair) -> None:
 
 
 def test_superpoints_of_another_scale_are_made_anew(tmp_path: Path) -> None:
-    first = made_scenes(tmp_path / "s.zarr", [room()], grid=None, scale=2.0)
+    first = synthetic_scenes(tmp_path / "s.zarr", [room()], grid=None, scale=2.0)
     assert open_superpoints(first).scale == 2
     attributes = json.loads((tmp_path / "s.zarr/zarr.json").read_text())
     attributes["attributes"]["hpal"]["scale"] = 3.0
     (tmp_path / "s.zarr/zarr.json").write_text(json.dumps(attributes))
     assert open_superpoints(SceneStore(tmp_path / "s.zarr")).scale == 3
-    before = tree(beside(tmp_path / "s.zarr"))
+    before = tree(superpoints_path(tmp_path / "s.zarr"))
     open_superpoints(SceneStore(tmp_path / "s.zarr"))
-    assert tree(beside(tmp_path / "s.zarr")) == before
+    assert tree(superpoints_path(tmp_path / "s.zarr")) == before
 
 
 def test_the_network_learns_the_same_from_both(pair: Pair, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_levels_that_are_too_short_are_told_which_fit(pair: Pair, hpal: Hpal, tm
     made = [
         Room(name, ground(0.3, 2000, seed=n), np.zeros(2000, int)) for n, name in enumerate(("east", "north", "west"))
     ]
-    store = made_scenes(tmp_path / "s.zarr", made, grid=None)
+    store = synthetic_scenes(tmp_path / "s.zarr", made, grid=None)
     labels = answers(tmp_path / "l.zarr", store, {one.name: [(0, 0)] for one in made})
     list(spread(labels, store, tmp_path / "sp.zarr"))
     done = hpal("score", tmp_path / "sp.zarr", "--levels", "10,50,100")

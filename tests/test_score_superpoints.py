@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from conftest import MadeScene, made_predictions, run_hpal
-from made_scenes import (
+from conftest import MadeScene, run_hpal, synthetic_predictions
+from synthetic_scenes import (
     BOARD,
     STEP,
     TABLE,
@@ -24,9 +24,9 @@ from made_scenes import (
     answers,
     face,
     first_of_each,
-    made_scenes,
     room,
     rooms,
+    synthetic_scenes,
 )
 
 from hpal_cli.budget import Budget
@@ -38,11 +38,11 @@ from hpal_cli.score import pointwise
 from hpal_cli.score.diverse import diverse
 from hpal_cli.score.hmmu import Hierarchy
 from hpal_cli.score.kmeans import kmeans
-from hpal_cli.score.scorer import Plan, Strategy, score
+from hpal_cli.score.scorer import ScoreSettings, Strategy, score
 from hpal_cli.score.shard import Shard
-from hpal_cli.score.superpoints import Worth, free_superpoints
-from hpal_cli.select.fds import Suppression
-from hpal_cli.select.selector import Selection, select
+from hpal_cli.score.superpoints import SuperpointValue, unanswered_superpoints
+from hpal_cli.selection.fds import Suppression
+from hpal_cli.selection.selector import Selection, select
 from hpal_cli.store import envelope
 from hpal_cli.stream.points import PointReader, write_points
 from hpal_cli.superpoints.store import open_superpoints
@@ -51,7 +51,7 @@ SCALE = STEP / 0.04
 BY_POINT = (Strategy.HMMU, Strategy.MMU, Strategy.LC, Strategy.ENTROPY)
 
 
-def scored(path: Path, plan: Plan, **options: Any) -> bytes:
+def scored(path: Path, plan: ScoreSettings, **options: Any) -> bytes:
     out = io.BytesIO()
     score(path, lambda _: out, plan, history=None, **options)
     return out.getvalue()
@@ -80,18 +80,18 @@ def exact_rooms() -> list[MadeScene]:
 
 
 BEFORE = {
-    "54ea45cd3ed1194d": Plan(),
-    "09be67556583bb5a": Plan(hierarchy=Hierarchy(nested=True)),
-    "46d18e43da82d4a0": Plan(Strategy.MMU),
-    "ab4afcd2cb05b94d": Plan(Strategy.LC),
-    "0ffce9ca8ab9124b": Plan(Strategy.RANDOM, seed=3),
+    "54ea45cd3ed1194d": ScoreSettings(),
+    "09be67556583bb5a": ScoreSettings(hierarchy=Hierarchy(nested=True)),
+    "46d18e43da82d4a0": ScoreSettings(Strategy.MMU),
+    "ab4afcd2cb05b94d": ScoreSettings(Strategy.LC),
+    "0ffce9ca8ab9124b": ScoreSettings(Strategy.RANDOM, seed=3),
 }
 """Of the streams that version 8d675a2, which knew no superpoints, wrote for `exact_rooms`."""
 
 
 @pytest.mark.parametrize("digest", BEFORE)
 def test_scores_by_point_are_what_they_were_to_the_byte(tmp_path: Path, digest: str) -> None:
-    path = made_predictions(tmp_path / "p.zarr", exact_rooms())
+    path = synthetic_predictions(tmp_path / "p.zarr", exact_rooms())
     head, _, body = scored(path, BEFORE[digest]).partition(b"end_header\n")
     lines = [line for line in head.decode().splitlines() if not line.startswith(("comment source", "comment hpal"))]
     assert hashlib.sha256("\n".join(lines).encode() + body).hexdigest()[:16] == digest
@@ -105,7 +105,7 @@ class Predicted:
 
     def __init__(self, folder: Path, *, superpoints: bool = True) -> None:
         self.rooms = rooms(4)
-        self.store = made_scenes(folder / "rooms.zarr", self.rooms)
+        self.store = synthetic_scenes(folder / "rooms.zarr", self.rooms)
         self.superpoints = open_superpoints(self.store, jobs=1)
         self.path = folder / "preds.zarr"
         attributes = {
@@ -135,8 +135,8 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Predicted:
     return Predicted(tmp_path_factory.mktemp("scored"))
 
 
-def by_superpoint(strategy: Strategy = Strategy.HMMU, **options: Any) -> Plan:
-    return Plan(strategy, per_superpoint=True, **options)
+def by_superpoint(strategy: Strategy = Strategy.HMMU, **options: Any) -> ScoreSettings:
+    return ScoreSettings(strategy, per_superpoint=True, **options)
 
 
 @pytest.mark.parametrize("strategy", BY_POINT)
@@ -156,7 +156,7 @@ def test_what_a_superpoint_is_worth_by_a_plain_reading(predicted: Predicted, str
     shutil.copytree(predicted.path, bare)
     root = zarr.open_group(str(bare), mode="r+")
     del root["scenes/a/labelled"]
-    score(bare, lambda _: flat, Plan(strategy), history=None)
+    score(bare, lambda _: flat, ScoreSettings(strategy), history=None)
     point = rows_of(flat.getvalue())
 
     expected = {}
@@ -233,7 +233,7 @@ def test_the_same_bytes_for_any_jobs_and_the_same_picks_from_parts(predicted: Pr
     reader = PointReader(io.BytesIO(one), "test")
     assert reader.header.strategy == "hmmu flat 0.1,0.5,1 0.1,0.01,0.001 per superpoint"
     with pytest.raises(HpalError, match="strategy differs"):
-        selected(one, scored(predicted.path, Plan(), scenes=["b"]), store=predicted.predictions)
+        selected(one, scored(predicted.path, ScoreSettings(), scenes=["b"]), store=predicted.predictions)
 
 
 def test_predictions_without_superpoints_get_those_of_their_scenes(predicted: Predicted, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_regions_are_no_superpoints(predicted: Predicted) -> None:
 @pytest.mark.parametrize("strategy", [Strategy.REDAL, Strategy.SSDR])
 def test_regions_are_the_superpoints(predicted: Predicted, strategy: Strategy) -> None:
     """All points of a superpoint are candidates, by its number in the scene and with one score."""
-    rows = rows_of(scored(predicted.path, Plan(strategy)))
+    rows = rows_of(scored(predicted.path, ScoreSettings(strategy)))
     scene = predicted.store.table.choose("train")[0]
     mine, of = rows[rows["scene"] == scene.number], predicted.superpoints.partition(scene)
     np.testing.assert_array_equal(mine["region"], of[mine["index"]])
@@ -297,7 +297,7 @@ def test_a_draw_finds_a_superpoint_as_often_as_a_point_would() -> None:
     """The first, and the second after it, by their points: as one point after the other drawn from a bag."""
     size = np.array([1, 2, 5, 12])
     of = np.repeat(np.arange(4), size)
-    worth = Worth(None, 12, uniform=True)
+    worth = SuperpointValue(None, 12, uniform=True)
     first, second = Counter(), Counter()
     draws = 4000
     for seed in range(draws):
@@ -441,7 +441,7 @@ def test_odd_scenes_have_a_first_round(tmp_path: Path, made: str) -> None:
         "one point": Room("a", np.zeros((1, 3)), np.array([0])),
         "one colour": replace(usual, rgb=np.full((len(usual.xyz), 3), 9, np.uint8)),
     }[made]
-    store = made_scenes(tmp_path / "s.zarr", [odd])
+    store = synthetic_scenes(tmp_path / "s.zarr", [odd])
     found = selected(first_round(store.path), budget="8")
     assert len(found.rows) == min(8, len(open_superpoints(store).read(store.table[0])))
     assert found.exhausted == (made != "one colour")
@@ -493,9 +493,9 @@ def test_select_never_takes_two_of_a_superpoint(predicted: Predicted) -> None:
 
 def test_a_superpoint_without_a_free_point() -> None:
     of = np.array([0, 0, 1, 2, 2])
-    assert free_superpoints(of, np.array([], int)).tolist() == [0, 1, 2]
-    assert free_superpoints(of, np.array([4, 2])).tolist() == [0]
-    assert free_superpoints(of, np.arange(5)).tolist() == []
+    assert unanswered_superpoints(of, np.array([], int)).tolist() == [0, 1, 2]
+    assert unanswered_superpoints(of, np.array([4, 2])).tolist() == [0]
+    assert unanswered_superpoints(of, np.arange(5)).tolist() == []
 
 
 # ---------------------------------------------------------------- commands

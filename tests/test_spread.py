@@ -11,7 +11,7 @@ import plyfile
 import pytest
 import zarr
 from conftest import run_hpal, tree
-from made_scenes import (
+from synthetic_scenes import (
     BOARD,
     CLASSES,
     FLOOR,
@@ -24,26 +24,26 @@ from made_scenes import (
     answers,
     certain,
     first_of_each,
-    made_scenes,
     room,
     rooms,
+    synthetic_scenes,
 )
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.evaluate.evaluation import evaluate
+from hpal_cli.evaluation.evaluate import evaluate
 from hpal_cli.export.files import export
 from hpal_cli.history import call
 from hpal_cli.info import describe
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
-from hpal_cli.spread.spread import (
-    alike,
+from hpal_cli.spreading.random_walk import LEAK_RATE, PRIOR_POINTS, random_walk, reachable
+from hpal_cli.spreading.spread import (
     answers_by_superpoint,
+    fit_prior,
     known_superpoints,
     spread,
     spread_scene,
 )
-from hpal_cli.spread.walk import LEAK, POINTS, reached, walk
 from hpal_cli.superpoints.build import Superpoints, build
 from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.store import open_superpoints
@@ -92,14 +92,14 @@ def dense(
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("strength", [None, 1.0, 10.0, 1e-3, 1e6])
 def test_the_walk_is_the_solution_of_its_equation(seed: int, strength: float | None) -> None:
-    assert (LEAK, POINTS) == (1e-3, 60)
+    assert (LEAK_RATE, PRIOR_POINTS) == (1e-3, 60)
     graph, size = random_walk_graph(seed)
     rng = np.random.default_rng(seed)
     answered = np.sort(rng.choice(40, 6, replace=False))
     answer = np.eye(5)[rng.integers(5, size=6)]
     answer[0] = [0.5, 0.5, 0, 0, 0]
     prior = None if strength is None else rng.dirichlet(np.ones(5), 40)
-    found = walk(graph, size, answered, answer, prior, 1.0 if strength is None else strength)
+    found = random_walk(graph, size, answered, answer, prior, 1.0 if strength is None else strength)
     np.testing.assert_allclose(found, dense(graph, size, answered, answer, prior, strength or 1.0), atol=1e-6)
     np.testing.assert_array_equal(found[answered], answer)
     assert (found >= 0).all()
@@ -109,23 +109,23 @@ def test_the_walk_is_the_solution_of_its_equation(seed: int, strength: float | N
 def test_a_walk_without_edges_or_without_answers() -> None:
     nothing = Graph(np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0))
     size, prior = np.array([3, 4, 5]), np.eye(3)
-    found = walk(nothing, size, np.array([1]), np.array([[0.0, 0, 1]]))
+    found = random_walk(nothing, size, np.array([1]), np.array([[0.0, 0, 1]]))
     assert found.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
     # No answer: the prior, less the walkers that give up.
-    alone = walk(nothing, size, np.zeros(0, np.int64), np.zeros((0, 3)), prior, 10.0)
+    alone = random_walk(nothing, size, np.zeros(0, np.int64), np.zeros((0, 3)), prior, 10.0)
     np.testing.assert_allclose(alone, prior * (10 * size / 60 / (10 * size / 60 + 1e-3))[:, None], rtol=1e-6)
-    one = walk(nothing, np.array([7]), np.array([0]), np.array([[0.25, 0.75]]))
+    one = random_walk(nothing, np.array([7]), np.array([0]), np.array([[0.25, 0.75]]))
     assert one.tolist() == [[0.25, 0.75]]
 
 
 def test_what_is_connected_is_reached() -> None:
     graph, _ = random_walk_graph(1, 40, parts=4)
-    found = reached(graph, 41, np.array([2, 7]))
+    found = reachable(graph, 41, np.array([2, 7]))
     group = np.arange(41) % 4
     # All but two of them that touch nothing.
     assert np.flatnonzero(~found[np.isin(group, [2, 3])]).tolist() == [9, 18]
     assert not found[np.isin(group, [0, 1])].any()
-    assert not reached(graph, 41, np.zeros(0, np.int64)).any()
+    assert not reachable(graph, 41, np.zeros(0, np.int64)).any()
 
 
 # ---------------------------------------------------------------- one scene
@@ -200,16 +200,16 @@ def test_the_prior_weighs_more_where_there_is_no_answer(superpoints: tuple[Room,
 def test_alike_learns_from_the_answered_superpoints_alone(superpoints: tuple[Room, Superpoints]) -> None:
     one, found = superpoints
     index, label = np.array(first_of_each(one)).T
-    trees = alike([(found, index, label)], 4, seed=3)
+    trees = fit_prior([(found, index, label)], 4, seed=3)
     assert trees is not None
     said = trees(found.feature)
     answered, answer = answers_by_superpoint(found.of, index, label, 4)
     # A leaf holds one superpoint: what was learned is known.
     np.testing.assert_array_equal(said[answered].argmax(axis=1), answer.argmax(axis=1))
-    again = alike([(found, index[::-1], label[::-1])], 4, seed=3, threads=2)
+    again = fit_prior([(found, index[::-1], label[::-1])], 4, seed=3, threads=2)
     assert again is not None
     np.testing.assert_array_equal(again(found.feature), said)
-    assert alike([(found, index, np.full(4, -1))], 4) is None
+    assert fit_prior([(found, index, np.full(4, -1))], 4) is None
 
 
 # ---------------------------------------------------------------- whole stores
@@ -309,7 +309,7 @@ def test_points_of_no_class_are_shown_as_such(campaign: Campaign, tmp_path: Path
 
 def test_benchmarks_are_told_nothing_of_points_of_no_class(campaign: Campaign, tmp_path: Path) -> None:
     one = replace(campaign.rooms[0], name="scene0000_00")
-    store = made_scenes(tmp_path / "s.zarr", [one])
+    store = synthetic_scenes(tmp_path / "s.zarr", [one])
     floor = int(np.flatnonzero(one.label == FLOOR)[0])
     labels = answers(tmp_path / "labels.zarr", store, {one.name: [(floor, FLOOR)]})
     for _ in spread(labels, store, tmp_path / "spread.zarr"):
@@ -396,13 +396,13 @@ def test_models_are_put_together_where_nobody_answered(campaign: Campaign, tmp_p
 
 
 def test_labels_of_other_scenes_or_classes(campaign: Campaign, tmp_path: Path) -> None:
-    other = made_scenes(tmp_path / "other.zarr", rooms(2))
+    other = synthetic_scenes(tmp_path / "other.zarr", rooms(2))
     labels = answers(tmp_path / "labels.zarr", other, {"a": first_of_each(room())})
     with pytest.raises(
         HpalError, match=r"labels\.zarr: holds labels of other scenes than .*rooms\.zarr; give the labels made"
     ):
         campaign.spread(tmp_path / "x.zarr", labels)
-    named = made_scenes(tmp_path / "named.zarr", campaign.rooms, classes=["ground", *CLASSES[1:]])
+    named = synthetic_scenes(tmp_path / "named.zarr", campaign.rooms, classes=["ground", *CLASSES[1:]])
     labels = answers(tmp_path / "named-labels.zarr", named, {"a": first_of_each(room())})
     with pytest.raises(HpalError, match="has other classes than"):
         campaign.spread(tmp_path / "x.zarr", labels)
@@ -465,7 +465,7 @@ def test_fewer_answers_than_classes(campaign: Campaign, tmp_path: Path) -> None:
 
 def test_a_table_of_one_class(tmp_path: Path) -> None:
     one = replace(room(), label=np.zeros(len(room().xyz), int))
-    store = made_scenes(tmp_path / "s.zarr", [one], classes=["thing"])
+    store = synthetic_scenes(tmp_path / "s.zarr", [one], classes=["thing"])
     labels = answers(tmp_path / "labels.zarr", store, {"a": [(0, 0)]})
     for _ in spread(labels, store, tmp_path / "x.zarr"):
         pass
@@ -489,7 +489,7 @@ def test_scenes_of_every_kind_are_spread_over(tmp_path: Path, made: str) -> None
         "one point": Room("a", np.zeros((1, 3)), np.array([0])),
         "one colour": replace(usual, rgb=np.full((len(usual.xyz), 3), 9, np.uint8)),
     }[made]
-    store = made_scenes(tmp_path / "s.zarr", [odd])
+    store = synthetic_scenes(tmp_path / "s.zarr", [odd])
     labels = answers(tmp_path / "labels.zarr", store, {"a": [(0, int(odd.label[0]))]})
     for like in (False, True):
         for _ in spread(labels, store, tmp_path / f"{like}.zarr", like=like):

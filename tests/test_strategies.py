@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from conftest import MadeScene, made_predictions, softmax
-from plain_readings import compare
+from conftest import MadeScene, softmax, synthetic_predictions
+from reference_implementations import compare
 
 from hpal_cli.budget import Budget
 from hpal_cli.errors import HpalError, UsageError
@@ -19,27 +19,27 @@ from hpal_cli.predictions.probabilities import bad_rows
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Silent
 from hpal_cli.score.hmmu import Hierarchy, hmmu, missing
-from hpal_cli.score.scorer import REGIONAL, Plan, Strategy, score
+from hpal_cli.score.scorer import REGIONAL, ScoreSettings, Strategy, score
 from hpal_cli.score.shard import Shard
-from hpal_cli.select.fds import Suppression
-from hpal_cli.select.selector import Selection, select
+from hpal_cli.selection.fds import Suppression
+from hpal_cli.selection.selector import Selection, select
 from hpal_cli.stream.points import PointReader, write_points
 
 # `diverse` looks at scenes and not at predictions: tests/test_score_superpoints.py.
 PLANS = [
-    *(Plan(strategy) for strategy in Strategy if strategy is not Strategy.DIVERSE),
-    Plan(hierarchy=Hierarchy(nested=True)),
-    Plan(Strategy.SSDR, budget=Budget.parse("20/scene")),
+    *(ScoreSettings(strategy) for strategy in Strategy if strategy is not Strategy.DIVERSE),
+    ScoreSettings(hierarchy=Hierarchy(nested=True)),
+    ScoreSettings(Strategy.SSDR, budget=Budget.parse("20/scene")),
 ]
 ON_PROBABILITIES = [plan for plan in PLANS if plan.strategy is not Strategy.RANDOM]
 DENSE = (0.0, 0.0, 0.0)
 
 
-def named(plan: Plan) -> str:
+def named(plan: ScoreSettings) -> str:
     return f"{plan.strategy}{' nested' if plan.hierarchy.nested else ''} {plan.budget.amount}"
 
 
-def made_rooms() -> list[MadeScene]:
+def synthetic_rooms() -> list[MadeScene]:
     """Two rooms, a scene of one point, one where all is labelled, and one far from the origin."""
     rng = np.random.default_rng(7)
     rooms = []
@@ -59,10 +59,10 @@ def made_rooms() -> list[MadeScene]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_predictions(tmp_path_factory.mktemp("strategies") / "p.zarr", made_rooms())
+    return synthetic_predictions(tmp_path_factory.mktemp("strategies") / "p.zarr", synthetic_rooms())
 
 
-def scored(path: Path, plan: Plan, **options: object) -> bytes:
+def scored(path: Path, plan: ScoreSettings, **options: object) -> bytes:
     out = io.BytesIO()
     score(path, lambda _: out, plan, **options)  # type: ignore[arg-type]
     return out.getvalue()
@@ -73,12 +73,15 @@ def rows_of(data: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=named)
-def test_conformance(store: Path, plan: Plan) -> None:
+def test_conformance(store: Path, plan: ScoreSettings) -> None:
     """Every unlabelled point once, in order, no labelled one, scores in [0, 1], the same bytes for any jobs."""
     data = scored(store, plan)
     rows = rows_of(data)
     expected = [
-        (number, n) for number, room in enumerate(made_rooms()) for n in range(len(room.xyz)) if n not in room.labelled
+        (number, n)
+        for number, room in enumerate(synthetic_rooms())
+        for n in range(len(room.xyz))
+        if n not in room.labelled
     ]
     assert list(zip(rows["scene"].tolist(), rows["index"].tolist())) == expected
     assert rows["score"].min() >= 0
@@ -89,7 +92,7 @@ def test_conformance(store: Path, plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=named)
-def test_a_scene_does_not_depend_on_its_place_in_the_store(store: Path, plan: Plan) -> None:
+def test_a_scene_does_not_depend_on_its_place_in_the_store(store: Path, plan: ScoreSettings) -> None:
     """What is scored alone has the rank it has among others: wholly, where a strategy looks at one scene at a time."""
     every = rows_of(scored(store, plan))
     alone = rows_of(scored(store, plan, scenes=["d"]))
@@ -101,7 +104,7 @@ def test_a_scene_does_not_depend_on_its_place_in_the_store(store: Path, plan: Pl
 
 
 @pytest.mark.parametrize("plan", ON_PROBABILITIES, ids=named)
-def test_larger_is_asked_first(tmp_path: Path, plan: Plan) -> None:
+def test_larger_is_asked_first(tmp_path: Path, plan: ScoreSettings) -> None:
     """One corner of a room torn between two classes, the rest sure: the corner is chosen."""
     rng = np.random.default_rng(2)
     # Two clumps that no voxel and no region joins.
@@ -109,18 +112,18 @@ def test_larger_is_asked_first(tmp_path: Path, plan: Plan) -> None:
     torn, sure = [0.49, 0.48, 0.03], [0.96, 0.02, 0.02]
     prob = np.array([torn] * 40 + [sure] * 160)
     made = MadeScene("s", xyz, np.abs(rng.normal(0, 1, (200, 4))), prob=prob)
-    rows = rows_of(scored(made_predictions(tmp_path / "p.zarr", [made]), plan))
+    rows = rows_of(scored(synthetic_predictions(tmp_path / "p.zarr", [made]), plan))
     assert rows["score"][:40].min() > rows["score"][40:].max()
 
 
 @pytest.mark.parametrize("plan", ON_PROBABILITIES, ids=named)
 @pytest.mark.parametrize("bad", [np.nan, -0.25, 2.0])
-def test_no_probabilities_no_scores(tmp_path: Path, plan: Plan, bad: float) -> None:
-    rooms = made_rooms()
+def test_no_probabilities_no_scores(tmp_path: Path, plan: ScoreSettings, bad: float) -> None:
+    rooms = synthetic_rooms()
     prob = rooms[1].prob
     assert prob is not None
     prob[[7, 9], 1] = bad
-    path = made_predictions(tmp_path / "p.zarr", rooms)
+    path = synthetic_predictions(tmp_path / "p.zarr", rooms)
     with pytest.raises(HpalError, match=r"scene b/1: 2 rows of prob .*row 7"):
         scored(path, plan)
 
@@ -129,7 +132,7 @@ def test_no_probabilities_no_scores(tmp_path: Path, plan: Plan, bad: float) -> N
 def test_regions_need_features(tmp_path: Path, strategy: Strategy) -> None:
     made = MadeScene("s", np.random.default_rng(0).random((30, 3)), np.zeros((30, 0)))
     with pytest.raises(HpalError, match="scene s has no features"):
-        scored(made_predictions(tmp_path / "p.zarr", [made]), Plan(strategy))
+        scored(synthetic_predictions(tmp_path / "p.zarr", [made]), ScoreSettings(strategy))
 
 
 # ---------------------------------------------------------------- whole regions
@@ -157,7 +160,7 @@ def best_regions(rows: np.ndarray, budget: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("strategy", REGIONAL)
 @pytest.mark.parametrize("budget", [1, 60, 400, 10_000])
 def test_regions_are_taken_whole(store: Path, strategy: Strategy, budget: int) -> None:
-    data = scored(store, Plan(strategy))
+    data = scored(store, ScoreSettings(strategy))
     rows = rows_of(data)
     found = selected(data, str(budget), store)
     picks = list(zip(found.rows["scene"].tolist(), found.rows["index"].tolist()))
@@ -175,7 +178,7 @@ def test_regions_are_taken_whole(store: Path, strategy: Strategy, budget: int) -
 
 
 def test_regions_of_each_scene(store: Path) -> None:
-    data = scored(store, Plan(Strategy.REDAL))
+    data = scored(store, ScoreSettings(Strategy.REDAL))
     rows = rows_of(data)
     found = selected(data, "50/scene", store)
     expected = {pick for n in np.unique(rows["scene"]) for pick in best_regions(rows[rows["scene"] == n], 50)}
@@ -183,7 +186,7 @@ def test_regions_of_each_scene(store: Path) -> None:
 
 
 def test_a_region_has_one_score(store: Path) -> None:
-    data = scored(store, Plan(Strategy.REDAL))
+    data = scored(store, ScoreSettings(Strategy.REDAL))
     rows = rows_of(data)
     rows["score"][0] = 0.123
     torn = io.BytesIO()
@@ -193,7 +196,7 @@ def test_a_region_has_one_score(store: Path) -> None:
 
 
 def test_fds_does_not_go_with_regions(store: Path) -> None:
-    reader = PointReader(io.BytesIO(scored(store, Plan(Strategy.SSDR))), "test")
+    reader = PointReader(io.BytesIO(scored(store, ScoreSettings(Strategy.SSDR))), "test")
     with pytest.raises(HpalError, match=r"regions.*--no-fds"):
         select(
             [reader],
@@ -205,12 +208,12 @@ def test_fds_does_not_go_with_regions(store: Path) -> None:
 
 def test_regions_are_not_cut_at_a_number_a_scene(store: Path) -> None:
     with pytest.raises(HpalError, match=r"taken whole.*--max-per-scene"):
-        selected(scored(store, Plan(Strategy.REDAL)), "20", store, max_per_scene=3)
+        selected(scored(store, ScoreSettings(Strategy.REDAL)), "20", store, max_per_scene=3)
 
 
 def test_regions_of_ssdr_are_answered_by_the_click(store: Path) -> None:
     """Two scenes have a region 0 each: they are two regions."""
-    rows = selected(scored(store, Plan(Strategy.SSDR)), "100000", store).rows
+    rows = selected(scored(store, ScoreSettings(Strategy.SSDR)), "100000", store).rows
     truth = rows["scene"] % 3
     found = by_regions(rows, truth, "ssdr")
     assert found is not None
@@ -218,7 +221,7 @@ def test_regions_of_ssdr_are_answered_by_the_click(store: Path) -> None:
     np.testing.assert_array_equal(found.label, truth)
     assert found.clicks == len(np.unique(rows[["scene", "region"]]))
     assert by_regions(rows, truth, "redal") is None
-    assert by_regions(rows, truth, str(Plan(Strategy.SSDR))) is not None
+    assert by_regions(rows, truth, str(ScoreSettings(Strategy.SSDR))) is not None
     with pytest.raises(HpalError, match="no property"):
         by_regions(rows[["scene", "index"]], truth, "ssdr")
 
@@ -230,7 +233,7 @@ POINT_PLANS = [plan for plan in PLANS if plan.strategy not in REGIONAL]
 
 @pytest.mark.parametrize("plan", POINT_PLANS, ids=named)
 @pytest.mark.parametrize("parts", [2, 3, 7])
-def test_parts_are_selected_from_as_one(store: Path, plan: Plan, parts: int) -> None:
+def test_parts_are_selected_from_as_one(store: Path, plan: ScoreSettings, parts: int) -> None:
     """Also with more parts than scenes: the last ones are empty."""
     pieces = [scored(store, plan, shard=Shard(n + 1, parts)) for n in range(parts)]
 
@@ -261,7 +264,7 @@ def test_parts_are_selected_from_as_one(store: Path, plan: Plan, parts: int) -> 
     ],
 )
 def test_a_missing_part_is_noticed(store: Path, parts: list, message: str) -> None:
-    pieces = [scored(store, Plan(), shard=None if part is None else Shard(*part)) for part in parts]
+    pieces = [scored(store, ScoreSettings(), shard=None if part is None else Shard(*part)) for part in parts]
     readers = [PointReader(io.BytesIO(piece), f"part {n}") for n, piece in enumerate(pieces)]
     with pytest.raises(HpalError, match=message):
         select(readers, budget=Budget.parse("10"), suppression=None)
@@ -270,13 +273,13 @@ def test_a_missing_part_is_noticed(store: Path, parts: list, message: str) -> No
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (Plan(), Plan(hierarchy=Hierarchy((0.1, 0.5, 1.0), (0.1, 0.01, 0.002))), "strategy differs"),
-        (Plan(), Plan(hierarchy=Hierarchy((0.1, 0.5), (0.1, 0.01))), "strategy differs"),
-        (Plan(), Plan(hierarchy=Hierarchy(nested=True)), "strategy differs"),
-        (Plan(Strategy.RANDOM), Plan(Strategy.RANDOM, seed=1), "strategy differs"),
+        (ScoreSettings(), ScoreSettings(hierarchy=Hierarchy((0.1, 0.5, 1.0), (0.1, 0.01, 0.002))), "strategy differs"),
+        (ScoreSettings(), ScoreSettings(hierarchy=Hierarchy((0.1, 0.5), (0.1, 0.01))), "strategy differs"),
+        (ScoreSettings(), ScoreSettings(hierarchy=Hierarchy(nested=True)), "strategy differs"),
+        (ScoreSettings(Strategy.RANDOM), ScoreSettings(Strategy.RANDOM, seed=1), "strategy differs"),
     ],
 )
-def test_parts_of_other_settings(store: Path, first: Plan, second: Plan, message: str) -> None:
+def test_parts_of_other_settings(store: Path, first: ScoreSettings, second: ScoreSettings, message: str) -> None:
     pieces = [scored(store, first, shard=Shard(1, 2)), scored(store, second, shard=Shard(2, 2))]
     readers = [PointReader(io.BytesIO(piece), "test") for piece in pieces]
     with pytest.raises(HpalError, match=message):
@@ -284,30 +287,33 @@ def test_parts_of_other_settings(store: Path, first: Plan, second: Plan, message
 
 
 def test_parts_of_other_pools(store: Path) -> None:
-    pieces = [scored(store, Plan(), shard=Shard(1, 2)), scored(store, Plan(), shard=Shard(2, 2), scenes=["a", "b/1"])]
+    pieces = [
+        scored(store, ScoreSettings(), shard=Shard(1, 2)),
+        scored(store, ScoreSettings(), shard=Shard(2, 2), scenes=["a", "b/1"]),
+    ]
     readers = [PointReader(io.BytesIO(piece), "test") for piece in pieces]
     with pytest.raises(HpalError, match="parts of 3 and 1 scenes"):
         select(readers, budget=Budget.parse("10"), suppression=None)
 
 
 def test_streams_that_do_not_belong_together(store: Path, predictions: Path) -> None:
-    one = scored(store, Plan(), scenes=["a"])
+    one = scored(store, ScoreSettings(), scenes=["a"])
     for other, message in (
-        (scored(store, Plan(Strategy.MMU), scenes=["d"]), "its strategy differs"),
-        (scored(predictions, Plan()), "its scenes differs|its source differs"),
-        (scored(store, Plan(), scenes=["a", "d"]), "scene a comes in two streams"),
+        (scored(store, ScoreSettings(Strategy.MMU), scenes=["d"]), "its strategy differs"),
+        (scored(predictions, ScoreSettings()), "its scenes differs|its source differs"),
+        (scored(store, ScoreSettings(), scenes=["a", "d"]), "scene a comes in two streams"),
     ):
         readers = [PointReader(io.BytesIO(data), "test") for data in (one, other)]
         with pytest.raises(HpalError, match=message):
             select(readers, budget=Budget.parse("10"), suppression=None)
-    readers = [PointReader(io.BytesIO(data), "test") for data in (one, scored(store, Plan(), scenes=["d"]))]
+    readers = [PointReader(io.BytesIO(data), "test") for data in (one, scored(store, ScoreSettings(), scenes=["d"]))]
     assert len(select(readers, budget=Budget.parse("10"), suppression=None).rows) == 10
 
 
 @pytest.mark.parametrize("strategy", REGIONAL)
 def test_regions_are_compared_in_one_run(store: Path, strategy: Strategy) -> None:
     with pytest.raises(UsageError, match="--shard"):
-        scored(store, Plan(strategy), shard=Shard(1, 2))
+        scored(store, ScoreSettings(strategy), shard=Shard(1, 2))
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/5", ""])
@@ -347,7 +353,7 @@ def test_task_of_a_slurm_array(numbers: tuple, expected: tuple | None) -> None:
 def test_context_of_the_picks(store: Path, tmp_path: Path) -> None:
     import plyfile
 
-    found = selected(scored(store, Plan()), "30", store)
+    found = selected(scored(store, ScoreSettings()), "30", store)
     assert write_context(found, PredictionStore(store), tmp_path, radius=0.2) == len(np.unique(found.rows["scene"]))
     room = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"].data
     assert len(room) == 900
@@ -364,7 +370,7 @@ def test_context_of_the_picks(store: Path, tmp_path: Path) -> None:
 def test_score_writes_each_room_coloured(store: Path, tmp_path: Path) -> None:
     import plyfile
 
-    data = scored(store, Plan(), ply=tmp_path)
+    data = scored(store, ScoreSettings(), ply=tmp_path)
     rows = rows_of(data)
     room = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"].data
     assert len(room) == 900
@@ -373,15 +379,15 @@ def test_score_writes_each_room_coloured(store: Path, tmp_path: Path) -> None:
     shares = [room[f"scalar_share_{name}"] for name in ("point", "10cm", "50cm", "1m")]
     np.testing.assert_allclose(sum(shares), room["scalar_score"], atol=1e-6)
     with pytest.raises(HpalError, match="exists already"):
-        scored(store, Plan(), ply=tmp_path)
-    assert scored(store, Plan(), ply=tmp_path, overwrite=True, jobs=2) == data
-    scored(store, Plan(Strategy.ENTROPY), ply=tmp_path, overwrite=True)
+        scored(store, ScoreSettings(), ply=tmp_path)
+    assert scored(store, ScoreSettings(), ply=tmp_path, overwrite=True, jobs=2) == data
+    scored(store, ScoreSettings(Strategy.ENTROPY), ply=tmp_path, overwrite=True)
 
 
 def test_a_level_given_twice_has_two_shares(store: Path, tmp_path: Path) -> None:
     import plyfile
 
-    scored(store, Plan(hierarchy=Hierarchy((0.1, 0.1), (0.3, 0.2))), ply=tmp_path)
+    scored(store, ScoreSettings(hierarchy=Hierarchy((0.1, 0.1), (0.3, 0.2))), ply=tmp_path)
     room = plyfile.PlyData.read(str(tmp_path / "a.ply"))["vertex"].data
     shares = [room[name] for name in room.dtype.names if name.startswith("scalar_share_")]
     assert len(shares) == 3
@@ -389,23 +395,23 @@ def test_a_level_given_twice_has_two_shares(store: Path, tmp_path: Path) -> None
 
 
 def test_rooms_of_a_run_that_failed_are_not_left(tmp_path: Path) -> None:
-    rooms = made_rooms()
+    rooms = synthetic_rooms()
     assert rooms[4].prob is not None
     rooms[4].prob[5] = np.nan
-    path = made_predictions(tmp_path / "p.zarr", rooms)
+    path = synthetic_predictions(tmp_path / "p.zarr", rooms)
     (tmp_path / "u").mkdir()
     (tmp_path / "u" / "a.ply").write_text("mine")
     with pytest.raises(HpalError, match="exists already"):
-        scored(path, Plan(), ply=tmp_path / "u")
+        scored(path, ScoreSettings(), ply=tmp_path / "u")
     with pytest.raises(HpalError, match="scene d: 1 rows"):
-        scored(path, Plan(), ply=tmp_path / "u", overwrite=True)
+        scored(path, ScoreSettings(), ply=tmp_path / "u", overwrite=True)
     assert [p.name for p in (tmp_path / "u").rglob("*") if p.is_file()] == ["a.ply"]
 
 
 def test_other_number_types_are_scored_alike(tmp_path: Path) -> None:
     """float32 probabilities are taken too, and it is said that this is the slow way."""
-    rooms = made_rooms()[:2]
-    path = made_predictions(tmp_path / "p.zarr", rooms)
+    rooms = synthetic_rooms()[:2]
+    path = synthetic_predictions(tmp_path / "p.zarr", rooms)
     root = zarr.open_group(str(path), mode="r+")
     exact = {}
     for room in rooms:
@@ -419,7 +425,7 @@ def test_other_number_types_are_scored_alike(tmp_path: Path) -> None:
         def note(self, text: str) -> None:
             said.append(text)
 
-    rows = rows_of(scored(path, Plan(), monitor=Noted()))
+    rows = rows_of(scored(path, ScoreSettings(), monitor=Noted()))
     for number, room in enumerate(rooms):
         here = rows[rows["scene"] == number]
         np.testing.assert_allclose(

@@ -17,7 +17,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.score.scorer import score
-from hpal_cli.select.selector import select
+from hpal_cli.selection.selector import select
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointReader, PointWriter, point_dtype, write_points
 from hpal_cli.stream.viewer_names import for_viewers, from_viewers
@@ -57,7 +57,7 @@ HEAD = Header(
 EXTRA = (("intensity", "<u2"), ("confidence", "<f4"), ("flag", "i1"), ("when", "<f8"))
 
 
-def made_rows(points: int = 60, *, color: bool = True, extra: tuple = EXTRA, seed: int = 0) -> np.ndarray:
+def synthetic_rows(points: int = 60, *, color: bool = True, extra: tuple = EXTRA, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     rows = np.zeros(points, point_dtype(color=color, extra=extra))
     for name in rows.dtype.names or ():
@@ -89,7 +89,7 @@ def read(data: bytes) -> tuple[Header, np.ndarray]:
 @pytest.mark.parametrize("extra", [(), EXTRA])
 @pytest.mark.parametrize("points", [0, 1, 60])
 def test_round_trip(color: bool, extra: tuple, points: int) -> None:
-    rows = made_rows(points, color=color, extra=extra)
+    rows = synthetic_rows(points, color=color, extra=extra)
     header, back = read(packed(rows))
     assert replace(header, dtype=HEAD.dtype, count=0) == HEAD
     assert header.count == points
@@ -99,7 +99,7 @@ def test_round_trip(color: bool, extra: tuple, points: int) -> None:
 
 def test_columns_are_those_of_the_specification() -> None:
     """Names and types of docs/formats.md section 5, as any PLY reader sees them."""
-    head = packed(made_rows(1, extra=())).split(b"end_header\n")[0].decode().splitlines()
+    head = packed(synthetic_rows(1, extra=())).split(b"end_header\n")[0].decode().splitlines()
     assert head[:2] == ["ply", "format binary_little_endian 1.0"]
     assert [line for line in head if line.startswith(("element", "property"))] == [
         "element vertex 1",
@@ -113,7 +113,7 @@ def test_columns_are_those_of_the_specification() -> None:
 
 def test_history_is_one_line_an_entry() -> None:
     """No argument breaks out of its comment, whatever is in it, and the header stays plain text."""
-    head = packed(made_rows(2)).split(b"\nend_header\n")[0]
+    head = packed(synthetic_rows(2)).split(b"\nend_header\n")[0]
     lines = head.decode("ascii").split("\n")
     assert sum(line.startswith("comment history ") for line in lines) == 2
     assert sum(line.startswith("element ") for line in lines) == 1
@@ -129,7 +129,7 @@ def test_each_stage_adds_its_own_entry() -> None:
 
 def test_select_passes_the_rest_through() -> None:
     """Extra columns, colours and what the header says arrive with the picks they belong to."""
-    rows = made_rows()
+    rows = synthetic_rows()
     reader = PointReader(io.BytesIO(packed(rows)), "test")
     chosen = select([reader], budget=Budget.parse("7"), suppression=None, history=[Entry("hpal select", "1", ())])
     assert len(chosen.rows) == 7
@@ -147,15 +147,15 @@ def test_select_passes_the_rest_through() -> None:
 
 
 def test_a_writer_that_breaks_its_promise_is_told() -> None:
-    writer = PointWriter(io.BytesIO(), replace(HEAD, dtype=made_rows().dtype, count=61))
-    writer.write(made_rows())
+    writer = PointWriter(io.BytesIO(), replace(HEAD, dtype=synthetic_rows().dtype, count=61))
+    writer.write(synthetic_rows())
     with pytest.raises(RuntimeError):
         writer.close()
 
 
 def test_blocks_are_small_and_whole() -> None:
     """Reading in blocks of 7 gives the same 60 rows; scenes that span blocks come in one piece."""
-    rows = made_rows()
+    rows = synthetic_rows()
     blocks = list(PointReader(io.BytesIO(packed(rows)), "test").blocks(7))
     assert [len(b) for b in blocks] == [7] * 8 + [4]
     assert np.concatenate(blocks).tobytes() == rows.tobytes()
@@ -188,7 +188,7 @@ class Trickle:
 
 
 def test_short_reads_from_a_pipe() -> None:
-    rows = made_rows()
+    rows = synthetic_rows()
     back = PointReader(Trickle(packed(rows)), "test").read()  # type: ignore[arg-type]
     assert back.tobytes() == rows.tobytes()
     with pytest.raises(HpalError, match="ends after 59 of 60 points"):
@@ -205,7 +205,7 @@ def same_values(found: np.ndarray, rows: np.ndarray) -> None:
 
 
 def test_plyfile_reads_it() -> None:
-    rows = made_rows()
+    rows = synthetic_rows()
     ply = plyfile.PlyData.read(io.BytesIO(packed(rows)))
     assert [e.name for e in ply.elements] == ["vertex"]
     assert ply["vertex"].data.tobytes() == rows.tobytes()
@@ -214,7 +214,7 @@ def test_plyfile_reads_it() -> None:
 
 def test_open3d_reads_it(tmp_path: Path) -> None:
     o3d = pytest.importorskip("open3d")
-    rows = made_rows()
+    rows = synthetic_rows()
     path = tmp_path / "s.ply"
     path.write_bytes(packed(rows))
     cloud = o3d.t.io.read_point_cloud(str(path))
@@ -224,7 +224,7 @@ def test_open3d_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["ascii", "big", "crlf", "faces", "not first"])
 def test_other_ply_of_the_same_points(form: str) -> None:
-    rows = made_rows()
+    rows = synthetic_rows()
     data = packed(rows)
     if form == "crlf":
         head, body = data.split(b"end_header\n", 1)
@@ -260,7 +260,7 @@ def test_other_ply_of_the_same_points(form: str) -> None:
 
 def test_types_under_their_other_names() -> None:
     """Open3D and others write `float64`, `int32`, `uint8`."""
-    rows = made_rows()
+    rows = synthetic_rows()
     data = packed(rows)
     head, body = data.split(b"end_header\n", 1)
     swap = {
@@ -283,7 +283,7 @@ def test_types_under_their_other_names() -> None:
 @pytest.mark.parametrize("prefix", ["scalar_", "Scalar_", "SCALAR_"])
 def test_viewer_names_come_back(prefix: str) -> None:
     """CloudCompare saves `scalar_index` and the like, as float32."""
-    rows = made_rows(extra=())
+    rows = synthetic_rows(extra=())
     names = {"scene": "<f4", "index": "<f4", "score": "<f4"}
     seen = np.zeros(
         len(rows), [(prefix + n if n in names else n, names.get(n, rows.dtype[n].str)) for n in rows.dtype.names]
@@ -297,7 +297,7 @@ def test_viewer_names_come_back(prefix: str) -> None:
 
 def test_viewer_names_are_undone_exactly() -> None:
     """The score is there a second time, as the one number that MeshLab shows; all else has CloudCompare's prefix."""
-    rows = made_rows()
+    rows = synthetic_rows()
     renamed = for_viewers(rows)
     assert set(renamed.dtype.names) == {
         *("x", "y", "z", "red", "green", "blue", "quality"),
@@ -315,7 +315,7 @@ def test_viewer_names_are_undone_exactly() -> None:
 
 @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
 def test_an_index_that_is_no_number_of_a_point(value: float) -> None:
-    rows = made_rows(4, extra=())
+    rows = synthetic_rows(4, extra=())
     floats = rows.astype([(n, "<f4" if n == "index" else rows.dtype[n]) for n in rows.dtype.names])
     floats["index"][2] = value
     with pytest.raises(HpalError, match="1 values of index"):
@@ -337,7 +337,7 @@ def test_an_index_that_is_no_number_of_a_point(value: float) -> None:
     ],
 )
 def test_headers_that_are_refused(line: str, message: str) -> None:
-    data = packed(made_rows(3)).replace(b"comment made by hand", line.encode())
+    data = packed(synthetic_rows(3)).replace(b"comment made by hand", line.encode())
     assert line.encode() in data or line.startswith("property")
     if line.startswith("property"):
         data = data.replace(b"property double x", line.encode())
@@ -352,8 +352,8 @@ def test_what_is_no_stream() -> None:
         (b"ply\nformat binary_little_endian 1.0\nelement vertex", "header does not end"),
         (b"ply\n", "header does not end"),
         (b"ply", "header does not end"),
-        (packed(made_rows(2)).replace(b"double y", b"double x"), "repeats a property"),
-        (packed(made_rows(2)).replace(b"vertex 2", b"vertex -2"), "below zero"),
+        (packed(synthetic_rows(2)).replace(b"double y", b"double x"), "repeats a property"),
+        (packed(synthetic_rows(2)).replace(b"vertex 2", b"vertex -2"), "below zero"),
     ):
         with pytest.raises(HpalError, match=message):
             read(data)
@@ -380,7 +380,7 @@ def cut_points(data: bytes, row: int) -> list[int]:
 
 @pytest.mark.parametrize("where", range(12))
 def test_a_cut_stream_is_an_error_of_its_own(where: int) -> None:
-    rows = made_rows()
+    rows = synthetic_rows()
     data = packed(rows)
     cut = cut_points(data, rows.dtype.itemsize)[where]
     with pytest.raises(HpalError, match=r"header does not end|ends after [0-9]+ of 60 points") as caught:
@@ -391,7 +391,7 @@ def test_a_cut_stream_is_an_error_of_its_own(where: int) -> None:
 @pytest.mark.parametrize("form", ["ascii", "big"])
 def test_a_cut_foreign_stream_is_an_error(form: str) -> None:
     out = io.BytesIO()
-    vertex = plyfile.PlyElement.describe(made_rows(), "vertex")
+    vertex = plyfile.PlyElement.describe(synthetic_rows(), "vertex")
     plyfile.PlyData([vertex], text=form == "ascii", byte_order=">" if form == "big" else "<").write(out)
     data = out.getvalue()
     end = data.index(b"end_header\n") + len(b"end_header\n")

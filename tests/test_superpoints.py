@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import zarr
 from conftest import run_hpal, tree
-from made_scenes import BOARD, FLOOR, STEP, TABLE, Noted, Room, face, made_scenes, room, rooms
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from synthetic_scenes import BOARD, FLOOR, STEP, TABLE, Noted, Room, face, room, rooms, synthetic_scenes
 
 from hpal_cli.errors import HpalError
-from hpal_cli.evaluate.bound import superpoint_bound
+from hpal_cli.evaluation.bound import superpoint_bound
 from hpal_cli.info import describe
 from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
 from hpal_cli.scenes.store import Points, SceneStore
@@ -30,7 +30,7 @@ from hpal_cli.superpoints.build import Superpoints, appearance, build, medoids, 
 from hpal_cli.superpoints.description import HALO
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.superpoints.segmentation import components, segment
-from hpal_cli.superpoints.store import SuperpointStore, beside, make_superpoints, open_superpoints, scenes_of
+from hpal_cli.superpoints.store import SuperpointStore, make_superpoints, open_superpoints, scenes_of, superpoints_path
 from hpal_cli.superpoints.surface import surface
 
 SCALE = STEP / ROOM_GRID
@@ -171,7 +171,7 @@ def test_superpoints_are_connected_numbered_and_large_enough() -> None:
     np.testing.assert_array_equal(np.unique(np.column_stack([of, part]), axis=0)[:, 0], np.arange(count))
     # In the order of their first points.
     assert (np.diff(np.unique(of, return_index=True)[1]) > 0).all()
-    assert np.bincount(of).min() >= segmentation.LEAST
+    assert np.bincount(of).min() >= segmentation.MIN_POINTS
 
 
 def test_surfaces_of_a_room_are_told_apart() -> None:
@@ -345,7 +345,7 @@ def test_the_scale_is_the_grids_or_else_the_points() -> None:
 
 
 def test_a_store_without_scenes_is_told(tmp_path: Path) -> None:
-    made_scenes(tmp_path / "none.zarr", [])
+    synthetic_scenes(tmp_path / "none.zarr", [])
     done = run_hpal("superpoints", tmp_path / "none.zarr")
     assert done.rc == 1
     assert "none.zarr: has no scenes; run `hpal prep` on a folder that holds some" in done.err
@@ -447,14 +447,14 @@ def test_likeness_of_a_single_superpoint() -> None:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
     folder = tmp_path_factory.mktemp("superpoints")
-    store = made_scenes(folder / "rooms.zarr", rooms())
-    make_superpoints(store, beside(store.path), jobs=1)
+    store = synthetic_scenes(folder / "rooms.zarr", rooms())
+    make_superpoints(store, superpoints_path(store.path), jobs=1)
     return store
 
 
 def test_the_store_holds_what_was_built(scenes: SceneStore) -> None:
     found = open_superpoints(scenes)
-    assert found.path == scenes.path.with_name("rooms.superpoints.zarr") == beside(scenes.path)
+    assert found.path == scenes.path.with_name("rooms.superpoints.zarr") == superpoints_path(scenes.path)
     assert scenes_of(found.path) == scenes.path
     assert scenes_of(scenes.path) is None
     assert scenes_of(Path("a/x.superpoints.y.superpoints.zarr")) is None
@@ -473,21 +473,21 @@ def test_the_store_holds_what_was_built(scenes: SceneStore) -> None:
 
 def test_the_same_bytes_for_any_jobs_and_threads(scenes: SceneStore, tmp_path: Path) -> None:
     made = make_superpoints(scenes, tmp_path / "two.zarr", jobs=2)
-    assert tree(made.path) == tree(beside(scenes.path))
+    assert tree(made.path) == tree(superpoints_path(scenes.path))
     one = room()
     threads = build(one.points, scale=SCALE, threads=2)
     np.testing.assert_array_equal(threads.feature, built(one).feature)
 
 
 def test_it_is_made_once_and_again_for_other_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = made_scenes(tmp_path / "s.zarr", [room()])
+    store = synthetic_scenes(tmp_path / "s.zarr", [room()])
     first = tree(open_superpoints(store, jobs=1).path)
     with monkeypatch.context() as context:
         context.setattr(storing, "build", lambda *_, **__: pytest.fail("made again"))
         assert tree(open_superpoints(store, jobs=1).path) == first
     # Other scenes under the same name.
     shutil.rmtree(store.path)
-    other = made_scenes(tmp_path / "s.zarr", [room(seed=3)])
+    other = synthetic_scenes(tmp_path / "s.zarr", [room(seed=3)])
     again = open_superpoints(other, jobs=1)
     assert again.table.id == other.table.id != store.table.id
     # Another version of the method.
@@ -500,14 +500,14 @@ def test_it_is_made_once_and_again_for_other_scenes(tmp_path: Path, monkeypatch:
 
 
 def test_nothing_else_is_written_over(tmp_path: Path) -> None:
-    store = made_scenes(tmp_path / "s.zarr", [few(20)])
-    made_scenes(beside(store.path), [few(20)])
-    before = tree(beside(store.path))
+    store = synthetic_scenes(tmp_path / "s.zarr", [few(20)])
+    synthetic_scenes(superpoints_path(store.path), [few(20)])
+    before = tree(superpoints_path(store.path))
     with pytest.raises(HpalError, match=r"s\.superpoints\.zarr: is in the place of the superpoints; move it away"):
         open_superpoints(store, jobs=1)
-    assert tree(beside(store.path)) == before
-    shutil.rmtree(beside(store.path))
-    beside(store.path).write_text("mine")
+    assert tree(superpoints_path(store.path)) == before
+    shutil.rmtree(superpoints_path(store.path))
+    superpoints_path(store.path).write_text("mine")
     with pytest.raises(HpalError, match="in the place of the superpoints"):
         open_superpoints(store, jobs=1)
 
@@ -515,7 +515,7 @@ def test_nothing_else_is_written_over(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_they_are_made_for_the_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = made_scenes(tmp_path / "s.zarr", [room()])
+    store = synthetic_scenes(tmp_path / "s.zarr", [room()])
     monkeypatch.setattr(storing.os, "access", lambda path, mode: False)
     noted = Noted()
     found = open_superpoints(store, jobs=1, monitor=noted)
@@ -531,7 +531,7 @@ def test_where_nothing_can_be_written_they_are_made_for_the_moment(
 def altered(store: SceneStore, tmp_path: Path, name: str, change: object) -> SuperpointStore:
     """The superpoints of a store with the array `name` of its first scene changed."""
     copy = tmp_path / "altered.superpoints.zarr"
-    shutil.copytree(beside(store.path), copy)
+    shutil.copytree(superpoints_path(store.path), copy)
     group = zarr.open_group(str(copy), mode="r+")
     path = name if "/" in name else f"scenes/{store.table[0].name}/{name}"
     values = change(group[path][...])  # type: ignore[operator, index]
@@ -587,7 +587,7 @@ def test_what_does_not_fit_together_is_not_read(scenes: SceneStore, tmp_path: Pa
     ],
 )
 def test_check_finds_what_contradicts_itself(scenes: SceneStore, tmp_path: Path, name: str, change: object) -> None:
-    describe(beside(scenes.path), check=True)
+    describe(superpoints_path(scenes.path), check=True)
     store = altered(scenes, tmp_path, name, change)
     with pytest.raises(HpalError, match="scene a: its superpoints do not fit together"):
         describe(store.path, check=True)
@@ -595,14 +595,14 @@ def test_check_finds_what_contradicts_itself(scenes: SceneStore, tmp_path: Path,
 
 def test_a_lost_chunk_is_noticed(scenes: SceneStore, tmp_path: Path) -> None:
     copy = tmp_path / "x.superpoints.zarr"
-    shutil.copytree(beside(scenes.path), copy)
+    shutil.copytree(superpoints_path(scenes.path), copy)
     (copy / "scenes" / "b" / "of" / "c" / "0").unlink()
     with pytest.raises(HpalError, match="scenes/b/of is missing or damaged"):
         describe(copy)
 
 
 def test_info_tells_the_bound_of_labels_by_superpoint(scenes: SceneStore, tmp_path: Path) -> None:
-    found = describe(beside(scenes.path), check=True)
+    found = describe(superpoints_path(scenes.path), check=True)
     assert (found.kind, found.facts["columns"], found.facts["scale"]) == ("superpoints", COLUMNS, SCALE)
     store = open_superpoints(scenes)
     assert found.facts["superpoints"] == sum(len(store.read(scene)) for scene in scenes.table)
@@ -622,7 +622,7 @@ def test_info_tells_the_bound_of_labels_by_superpoint(scenes: SceneStore, tmp_pa
     assert found.facts["bound"]["miou"] == pytest.approx((hits / (sums - hits)).mean(), abs=1e-6)
     assert found.facts["bound"]["accuracy"] > 0.9
     # Without the scenes it is not known.
-    shutil.copytree(beside(scenes.path), tmp_path / "x.superpoints.zarr")
+    shutil.copytree(superpoints_path(scenes.path), tmp_path / "x.superpoints.zarr")
     alone = describe(tmp_path / "x.superpoints.zarr")
     assert alone.facts["bound"] is None
     assert "bound" not in dict(alone.lines())
@@ -635,7 +635,7 @@ def test_the_bound_leaves_out_what_has_no_label() -> None:
 
 
 def test_scenes_that_differ_in_what_they_have_are_not_compared(tmp_path: Path) -> None:
-    store = made_scenes(
+    store = synthetic_scenes(
         tmp_path / "s.zarr", [few(9), replace(grey(few(9)), name="b"), replace(few(9), name="c", rgb=None)]
     )
     assert [appearance_of(store, scene) for scene in store.table] == ["colour", "intensity", "nothing"]
@@ -648,12 +648,12 @@ def test_scenes_that_differ_in_what_they_have_are_not_compared(tmp_path: Path) -
 
 
 def test_the_command(scenes: SceneStore, tmp_path: Path) -> None:
-    store = made_scenes(tmp_path / "s.zarr", rooms())
+    store = synthetic_scenes(tmp_path / "s.zarr", rooms())
     done = run_hpal("superpoints", "s.zarr", "--jobs", 1, cwd=tmp_path)
     assert (done.rc, done.out) == (0, b"")
     assert "s.superpoints.zarr: " in done.err
     assert "superpoints in 3 scenes, " in done.err
-    found = SuperpointStore(beside(store.path))
+    found = SuperpointStore(superpoints_path(store.path))
     assert [entry.program for entry in found.history] == ["hpal superpoints"]
     assert found.partition(store.table[0]).tolist() == open_superpoints(scenes).partition(store.table[0]).tolist()
     told = json.loads(run_hpal("info", "s.superpoints.zarr", "--json", cwd=tmp_path).out)

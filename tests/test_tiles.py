@@ -240,7 +240,7 @@ def test_a_column_denser_than_the_limit_is_kept_in_one_piece_and_said(tmp_path: 
 
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory: pytest.TempPathFactory) -> SceneStore:
-    """Four made rooms, wall to wall, as one scene."""
+    """Four synthetic rooms, wall to wall, as one scene."""
     folder = tmp_path_factory.mktemp("floor")
     parts, end = [], 0.0
     for number in range(4):
@@ -362,7 +362,7 @@ from hpal_cli.network.backend import Backend
 from hpal_cli.inference.predict import predict_large
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.scenes.store import Points
-from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.store import envelope
 
 def peak():

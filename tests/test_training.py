@@ -30,12 +30,12 @@ from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training import augment as training_augment
-from hpal_cli.training.ahead import Ready
 from hpal_cli.training.augment import augment_color, augment_position, elastic
-from hpal_cli.training.batches import NO_CLASS, UNKNOWN, Batches, _labels_of, crop
+from hpal_cli.training.batches import NO_CLASS, UNKNOWN, BatchDataset, _labels_of, crop
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.labels import known_labels
-from hpal_cli.training.losses import class_weights, follow, objective
+from hpal_cli.training.losses import class_weights, objective, update_ema
+from hpal_cli.training.prefetch import DeviceBatch
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.schedule import learning_rate
 from hpal_cli.training.train import _Run, train
@@ -99,7 +99,7 @@ def test_an_unsure_answer_teaches_nothing(store: SceneStore, tmp_path: Path) -> 
     labels.append(asked, "test", call("label"))
     known, answered = known_labels(store, labels)
     settings = replace(TINY, max_voxels=0, batch=1)
-    batches = Batches(store, [store.table[0]], known, settings, color=True, seed=0)
+    batches = BatchDataset(store, [store.table[0]], known, settings, color=True, seed=0)
     assert batches[0].label[[3, 8, 9]].tolist() == [NO_CLASS, 4, UNKNOWN]
     assert answered["room_0"].tolist() == [3, 8]
 
@@ -150,7 +150,7 @@ def test_the_teacher_keeps_its_share_of_everything() -> None:
     student, teacher = MinkUNet(3, 2, SIZES["small"]), MinkUNet(3, 2, SIZES["small"])
     student.stem[1].bn.running_mean.fill_(2.0)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    follow(teacher, student, 0.955)
+    update_ema(teacher, student, 0.955)
     for name, value in teacher.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, 0.955 * before[name] + 0.045 * student.state_dict()[name])
@@ -253,8 +253,8 @@ def test_batches_repeat_visit_every_scene_and_match_rows(store: SceneStore, labe
     assert set(answered) == {"room_0", "room_1"}
     scenes = store.table.choose("train")
     settings = replace(TINY, max_voxels=0)
-    first = Batches(store, scenes, known, settings, color=True, seed=3)
-    again = Batches(store, scenes, known, settings, color=True, seed=3)
+    first = BatchDataset(store, scenes, known, settings, color=True, seed=3)
+    again = BatchDataset(store, scenes, known, settings, color=True, seed=3)
     for step in (5, 0):
         a, b = first[step], again[step]
         assert sorted(a.scenes) == ["room_0", "room_1"]
@@ -316,7 +316,7 @@ def test_a_scaled_loss_gives_the_same_weights(store: SceneStore, labels: LabelSt
 def test_a_step_whose_gradient_overflows_moves_nothing_and_its_scale_is_resumed(
     store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stepped, learn = _Run._stepped, _Run._learn
+    stepped, learn = _Run._stepped, _Run._step
     seen: list[tuple[int, bool, bool, float]] = []
 
     def overflowing(self: _Run) -> bool:
@@ -330,7 +330,7 @@ def test_a_step_whose_gradient_overflows_moves_nothing_and_its_scale_is_resumed(
         seen.append((self.step, done, same, self.scaler.get_scale()))
         return done
 
-    def watched(self: _Run, ready: Ready, rate: float) -> object:
+    def watched(self: _Run, ready: DeviceBatch, rate: float) -> object:
         averages = [network for network in (self.teacher, self.average) if network is not None]
         before = [value.clone() for network in averages for value in network.state_dict().values()]
         loss = learn(self, ready, rate)
@@ -339,7 +339,7 @@ def test_a_step_whose_gradient_overflows_moves_nothing_and_its_scale_is_resumed(
         return loss
 
     monkeypatch.setattr(_Run, "_stepped", overflowing)
-    monkeypatch.setattr(_Run, "_learn", watched)
+    monkeypatch.setattr(_Run, "_step", watched)
     settings = replace(TINY, average=True)
     whole = train(store, labels, settings, run=tmp_path / "whole.pt", save_every=2, backend=AS_FP16)
     assert seen == [(n, n != 2, n == 2, 65536.0 if n < 2 else 32768.0) for n in range(6)]
@@ -357,9 +357,9 @@ def test_a_signal_waits_for_the_step_and_saves_it(
     store: SceneStore, labels: LabelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     whole = train(store, labels, TINY, run=tmp_path / "whole.pt")
-    learn = _Run._learn
+    learn = _Run._step
 
-    def struck(self: _Run, ready: Ready, rate: float) -> object:
+    def struck(self: _Run, ready: DeviceBatch, rate: float) -> object:
         if self.step == 2:
             signal.raise_signal(number)
         return learn(self, ready, rate)
@@ -369,7 +369,7 @@ def test_a_signal_waits_for_the_step_and_saves_it(
 
     usual = {n: signal.signal(n, end) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        monkeypatch.setattr(_Run, "_learn", struck)
+        monkeypatch.setattr(_Run, "_step", struck)
         with pytest.raises(SystemExit):
             train(store, labels, TINY, run=tmp_path / "struck.pt")
         assert signal.getsignal(number) is end
@@ -378,7 +378,7 @@ def test_a_signal_waits_for_the_step_and_saves_it(
             signal.signal(n, handler)
     assert load(tmp_path / "struck.pt.unfinished").step == 3
     assert not (tmp_path / "struck.pt").exists()
-    monkeypatch.setattr(_Run, "_learn", learn)
+    monkeypatch.setattr(_Run, "_step", learn)
     resumed = train(store, labels, TINY, run=tmp_path / "struck.pt", resume=True)
     assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
 
@@ -430,14 +430,14 @@ def test_a_loss_that_is_not_finite_names_step_scenes_and_the_last_state(
     before.student["classifier.weight"].fill_(float("nan"))
     with pytest.raises(HpalError, match=r"step 1: the loss is nan on room_\d, room_\d \(no state was saved before"):
         train(store, labels, replace(TINY, steps=3), init=before)
-    learn = _Run._learn
+    learn = _Run._step
 
-    def spoil(self: _Run, ready: Ready, rate: float) -> object:
+    def spoil(self: _Run, ready: DeviceBatch, rate: float) -> object:
         if self.step == 4:
             ready.student.features.fill_(float("inf"))
         return learn(self, ready, rate)
 
-    monkeypatch.setattr(_Run, "_learn", spoil)
+    monkeypatch.setattr(_Run, "_step", spoil)
     with pytest.raises(HpalError, match=r"step 5: the loss is nan on .* \(the state before is in .*run.pt.unfinished"):
         train(store, labels, TINY, run=tmp_path / "run.pt", save_every=2)
     saved = load(tmp_path / "run.pt.unfinished")
@@ -474,15 +474,15 @@ def test_a_full_disk_leaves_the_state_before(store: SceneStore, labels: LabelSto
     """The system refuses to write more than so many bytes, as a full disk does."""
     run = tmp_path / "run.pt"
     state = tmp_path / "run.pt.unfinished"
-    learn, limits = _Run._learn, resource.getrlimit(resource.RLIMIT_FSIZE)
+    learn, limits = _Run._step, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill(self: _Run, ready: Ready, rate: float) -> object:
+    def fill(self: _Run, ready: DeviceBatch, rate: float) -> object:
         if self.step == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
         return learn(self, ready, rate)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "_learn", fill)
+        patch.setattr(_Run, "_step", fill)
         try:
             with pytest.raises(HpalError, match=r"cannot be written .*; check the disk"):
                 train(store, labels, TINY, run=run, save_every=2)

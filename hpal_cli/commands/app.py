@@ -33,9 +33,9 @@ from hpal_cli.commands import (
 from hpal_cli.commands.console import Console, is_pipe
 from hpal_cli.commands.reports import Events, Failure, report
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.parallel import start_processes_unasked
+from hpal_cli.parallel import allow_processes
 from hpal_cli.system import ENDING
-from hpal_cli.wording import shown
+from hpal_cli.wording import printable
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -116,7 +116,7 @@ def main() -> NoReturn:
     # GNU OpenMP reads it when torch is loaded. A thread that spins for milliseconds at every barrier takes the core
     # from the one it waits for as soon as another program runs: a training step then takes twenty times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    start_processes_unasked()
+    allow_processes()
     Console.as_events = how == "json"
     status, failure = _run(debug, how)
     if Console.as_events:
@@ -212,7 +212,7 @@ def _fail(failure: Failure) -> None:
         piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
         clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
         with contextlib.suppress(BrokenPipeError):
-            sys.stderr.write(f"{clear}{_program()}: {shown(str(failure))}\n")
+            sys.stderr.write(f"{clear}{_program()}: {printable(str(failure))}\n")
             sys.stderr.flush()
     if "--json" in sys.argv:
         with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from hpal_cli.commands.reports import Events, report
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.progress import Task
-from hpal_cli.wording import shown
+from hpal_cli.wording import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -114,10 +114,10 @@ class Console:
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for n, header in enumerate(headers):
-            table.add_column(Text(shown(header)), justify="left" if n == 0 else "right", no_wrap=True)
+            table.add_column(Text(printable(header)), justify="left" if n == 0 else "right", no_wrap=True)
         for row in rows:
             # As a Text, for in a string `[red]` is a colour.
-            table.add_row(*(Text(shown(cell)) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         # Through a string: rich ends the process in its own way when a pipe breaks.
         text = io.StringIO()
         RichConsole(file=text, width=200, highlight=False).print(table)
@@ -126,7 +126,7 @@ class Console:
 
     def data(self, text: str) -> None:
         """A line of what was asked for, on stdout."""
-        print(shown(text))
+        print(printable(text))
 
     def _line(self, text: str) -> None:
         if self._events is not None:
@@ -134,7 +134,7 @@ class Console:
             return
         # A line begins with an empty one where two parts of a report are kept apart.
         begin = "\n" if text.startswith("\n") else ""
-        text = begin + shown(text.removeprefix("\n"))
+        text = begin + printable(text.removeprefix("\n"))
         if self._progress is not None:
             self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
@@ -151,7 +151,7 @@ class _Bar:
         self._task = progress.add_task(what, total=total, status="")
 
     def advance(self, amount: int = 1, status: str = "") -> None:
-        self._progress.update(self._task, advance=amount, status=shown(status))
+        self._progress.update(self._task, advance=amount, status=printable(status))
 
 
 class _Lines:
@@ -261,10 +261,10 @@ class Output:
             yield lambda: sys.stdout.buffer
             sys.stdout.buffer.flush()
             return
-        from hpal_cli.store.files import replace_when_whole
+        from hpal_cli.store.files import atomic_write
 
         with (
-            replace_when_whole(self.path, overwrite=self._overwrite) as partial,
+            atomic_write(self.path, overwrite=self._overwrite) as partial,
             contextlib.ExitStack() as files,
         ):
             yield lambda: files.enter_context(partial.open("wb"))

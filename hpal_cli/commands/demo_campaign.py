@@ -210,7 +210,7 @@ class Campaign:
         draw_scene(said[0][1], info, layers, self._folder / name, overwrite=True)
 
     def _report(self, rounds: Sequence[Round], model: float) -> None:
-        from hpal_cli.evaluate.figures import learning_curve
+        from hpal_cli.evaluation.figures import learning_curve
 
         last, end = len(rounds) - 1, rounds[-1]
         curve = self._folder / "learning-curve.png"

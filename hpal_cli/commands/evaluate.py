@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
-from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
     from hpal_cli.classes import ClassTable
-    from hpal_cli.evaluate.evaluation import Evaluation
-    from hpal_cli.evaluate.metrics import Metrics
-    from hpal_cli.evaluate.sample import Sample
+    from hpal_cli.evaluation.evaluate import Evaluation
+    from hpal_cli.evaluation.metrics import Metrics
+    from hpal_cli.evaluation.sample import Sample
 
 NAME = "eval"
 
@@ -46,7 +46,7 @@ def command(
         typer.Option(
             help="Split that is compared: train, val, test or all.  [val; all for a labels store]",
             show_default=False,
-            autocompletion=words.splits,
+            autocompletion=completion.splits,
         ),
     ] = None,
     scenes: opt.Scenes = None,
@@ -81,8 +81,8 @@ def command(
     """Compare predictions with the truth. Prints the IoU of each class, the mIoU, the accuracy, and the share of points
     that was labelled."""
     from hpal_cli.errors import UsageError
-    from hpal_cli.evaluate.evaluation import evaluate
-    from hpal_cli.evaluate.sample import Sample, evaluate_sample
+    from hpal_cli.evaluation.evaluate import evaluate
+    from hpal_cli.evaluation.sample import Sample, evaluate_sample
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
@@ -171,7 +171,7 @@ def _print_evaluation(console: Console, result: Evaluation) -> None:
 
 
 def _print_sample(console: Console, result: Sample) -> None:
-    from hpal_cli.evaluate.sample import CONFIDENCE
+    from hpal_cli.evaluation.sample import CONFIDENCE
 
     metrics = result.metrics
     true, said, hit = metrics.confusion.sum(axis=1), metrics.confusion.sum(axis=0), metrics.confusion.diagonal()
@@ -195,11 +195,11 @@ def _percent(value: float) -> str:
 
 
 def _draw(console: Console, metrics: Metrics, classes: ClassTable, title: str, folder: Path, overwrite: bool) -> None:
-    from hpal_cli.evaluate.figures import confusion_figure, iou_figure
-    from hpal_cli.store.files import replace_when_whole
+    from hpal_cli.evaluation.figures import confusion_figure, iou_figure
+    from hpal_cli.store.files import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("confusion.png", confusion_figure), ("iou.png", iou_figure)):
-        with replace_when_whole(folder / name, overwrite=overwrite) as partial:
+        with atomic_write(folder / name, overwrite=overwrite) as partial:
             draw(metrics, classes, partial, title)
         console.say(f"{folder / name}")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
-from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 
 NAME = "export"
@@ -43,7 +43,8 @@ def command(
     uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
     split: Annotated[
-        str, typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=words.splits)
+        str,
+        typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=completion.splits),
     ] = "all",
     scenes: opt.Scenes = None,
     overwrite: opt.Overwrite = False,

@@ -318,19 +318,21 @@ def _serve(
     import getpass
 
     from hpal_cli.commands.serving import run_page
-    from hpal_cli.page.label import open_desk, parse_overlap, queries_asked
+    from hpal_cli.page.label import open_label_page, parse_overlap, queries_asked
 
     share = 0.0 if overlap is None else parse_overlap(overlap)
     rows, header, subject = _selected(selection, ("x", "y", "z", "scene", "index"))
     asked = queries_asked(rows, header, subject, source=source, beside=None if selection is None else selection.parent)
     who = (name or getpass.getuser()).strip()[:40]
-    desk = open_desk(asked, output, this_call(NAME)[0], name=who, title=str(subject), overlap=share, monitor=console)
-    session = desk.session
+    page_api = open_label_page(
+        asked, output, this_call(NAME)[0], name=who, title=str(subject), overlap=share, monitor=console
+    )
+    session = page_api.session
     assert session is not None
     done, total = session.counts()
     console.say(f"{counted(total, 'query', 'queries')}, {done:,} answered; answers go to {output} as they are given")
     before = len(session.labels.batches())
-    run_page(console, desk, host=host, port=port, browser=browser)
+    run_page(console, page_api, host=host, port=port, browser=browser)
     given = [batch for batch in session.labels.batches()[before:] if len(batch.rows) and batch.stands]
     unsure = sum(int(batch.rows["label"][0] < 0) for batch in given)
     seconds = sum(batch.seconds or 0.0 for batch in given)
@@ -378,7 +380,7 @@ def _ask_person(
     from hpal_cli.label.queries import queries, rooms_of
     from hpal_cli.label.spreadsheet import require_unanswered, write_queries
     from hpal_cli.labels.store import QUERY, LabelStore
-    from hpal_cli.store.files import require_free
+    from hpal_cli.store.files import require_absent
 
     asked, header, subject = _selected(selection, ("x", "y", "z", "scene", "index"))
     rooms = rooms_of(header, source, None if selection is None else selection.parent)
@@ -387,7 +389,7 @@ def _ask_person(
         if str(table) == "-":
             raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
         require_unanswered(table)
-        require_free(table, overwrite=overwrite)
+        require_absent(table, overwrite=overwrite)
     if rooms is None and (clips is not None or (output is not None and not output.exists())):
         option = "--clips" if clips is not None else "-o"
         raise UsageError(option, f"needs the scenes that {subject} is of", "name their store with --source")
@@ -434,7 +436,7 @@ def _say_next(
 ) -> None:
     """How the answers are given back. selection: where they are for regions of it, which the table does not hold."""
     from hpal_cli.predictions.store import PredictionStore
-    from hpal_cli.scenes.provenance import store_behind
+    from hpal_cli.scenes.provenance import find_source_store
 
     source = header.source if rooms is None else rooms.path
     check = isinstance(rooms, PredictionStore) and header.strategy is not None and header.strategy.startswith("random")
@@ -442,7 +444,7 @@ def _say_next(
     if labels is None and check:
         labels = table.with_suffix(".zarr")
     elif labels is None and rooms is not None:
-        labels = store_behind(header.history, "labels", rooms.table.id, rooms.path.parent)
+        labels = find_source_store(header.history, "labels", rooms.table.id, rooms.path.parent)
     labels = labels or Path("labels.zarr")
     words = ["--from", table, "--source", source or "STORE", "-o", labels]
     console.say(f"next: {typed('hpal', 'label', *([selection] if selection else []), *words)}")
@@ -458,7 +460,7 @@ def _say_next(
 def _take_answers(
     console: Console, selection: Path | None, answered: Path, output: Path, source: Path | None, *, cost: bool
 ) -> None:
-    from hpal_cli.label.answers import open_scenes, take_answers
+    from hpal_cli.label.answers import import_answers, open_scenes
     from hpal_cli.label.cost import Cost
     from hpal_cli.label.queries import rooms_of
     from hpal_cli.labels.store import LabelStore
@@ -474,7 +476,7 @@ def _take_answers(
             raise UsageError("--source", problem, "name the scenes or predictions store")
         store = open_scenes(source or output)
     known = LabelStore(output) if output.exists() else None
-    taken = take_answers(answered, store, asked=asked, labels=known)
+    taken = import_answers(answered, store, asked=asked, labels=known)
     for note in taken.notes:
         console.say(note)
     if not taken.given:
@@ -560,13 +562,13 @@ def _selected(selection: Path | None, columns: tuple[str, ...]) -> tuple[Rows, H
     """
     from hpal_cli.stream.header import require_columns, require_selected
     from hpal_cli.stream.points import PointReader
-    from hpal_cli.stream.rows import picked
+    from hpal_cli.stream.rows import picked_rows
 
     with open_input(selection) as (data, subject):
         reader = PointReader(data, subject)
         require_selected(reader.header, subject)
         require_columns(reader.header, columns, subject, "hpal select")
-        return picked(reader.read()), reader.header, subject
+        return picked_rows(reader.read()), reader.header, subject
 
 
 def _added(path: Path, labels: LabelStore | None, batch: Batch | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hpal_cli.commands import words
+from hpal_cli.commands import completion
 from hpal_cli.errors import UsageError
 
 Overwrite = Annotated[
@@ -101,7 +101,7 @@ Scenes = Annotated[
         "--scenes",
         metavar="GLOB",
         help="Use only the scenes whose names match these patterns, such as 'Area_1/*'.  [all scenes]",
-        autocompletion=words.scenes,
+        autocompletion=completion.scenes,
     ),
 ]
 Answered = Annotated[

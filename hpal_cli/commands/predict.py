@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
-from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from hpal_cli.scene_table import SceneInfo
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.scenes.table import SceneInfo
 
 NAME = "predict"
 
@@ -82,7 +82,9 @@ def command(
     ] = None,
     split: Annotated[
         str,
-        typer.Option(help="Split whose scenes are predicted: train, val, test or all.", autocompletion=words.splits),
+        typer.Option(
+            help="Split whose scenes are predicted: train, val, test or all.", autocompletion=completion.splits
+        ),
     ] = "all",
     scenes: opt.Scenes = None,
     device: opt.Device = "auto",
@@ -95,8 +97,8 @@ def command(
 ) -> None:
     """Predict the class of every point, with a trained model. The store that it writes also has the class probabilities
     and the features."""
-    from hpal_cli.export.files import COLORS, export_originals, room_for_originals
-    from hpal_cli.export.pictures import room_for_pictures, write_pictures
+    from hpal_cli.export.files import COLORS, export_originals, reserve_originals
+    from hpal_cli.export.pictures import reserve_pictures, write_pictures
     from hpal_cli.forest.model import is_forest
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
@@ -124,12 +126,12 @@ def command(
     with contextlib.ExitStack() as room:
         for folder, suffix in folders:
             room.enter_context(
-                room_for_originals(
+                reserve_originals(
                     store, chosen, folder, suffix, color=color, uncompressed=uncompressed, overwrite=overwrite
                 )
             )
         if pictures is not None:
-            room.enter_context(room_for_pictures(chosen, pictures, overwrite=overwrite))
+            room.enter_context(reserve_pictures(chosen, pictures, overwrite=overwrite))
         if forest:
             from hpal_cli.forest.model import load as load_forest
             from hpal_cli.forest.predict import predict_forest

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
-from hpal_cli.commands import words
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
@@ -65,8 +65,8 @@ def command(
             metavar="FILE",
             help="Class table: a JSON or TOML file with name, id, color, code and las for each class, or the name of "
             "one that "
-            f"hpal knows: {', '.join(words.CLASS_TABLES)}.",
-            autocompletion=lambda: list(words.CLASS_TABLES),
+            f"hpal knows: {', '.join(completion.CLASS_TABLES)}.",
+            autocompletion=lambda: list(completion.CLASS_TABLES),
         ),
     ] = None,
     unit: Annotated[
@@ -81,8 +81,8 @@ def command(
         typer.Option(
             metavar="NAME",
             help="File format, if hpal recognises it wrongly or not at all: "
-            f"{', '.join(words.FORMATS)}.  [recognised from the data]",
-            autocompletion=lambda: list(words.FORMATS),
+            f"{', '.join(completion.FORMATS)}.  [recognised from the data]",
+            autocompletion=lambda: list(completion.FORMATS),
         ),
     ] = None,
     columns: Annotated[
@@ -126,7 +126,7 @@ def command(
 ) -> None:
     """Read raw scans and thin them to a grid. All other commands start from the scenes store that it writes."""
     from hpal_cli.lengths import format_length, parse_length, parse_unit
-    from hpal_cli.scenes.named import class_table
+    from hpal_cli.scenes.class_tables import class_table
     from hpal_cli.scenes.prepare import prepare
     from hpal_cli.scenes.scale import NAMED
 
@@ -177,7 +177,7 @@ def _lengths(scale: float | None) -> str:
     from hpal_cli.export.clips import NEAR
     from hpal_cli.lengths import format_length
     from hpal_cli.score.hmmu import LEVELS
-    from hpal_cli.select.fds import RADIUS
+    from hpal_cli.selection.fds import RADIUS
     from hpal_cli.training.presets import PRESETS
 
     times = scale or 1.0

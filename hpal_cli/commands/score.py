@@ -7,8 +7,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
-from hpal_cli.commands import words
 from hpal_cli.commands.console import Console, Output, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
@@ -101,7 +101,8 @@ def command(
     split: Annotated[
         str,
         typer.Option(
-            help="Split whose points may be chosen (the pool): train, val, test or all.", autocompletion=words.splits
+            help="Split whose points may be chosen (the pool): train, val, test or all.",
+            autocompletion=completion.splits,
         ),
     ] = "train",
     scenes: opt.Scenes = None,
@@ -148,14 +149,14 @@ def command(
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.lengths import format_length, parse_length
     from hpal_cli.score.hmmu import Hierarchy, default_weights, missing
-    from hpal_cli.score.scorer import Plan, Strategy, default_levels, score
+    from hpal_cli.score.scorer import ScoreSettings, Strategy, default_levels, score
     from hpal_cli.score.shard import Shard
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels))
     edges = edges or default_levels(predictions, per_superpoint=per == "superpoint")
     factors = tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges)
-    plan = Plan(
+    plan = ScoreSettings(
         Strategy(strategy),
         Hierarchy(edges, factors, nested=hierarchy == "nested"),
         seed,

@@ -18,8 +18,8 @@ from hpal_cli.wording import counted
 if TYPE_CHECKING:
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.select.report import ClassReport, SceneReport
-    from hpal_cli.select.selector import Selection
+    from hpal_cli.selection.report import ClassReport, SceneReport
+    from hpal_cli.selection.selector import Selection
     from hpal_cli.stream.header import Header
 
 NAME = "select"
@@ -110,8 +110,8 @@ def command(
     from hpal_cli.export.selection import write_context
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.lengths import parse_length
-    from hpal_cli.select.fds import RADIUS, SIMILARITY, Suppression, missing
-    from hpal_cli.select.selector import SCORED, find_predictions, select
+    from hpal_cli.selection.fds import RADIUS, SIMILARITY, Suppression, missing
+    from hpal_cli.selection.selector import SCORED, find_predictions, select
     from hpal_cli.stream.header import require_columns
     from hpal_cli.stream.points import PointReader, write_points
     from hpal_cli.stream.rows import REGION
@@ -193,19 +193,19 @@ def command(
 
 def _next(selection: Selection, picks: Path, beside: Path | None) -> str:
     """What answers the picks: a person, and before that the truth, where the scenes have any."""
-    from hpal_cli.scenes.provenance import store_behind
+    from hpal_cli.scenes.provenance import find_source_store
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.select.selector import scored_store
+    from hpal_cli.selection.selector import scored_store
     from hpal_cli.store.envelope import kind_of
 
     header = selection.header
     scenes = scored_store(header, beside)
     if scenes is None or kind_of(scenes) != "scenes":
-        scenes = store_behind(header.history, "scenes", header.scenes, None if scenes is None else scenes.parent)
+        scenes = find_source_store(header.history, "scenes", header.scenes, None if scenes is None else scenes.parent)
     if scenes is None:
         return typed("hpal", "label", picks, "--table", free_name("queries.csv"))
     store = SceneStore(scenes)
-    labels = store_behind(header.history, "labels", store.table.id, scenes.parent) or free_name("labels.zarr")
+    labels = find_source_store(header.history, "labels", store.table.id, scenes.parent) or free_name("labels.zarr")
     ask = typed("hpal", "label", picks, "--serve", "-o", labels)
     if not all(store.has_labels(store.table[number]) for number in {int(n) for n in selection.rows["scene"]}):
         return ask
@@ -215,7 +215,7 @@ def _next(selection: Selection, picks: Path, beside: Path | None) -> str:
 def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | None) -> PredictionStore | SceneStore:
     """Where the points around the picks are."""
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.select.selector import scored_store
+    from hpal_cli.selection.selector import scored_store
 
     if predictions is not None:
         return predictions

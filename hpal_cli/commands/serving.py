@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from hpal_cli.commands.console import Console
 
 if TYPE_CHECKING:
-    from hpal_cli.page.desk import Desk
+    from hpal_cli.page.api import PageApi
 
 OPENING = 60.0
 """Seconds that a browser has to start."""
 
 
-def run_page(console: Console, desk: Desk, *, host: str, port: int | None, browser: bool) -> None:
+def run_page(console: Console, page_api: PageApi, *, host: str, port: int | None, browser: bool) -> None:
     """Serves until Ctrl-C or until the page ends it. The address, with its token, is on stdout.
 
     Raises:
@@ -54,12 +54,12 @@ def run_page(console: Console, desk: Desk, *, host: str, port: int | None, brows
             else "open this address in a browser; Ctrl-C ends it"
         )
 
-    app = make_app(desk, token=token, hosts=allowed_hosts(host), stop=lambda: stopping[0]())
+    app = make_app(page_api, token=token, hosts=allowed_hosts(host), stop=lambda: stopping[0]())
     try:
         with ending:
             serve(app, listening, ready)
     finally:
-        desk.close()
+        page_api.close()
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
-from hpal_cli.commands import words
 from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
-    from hpal_cli.scenes.table import SceneInfo
+    from hpal_cli.scene_table import SceneInfo
 
 NAME = "spread"
 
@@ -62,7 +62,8 @@ def command(
     ] = None,
     pictures: opt.Pictures = None,
     split: Annotated[
-        str, typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=words.splits)
+        str,
+        typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=completion.splits),
     ] = "all",
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
@@ -75,11 +76,11 @@ def command(
 ) -> None:
     """Spread answers over the surface around them. Every point gets class probabilities, in a predictions store like
     that of a model."""
-    from hpal_cli.export.pictures import room_for_pictures, write_pictures
+    from hpal_cli.export.pictures import reserve_pictures, write_pictures
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.spread.spread import spread
+    from hpal_cli.spreading.spread import spread
 
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     store = SceneStore(scenes_store)
@@ -87,7 +88,7 @@ def command(
     with contextlib.ExitStack() as room:
         if pictures is not None:
             chosen = store.table.choose(split, opt.as_list(scenes))
-            room.enter_context(room_for_pictures(chosen, pictures, overwrite=overwrite))
+            room.enter_context(reserve_pictures(chosen, pictures, overwrite=overwrite))
         for scene, known in spread(
             None if labels == "none" else LabelStore(Path(labels)),
             store,

@@ -35,13 +35,13 @@ def command(
     """Find the superpoints of every scene, pieces of surface that lie within one object. Other commands do this by
     themselves when they need superpoints; calling it beforehand only spends the time earlier."""
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.superpoints.store import beside, make_superpoints, open_superpoints
+    from hpal_cli.superpoints.store import make_superpoints, open_superpoints, superpoints_path
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     store = SceneStore(scenes_store)
     if overwrite:
         found = make_superpoints(
-            store, beside(scenes_store), jobs=jobs, overwrite=True, history=this_call(NAME), monitor=console
+            store, superpoints_path(scenes_store), jobs=jobs, overwrite=True, history=this_call(NAME), monitor=console
         )
     else:
         found = open_superpoints(store, jobs=jobs, history=this_call(NAME), monitor=console)

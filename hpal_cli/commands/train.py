@@ -342,19 +342,19 @@ def command(
     from hpal_cli.network.device import choose
     from hpal_cli.scenes.scale import scale_at
     from hpal_cli.training.checkpoint import load
-    from hpal_cli.training.presets import described, settings_of, teacher_of, usual_preset
-    from hpal_cli.training.processes import own_device, rank_and_world
+    from hpal_cli.training.distributed import local_device, rank_and_world_size
+    from hpal_cli.training.presets import default_preset, describe_settings, settings_of, teacher_of
 
-    rank, _ = rank_and_world()
+    rank, _ = rank_and_world_size()
     console = Console(NAME, quiet=quiet or rank > 0, verbose=verbose)
-    chosen_device = own_device(choose(device))
+    chosen_device = local_device(choose(device))
     if init is not None and is_forest(init):
         raise UsageError(
             "--init", f"{init} is a forest, and a network starts from a network", "give one, or leave it out"
         )
     start = None if init is None else load(init)
     begun = None if start is None else start.settings
-    name = preset or usual_preset(cuda=chosen_device.type == "cuda", spread=spread is not None, init=begun)
+    name = preset or default_preset(cuda=chosen_device.type == "cuda", spread=spread is not None, init=begun)
     if supervised_only and teacher_after is not None:
         raise UsageError("--teacher-after", "is for the teacher, whom --supervised-only drops", "leave one of them out")
     if steps is not None and minutes:
@@ -389,7 +389,7 @@ def command(
     scale = None if scenes_store is None or start is not None else scale_at(scenes_store)
     settings = settings_of(name, given, init=begun, scale=scale)
     if show:
-        for key, text in described(settings):
+        for key, text in describe_settings(settings):
             print(f"{key:<14} {text}")
         return
     chosen_backend = choose_backend(backend, chosen_device, precision)
@@ -401,10 +401,10 @@ def command(
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.store.files import require_free
+    from hpal_cli.store.files import require_absent
     from hpal_cli.training.train import train
 
-    require_free(output, overwrite=overwrite)
+    require_absent(output, overwrite=overwrite)
     store = SceneStore(scenes_store)
     answers = None if labels == "all" else LabelStore(Path(str(labels)))
     length = f"{settings.minutes:g} minutes" if settings.minutes else f"{settings.steps} steps"
@@ -461,9 +461,9 @@ def _train_forest(
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.store.files import require_free
+    from hpal_cli.store.files import require_absent
 
-    require_free(output, overwrite=overwrite)
+    require_absent(output, overwrite=overwrite)
     store = SceneStore(scenes)
     forest = train_forest(
         store,

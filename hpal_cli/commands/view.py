@@ -43,5 +43,5 @@ def command(
     from hpal_cli.page.view import open_view
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
-    desk = open_view(path, source=source, scenes=opt.as_list(scenes))
-    run_page(console, desk, host=host, port=port, browser=not no_browser)
+    page_api = open_view(path, source=source, scenes=opt.as_list(scenes))
+    run_page(console, page_api, host=host, port=port, browser=not no_browser)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 from hpal_cli.export.originals import Originals
 from hpal_cli.scenes.store import BLOCK
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.store.files import atomic_write
 
 NAMES = {"scannet": "ScanNet", "semantickitti": "SemanticKITTI"}
 FORMATS = tuple(NAMES)
@@ -59,7 +59,7 @@ def write(
             path, f"{format} has no class {table.min() if table.min() < 0 else table.max()}", "check --classes"
         )
     codes = _in_file_order(originals, table, path, written)
-    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+    with atomic_write(path, overwrite=overwrite) as partial, partial.open("wb") as file:
         for start in range(0, len(codes), BLOCK):
             block = codes[start : start + BLOCK]
             if format == "scannet":

@@ -14,17 +14,17 @@ from scipy.spatial import cKDTree
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.context import LOUD_COLOR, greyed
-from hpal_cli.export.shades import height_colors
+from hpal_cli.export.height_colors import height_colors
 from hpal_cli.export.top_view import BELOW, roofed, top_view
 from hpal_cli.export.views import View, draw, two_views
 from hpal_cli.label.queries import Query
 from hpal_cli.lengths import rounded_length
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.regions import covariance, neighbours
-from hpal_cli.store.files import new_files, replace_when_whole
+from hpal_cli.store.files import atomic_write, remove_new_on_error
 from hpal_cli.writers.cloud import ViewerCloud, identity, scene_path, write
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write_clips(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> list[Path]:
-    """`folder/<scene>/0001-4711.ply` and `.png` for each query: its place in the walk through the scene and its index.
+    """`folder/<scene>/0001-4711.ply` and `.png` for each query: its place in the tour through the scene and its index.
 
     Returns the pictures, one a query, in their order.
 
@@ -91,7 +91,7 @@ def write_clips(
         raise HpalError(store.path, f"has no scene {queries[stems.index('')].scene}", "give the store that was scored")
     clouds, pictures = ([scene_path(folder, stem, suffix) for stem in stems] for suffix in ("ply", "png"))
     room = None
-    with new_files([*clouds, *pictures], overwrite=overwrite), monitor.task("drawing", len(queries)) as task:
+    with remove_new_on_error([*clouds, *pictures], overwrite=overwrite), monitor.task("drawing", len(queries)) as task:
         for query, cloud, picture in zip(queries, clouds, pictures, strict=True):
             scene = store.table[query.scene]
             if room is None or room.scene is not scene:
@@ -99,7 +99,7 @@ def write_clips(
             if not 0 <= query.index < scene.points:
                 raise HpalError(store.path, f"scene {scene.name} has no point {query.index}", "give matching files")
             write(room.cloud(query), cloud, overwrite=overwrite)
-            with replace_when_whole(picture, overwrite=overwrite) as partial:
+            with atomic_write(picture, overwrite=overwrite) as partial:
                 room.picture(query, partial, classes=store.classes)
             task.advance(1, scene.name)
     return pictures
@@ -149,7 +149,7 @@ class Room:
 
     def picture(self, query: Query, path: Path, *, classes: ClassTable) -> None:
         """A PNG: the query from two sides, and where it is in the room, from above."""
-        from hpal_cli.evaluate.figures import figure_of, save
+        from hpal_cli.evaluation.figures import figure_of, save
 
         here = self._metres[query.index]
         rows = np.flatnonzero((np.abs(self._metres - here) < FAR).all(axis=1))

@@ -11,8 +11,8 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.label.spreadsheet import UNSURE
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score.pointwise import margin
 from hpal_cli.writers import las
 from hpal_cli.writers.cloud import ViewerCloud, identity

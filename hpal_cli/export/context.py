@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.export.clouds import class_colors, class_comments
-from hpal_cli.export.paper import in_metres, round_length, shortened, text_width
+from hpal_cli.export.drawing import in_metres, round_length, shortened, text_width
 from hpal_cli.export.splats import spacing
 from hpal_cli.export.top_view import BELOW, cut_height, roofed, top_view
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.writers.cloud import ViewerCloud, identity
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def overview(
     A ceiling is cut away, and picks in it have dashed rings. Best ranks have numbers where there is room. The same
     numbers make the same bytes.
     """
-    from hpal_cli.evaluate.figures import figure_of, save
+    from hpal_cli.evaluation.figures import figure_of, save
 
     best_first = np.lexsort((picks, rank))
     picks, rank = picks[best_first], rank[best_first]

@@ -15,12 +15,12 @@ from hpal_cli.export.originals import Originals, Part
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore, SourceFile
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.envelope import kind_of
-from hpal_cli.store.files import new_files
+from hpal_cli.store.files import remove_new_on_error
 from hpal_cli.writers import cloud, las
-from hpal_cli.writers.cloud import ViewerCloud, free_paths, write_blocks
+from hpal_cli.writers.cloud import ViewerCloud, reserve_paths, write_blocks
 
 FORMATS = (*cloud.FORMATS, *benchmarks.FORMATS)
 
@@ -168,7 +168,7 @@ def export_originals(
 
 
 @contextlib.contextmanager
-def room_for_originals(
+def reserve_originals(
     store: SceneStore,
     scenes: Sequence[SceneInfo],
     folder: Path,
@@ -191,7 +191,7 @@ def room_for_originals(
         for name, one in originals.items():
             if color == "class" and one.file.las_header is not None:
                 las.require_colours(one.file.las_header, folder / names[name])
-    with free_paths(folder, list(names.values()), overwrite=overwrite):
+    with reserve_paths(folder, list(names.values()), overwrite=overwrite):
         yield
 
 
@@ -236,8 +236,8 @@ def _grid(name: str, points: int, format: str, make: Callable[[], ViewerCloud], 
 def _write(files: Sequence[_File], folder: Path, overwrite: bool, monitor: Monitor) -> Exported:
     points = sum(file.points for file in files)
     with (
-        free_paths(folder, [file.name for file in files], overwrite=overwrite) as paths,
-        new_files(paths, overwrite=overwrite),
+        reserve_paths(folder, [file.name for file in files], overwrite=overwrite) as paths,
+        remove_new_on_error(paths, overwrite=overwrite),
         monitor.task("writing", points) as task,
     ):
         for file, path in zip(files, paths, strict=True):

@@ -18,9 +18,9 @@ from hpal_cli.classes import IGNORE
 from hpal_cli.errors import HpalError
 from hpal_cli.export.clouds import UNLABELLED_COLOR, class_colors, class_comments, predicted
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import BLOCK, Points, SceneStore, SourceFile
-from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.store.files import atomic_write
 from hpal_cli.stream.viewer_names import PREFIX
 from hpal_cli.writers import las
 from hpal_cli.writers.cloud import ViewerCloud, write_blocks
@@ -151,7 +151,7 @@ class Originals:
             write_blocks(lambda: self.clouds(color), self.points, path, overwrite=overwrite, written=written)
             return
         classes = self.store.classes
-        with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+        with atomic_write(path, overwrite=overwrite) as partial, partial.open("wb") as file:
             las.write_like(
                 header,
                 self.blocks(),

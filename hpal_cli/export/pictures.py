@@ -19,10 +19,10 @@ from hpal_cli.export.scene_views import framed
 from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
-from hpal_cli.store.files import new_files, replace_when_whole
-from hpal_cli.writers.cloud import free_paths
+from hpal_cli.store.files import atomic_write, remove_new_on_error
+from hpal_cli.writers.cloud import reserve_paths
 
 NO_CLASS: Color = (246, 236, 200)
 RIGHT: Color = (206, 212, 217)
@@ -30,14 +30,14 @@ WRONG: Color = (220, 20, 60)
 
 
 @contextlib.contextmanager
-def room_for_pictures(scenes: Sequence[SceneInfo], folder: Path, *, overwrite: bool) -> Iterator[list[Path]]:
+def reserve_pictures(scenes: Sequence[SceneInfo], folder: Path, *, overwrite: bool) -> Iterator[list[Path]]:
     """The paths that `write_pictures` will write, `folder/<scene>.png`; what it would refuse is refused now. A folder
     that was made goes away again if the block fails.
 
     Raises:
         HpalError: a file that exists, or `folder` is a file or a store.
     """
-    with free_paths(folder, [f"{scene.name}.png" for scene in scenes], overwrite=overwrite) as paths:
+    with reserve_paths(folder, [f"{scene.name}.png" for scene in scenes], overwrite=overwrite) as paths:
         yield paths
 
 
@@ -65,8 +65,8 @@ def write_pictures(
             truth.path, f"holds other scenes than {predictions.path}", "give the scenes that were predicted"
         )
     with (
-        room_for_pictures(scenes, folder, overwrite=overwrite) as paths,
-        new_files(paths, overwrite=overwrite),
+        reserve_pictures(scenes, folder, overwrite=overwrite) as paths,
+        remove_new_on_error(paths, overwrite=overwrite),
         monitor.task("drawing", len(scenes)) as task,
     ):
         draw = partial(_draw, predictions, truth, overwrite)
@@ -86,7 +86,7 @@ def draw_scene(
     scene = framed(partial(store.xyz_blocks, info), info.points, unit=store.unit, grid=store.grid)
     colored = store.has_color(info)
     scanned = Layer("as scanned", store.color_rows(info)) if colored else height_layer(scene, store.unit)
-    with replace_when_whole(path, overwrite=overwrite) as unfinished:
+    with atomic_write(path, overwrite=overwrite) as unfinished:
         scene_picture(scene, [scanned, *layers], unfinished, title=info.name, unit=store.unit)
 
 

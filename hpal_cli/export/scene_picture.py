@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.paper import in_metres, round_length, shortened, text_width
+from hpal_cli.export.drawing import in_metres, round_length, shortened, text_width
+from hpal_cli.export.height_colors import STOPS, height_colors
 from hpal_cli.export.scene_views import Image, Scene, from_above, from_corner
-from hpal_cli.export.shades import STOPS, height_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ def scene_picture(scene: Scene, layers: Sequence[Layer], path: Path, *, title: s
     A ceiling is cut away, and from the corner the walls in front too. Memory grows with the picture, not with the
     points. The same points make the same bytes.
     """
-    from hpal_cli.evaluate.figures import figure_of, save
+    from hpal_cli.evaluation.figures import figure_of, save
 
     span = np.sort((scene.high - scene.low)[:2])
     stacked = bool(span[1] > ELONGATED * span[0])

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.splats import FINEST, NOBODY, eye_dome, spacing, splats
+from hpal_cli.export.splats import FINEST, NO_POINT, eye_dome, spacing, splats
 from hpal_cli.export.top_view import BELOW, cut_height, roofed
 
 Blocks = Callable[[], Iterator[NDArray[np.floating]]]
@@ -69,7 +69,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Image:
-    """Which row of the scene each fine pixel shows, (H, W), or `NOBODY`; its light, (H, W) in 0..1; and the edge of a
+    """Which row of the scene each fine pixel shows, (H, W), or `NO_POINT`; its light, (H, W) in 0..1; and the edge of a
     pixel that is shown, in the unit of the scene."""
 
     rows: NDArray[np.int64]
@@ -84,13 +84,13 @@ class Image:
     @cached_property
     def _seen(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
         """The rows that are shown, ascending, and for each pixel that shows one its place among them."""
-        seen, place = np.unique(self.rows[self.rows != NOBODY], return_inverse=True)
+        seen, place = np.unique(self.rows[self.rows != NO_POINT], return_inverse=True)
         return seen, place.reshape(-1)
 
     def colored(self, colors: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """(h, w, 3) on white. colors: (K,) rows, ascending -> (K, 3)."""
         seen, place = self._seen
-        full = self.rows != NOBODY
+        full = self.rows != NO_POINT
         fine = np.full((*self.rows.shape, 3), 255.0, np.float32)
         fine[full] = colors(seen)[place] * self.light[full][:, None]
         height, width = self.shape
@@ -226,15 +226,15 @@ def _image(scene: Scene, camera: _Camera, box: tuple[int, int]) -> Image:
         column = np.floor((xyz @ camera.right - corner[0]) / fine)
         row = shape[0] - 1 - np.floor((xyz @ camera.up - corner[1]) / fine)
         front.add(row, column, xyz @ camera.toward, hidden)
-    place = np.flatnonzero(front.rows != NOBODY)
+    place = np.flatnonzero(front.rows != NO_POINT)
     row, column = np.divmod(place, shape[1])
     depth = front.depth[place]
     # Nothing is smaller than a pixel that is shown.
     step = max(scene.step, pixel)
     owner = splats(row + 0.5, column + 0.5, depth, shape=shape, pixel=fine, step=step)
-    rows = np.append(front.rows[place], NOBODY)[owner]
+    rows = np.append(front.rows[place], NO_POINT)[owner]
     far = depth.min(initial=0.0) - fine
-    return Image(rows, _light(np.append(depth, far)[owner], rows != NOBODY, fine, step), pixel)
+    return Image(rows, _light(np.append(depth, far)[owner], rows != NO_POINT, fine, step), pixel)
 
 
 def _light(depth: NDArray[np.float64], full: NDArray[np.bool_], pixel: float, step: float) -> NDArray[np.float64]:
@@ -258,7 +258,7 @@ class _Front:
     def __init__(self, shape: tuple[int, int]) -> None:
         self._shape = shape
         self.depth = np.full(shape[0] * shape[1], -np.inf)
-        self.rows = np.full(shape[0] * shape[1], NOBODY, np.int64)
+        self.rows = np.full(shape[0] * shape[1], NO_POINT, np.int64)
         self._last = np.zeros(shape[0] * shape[1], np.int64)
         self._given = 0
 

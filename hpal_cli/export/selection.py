@@ -10,8 +10,8 @@ from hpal_cli.export.context import context_cloud, overview
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.select.selector import Selection
-from hpal_cli.store.files import new_files, replace_when_whole
+from hpal_cli.selection.selector import Selection
+from hpal_cli.store.files import atomic_write, remove_new_on_error
 from hpal_cli.writers.cloud import scene_path, write
 
 
@@ -35,7 +35,7 @@ def write_context(
     scenes = [store.table[int(n)] for n in np.unique(selection.rows["scene"])]
     paths = {s.number: (scene_path(folder, s.name, "ply"), scene_path(folder, s.name, "png")) for s in scenes}
     files = [path for pair in paths.values() for path in pair]
-    with new_files(files, overwrite=overwrite), monitor.task("drawing", len(scenes)) as task:
+    with remove_new_on_error(files, overwrite=overwrite), monitor.task("drawing", len(scenes)) as task:
         for scene in scenes:
             picks = selection.rows[selection.rows["scene"] == scene.number]
             points = store.points(scene)
@@ -47,7 +47,7 @@ def write_context(
                 cloud,
                 overwrite=overwrite,
             )
-            with replace_when_whole(picture, overwrite=overwrite) as partial:
+            with atomic_write(picture, overwrite=overwrite) as partial:
                 overview(
                     points, index, rank, guess, store.classes, partial, title=scene.name, unit=store.unit, radius=radius
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-NOBODY = -1
+NO_POINT = -1
 """Of a pixel that shows no point."""
 
 DISC = 0.6
@@ -31,9 +31,9 @@ def splats(
     shape: tuple[int, int],
     pixel: float,
     step: float,
-    kept: int = NOBODY,
+    kept: int = NO_POINT,
 ) -> NDArray[np.int64]:
-    """`shape`, the number of the point that each pixel shows, or `NOBODY`.
+    """`shape`, the number of the point that each pixel shows, or `NO_POINT`.
 
     row, column: (N,) places in pixels; depth: (N,) larger is nearer; pixel: its edge, and step: how far points lie
     apart, both in the unit of `depth`; kept: a point that is no gap, however deep it lies between others.
@@ -51,7 +51,7 @@ def splats(
 
     behind = np.append(depth, -np.inf).astype(np.float64)[owner]
     hole = grey_closing(behind, size=gap + 1) > behind + SAME * step
-    if kept != NOBODY:
+    if kept != NO_POINT:
         hole &= owner != kept
     if hole.any():
         nearest = distance_transform_edt(hole, return_distances=False, return_indices=True)
@@ -102,10 +102,10 @@ def _painted(points: NDArray[np.int64], at: NDArray[np.int64], size: int, shape:
     inside = (at >= -size).all(axis=0) & (at[0] < height + size) & (at[1] < width + size)
     points, middle = points[inside], (at[0, inside] + rim) * wide + at[1, inside] + rim
     # Of several points written to a pixel the last one stays; only its disc is seen.
-    owner = np.full((height + 2 * rim) * wide, NOBODY, np.int64)
+    owner = np.full((height + 2 * rim) * wide, NO_POINT, np.int64)
     owner[middle] = np.arange(len(middle))
-    seen = np.sort(owner[owner != NOBODY])
+    seen = np.sort(owner[owner != NO_POINT])
     y, x = np.mgrid[-size : size + 1, -size : size + 1]
     disc = (y * wide + x)[y**2 + x**2 <= size * (size + 0.5)]
     owner[(middle[seen, None] + disc).reshape(-1)] = np.repeat(seen, len(disc))
-    return np.append(points, NOBODY)[owner.reshape(-1, wide)[rim : rim + height, rim : rim + width]]
+    return np.append(points, NO_POINT)[owner.reshape(-1, wide)[rim : rim + height, rim : rim + width]]

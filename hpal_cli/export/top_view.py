@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.splats import NOBODY, eye_dome, splats
+from hpal_cli.export.splats import NO_POINT, eye_dome, splats
 
 BELOW = 0.75
 """Share of a room's height that is shown: a ceiling would hide all else."""
@@ -34,7 +34,7 @@ def top_view(
     column, row = ((position[shown, :2] - low[:2]) / pixel).T
     z = position[shown, 2]
     owner = splats(height - 1 - np.floor(row), column, z, shape=(height, width), pixel=pixel, step=step)
-    full = owner != NOBODY
+    full = owner != NO_POINT
     image = np.full((height, width, 3), 255, np.uint8)
     image[full] = rgb[shown][owner[full]]
     if shaded:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.splats import NOBODY, eye_dome, splats
+from hpal_cli.export.splats import NO_POINT, eye_dome, splats
 
 TURN = 20
 """Degrees between the directions that are tried, around the vertical."""
@@ -94,9 +94,9 @@ def draw(
         shape=(pixels, pixels),
         pixel=pixel,
         step=step,
-        kept=int(np.append(np.flatnonzero(distance[seen] == 0), NOBODY)[0]),
+        kept=int(np.append(np.flatnonzero(distance[seen] == 0), NO_POINT)[0]),
     )
-    full = owner != NOBODY
+    full = owner != NO_POINT
     image = np.full((pixels, pixels, 3), 255.0)
     image[full] = rgb[seen][owner[full]]
     far = np.append(depth[seen], depth[seen].min(initial=0.0) - half)[owner]

@@ -21,7 +21,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.forest import boosting
 from hpal_cli.forest.learn import Stages
 from hpal_cli.history import Entry
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.store.files import atomic_write
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.trees import Trees
 
@@ -85,7 +85,7 @@ class Forest:
         }
         arrays |= {f"likeness/{one.name}": getattr(self.likeness, one.name) for one in fields(Likeness)}
         arrays |= {f"answered/{n}": self.answered[name] for n, name in enumerate(sorted(self.answered))}
-        with replace_when_whole(path, overwrite=overwrite) as partial, zipfile.ZipFile(partial, "w") as archive:
+        with atomic_write(path, overwrite=overwrite) as partial, zipfile.ZipFile(partial, "w") as archive:
             _add(archive, _META, json.dumps(meta).encode())
             for name, array in arrays.items():
                 buffer = io.BytesIO()

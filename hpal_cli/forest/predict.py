@@ -13,12 +13,12 @@ from hpal_cli.errors import HpalError
 from hpal_cli.forest.learn import apply
 from hpal_cli.forest.model import Forest
 from hpal_cli.history import Entry, to_json
-from hpal_cli.parallel import map_in_order, usual_jobs
+from hpal_cli.parallel import default_jobs, map_in_order
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.about import attributes_about
+from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.superpoints.appearance import require_appearance
 from hpal_cli.superpoints.build import Superpoints
@@ -55,13 +55,13 @@ def predict_forest(
     require_appearance(store, chosen, forest.appearance, had, "use scenes that have the same")
     superpoints = open_superpoints(store, history=history, monitor=monitor)
     attributes = {
-        **attributes_about(store),
+        **metadata_of(store),
         "scenes": store.table.to_json(),
         "history": to_json(history),
     }
     same = forest.scenes == store.table.id
     work = [_Work(forest, superpoints, scene) for scene in chosen]
-    jobs = min(usual_jobs(), len(chosen)) if sum(scene.points for scene in chosen) > _WORTH_PROCESSES else 1
+    jobs = min(default_jobs(), len(chosen)) if sum(scene.points for scene in chosen) > _WORTH_PROCESSES else 1
     with (
         envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
         monitor.task("predicting", len(chosen)) as task,

@@ -16,12 +16,12 @@ from hpal_cli.parallel import cores
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.spread.spread import alike, known_superpoints, say_classes, spread_scene
+from hpal_cli.spreading.spread import fit_prior, known_superpoints, report_missing_classes, spread_scene
 from hpal_cli.superpoints.appearance import appearance_of, require_appearance
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.store import open_superpoints
-from hpal_cli.training.labels import NOTHING, known_labels, require_spread_of
+from hpal_cli.training.labels import NO_LABELS, known_labels, require_spread_of
 
 
 def train_forest(
@@ -61,12 +61,12 @@ def train_forest(
     superpoints = open_superpoints(store, history=history, monitor=monitor)
     scenes = [superpoints.read(scene) for scene in train]
     labelled = sum(int((ids >= 0).sum()) for _, ids in known.values())
-    given = [known.get(scene.name, NOTHING) for scene in train]
+    given = [known.get(scene.name, NO_LABELS) for scene in train]
     if labels is None:
         targets = [_shares(one, *rows, classes) for one, rows in zip(scenes, given, strict=True)]
     elif spread is None:
-        say_classes(labels, np.concatenate([ids for _, ids in given]), monitor)
-        trees = alike(
+        report_missing_classes(labels, np.concatenate([ids for _, ids in given]), monitor)
+        trees = fit_prior(
             [(one, *rows) for one, rows in zip(scenes, given, strict=True)], classes, seed=seed, threads=cores()
         )
         targets = [

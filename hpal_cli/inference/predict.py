@@ -19,15 +19,15 @@ from hpal_cli.inference.scene_voxels import SceneVoxels, rows_of
 from hpal_cli.inference.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
-from hpal_cli.network.inputs import NetworkInput, joined, scene_origin, turned, unit_color, voxelise
+from hpal_cli.network.inputs import NetworkInput, concatenated, rotated, scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
-from hpal_cli.network.point_inputs import Further, FurtherOf
-from hpal_cli.predictions.prediction import Answers, InMemory, Prediction
+from hpal_cli.network.point_inputs import ExtraColumns, ExtraColumnsReader
+from hpal_cli.predictions.prediction import InMemoryOutputs, Prediction, VoxelOutputs
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.progress import Monitor, Silent, Task
-from hpal_cli.scenes.about import attributes_about
+from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ def predict_points(
     *,
     unit: float = 1.0,
     color: bool = True,
-    further: Further | None = None,
+    further: ExtraColumns | None = None,
     turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
@@ -60,10 +60,10 @@ def predict_points(
     """
     backend = backend or choose("auto", device)
     xyz = scene_origin(points.xyz, unit)
-    columns = joined(unit_color(points.rgb) if color else None, None if further is None else further(slice(None)))
+    columns = concatenated(unit_color(points.rgb) if color else None, None if further is None else further(slice(None)))
     answers = []
     for angle in _angles(turns):
-        inputs = voxelise([(turned(xyz, angle), columns)], voxel)
+        inputs = voxelise([(rotated(xyz, angle), columns)], voxel)
         answers.append((predict_voxels(network, inputs, device, backend, name), inputs.inverse.numpy()))
     return Prediction(*answers[0], *answers[1:])
 
@@ -76,7 +76,7 @@ def predict_large(
     *,
     unit: float = 1.0,
     color: bool = True,
-    further: Further | None = None,
+    further: ExtraColumns | None = None,
     turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
@@ -120,7 +120,7 @@ def predict_large(
         )
         return
     with contextlib.ExitStack() as files:
-        answers: list[tuple[Answers, NDArray[np.int64]]] = []
+        answers: list[tuple[VoxelOutputs, NDArray[np.int64]]] = []
         for turn, angle in enumerate(_angles(turns)):
             voxels = SceneVoxels(points, voxel, unit=unit, color=color, further=further, angle=angle, name=name)
             tiles = cut(voxels, max_voxels)
@@ -163,7 +163,7 @@ def _angles(turns: int) -> list[float]:
 @torch.no_grad()
 def predict_voxels(
     network: MinkUNet, inputs: NetworkInput, device: torch.device, backend: Backend, name: str
-) -> InMemory:
+) -> InMemoryOutputs:
     """The predictions for the voxels of a batch.
 
     Raises:
@@ -174,7 +174,7 @@ def predict_voxels(
     prob = logits.softmax(1).cpu().numpy()
     if not np.isfinite(prob).all():
         raise HpalError(name, "the network's answer is not finite", "train again with a lower --lr")
-    return InMemory(prob, features.cpu().numpy())
+    return InMemoryOutputs(prob, features.cpu().numpy())
 
 
 def predict(
@@ -216,12 +216,12 @@ def predict(
     wanted = smooth or checkpoint.superpoints is not None
     read = open_superpoints(store, monitor=monitor).read if wanted else None
     attributes = {
-        **attributes_about(store),
+        **metadata_of(store),
         "voxel": checkpoint.settings.voxel,
         "scenes": store.table.to_json(),
         "history": to_json(history),
     }
-    further_of = FurtherOf(store, checkpoint.columns, checkpoint.superpoints, None, checkpoint.scale)
+    further_of = ExtraColumnsReader(store, checkpoint.columns, checkpoint.superpoints, None, checkpoint.scale)
     same_scenes = checkpoint.scenes == store.table.id
     with (
         envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, partial),

@@ -11,13 +11,13 @@ from hpal_cli.network.inputs import (
     NetworkInput,
     cells,
     channels,
-    joined,
+    concatenated,
     metres_from,
     origin_of,
-    turned,
+    rotated,
     unit_color,
 )
-from hpal_cli.network.point_inputs import Further
+from hpal_cli.network.point_inputs import ExtraColumns
 from hpal_cli.scenes.store import Points
 
 BLOCK = 1 << 20
@@ -38,7 +38,7 @@ class SceneVoxels:
         *,
         unit: float,
         color: bool,
-        further: Further | None = None,
+        further: ExtraColumns | None = None,
         angle: float = 0.0,
         name: str = "scene",
     ) -> None:
@@ -99,13 +99,13 @@ class SceneVoxels:
         first = self._first[rows]
         rgb = self._points.rgb
         color = unit_color(rgb[first]) if self._color and rgb is not None else None
-        columns = joined(color, None if self._further is None else self._further(first))
+        columns = concatenated(color, None if self._further is None else self._further(first))
         voxel = np.column_stack([np.zeros(len(rows), np.int64), self.cell(rows) + self._low])
         values = channels(self._metres(self._points.xyz[first]), columns)
         return NetworkInput(torch.from_numpy(values), torch.from_numpy(voxel), torch.arange(len(rows)))
 
     def _metres(self, xyz: NDArray[np.floating]) -> NDArray[np.float32]:
-        return turned(metres_from(self._origin, xyz, self._unit), self._angle)
+        return rotated(metres_from(self._origin, xyz, self._unit), self._angle)
 
     def _extent(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The lowest and the highest x, y and z in metres of the scene as it is turned."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers.las import UNCLASSIFIED
-from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.scene_table import SceneInfo, SceneTable
 from hpal_cli.writers import las as written
 
 UNANSWERED = -2

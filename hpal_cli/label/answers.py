@@ -14,7 +14,7 @@ from hpal_cli.label.labelcloud import read_folder
 from hpal_cli.label.matching import Store, match
 from hpal_cli.label.queries import spread
 from hpal_cli.label.spreadsheet import read_table
-from hpal_cli.labels.store import ANSWER, LabelStore, keys
+from hpal_cli.labels.store import ANSWER, LabelStore, point_keys
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store.envelope import kind_of
@@ -23,7 +23,7 @@ from hpal_cli.wording import counted
 
 
 @dataclass
-class Taken:
+class ImportedAnswers:
     """rows: (K,) records of `ANSWER`, each point once; source: what they are said to come from; given: answers that the
     person gave; blank: rows or points (`word`) without one; unasked: answers about points that were not asked about,
     None if that cannot be told; notes: what a person should be told."""
@@ -49,7 +49,9 @@ def open_scenes(path: Path) -> Store:
     return LabelStore(path) if kind == "labels" else SceneStore(path)
 
 
-def take_answers(path: Path, store: Store, *, asked: Rows | None = None, labels: LabelStore | None = None) -> Taken:
+def import_answers(
+    path: Path, store: Store, *, asked: Rows | None = None, labels: LabelStore | None = None
+) -> ImportedAnswers:
     """The answers in a table (.csv, .tsv, .txt), a cloud (.ply, .las, .laz) or labelCloud's folder.
 
     store: the scenes that they are about. asked: the selection that was answered, (K,) with scene and index; where it
@@ -61,9 +63,9 @@ def take_answers(path: Path, store: Store, *, asked: Rows | None = None, labels:
     files, what = _read(path, store)
     matched = [match(found, store) for found in files]
     rows = np.concatenate([np.zeros(0, ANSWER), *(part.rows for part in matched)])
-    if len(np.unique(keys(rows))) < len(rows):
+    if len(np.unique(point_keys(rows))) < len(rows):
         raise HpalError(path, "two of its files answer for one point", "give one file a scene")
-    taken = Taken(
+    taken = ImportedAnswers(
         rows,
         f"{what} {path}",
         len(rows),
@@ -94,13 +96,13 @@ def _read(path: Path, store: Store) -> tuple[list[Annotated], str]:
     return [read(path, store.classes, store.table)], "cloud"
 
 
-def _compare(taken: Taken, asked: Rows | None, labels: LabelStore | None) -> None:
-    known = [keys(asked)] if asked is not None else []
+def _compare(taken: ImportedAnswers, asked: Rows | None, labels: LabelStore | None) -> None:
+    known = [point_keys(asked)] if asked is not None else []
     if labels is not None and len(found := labels.asked()):
         # What was answered before may be answered again.
-        known += [keys(found), keys(labels.latest())]
+        known += [point_keys(found), point_keys(labels.latest())]
     if known:
-        taken.unasked = int((~np.isin(keys(taken.rows), np.concatenate(known))).sum())
+        taken.unasked = int((~np.isin(point_keys(taken.rows), np.concatenate(known))).sum())
 
 
 def _by_region(rows: NDArray[np.void], asked: Rows) -> NDArray[np.void]:
@@ -110,5 +112,5 @@ def _by_region(rows: NDArray[np.void], asked: Rows) -> NDArray[np.void]:
     for name in ("scene", "index", "x", "y", "z"):
         if name in (asked.dtype.names or ()):
             more[name] = asked[name][point]
-    other = rows[~np.isin(keys(rows), keys(asked))]
+    other = rows[~np.isin(point_keys(rows), point_keys(asked))]
     return np.concatenate([more, other])

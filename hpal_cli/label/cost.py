@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.labels.store import keys
+from hpal_cli.labels.store import point_keys
 from hpal_cli.wording import counted
 
 
@@ -24,7 +24,7 @@ class Cost:
     @classmethod
     def of(cls, answers: NDArray[np.void], clicks: int, grid: float | None) -> Cost:
         """answers: records with `scene`, `index` and `label`, unsure ones among them; grid: cell edge in metres."""
-        points = len(np.unique(keys(answers[answers["label"] >= 0])))
+        points = len(np.unique(point_keys(answers[answers["label"] >= 0])))
         return cls(clicks, points, None if grid is None else points * grid**2)
 
     def to_json(self) -> dict[str, float | None]:

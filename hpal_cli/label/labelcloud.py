@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpal_cli.classes import IGNORE, UNSURE, ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import UNANSWERED, Annotated, scenes_named
-from hpal_cli.scenes.table import SceneInfo, SceneTable
+from hpal_cli.scene_table import SceneInfo, SceneTable
 
 CLASSES = "_classes.json"
 

@@ -13,11 +13,11 @@ from scipy.spatial import cKDTree
 
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated
-from hpal_cli.label.positions import rounded
-from hpal_cli.labels.store import ANSWER, LabelStore, keys
+from hpal_cli.label.rounding import looks_rounded
+from hpal_cli.labels.store import ANSWER, LabelStore, point_keys
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.wording import counted
 
 Store = SceneStore | PredictionStore | LabelStore
@@ -102,7 +102,9 @@ def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Ma
         place = found.position[answered]
         wrong = np.zeros(len(answered), bool)
         for _, here, grid in _scenes_of(scene, store):
-            wrong[here] = rounded(index[here], place[here], grid.position[index[here]], _step(store, grid.xyz) / 2)
+            wrong[here] = looks_rounded(
+                index[here], place[here], grid.position[index[here]], _step(store, grid.xyz) / 2
+            )
         _refuse(found, answered, wrong, "has an index that a viewer rounded (binary PLY keeps it)")
         if found.typed:
             _require_there(found, answered, scene, index, store)
@@ -253,7 +255,7 @@ def _answers(
     rows["scene"], rows["index"], rows["label"] = scene, index, found.label[of]
     position = np.full((len(of), 3), np.nan) if found.position is None else found.position[of]
     rows["x"], rows["y"], rows["z"] = position.T
-    key = keys(rows)
+    key = point_keys(rows)
     order = np.argsort(key, kind="stable")
     again = np.flatnonzero(key[order[1:]] == key[order[:-1]])
     other = again[rows["label"][order[again + 1]] != rows["label"][order[again]]]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.label.positions import rounded
+from hpal_cli.label.rounding import looks_rounded
 from hpal_cli.labels.store import ANSWER
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
@@ -45,7 +45,7 @@ def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
         position = store.points(scene).position[index]
         if {"x", "y", "z"} <= set(asked.dtype.names or ()):
             given = np.column_stack([asked[axis][here] for axis in "xyz"]).astype(np.float64)
-            wrong = rounded(index, given, position, NEAR / store.unit)
+            wrong = looks_rounded(index, given, position, NEAR / store.unit)
             if wrong.any():
                 problem = (
                     f"the index {index[int(wrong.argmax())]} in {scene.name} was rounded: another point lies there"

@@ -1,4 +1,4 @@
-"""The queries for a person: one for each point or region, in the order of a walk through each room."""
+"""The queries for a person: one for each point or region, in the order of a tour through each room."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.label.walk import walk
+from hpal_cli.label.tour import short_tour
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.select.selector import scored_store
+from hpal_cli.selection.selector import scored_store
 from hpal_cli.store.envelope import kind_of
 from hpal_cli.stream.header import Header, require_scenes
 from hpal_cli.stream.rows import REGION, Rows
@@ -30,7 +30,7 @@ class Guess(NamedTuple):
 class Query:
     """A query to a person: which class does this point have?
 
-    number: its place in the walk through its scene, from 1; points: (P,) rows of the points that get the answer, among
+    number: its place in the tour through its scene, from 1; points: (P,) rows of the points that get the answer, among
     them the point itself; rank, score and guess: None if they are not known.
     """
 
@@ -74,7 +74,7 @@ def queries(asked: Rows, rooms: PredictionStore | SceneStore | None = None) -> l
         groups = _groups(here)
         middle = np.array([_middle(place, group) for group in groups], np.int64)
         guesses = _guesses(here["index"][middle].astype(np.int64), int(number), rooms)
-        for n, at in enumerate(walk(place[middle])):
+        for n, at in enumerate(short_tour(place[middle])):
             row = here[middle[at]]
             found.append(
                 Query(

@@ -10,13 +10,13 @@ from typing import IO
 
 import numpy as np
 
-from hpal_cli.cells import plain_cell, safe_cell
 from hpal_cli.classes import IGNORE, UNSURE, ClassTable
+from hpal_cli.csv_cells import plain_cell, safe_cell
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated, scenes_named
 from hpal_cli.label.queries import Query
-from hpal_cli.scenes.table import SceneTable
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.scene_table import SceneTable
+from hpal_cli.store.files import atomic_write
 from hpal_cli.wording import counted
 
 COLUMNS = ("scene", "index", "x", "y", "z", "rank", "score", "predicted", "second", "confidence", "label")
@@ -42,7 +42,7 @@ def write_queries(
     wide = any(len(query.points) > 1 for query in queries)
     columns = [*COLUMNS[:-1], *(["points"] if wide else []), "label", *(["clip"] if clips is not None else [])]
     with (
-        replace_when_whole(path, overwrite=overwrite) as partial,
+        atomic_write(path, overwrite=overwrite) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")

@@ -19,8 +19,8 @@ from hpal_cli import history
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
-from hpal_cli.scenes.about import about
-from hpal_cli.scenes.table import SceneTable
+from hpal_cli.scene_table import SceneTable
+from hpal_cli.scenes.metadata import read_metadata
 from hpal_cli.store import envelope
 from hpal_cli.store.files import sync, unfinished_folder
 
@@ -75,7 +75,7 @@ class LabelStore:
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "labels")
-        self.classes, self.table, self.unit, self.history = about(attributes, path)
+        self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         # A batch never changes once it is there (docs/formats.md section 4.3), so each is read once.
         self._read: dict[str, Batch] = {}
 
@@ -162,7 +162,7 @@ class LabelStore:
     def open(self) -> NDArray[np.void]:
         """The points that somebody was asked about and that have no answer yet."""
         asked = self.asked()
-        return asked[~np.isin(keys(asked), keys(self.latest()))]
+        return asked[~np.isin(point_keys(asked), point_keys(self.latest()))]
 
     def answered(self, scenes: str, other: object) -> dict[int, NDArray[np.int64]]:
         """For each scene number the rows of the points that have an answer, "unsure" included.
@@ -406,7 +406,7 @@ def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
     """known: as `_latest` gives them, sorted."""
     if not len(known):
         return rows
-    have, asked = keys(known), keys(rows)
+    have, asked = point_keys(known), point_keys(rows)
     at = np.minimum(np.searchsorted(have, asked), len(known) - 1)
     return rows[(have[at] != asked) | (known["label"][at] != rows["label"])]
 
@@ -419,7 +419,7 @@ def answers_digest(latest: NDArray[np.void]) -> str:
     return digest.hexdigest()[:16]
 
 
-def keys(points: NDArray[np.void]) -> NDArray[np.int64]:
+def point_keys(points: NDArray[np.void]) -> NDArray[np.int64]:
     """(N,) one number for each (scene, index): below 2^40 points a scene."""
     return points["scene"].astype(np.int64) << 40 | points["index"].astype(np.int64)
 

@@ -90,10 +90,10 @@ def _rounded(x: Tensor, half: bool) -> Tensor:
 
 def _multiply(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, half: bool) -> Tensor:
     dtype = features.dtype
-    if half and native.serves_half(features, kernel):
+    if half and native.supports_half(features, kernel):
         return native.multiply(features, kernel, pairs.table, rows, half=True)
     features, kernel = _rounded(features, half), _rounded(kernel, half)
-    if native.serves(features, kernel):
+    if native.supports(features, kernel):
         return native.multiply(features, kernel, pairs.table, rows)
     out = features.new_zeros(rows, kernel.shape[2], dtype=dtype)
     for k, pair in enumerate(pairs.pairs):
@@ -107,10 +107,10 @@ def _multiply(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, hal
 
 def _outer(features: Tensor, gradient: Tensor, kernel: Tensor, pairs: KernelMap, half: bool) -> Tensor:
     dtype = features.dtype
-    if half and native.serves_half(gradient, kernel):
+    if half and native.supports_half(gradient, kernel):
         return native.outer(features, gradient, pairs.table, half=True)
     features, gradient = _rounded(features, half), _rounded(gradient, half)
-    if native.serves(gradient, kernel):
+    if native.supports(gradient, kernel):
         return native.outer(features, gradient, pairs.table)
     out = torch.zeros_like(kernel)
     for k, pair in enumerate(pairs.pairs):

@@ -116,7 +116,7 @@ def _cube_map(key: Tensor) -> KernelMap:
     """Index lists of the 27 offsets. Half of them are searched for: the other half are the same pairs, turned."""
     maps: list[Pair | None] = [None] * 27
     shifts = [((k % 3 - 1) << 2 * BITS) + ((k // 3 % 3 - 1) << BITS) + (k // 9 - 1) for k in range(13)]
-    for k, (source, target) in enumerate(native.meeting(key, shifts) or search(key, shifts)):
+    for k, (source, target) in enumerate(native.kernel_pairs(key, shifts) or search(key, shifts)):
         maps[k] = Pair(source, target)
         maps[26 - k] = Pair(target, source)
     return KernelMap(maps)

@@ -76,13 +76,13 @@ def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
     return None if rgb is None else np.divide(rgb, np.float32(255), dtype=np.float32)
 
 
-def joined(*columns: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+def concatenated(*columns: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
     """(N, F) what there is beside position: colours and others, side by side; None if there is nothing."""
     there = [one for one in columns if one is not None]
     return None if not there else there[0] if len(there) == 1 else np.concatenate(there, axis=1)
 
 
-def turned(xyz: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
+def rotated(xyz: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
     """(N, 3) turned about the vertical axis through the origin; 0 changes no bit."""
     if not angle:
         return xyz

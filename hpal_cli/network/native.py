@@ -38,7 +38,7 @@ def missing_pairs() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def serves(features: Tensor, kernel: Tensor) -> bool:
+def supports(features: Tensor, kernel: Tensor) -> bool:
     """Whether `multiply` and `outer` take these: float32 on the CPU, outputs that fill whole vectors."""
     if features.device.type != "cpu" or features.dtype != torch.float32 or kernel.dtype != torch.float32:
         return False
@@ -46,9 +46,9 @@ def serves(features: Tensor, kernel: Tensor) -> bool:
     return not isinstance(library, str) and kernel.shape[2] % library.hpal_lanes() == 0
 
 
-def serves_half(features: Tensor, kernel: Tensor) -> bool:
+def supports_half(features: Tensor, kernel: Tensor) -> bool:
     """Whether both also round the factors to bfloat16 and multiply these: the processor can, and the widths fit."""
-    if not serves(features, kernel) or isinstance(_half_library(), str):
+    if not supports(features, kernel) or isinstance(_half_library(), str):
         return False
     return all(width % 16 == 0 and width <= 512 for width in kernel.shape[1:])
 
@@ -56,7 +56,7 @@ def serves_half(features: Tensor, kernel: Tensor) -> bool:
 def multiply(features: Tensor, kernel: Tensor, table: Tensor, rows: int, *, half: bool = False) -> Tensor:
     """`out[target_k] += features[source_k] @ kernel[k]` over all offsets k; table: KernelMap.table.
 
-    half: the factors are rounded to bfloat16 (ask `serves_half` first).
+    half: the factors are rounded to bfloat16 (ask `supports_half` first).
     """
     library = _loaded(_half_library() if half else _float_library())
     volume, inputs, outputs = kernel.shape
@@ -87,7 +87,7 @@ def outer(features: Tensor, gradient: Tensor, table: Tensor, *, half: bool = Fal
     return out
 
 
-def meeting(key: Tensor, shifts: list[int]) -> list[tuple[Tensor, Tensor]] | None:
+def kernel_pairs(key: Tensor, shifts: list[int]) -> list[tuple[Tensor, Tensor]] | None:
     """For each shift the rows `(source, target)` with `key[source] == key[target] + shift`, ascending; None where
     nothing is compiled.
 

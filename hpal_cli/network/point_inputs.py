@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
-from hpal_cli.network.superpoint_inputs import Columns, Reader, SuperpointInputs
+from hpal_cli.network.superpoint_inputs import SuperpointColumns, SuperpointInputs, SuperpointReader
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import ground_height
 
@@ -33,7 +33,7 @@ SAMPLE = 50_000
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InputSpec:
     """What the setting `inputs` names. color: True, False, or None for where all scenes have it; columns: names of
     further columns of the points; superpoints: whether the likeness of a point's superpoint is given."""
 
@@ -42,7 +42,7 @@ class Wanted:
     superpoints: bool
 
     @classmethod
-    def parse(cls, text: str) -> Wanted:
+    def parse(cls, text: str) -> InputSpec:
         """`points`, `superpoints`, `x,y,z,rgb,intensity,height`, `superpoints,intensity`, ...: `points` is position and
         colour, where all scenes have one; `superpoints` is that and the likeness. Position is always there.
 
@@ -153,11 +153,11 @@ class PointInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class SideBySide:
+class ConcatenatedColumns:
     """Columns of points and those of their superpoints, as one."""
 
     points: PointColumns
-    superpoints: Columns
+    superpoints: SuperpointColumns
 
     def __call__(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """(number of rows, K)."""
@@ -168,12 +168,12 @@ class SideBySide:
         return self.points.nbytes + self.superpoints.nbytes
 
 
-Further = Columns | PointColumns | SideBySide
+ExtraColumns = SuperpointColumns | PointColumns | ConcatenatedColumns
 """Gives the (K, F) columns beside colour and position of K rows of a scene."""
 
 
 @dataclass(frozen=True, eq=False)
-class FurtherOf:
+class ExtraColumnsReader:
     """What a network is given of the points of a scene beside colour and position; None if that is nothing. It can be
     sent to a process of its own.
 
@@ -183,10 +183,10 @@ class FurtherOf:
     store: SceneStore
     own: PointInputs | None
     likeness: SuperpointInputs | None
-    read: Reader | None
+    read: SuperpointReader | None
     scale: float
 
-    def __call__(self, scene: SceneInfo, points: Points, superpoints: Superpoints | None = None) -> Further | None:
+    def __call__(self, scene: SceneInfo, points: Points, superpoints: Superpoints | None = None) -> ExtraColumns | None:
         """Raises:
         HpalError: the scene lacks a column, or its superpoints are described otherwise.
         """
@@ -196,7 +196,7 @@ class FurtherOf:
         if self.likeness is None or superpoints is None:
             return first
         second = self.likeness.columns(self.store, scene, superpoints)
-        return second if first is None else SideBySide(first, second)
+        return second if first is None else ConcatenatedColumns(first, second)
 
 
 def _values(store: SceneStore, scene: SceneInfo, points: Points | None, name: str, scale: float) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.superpoints.appearance import appearance_of, require_appearance
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.likeness import Likeness
@@ -18,7 +18,7 @@ from hpal_cli.superpoints.likeness import Likeness
 SHIFT, BLANK = 0.15, 0.1
 """Standard deviation of the shift of a column, and the share of columns that are blank, in what the student sees."""
 
-Reader = Callable[[SceneInfo], Superpoints]
+SuperpointReader = Callable[[SceneInfo], Superpoints]
 """Gives the superpoints of a scene."""
 
 
@@ -26,7 +26,7 @@ _REMEDY = "use scenes that have the same, or --inputs points"
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class SuperpointColumns:
     """The columns of N points in S superpoints. of: (N,) superpoint of each point; value: (S, K)."""
 
     of: NDArray[np.int32]
@@ -53,7 +53,7 @@ class SuperpointInputs:
     appearance: str
 
     @classmethod
-    def of(cls, store: SceneStore, scenes: Sequence[SceneInfo], read: Reader) -> SuperpointInputs:
+    def of(cls, store: SceneStore, scenes: Sequence[SceneInfo], read: SuperpointReader) -> SuperpointInputs:
         """Learned from these scenes.
 
         Raises:
@@ -74,7 +74,7 @@ class SuperpointInputs:
         """
         require_appearance(store, scenes, self.appearance, f"the model's scenes had {self.appearance}", _REMEDY)
 
-    def columns(self, store: SceneStore, scene: SceneInfo, superpoints: Superpoints) -> Columns:
+    def columns(self, store: SceneStore, scene: SceneInfo, superpoints: Superpoints) -> SuperpointColumns:
         """Those of a scene.
 
         Raises:
@@ -88,7 +88,7 @@ class SuperpointInputs:
                 "the scenes that it was trained on are of another scale",
                 "train on scenes of this scale, or with --inputs points",
             )
-        return Columns(superpoints.of, self.likeness(superpoints.feature))
+        return SuperpointColumns(superpoints.of, self.likeness(superpoints.feature))
 
 
 def augment(columns: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A desk at which the queries of a selection are answered."""
+"""A page on which the queries of a selection are answered."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query, queries, rooms_of
 from hpal_cli.labels.store import QUERY, LabelStore
+from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Source
-from hpal_cli.page.desk import Desk
-from hpal_cli.page.learn import Learner
+from hpal_cli.page.live_spread import LiveSpread
+from hpal_cli.page.scene_cache import LARGE, SceneCache, SceneEntry, require_there, source_of, stores_of
 from hpal_cli.page.session import Session
-from hpal_cli.page.shelf import LARGE, Shelf, Shown, require_there, source_of, stores_of
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
@@ -35,11 +35,11 @@ class Asked:
     scenes: SceneStore | None
     predictions: PredictionStore | None
 
-    def shelf(self) -> Shelf:
-        """The scenes with queries, in the order of the walk. The truth is not among what they show."""
+    def scene_cache(self) -> SceneCache:
+        """The scenes with queries, in the order of the tour. The truth is not among what they show."""
         numbers = dict.fromkeys(query.scene for query in self.found)
         shown = [self._shown(number) for number in numbers]
-        return Shelf(self.rooms.path, shown, self.rooms.classes)
+        return SceneCache(self.rooms.path, shown, self.rooms.classes)
 
     def source(self, number: int) -> Source:
         """What a scene is drawn from.
@@ -49,9 +49,9 @@ class Asked:
         """
         return source_of(self.rooms.table[number], self.scenes, self.predictions, False)
 
-    def _shown(self, number: int) -> Shown:
+    def _shown(self, number: int) -> SceneEntry:
         scene = self.rooms.table[number]
-        return Shown(number, scene.name, scene.points, lambda: self.source(number))
+        return SceneEntry(number, scene.name, scene.points, lambda: self.source(number))
 
 
 def queries_asked(asked: Rows, header: Header, subject: object, *, source: Path | None, beside: Path | None) -> Asked:
@@ -82,7 +82,7 @@ def queries_asked(asked: Rows, header: Header, subject: object, *, source: Path 
     return Asked(queries(asked, rooms), rooms, scenes, predictions)
 
 
-def open_desk(
+def open_label_page(
     asked: Asked,
     output: Path,
     entry: Entry,
@@ -91,8 +91,8 @@ def open_desk(
     title: str = "",
     overlap: float = 0.0,
     monitor: Monitor | None = None,
-) -> Desk:
-    """The desk for `make_app`; the labels store is made if it is not there, and notes what is asked.
+) -> PageApi:
+    """The API for `make_app`; the labels store is made if it is not there, and notes what is asked.
 
     name: of who answers, until the page says otherwise; overlap: share of the queries that two people are asked.
 
@@ -111,15 +111,15 @@ def open_desk(
     session = Session(asked.found, labels, entry, overlap=overlap)
     learner = None
     if asked.scenes is not None:
-        learner = Learner(asked.scenes, monitor)
+        learner = LiveSpread(asked.scenes, monitor)
     else:
         monitor.note(f"the scenes behind {rooms.path} are not there: the room does not learn while you look")
-    shelf = asked.shelf()
-    first = next(iter(shelf.scenes.values()))
+    scene_cache = asked.scene_cache()
+    first = next(iter(scene_cache.scenes.values()))
     if first.points < LARGE:
         # A scene that cannot be read is said before a page is shown; of a large one the page tells.
-        shelf.cloud(first.number)
-    return Desk(shelf, session=session, table=rooms.table, learner=learner, name=name, title=title)
+        scene_cache.cloud(first.number)
+    return PageApi(scene_cache, session=session, table=rooms.table, learner=learner, name=name, title=title)
 
 
 def parse_overlap(text: str) -> float:

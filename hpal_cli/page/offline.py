@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.page.api import local_position, outlook, query_json, scene_json
 from hpal_cli.page.cloud import DrawnCloud
-from hpal_cli.page.desk import as_asked, as_scene, outlook, place_in
 from hpal_cli.page.label import Asked
 from hpal_cli.page.server import FILES, import_map, read_file
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.store.files import atomic_write
 
 LARGEST = 22_000_000
 """Bytes of points, as text, that a page holds; with all else it stays below some 25 MB."""
@@ -45,17 +45,17 @@ def write_page(
             # One scene at a time: of others, only what was packed is kept.
             cloud = DrawnCloud(asked.source(number))
             mine = [(n, query) for n, query in enumerate(asked.found) if query.scene == number]
-            places = np.array([place_in(cloud, query.position) for _, query in mine])
+            places = np.array([local_position(cloud, query.position) for _, query in mine])
             for n, query in mine:
                 region = cloud.xyz[cloud.place_of[query.points]] if len(query.points) > 1 else None
                 queries.append(
                     {
-                        **as_asked(n, query, cloud, name, asked.rooms.classes.names, outlook(cloud, query)),
+                        **query_json(n, query, cloud, name, asked.rooms.classes.names, outlook(cloud, query)),
                         "position": query.position.tolist(),
                         "region": None if region is None else _text(region.astype("<f4")),
                     }
                 )
-            scenes.append({**as_scene(number, name, cloud), "marks": [], **_packed(cloud, places, budget)})
+            scenes.append({**scene_json(number, name, cloud), "marks": [], **_packed(cloud, places, budget)})
             task.advance(1, name)
     classes = asked.rooms.classes
     data: dict[str, Any] = {
@@ -69,7 +69,7 @@ def write_page(
         "queries": sorted(queries, key=lambda query: query["id"]),
     }
     page = _page(json.dumps(data, separators=(",", ":")))
-    with replace_when_whole(path, overwrite=overwrite) as partial:
+    with atomic_write(path, overwrite=overwrite) as partial:
         partial.write_bytes(page)
     return len(page)
 

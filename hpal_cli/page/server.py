@@ -26,7 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hpal_cli.errors import HpalError
-from hpal_cli.page.desk import Desk, require_answer
+from hpal_cli.page.api import PageApi, require_answer
 
 PORT = 8042
 """The first that is tried."""
@@ -133,7 +133,7 @@ class Guard:
         return None
 
 
-def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Callable[[], None]) -> ASGIApp:
+def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], stop: Callable[[], None]) -> ASGIApp:
     """The page and its API, for any ASGI server. stop: ends the server when the page says so."""
     page = read_file("index.html").decode()
     files = {name: read_file(name) for name in FILES}
@@ -148,11 +148,11 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
         return Response(files[name], media_type=TYPES["." + name.rpartition(".")[2]])
 
     async def about(request: Request) -> Response:
-        return JSONResponse(desk.about())
+        return JSONResponse(page_api.about())
 
     async def scene(request: Request) -> Response:
         whole = request.query_params.get("whole") == "1"
-        return JSONResponse(await run_in_threadpool(desk.scene, request.path_params["number"], whole))
+        return JSONResponse(await run_in_threadpool(page_api.scene, request.path_params["number"], whole))
 
     async def points(request: Request) -> Response:
         number, column = request.path_params["number"], request.query_params.get("column", "xyz")
@@ -160,80 +160,82 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
         parts = [(int(m[1]), int(m[2]), int(m[3])) for text in given if (m := _PART.fullmatch(text))]
         if len(parts) != len(given):
             return _error(400, "parts are tile:from:to")
-        data = await run_in_threadpool(desk.points, number, column, parts, _whole(request))
+        data = await run_in_threadpool(page_api.points, number, column, parts, _whole(request))
         return Response(data, media_type="application/octet-stream")
 
     async def column_range(request: Request) -> Response:
         low, high = await run_in_threadpool(
-            desk.range, request.path_params["number"], request.query_params.get("column", "")
+            page_api.range, request.path_params["number"], request.query_params.get("column", "")
         )
         return JSONResponse({"low": low, "high": high})
 
     async def point(request: Request) -> Response:
         number, place = request.path_params["number"], request.path_params["place"]
-        return JSONResponse(await run_in_threadpool(desk.point, number, place, _whole(request)))
+        return JSONResponse(await run_in_threadpool(page_api.point, number, place, _whole(request)))
 
     async def learned(request: Request) -> Response:
-        future = await run_in_threadpool(desk.learned, request.path_params["number"])
+        future = await run_in_threadpool(page_api.learned, request.path_params["number"])
         found = await asyncio.wrap_future(future)
         return Response(found.tobytes(), media_type="application/octet-stream")
 
     async def queries(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(desk.queries, request.path_params["number"]))
+        return JSONResponse(await run_in_threadpool(page_api.queries, request.path_params["number"]))
 
     async def query(request: Request) -> Response:
         client, name = _who(request.query_params)
         number = request.path_params["number"]
-        session = _session(desk)
+        session = _session(page_api)
         if number >= len(session.queries):
             raise KeyError(number)
         free = await run_in_threadpool(session.hold, number, client)
-        found = await run_in_threadpool(_asked, desk, client, name, number)
+        found = await run_in_threadpool(_asked, page_api, client, name, number)
         return JSONResponse({**found, "taken": not free})
 
     async def region(request: Request) -> Response:
-        data = await run_in_threadpool(desk.region, request.path_params["number"])
+        data = await run_in_threadpool(page_api.region, request.path_params["number"])
         return Response(data, media_type="application/octet-stream")
 
     async def following(request: Request) -> Response:
         client, name = _who(request.query_params)
         after = request.query_params.get("after", "-1")
-        return JSONResponse(await run_in_threadpool(_next, desk, client, name, int(after) if after.isdigit() else -1))
+        return JSONResponse(
+            await run_in_threadpool(_next, page_api, client, name, int(after) if after.isdigit() else -1)
+        )
 
     async def answer(request: Request) -> Response:
         said = await _body(request)
         client, name = _who(said)
-        number, label = require_answer(desk, said.get("query"), said.get("label"))
+        number, label = require_answer(page_api, said.get("query"), said.get("label"))
         seconds = said.get("seconds")
         if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < 1e9):
             return _error(400, "seconds are no time")
 
         def take() -> dict[str, Any]:
-            batch = _session(desk).answer(client, name, number, label, seconds)
-            return {"round": batch.round, **_next(desk, client, name, number)}
+            batch = _session(page_api).answer(client, name, number, label, seconds)
+            return {"round": batch.round, **_next(page_api, client, name, number)}
 
         return JSONResponse(await run_in_threadpool(take))
 
     async def skip(request: Request) -> Response:
         said = await _body(request)
         client, name = _who(said)
-        number, _ = require_answer(desk, said.get("query"), -1)
+        number, _ = require_answer(page_api, said.get("query"), -1)
         # The session waits for whoever writes an answer: not here, where all connections would wait.
-        await run_in_threadpool(_session(desk).skip, client, number)
-        return JSONResponse(await run_in_threadpool(_next, desk, client, name, number))
+        await run_in_threadpool(_session(page_api).skip, client, number)
+        return JSONResponse(await run_in_threadpool(_next, page_api, client, name, number))
 
     async def undo(request: Request) -> Response:
         client, name = _who(await _body(request))
-        number = await run_in_threadpool(_session(desk).undo, client, name)
-        return JSONResponse(await run_in_threadpool(_asked, desk, client, name, number))
+        number = await run_in_threadpool(_session(page_api).undo, client, name)
+        return JSONResponse(await run_in_threadpool(_asked, page_api, client, name, number))
 
     async def state(request: Request) -> Response:
         client, _ = _who(request.query_params)
-        session = _session(desk)
+        session = _session(page_api)
         looks = request.query_params.get("query", "")
         if looks.isdigit() and int(looks) < len(session.queries):
             await run_in_threadpool(session.hold, int(looks), client)
-        return JSONResponse(await run_in_threadpool(desk.state, client))
+        return JSONResponse(await run_in_threadpool(page_api.state, client))
 
     async def end(request: Request) -> Response:
         await _body(request)
@@ -264,7 +266,7 @@ def make_app(desk: Desk, *, token: str, hosts: Callable[[str], bool], stop: Call
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        desk.close()
+        page_api.close()
 
     app = Starlette(
         routes=[Route("/", index), Route("/files/{name}", file), *api],
@@ -349,15 +351,15 @@ def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[
         server.run(sockets=[listening])
 
 
-def _next(desk: Desk, client: str, name: str, after: int) -> dict[str, Any]:
-    return _asked(desk, client, name, _session(desk).next(client, name, after=after))
+def _next(page_api: PageApi, client: str, name: str, after: int) -> dict[str, Any]:
+    return _asked(page_api, client, name, _session(page_api).next(client, name, after=after))
 
 
-def _asked(desk: Desk, client: str, name: str, number: int | None) -> dict[str, Any]:
+def _asked(page_api: PageApi, client: str, name: str, number: int | None) -> dict[str, Any]:
     """A query, how far the work is, and what will most likely be asked afterwards."""
-    found = None if number is None else desk.query(number, name)
-    ahead = None if number is None else _session(desk).ahead(client, name, after=number)
-    return {"query": found, "ahead": None if ahead is None else desk.prepare(ahead), **desk.state(client)}
+    found = None if number is None else page_api.query(number, name)
+    ahead = None if number is None else _session(page_api).ahead(client, name, after=number)
+    return {"query": found, "ahead": None if ahead is None else page_api.prepare(ahead), **page_api.state(client)}
 
 
 def _whole(request: Request) -> bool:
@@ -365,10 +367,10 @@ def _whole(request: Request) -> bool:
     return request.query_params.get("whole", "1") == "1"
 
 
-def _session(desk: Desk) -> Any:
-    if desk.session is None:
+def _session(page_api: PageApi) -> Any:
+    if page_api.session is None:
         raise KeyError("nothing is asked here")
-    return desk.session
+    return page_api.session
 
 
 def _who(said: Any) -> tuple[str, str]:

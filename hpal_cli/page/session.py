@@ -15,12 +15,12 @@ from hpal_cli.label.queries import Query
 from hpal_cli.labels.store import ANSWER, Batch, LabelStore
 from hpal_cli.page.leases import Leases
 
-LONGEST = 3600.0
+MAX_ANSWER_SECONDS = 3600.0
 """Seconds for one answer, at most: who took longer was away."""
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenAnswer:
     """What a person answered: label, -1 for unsure; round: of the labels store."""
 
     label: int
@@ -28,7 +28,7 @@ class Given:
 
 
 class Session:
-    """Queries by their place in the walk, 0 to Q - 1, and the answers to them. Every call may come from any thread.
+    """Queries by their place in the tour, 0 to Q - 1, and the answers to them. Every call may come from any thread.
 
     A query is done when it has as many people's answers as it needs: one, or two if it is among the `overlap` that is
     asked twice. One that somebody holds is given to nobody else.
@@ -50,7 +50,7 @@ class Session:
         self._needs = [1 + _drawn(query, overlap) for query in self.queries]
         self._place = {(query.scene, query.index): n for n, query in enumerate(self.queries)}
         self._seen = -1
-        self._by: list[dict[str, Given]] = []
+        self._by: list[dict[str, GivenAnswer]] = []
         self.changes = 0
         """How often the answers changed, so that a page knows whether its picture of them is old."""
         self.refresh()
@@ -79,11 +79,11 @@ class Session:
                     if place is not None:
                         # The newest is the last, whoever it is by.
                         others = {source: given for source, given in by[place].items() if source != batch.source}
-                        by[place] = {**others, batch.source: Given(label, batch.round)}
+                        by[place] = {**others, batch.source: GivenAnswer(label, batch.round)}
             self._by, self._seen = by, len(batches)
             self.changes += 1
 
-    def answer_to(self, number: int, name: str | None = None) -> Given | None:
+    def answer_to(self, number: int, name: str | None = None) -> GivenAnswer | None:
         """The answer that counts; with a name, that person's own."""
         given = self._by[number]
         if name is not None:
@@ -152,7 +152,7 @@ class Session:
         rows["x"][own], rows["y"][own], rows["z"][own] = query.position
         # The point that was shown is the first row: it stands for the answer.
         rows[[0, own]] = rows[[own, 0]]
-        took = None if seconds is None else round(float(min(max(seconds, 0.0), LONGEST)), 2)
+        took = None if seconds is None else round(float(min(max(seconds, 0.0), MAX_ANSWER_SECONDS)), 2)
         with self._lock:
             batch = self.labels.append(rows, name, self._entry, seconds=took)
             self._skipped.get(client, {}).pop(number, None)

@@ -11,19 +11,19 @@ from hpal_cli import readers
 from hpal_cli.classes import UNSURE
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.labels.store import LabelStore
+from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Column, Source
-from hpal_cli.page.desk import Desk
-from hpal_cli.page.shelf import Mark, Shelf, Shown, require_there, source_of, stores_of
+from hpal_cli.page.scene_cache import Marker, SceneCache, SceneEntry, require_there, source_of, stores_of
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.stream.header import parse, read_text
 from hpal_cli.stream.points import PointReader
 
 
-def open_view(path: Path, *, source: Path | None = None, scenes: Sequence[str] = ()) -> Desk:
-    """A desk that shows scenes, predictions (or what was spread), answers, a selection, or a cloud in a file.
+def open_view(path: Path, *, source: Path | None = None, scenes: Sequence[str] = ()) -> PageApi:
+    """A page that shows scenes, predictions (or what was spread), answers, a selection, or a cloud in a file.
 
     source: the scenes store behind what is no scenes store itself, if not where it says; scenes: globs of the names to
     be shown.
@@ -34,36 +34,36 @@ def open_view(path: Path, *, source: Path | None = None, scenes: Sequence[str] =
     if not path.exists():
         raise HpalError(path, "does not exist", "check the name")
     if attributes_of(path) is not None:
-        return Desk(_of_store(path, source, scenes), title=path.name)
+        return PageApi(_of_store(path, source, scenes), title=path.name)
     if path.is_file() and _is_selection(path):
-        return Desk(_of_selection(path, source, scenes), title=path.name)
+        return PageApi(_of_selection(path, source, scenes), title=path.name)
     if source is not None:
         raise UsageError("--source", f"has no meaning with {path}", "leave it out")
-    return Desk(_of_file(path), title=path.name)
+    return PageApi(_of_file(path), title=path.name)
 
 
-def _of_store(path: Path, source: Path | None, globs: Sequence[str]) -> Shelf:
+def _of_store(path: Path, source: Path | None, globs: Sequence[str]) -> SceneCache:
     kind = kind_of(path)
     if kind == "scenes":
-        return _shelf(path, SceneStore(path), None, globs)
+        return _scene_cache(path, SceneStore(path), None, globs)
     if kind == "predictions":
         predictions = PredictionStore(path)
         behind = stores_of(predictions)[0] if source is None else _scenes(source, predictions.table.id, path)
-        return _shelf(path, behind, predictions, globs)
+        return _scene_cache(path, behind, predictions, globs)
     if kind == "labels":
         labels = LabelStore(path)
         behind = _behind(labels, source)
         latest = labels.latest()
-        marks: dict[int, list[Mark]] = {}
+        marks: dict[int, list[Marker]] = {}
         for row in latest[np.lexsort((latest["index"], latest["scene"]))]:
             label = int(row["label"])
             name = UNSURE if label < 0 else labels.classes[label].name
-            marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), name, label))
-        return _shelf(path, behind, None, globs, marks)
+            marks.setdefault(int(row["scene"]), []).append(Marker(int(row["index"]), name, label))
+        return _scene_cache(path, behind, None, globs, marks)
     raise HpalError(path, f"is a {kind} store, which has no points to show", "give scenes, predictions or labels")
 
 
-def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> Shelf:
+def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> SceneCache:
     from hpal_cli.label.queries import rooms_of
 
     with path.open("rb") as file:
@@ -73,23 +73,23 @@ def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> Shel
     if rooms is None:
         raise UsageError("--source", f"is missing: the scenes that {path} is of are not there", "name their store")
     names = rows.dtype.names or ()
-    marks: dict[int, list[Mark]] = {}
+    marks: dict[int, list[Marker]] = {}
     order = np.argsort(rows["rank"], kind="stable") if "rank" in names else np.argsort(-rows["score"], kind="stable")
     for row in rows[order[:5000]]:
         rank = f"rank {int(row['rank'])}" if "rank" in names else f"point {int(row['index'])}"
         score = f", score {float(row['score']):.3f}" if "score" in names else ""
-        marks.setdefault(int(row["scene"]), []).append(Mark(int(row["index"]), rank + score))
+        marks.setdefault(int(row["scene"]), []).append(Marker(int(row["index"]), rank + score))
     scenes, predictions = stores_of(rooms, path.parent)
-    return _shelf(path, scenes, predictions, globs, marks)
+    return _scene_cache(path, scenes, predictions, globs, marks)
 
 
-def _shelf(
+def _scene_cache(
     path: Path,
     scenes: SceneStore | None,
     predictions: PredictionStore | None,
     globs: Sequence[str],
-    marks: dict[int, list[Mark]] | None = None,
-) -> Shelf:
+    marks: dict[int, list[Marker]] | None = None,
+) -> SceneCache:
     """marks: by scene; if given, only these scenes are shown."""
     store = predictions or scenes
     assert store is not None
@@ -103,19 +103,21 @@ def _shelf(
         if any(not 0 <= mark.index < scene.points for mark in (marks or {}).get(scene.number, ())):
             raise HpalError(path, f"names a point outside scene {scene.name}", "use matching files")
 
-    def shown(scene: SceneInfo) -> Shown:
+    def shown(scene: SceneInfo) -> SceneEntry:
         mine = tuple((marks or {}).get(scene.number, ()))
-        return Shown(scene.number, scene.name, scene.points, lambda: source_of(scene, scenes, predictions, True), mine)
+        return SceneEntry(
+            scene.number, scene.name, scene.points, lambda: source_of(scene, scenes, predictions, True), mine
+        )
 
     truth = scenes is not None and any(scenes.has_labels(scene) for scene in chosen)
-    return Shelf(path, [shown(scene) for scene in chosen], store.classes, truth)
+    return SceneCache(path, [shown(scene) for scene in chosen], store.classes, truth)
 
 
 def _behind(labels: LabelStore, source: Path | None) -> SceneStore:
-    from hpal_cli.scenes.provenance import store_behind
+    from hpal_cli.scenes.provenance import find_source_store
 
     history = [*labels.history, *(batch.entry for batch in labels.batches())]
-    path = source or store_behind(history, "scenes", labels.table.id, labels.path.parent)
+    path = source or find_source_store(history, "scenes", labels.table.id, labels.path.parent)
     if path is None:
         # An answer through a selection names no scenes store, but one most often lies beside.
         beside = [other for other in sorted(labels.path.parent.glob("*.zarr")) if kind_of(other) == "scenes"]
@@ -143,11 +145,11 @@ def _is_selection(path: Path) -> bool:
     return {"scene", "index"} <= plain and ("rank" in plain or "score" in plain) and "class" not in plain
 
 
-def _of_file(path: Path) -> Shelf:
+def _of_file(path: Path) -> SceneCache:
     reader, sources = readers.find(path)
     clouds = [(source, reader) for source in sources]
 
-    def shown(number: int) -> Shown:
+    def shown(number: int) -> SceneEntry:
         source, own = clouds[number]
 
         def read() -> Source:
@@ -163,9 +165,9 @@ def _of_file(path: Path) -> Shelf:
             xyz = (cloud.xyz - offset).astype(np.float32)
             return Source(Points(xyz, offset), columns, cloud.unit or 1.0)
 
-        return Shown(number, source.name, 0, read)
+        return SceneEntry(number, source.name, 0, read)
 
-    return Shelf(path, [shown(number) for number in range(len(clouds))], None)
+    return SceneCache(path, [shown(number) for number in range(len(clouds))], None)
 
 
 def _interesting(item: tuple[str, object]) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpal_cli.store.envelope import CHUNK_ROWS
 
 
-class Answers(Protocol):
+class VoxelOutputs(Protocol):
     """Probabilities and features of M voxels."""
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -20,7 +20,7 @@ class Answers(Protocol):
 
 
 @dataclass
-class InMemory:
+class InMemoryOutputs:
     """The answers of M voxels: prob (M, C), feat (M, F)."""
 
     prob: NDArray[np.float32]
@@ -34,7 +34,9 @@ class Prediction:
     """What a network says of N points. The points of a voxel share its answer, and are given it when asked for: 96
     features a point can outgrow memory."""
 
-    def __init__(self, voxels: Answers, inverse: NDArray[np.int64], *more: tuple[Answers, NDArray[np.int64]]) -> None:
+    def __init__(
+        self, voxels: VoxelOutputs, inverse: NDArray[np.int64], *more: tuple[VoxelOutputs, NDArray[np.int64]]
+    ) -> None:
         """inverse: (N,) the row of every point's voxel; more: other answers for the same points, and the rows of their
         voxels: the probabilities are the mean of all, the features those of the first."""
         self._voxels = voxels

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.predictions.probabilities import bad_rows
-from hpal_cli.scenes.about import about, length_of
+from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scenes.metadata import length_of, read_metadata
 from hpal_cli.scenes.scale import stored_scale
 from hpal_cli.scenes.store import BLOCK, Points, offset_of
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
 
@@ -35,7 +35,7 @@ class PredictionStore:
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "predictions")
-        self.classes, self.table, self.unit, self.history = about(attributes, path)
+        self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         self.grid = length_of(attributes, "grid", path)
         self.scale = stored_scale(attributes, path)
         self.spread_from = _spread_from(attributes.get("spread"))

@@ -33,7 +33,7 @@ _REMEDY = "export the scans again"
 
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.e57` file, however many scans are in it."""
-    return files.loose(root, {".e57"})
+    return files.loose_files(root, {".e57"})
 
 
 def count(source: Source) -> int | None:

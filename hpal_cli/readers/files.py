@@ -8,20 +8,20 @@ from pathlib import Path
 from hpal_cli.readers.cloud import Source
 
 
-def walk(root: Path) -> Iterator[Path]:
+def walk_files(root: Path) -> Iterator[Path]:
     """Files under a folder, sorted, without hidden ones (`._x.ply`) and hidden folders."""
     for path in sorted(root.rglob("*")):
         if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.is_file():
             yield path
 
 
-def loose(root: Path, suffixes: Collection[str]) -> list[Source]:
+def loose_files(root: Path, suffixes: Collection[str]) -> list[Source]:
     """One scene a file: a file's stem, or its path below the folder without the suffix."""
     if root.is_file():
         return [Source(root.stem, root)] if root.suffix.lower() in suffixes else []
     return in_order(
         Source(path.relative_to(root).with_suffix("").as_posix(), path)
-        for path in walk(root)
+        for path in walk_files(root)
         if path.suffix.lower() in suffixes
     )
 

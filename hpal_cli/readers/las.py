@@ -63,7 +63,7 @@ def find(root: Path, options: Options) -> list[Source]:
     octrees = {path.parent: path for path in tops if path.is_file()}
     loose = [
         replace(source, name=source.name.removesuffix(_COPC))
-        for source in files.loose(root, {".las", ".laz"})
+        for source in files.loose_files(root, {".las", ".laz"})
         if octrees.keys().isdisjoint(source.path.parents)
     ]
     return files.in_order([*loose, *(_octree(folder, path, root) for folder, path in octrees.items())])

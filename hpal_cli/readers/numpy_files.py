@@ -32,7 +32,7 @@ _CARRIED = ("instance", "segment200")
 
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.npy` or `.npz` file, or a folder with a `coord.npy`."""
-    loose = files.loose(root, {".npy", ".npz"})
+    loose = files.loose_files(root, {".npy", ".npz"})
     if root.is_file():
         return loose
     folders = {source.path.parent for source in loose if source.path.name == _COORD}

@@ -52,7 +52,7 @@ def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.pcd.bin` file, by its own name; not the sweeps between the samples, which nobody labelled."""
     found = []
     labels: dict[Path, dict[str, Path]] = {}
-    for source in files.loose(root, {".bin"}):
+    for source in files.loose_files(root, {".bin"}):
         path = source.path
         if not path.name.endswith(SUFFIX) or "sweeps" in path.relative_to(root).parts:
             continue

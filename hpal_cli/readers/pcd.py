@@ -51,7 +51,7 @@ class _Header(NamedTuple):
 
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.pcd` file."""
-    return files.loose(root, {".pcd"})
+    return files.loose_files(root, {".pcd"})
 
 
 def count(source: Source) -> int | None:

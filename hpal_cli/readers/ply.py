@@ -56,7 +56,7 @@ class Header:
 
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.ply` file."""
-    return files.loose(root, {".ply"})
+    return files.loose_files(root, {".ply"})
 
 
 def count(source: Source) -> int | None:

@@ -37,7 +37,7 @@ class _Scan(NamedTuple):
 
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.ptx` file, however many scans are in it."""
-    return files.loose(root, {".ptx"})
+    return files.loose_files(root, {".ptx"})
 
 
 def count(source: Source) -> int | None:

@@ -21,7 +21,7 @@ from hpal_cli.classes import IGNORE, ClassTable, Numbers, SemanticClass
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, ply
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.readers.files import in_order, walk
+from hpal_cli.readers.files import in_order, walk_files
 
 NAME = "scannet"
 _SUFFIX = "_vh_clean_2.ply"
@@ -67,7 +67,7 @@ CLASSES: ClassTable | None = ClassTable(
 
 def find(root: Path, options: Options) -> list[Source]:
     """Scenes by their cleaned mesh, at any depth; named without the folders above."""
-    paths = [root] if root.is_file() else walk(root)
+    paths = [root] if root.is_file() else walk_files(root)
     return in_order(Source(p.name.removesuffix(_SUFFIX), p, _labels(p)) for p in paths if p.name.endswith(_SUFFIX))
 
 

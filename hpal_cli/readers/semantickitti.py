@@ -62,7 +62,7 @@ def find(root: Path, options: Options) -> list[Source]:
     """One scene a `.bin` file; in the layout of the data set it is called `NN/NNNNNN`, else as its path says."""
     return files.in_order(
         Source(_name(source.path) or source.name, source.path, _labels(source.path))
-        for source in files.loose(root, {".bin"})
+        for source in files.loose_files(root, {".bin"})
         if not source.path.name.endswith(nuscenes.SUFFIX) and not source.path.name.endswith(_LIDARSEG)
     )
 

@@ -71,7 +71,7 @@ class _Layout:
 
 def find(root: Path, options: Options) -> list[Source]:
     """One scene a file; a file found in a folder must begin like a table of points (not like a readme)."""
-    sources = files.loose(root, SUFFIXES)
+    sources = files.loose_files(root, SUFFIXES)
     return sources if root.is_file() else [source for source in sources if _looks_like_points(source.path, options)]
 
 

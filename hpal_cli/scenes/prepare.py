@@ -21,17 +21,17 @@ from hpal_cli.parallel import map_in_order
 from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.readers import Reader
 from hpal_cli.readers.cloud import Cloud, Options, Source
-from hpal_cli.scenes import named
+from hpal_cli.scene_table import SceneInfo, SceneTable, outer_names
+from hpal_cli.scenes import class_tables
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.scale import ROOM_FORMATS, ROOM_GRID, as_attribute, fitting_grid
 from hpal_cli.scenes.spacing import measured_spacing
 from hpal_cli.scenes.splits import splits
-from hpal_cli.scenes.table import SceneInfo, SceneTable, outer_names
 from hpal_cli.scenes.tiles import Tiles
-from hpal_cli.scenes.unfinished import SPOOLS, DoneScene, Unfinished, begun, settings_of, signature
+from hpal_cli.scenes.unfinished import BUFFERS, DoneScene, Unfinished, has_finished_scenes, settings_of, signature
 from hpal_cli.scenes.write import write_scene
 from hpal_cli.store import envelope
-from hpal_cli.store.files import go_on
+from hpal_cli.store.files import resumable_write
 from hpal_cli.wording import Repeated
 
 MANY = 500
@@ -128,7 +128,7 @@ def prepare(
     # What is wrong with names and patterns should show before hours of reading; of tiles it shows later.
     split = {} if isinstance(scene_per, float) else settled(list(names))
     attributes: dict[str, object] = {}
-    place = go_on(out, overwrite=overwrite, resume=resume, worth_keeping=begun)
+    place = resumable_write(out, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
         # An interrupted call has measured, and its files are not read again.
         measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
@@ -197,7 +197,7 @@ def prepare(
                 raise HpalError(root, "none of its scenes can be read", "see the warnings above")
             units = _one_unit(root, done)
         except BaseException:
-            if begun(partial):
+            if has_finished_scenes(partial):
                 monitor.note("the scenes that are done are kept; the same command with --resume goes on")
             raise
         infos = [replace(done[name].info, number=n, split=split[name]) for n, name in enumerate(sorted(done))]
@@ -248,7 +248,7 @@ def _tiled(
     monitor: Monitor,
 ) -> list[_Work]:
     """Reads all files, and deals their points out to tiles."""
-    tiles = Tiles(metres, job.unit, job.store / SPOOLS)
+    tiles = Tiles(metres, job.unit, job.store / BUFFERS)
     reader = _reader(job.reader)
     with monitor.task("reading points", sum(_expected(reader, source) for source in sources)) as task:
         for source in sources:
@@ -303,7 +303,7 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         HpalError: it cannot be read.
     """
     job = work.job
-    folder = job.store / SPOOLS / f"{work.name}.spool"
+    folder = job.store / BUFFERS / f"{work.name}.spool"
     try:
         raw = work.raw or _gather(work, folder / "raw", task)
         metres = job.unit or raw.unit()
@@ -314,7 +314,7 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         edge = None if job.grid is None else job.grid / metres
         ids = partial(job.classes.from_codes, las=job.reader == readers.las.NAME)
         points, original, fingerprint = write_scene(group, raw, ids, edge, folder)
-        raw.spool.close()
+        raw.buffer.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return DoneScene(
@@ -416,7 +416,7 @@ def _classes_found(
             "holds no labels, so its classes are unknown",
             "name them in a file and give it with --classes classes.json",
         )
-    known = {c.code: c for c in named.ASPRS} if reader is readers.las else {}
+    known = {c.code: c for c in class_tables.ASPRS} if reader is readers.las else {}
     classes = []
     for n, code in enumerate(sorted(codes)):
         given = known.get(code, SemanticClass(n, f"class_{code}", palette(n), (code,)))

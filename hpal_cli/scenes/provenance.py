@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpal_cli.history import Entry
-from hpal_cli.scenes.table import SceneTable
+from hpal_cli.scene_table import SceneTable
 from hpal_cli.store.envelope import attributes_of
 
 
-def store_behind(history: Sequence[Entry], kind: str, scenes: str | None, beside: Path | None = None) -> Path | None:
+def find_source_store(
+    history: Sequence[Entry], kind: str, scenes: str | None, beside: Path | None = None
+) -> Path | None:
     """The store of that kind, about the scenes of that id, that the newest command of a history was called with.
 
     It is looked for from here, then from the folder `beside`; None if none of them is there any more.

@@ -14,7 +14,7 @@ from hpal_cli.classes import IGNORE
 from hpal_cli.errors import HpalError
 from hpal_cli.readers.cloud import Cloud
 from hpal_cli.readers.colours import ColourRange
-from hpal_cli.scenes.spool import Columns, Spool
+from hpal_cli.scenes.column_buffer import ColumnBuffer, Columns
 from hpal_cli.wording import Repeated
 
 LONGEST = 1e9
@@ -73,13 +73,13 @@ class _Mark(NamedTuple):
 class RawScene:
     """The points of one scene, from one file or several, with the columns that any of them has.
 
-    The spool holds xyz (N, 3) float64, rgb (N, 3) float32, label (N,) int64 as the files number classes, source_file
+    The buffer holds xyz (N, 3) float64, rgb (N, 3) float32, label (N,) int64 as the files number classes, source_file
     (N,) int32, source_row (N,) int64, and the further columns under their own names.
     """
 
     def __init__(self, folder: Path, *, kept: int | None = None) -> None:
-        """folder: for the spool."""
-        self.spool = Spool(folder) if kept is None else Spool(folder, kept)
+        """folder: for the buffer."""
+        self.buffer = ColumnBuffer(folder) if kept is None else ColumnBuffer(folder, kept)
         self.files: list[RawFile] = []
         self.attributes: list[str] = []
         self.low = np.full(3, np.inf)
@@ -89,7 +89,7 @@ class RawScene:
         self._numbers: dict[Path, int] = {}
 
     def __len__(self) -> int:
-        return len(self.spool)
+        return len(self.buffer)
 
     def add(self, cloud: Cloud, rows: NDArray[np.int64], file: RawFile) -> None:
         """Adds points of `file`, whose rows there are `rows` (N,).
@@ -107,31 +107,31 @@ class RawScene:
             columns["rgb"] = cloud.rgb.astype(np.float32)
         columns["source_file"] = np.full(len(rows), number, np.int32)
         columns["source_row"] = rows
-        if len(self.spool):
+        if len(self.buffer):
             self._agree(columns, file)
         self.attributes += [name for name in cloud.attributes if name not in self.attributes]
-        self.spool.append(columns)
+        self.buffer.append(columns)
         self.low = np.minimum(self.low, cloud.xyz.min(axis=0))
         self.high = np.maximum(self.high, cloud.xyz.max(axis=0))
         self.labelled |= cloud.label is not None and bool((cloud.label >= 0).any())
 
-    def mark(self) -> _Mark:
-        """What `back_to` goes back to."""
+    def savepoint(self) -> _Mark:
+        """What `rollback` goes back to."""
         return _Mark(
-            len(self.spool),
+            len(self.buffer),
             self.low,
             self.high,
             self.labelled,
             len(self.files),
             list(self.attributes),
-            self.spool.names,
+            self.buffer.names,
         )
 
-    def back_to(self, mark: _Mark) -> None:
+    def rollback(self, mark: _Mark) -> None:
         """Forgets what was added since."""
-        self.spool.cut(mark.rows)
-        for name in set(self.spool.names) - set(mark.columns):
-            self.spool.drop(name)
+        self.buffer.cut(mark.rows)
+        for name in set(self.buffer.names) - set(mark.columns):
+            self.buffer.drop(name)
         self.low, self.high, self.labelled, self.attributes = mark.low, mark.high, mark.labelled, mark.attributes
         for file in self.files[mark.files :]:
             del self._numbers[file.path]
@@ -143,7 +143,7 @@ class RawScene:
         Raises:
             HpalError: a column of another type than in the files before.
         """
-        known = self.spool.read(0, 0)
+        known = self.buffer.read(0, 0)
         for name, like in known.items():
             if name not in columns:
                 columns[name] = np.full((len(columns["xyz"]), *like.shape[1:]), _fill(name, like), like.dtype)
@@ -153,7 +153,7 @@ class RawScene:
                 problem = f"has {name} as {columns[name].dtype}, and {first.name} as {like.dtype}"
                 raise HpalError(file.path, problem, "prepare the two as scenes of their own")
         for name in [name for name in columns if name not in known]:
-            self.spool.widen(name, columns[name], _fill(name, columns[name]))
+            self.buffer.widen(name, columns[name], _fill(name, columns[name]))
             self._one_sided.add(name)
 
     @property

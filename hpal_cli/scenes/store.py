@@ -14,9 +14,9 @@ import zarr
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.scenes.about import about, length_of
+from hpal_cli.scene_table import SceneInfo, require_scene_name
+from hpal_cli.scenes.metadata import length_of, read_metadata
 from hpal_cli.scenes.scale import stored_scale
-from hpal_cli.scenes.table import SceneInfo, require_scene_name
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
 
@@ -79,7 +79,7 @@ class SceneStore:
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "scenes")
-        self.classes, self.table, self.unit, self.history = about(attributes, path)
+        self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         self.grid = length_of(attributes, "grid", path)
         self.scale = stored_scale(attributes, path)
         self.format = str(attributes.get("format", "unknown"))

@@ -29,7 +29,7 @@ class Tiles:
         Raises:
             HpalError: what reading raises; colours that make no sense; tiles without number.
         """
-        marks = {name: scene.mark() for name, scene in self.scenes.items()}
+        marks = {name: scene.savepoint() for name, scene in self.scenes.items()}
         try:
             self._deal(file, blocks)
             file.check()
@@ -37,9 +37,9 @@ class Tiles:
             # Half a file is worse than none.
             for name, scene in list(self.scenes.items()):
                 if name in marks:
-                    scene.back_to(marks[name])
+                    scene.rollback(marks[name])
                 else:
-                    self.scenes.pop(name).spool.close()
+                    self.scenes.pop(name).buffer.close()
             raise
 
     def _deal(self, file: RawFile, blocks: Iterable[Cloud]) -> None:

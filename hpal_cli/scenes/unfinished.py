@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hpal_cli.errors import HpalError
-from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.scene_table import SceneInfo
 
 FILE = "prep.jsonl"
-SPOOLS = "spools"
+BUFFERS = "spools"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Unfinished:
         """
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}
-        shutil.rmtree(folder / SPOOLS, ignore_errors=True)
+        shutil.rmtree(folder / BUFFERS, ignore_errors=True)
         if resume and self._path.exists():
             try:
                 self._read(settings)
@@ -90,7 +90,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def begun(folder: Path) -> bool:
+def has_finished_scenes(folder: Path) -> bool:
     """Whether a folder holds at least one scene to go on with."""
     try:
         return (folder / FILE).read_bytes().count(b"\n") > 1

@@ -12,9 +12,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from hpal_cli.scenes.column_buffer import BLOCK, BUFFER_BYTES, ColumnBuffer, Columns
 from hpal_cli.scenes.grid import subsample
 from hpal_cli.scenes.raw import RawFile, RawScene
-from hpal_cli.scenes.spool import BLOCK, KEPT, Columns, Spool
 from hpal_cli.store import envelope
 from hpal_cli.voxels import voxel_coordinates
 
@@ -93,7 +93,7 @@ def _converted(raw: RawScene, ids: ToIds, offset: NDArray[np.float64]) -> Iterat
     """The blocks of a raw scene as the store wants them; xyz stay float64, relative to the offset."""
     whole = len(raw.files) == 1 and len(raw) == raw.files[0].points
     coloured = not all(file.colours.black for file in raw.files)
-    for columns in raw.spool.blocks():
+    for columns in raw.buffer.blocks():
         file, row = columns.pop("source_file"), columns.pop("source_row")
         columns["xyz"] = columns["xyz"] - offset
         if "rgb" in columns:
@@ -149,12 +149,12 @@ class _Grid:
 
     def __init__(self, raw: RawScene, offset: NDArray[np.float64], edge: float, folder: Path, slab: int) -> None:
         self._edge, self._attributes = edge, raw.attributes
-        self._cuts = _cuts(raw.spool, offset[0], edge, slab)
-        # All slabs fill at once: they share the memory that one spool may take.
-        kept = KEPT // (len(self._cuts) + 1)
-        self._slabs = [Spool(folder / f"slab-{n}", kept) for n in range(len(self._cuts) + 1)]
+        self._cuts = _cuts(raw.buffer, offset[0], edge, slab)
+        # All slabs fill at once: they share the memory that one buffer may take.
+        kept = BUFFER_BYTES // (len(self._cuts) + 1)
+        self._slabs = [ColumnBuffer(folder / f"slab-{n}", kept) for n in range(len(self._cuts) + 1)]
         self._seen = 0
-        self.cells = Spool(folder / "cells")
+        self.cells = ColumnBuffer(folder / "cells")
         # Rows of grid points fit four bytes: 2^31 of them would be 100 GB.
         self.inverse = np.empty(len(raw), np.int32)
 
@@ -189,12 +189,14 @@ class _Grid:
         return len(self.cells)
 
 
-def _cuts(spool: Spool, origin: float, edge: float, slab: int) -> NDArray[np.int64]:
+def _cuts(buffer: ColumnBuffer, origin: float, edge: float, slab: int) -> NDArray[np.int64]:
     """Cells along x at which slabs of about `slab` points begin, ascending; the first slab's is left out."""
-    slabs = -(-len(spool) // slab)
+    slabs = -(-len(buffer) // slab)
     if slabs < 2:
         return np.zeros(0, np.int64)
     # Copied: a view would keep its block.
-    sample = np.sort(np.concatenate([columns["xyz"][::SAMPLE, 0].copy() for columns in spool.blocks(["xyz"])])) - origin
+    sample = (
+        np.sort(np.concatenate([columns["xyz"][::SAMPLE, 0].copy() for columns in buffer.blocks(["xyz"])])) - origin
+    )
     places = np.arange(1, slabs) * len(sample) // slabs
     return np.unique(voxel_coordinates(sample[places][:, None], edge)[:, 0])

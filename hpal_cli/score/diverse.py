@@ -13,7 +13,7 @@ from hpal_cli.score.kmeans import ITERATIONS, kmeans
 COMPONENTS = 16
 """Components of the likeness that superpoints are compared by; each counts with its deviation."""
 
-MOST_ROWS = 100_000
+MAX_ROWS = 100_000
 """Superpoints that clusters are learned from; of more, a draw."""
 
 
@@ -41,7 +41,7 @@ def diverse(
     chosen = np.zeros(0, np.int64)
     clusters, left = max(1, budget), free_all.copy()
     while left.any() and (not len(chosen) or clusters <= _GENERATIONS * budget):
-        sample = np.arange(len(rows)) if len(rows) <= MOST_ROWS else np.sort(rng.choice(len(rows), MOST_ROWS, False))
+        sample = np.arange(len(rows)) if len(rows) <= MAX_ROWS else np.sort(rng.choice(len(rows), MAX_ROWS, False))
         centres, home = kmeans(rows[sample], points[sample], clusters, rng, _ROUGH if len(chosen) else ITERATIONS)
         weight = np.bincount(home, points[sample], minlength=len(centres))
         picks = _nearest(rows, centres, left)

@@ -71,7 +71,7 @@ def hmmu(
 
 
 @dataclass
-class Measured:
+class HmmuResult:
     """The result of HMMU: v = U_x + sum_i w_i U^i (Eq. 4), (N,), of which the smallest are labelled first; the number
     of voxels of each level (levels,); and U_x and each U^i (1 + levels, N), if they were asked for."""
 
@@ -99,7 +99,7 @@ def measure(
     *,
     threads: int | None = None,
     margins: bool = False,
-) -> Measured:
+) -> HmmuResult:
     """Computes HMMU for the N points of a scene (Eq. 1 to 4).
 
     prob: (N, C) class probabilities; xyz: (N, 3); unit: metres in one unit of xyz; threads: their number, on which no
@@ -107,13 +107,13 @@ def measure(
     """
     threads = cores() if threads is None else threads
     total, levels = _point_margins(prob, threads), len(hierarchy.levels)
-    found = Measured(total, np.zeros(levels, np.int64), np.empty((1 + levels, len(total)), "f4") if margins else None)
+    found = HmmuResult(total, np.zeros(levels, np.int64), np.empty((1 + levels, len(total)), "f4") if margins else None)
     if found.margins is not None:
         found.margins[0] = total
     edges = [edge / unit for edge in hierarchy.levels]
     if hierarchy.nested:
         # scipy is loaded for this alone.
-        from hpal_cli.score.nested import nested_margins
+        from hpal_cli.score.hmmu_nested import nested_margins
 
         for n, (margin_of, voxels) in enumerate(nested_margins(prob, xyz, edges, threads)):
             total += hierarchy.weights[n] * margin_of
@@ -122,7 +122,7 @@ def measure(
                 found.margins[1 + n] = margin_of
         return found
     for chain in chains(hierarchy.levels):
-        part = Measured(total, np.zeros(len(chain), np.int64))
+        part = HmmuResult(total, np.zeros(len(chain), np.int64))
         if found.margins is not None:
             part.margins = np.empty((len(chain), len(total)), np.float32)
         _add_chain(part, prob, xyz, [edges[n] for n in chain], [hierarchy.weights[n] for n in chain], threads)
@@ -189,7 +189,7 @@ _NO_MEMORY = 3
 
 
 def _add_chain(
-    found: Measured,
+    found: HmmuResult,
     prob: NDArray[np.floating],
     xyz: NDArray[np.floating],
     edges: list[float],
@@ -216,7 +216,7 @@ def _add_chain(
         if library is not None and len(edges) > 1:
             # Rounding put a point into another coarse cell than its fine cell's, or a key is too long: level by level.
             margins = None if found.margins is None else found.margins[n : n + 1]
-            one = Measured(found.uncertainty, found.voxels[n : n + 1], margins)
+            one = HmmuResult(found.uncertainty, found.voxels[n : n + 1], margins)
             _add_chain(one, prob, xyz, [edge], [weight], threads)
             continue
         margin_of, found.voxels[n] = level_margin(prob, xyz, edge)

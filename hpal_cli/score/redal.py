@@ -87,7 +87,7 @@ def curvature(near: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(eigenvalues[:, 0], total, out=np.zeros(len(total)), where=total > 0)
 
 
-def settle(scenes: Sequence[Regions], seed: int = 0) -> list[NDArray[np.float64]]:
+def rank_regions(scenes: Sequence[Regions], seed: int = 0) -> list[NDArray[np.float64]]:
     """For each scene (R_s,) float64 scores in [0, 1], larger = label first, 0 for regions with nothing left to ask.
 
     The features of the open regions of all scenes are clustered. Regions are walked from the highest value down (ties:

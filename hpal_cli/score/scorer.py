@@ -23,17 +23,17 @@ from hpal_cli.lengths import format_length, rounded_length
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.scale import INDOOR, ROOM_GRID, fitting_grid, stored_scale
 from hpal_cli.scenes.spacing import point_spacing
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.score import hmmu, pointwise
 from hpal_cli.score.diverse import diverse
 from hpal_cli.score.hmmu import Hierarchy
 from hpal_cli.score.shard import Shard
-from hpal_cli.score.superpoints import Worth, free_superpoints
+from hpal_cli.score.superpoints import SuperpointValue, unanswered_superpoints
 from hpal_cli.store.envelope import attributes_of, kind_of
-from hpal_cli.store.files import new_files
+from hpal_cli.store.files import remove_new_on_error
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
 from hpal_cli.stream.rows import GUESS, REGION, SUPERPOINT, Rows
@@ -70,7 +70,7 @@ WITHOUT_MODEL = (Strategy.RANDOM, Strategy.DIVERSE)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoreSettings:
     """How candidates are scored.
 
     per_superpoint: whether a candidate is a whole superpoint, asked about at its medoid, with a score made of those of
@@ -140,7 +140,7 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
 def score(
     path: Path,
     out: Callable[[Header], IO[bytes]],
-    plan: Plan | None = None,
+    plan: ScoreSettings | None = None,
     *,
     split: str | None = "train",
     scenes: Sequence[str] = (),
@@ -165,7 +165,7 @@ def score(
         HpalError: the store does not fit the strategy, or its probabilities are none.
         UsageError: the strategy compares all scenes, and `shard` is a part of them.
     """
-    monitor, plan, shard = monitor or Silent(), plan or Plan(), shard or Shard()
+    monitor, plan, shard = monitor or Silent(), plan or ScoreSettings(), shard or Shard()
     regional = plan.strategy in REGIONAL
     if (regional or plan.strategy is Strategy.DIVERSE) and shard.parts > 1:
         what = "regions" if regional else "superpoints"
@@ -186,13 +186,15 @@ def score(
     taken = {s.number: np.union1d(store.labelled(s), answered.get(s.number, ())).astype(np.int64) for s in chosen}
     extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(plan.strategy, ())
     groups: dict[int, NDArray[np.int32]] = {}
-    worth: Worth | None = None
+    worth: SuperpointValue | None = None
     if plan.per_superpoint or regional:
         groups = _superpoints(store, pool, jobs, monitor)
     if plan.per_superpoint:
         extra = (SUPERPOINT,)
         # What a class weighs depends on the whole pool, of which this may be a part.
-        worth = Worth.of(store, pool, plan.strategy, max(int(np.bincount(of).max()) for of in groups.values()))
+        worth = SuperpointValue.of(
+            store, pool, plan.strategy, max(int(np.bincount(of).max()) for of in groups.values())
+        )
     header = Header(
         kind="scores",
         source=str(path),
@@ -205,7 +207,7 @@ def score(
         history=() if history is None else (*store.history, *history),
         dtype=point_dtype(color=all(store.has_color(s) for s in pool), extra=tuple((n, "<i4") for n in extra)),
         count=sum(
-            len(free_superpoints(groups[s.number], taken[s.number]))
+            len(unanswered_superpoints(groups[s.number], taken[s.number]))
             if plan.per_superpoint
             else s.points - len(taken[s.number])
             for s in chosen
@@ -225,7 +227,7 @@ def score(
     writer: PointWriter | None = None
     # Written by a thread: whoever reads from the pipe is busy with one scene while the next is scored.
     with (
-        new_files(clouds, overwrite=overwrite),
+        remove_new_on_error(clouds, overwrite=overwrite),
         monitor.task("scoring", header.count) as task,
         _thread() as output,
         # On an error too, so that no process is left.
@@ -281,14 +283,14 @@ class _Work:
 
     store: PredictionStore | SceneStore
     scene: SceneInfo
-    plan: Plan
+    plan: ScoreSettings
     dtype: np.dtype[np.void]
     taken: NDArray[np.int64]
     threads: int
     ply: Path | None
     overwrite: bool
     superpoint: NDArray[np.int32] | None = None
-    worth: Worth | None = None
+    worth: SuperpointValue | None = None
     ranked: NDArray[np.float64] | None = None
 
 
@@ -331,14 +333,14 @@ def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
     return _rows(work, points, scores, shares), warning
 
 
-def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating], unit: float) -> hmmu.Measured:
+def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating], unit: float) -> hmmu.HmmuResult:
     hierarchy, margins = work.plan.hierarchy, work.ply is not None
     if work.plan.device == "cpu":
         return hmmu.measure(prob, xyz, hierarchy, unit, threads=work.threads, margins=margins)
     # torch takes a second to import, and only a GPU needs it.
     import torch
 
-    from hpal_cli.score.on_device import measure_on
+    from hpal_cli.score.hmmu_torch import measure_on
 
     return measure_on(torch.device(work.plan.device), prob, xyz, hierarchy, unit, margins=margins)
 
@@ -350,11 +352,11 @@ def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows,
     plan = work[0].plan
     measured: list[Any] = list(map_in_order(_measure_regions, work, jobs))
     if plan.strategy is Strategy.REDAL:
-        final = redal.settle(measured, plan.seed)
+        final = redal.rank_regions(measured, plan.seed)
     else:
         sizes = [one.scene.points for one in work]
         points = sum(map(plan.budget.of, sizes)) if plan.budget.per_scene else plan.budget.of(sum(sizes))
-        final = ssdr.settle(measured, budget_points=points)
+        final = ssdr.rank_regions(measured, budget_points=points)
     for one, regions, scores in zip(work, measured, final, strict=True):
         assert isinstance(one.store, PredictionStore)
         extra: dict[str, NDArray[np.integer]] = {REGION: regions.of}
@@ -393,7 +395,7 @@ def _rows(
         write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)
     free: NDArray[np.int64] = np.arange(work.scene.points)
     if work.plan.strategy not in REGIONAL and work.superpoint is not None:
-        free = np.sort(medoids(work.superpoint, points.xyz)[free_superpoints(work.superpoint, work.taken)])
+        free = np.sort(medoids(work.superpoint, points.xyz)[unanswered_superpoints(work.superpoint, work.taken)])
         extra = {SUPERPOINT: work.superpoint}
     elif len(work.taken):
         free = np.delete(free, work.taken)
@@ -441,7 +443,7 @@ def _diverse(
     chosen: Sequence[SceneInfo],
     groups: Mapping[int, NDArray[np.int32]],
     taken: Mapping[int, NDArray[np.int64]],
-    plan: Plan,
+    plan: ScoreSettings,
     monitor: Monitor,
 ) -> dict[int, NDArray[np.float64]]:
     """Scene number -> (S,) score of its superpoints under `diverse`."""
@@ -452,7 +454,7 @@ def _diverse(
     free = []
     for scene, one in zip(chosen, scenes, strict=True):
         open_ = np.zeros(len(one), bool)
-        open_[free_superpoints(groups[scene.number], taken[scene.number])] = True
+        open_[unanswered_superpoints(groups[scene.number], taken[scene.number])] = True
         free.append(open_)
     points = sum(scene.points for scene in chosen)
     count = sum(plan.budget.of(scene.points) for scene in chosen) if plan.budget.per_scene else plan.budget.of(points)

@@ -88,7 +88,7 @@ def second_to_best(prob: NDArray[np.floating]) -> NDArray[np.float64]:
     return found
 
 
-def settle(scenes: Sequence[Superpoints], *, budget_points: int) -> list[NDArray[np.float64]]:
+def rank_regions(scenes: Sequence[Superpoints], *, budget_points: int) -> list[NDArray[np.float64]]:
     """For each scene (R_s,) float64 scores in [0, 1], larger = label first, 0 for regions with nothing left to ask.
 
     The chosen regions score above 1/2, the other open ones at most 1/2, each part by rank. The chosen are those that
@@ -126,7 +126,7 @@ def settle(scenes: Sequence[Superpoints], *, budget_points: int) -> list[NDArray
 
 
 def balanced(scenes: Sequence[Superpoints]) -> NDArray[np.float64]:
-    """U exp(-w) of all scenes' regions one after the other; w as in `settle`."""
+    """U exp(-w) of all scenes' regions one after the other; w as in `rank_regions`."""
     majority = np.concatenate([s.majority for s in scenes])
     answered = np.concatenate([s.answered for s in scenes])
     open_ = np.concatenate([s.open for s in scenes])

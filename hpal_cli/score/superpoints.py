@@ -14,8 +14,8 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.score.pointwise import Scores
 
 if TYPE_CHECKING:
+    from hpal_cli.scene_table import SceneInfo
     from hpal_cli.scenes.store import SceneStore
-    from hpal_cli.scenes.table import SceneInfo
 
 RARITY = 0.25
 """Exponent of a class's share: a class that is 16 times as rare is worth twice as much."""
@@ -25,7 +25,7 @@ LEAST_SHARE = 0.003
 
 
 @dataclass(frozen=True, eq=False)
-class Worth:
+class SuperpointValue:
     """What turns the scores of a superpoint's points into its own.
 
     rarity: (C,) share^-0.25 of each class in the pool, None where nothing is predicted; largest: points of the largest
@@ -37,7 +37,9 @@ class Worth:
     uniform: bool = False
 
     @classmethod
-    def of(cls, store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], strategy: str, largest: int) -> Worth:
+    def of(
+        cls, store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], strategy: str, largest: int
+    ) -> SuperpointValue:
         """share: the mean probability of each class over all points of the pool."""
         if strategy == "random" or not isinstance(store, PredictionStore):
             return cls(None, largest, uniform=True)
@@ -69,7 +71,7 @@ class Worth:
         return np.clip(mean * np.sqrt(size) * rare / most, 0, 1)
 
 
-def free_superpoints(of: NDArray[np.integer], taken: NDArray[np.integer]) -> NDArray[np.int64]:
+def unanswered_superpoints(of: NDArray[np.integer], taken: NDArray[np.integer]) -> NDArray[np.int64]:
     """The superpoints, ascending, none of whose points is among the rows `taken`: each is asked about once."""
     free = np.ones(int(of.max()) + 1 if len(of) else 0, bool)
     free[of[taken]] = False

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.writers.cloud import ViewerCloud, identity
 
 COLOR_MAP = "viridis"

@@ -19,7 +19,7 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.store.files import atomic_write
 
 SPEC = 1
 """The version of the specification that this program writes, and the newest that it reads."""
@@ -52,7 +52,7 @@ def create(
     """
     if path.exists() and overwrite and kind_of(path) != kind:
         raise HpalError(path, f"is not a {kind} store, and is not replaced by one", "give another name with -o")
-    with place or replace_when_whole(path, overwrite=overwrite, folder=True) as partial:
+    with place or atomic_write(path, overwrite=overwrite, folder=True) as partial:
         root = zarr.open_group(str(partial), mode="a", zarr_format=3)
         yield root, partial
         root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}

@@ -25,7 +25,7 @@ SYNCED_AT_ONCE = 16
 
 
 @contextlib.contextmanager
-def replace_when_whole(path: Path, *, overwrite: bool, folder: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, overwrite: bool, folder: bool = False) -> Iterator[Path]:
     """Yields a name beside `path` to write to; renames it to `path` at the end.
 
     On any error the unfinished work is removed and what stood at `path` stays as it was. What killed writers of `path`
@@ -37,7 +37,7 @@ def replace_when_whole(path: Path, *, overwrite: bool, folder: bool = False) -> 
     """
     with contextlib.suppress(OSError):
         _sweep(path, once=not folder)
-    require_free(path, overwrite=overwrite, folder=folder)
+    require_absent(path, overwrite=overwrite, folder=folder)
     if is_special(path):
         # A device or a named pipe is written to, not replaced.
         yield path
@@ -46,7 +46,7 @@ def replace_when_whole(path: Path, *, overwrite: bool, folder: bool = False) -> 
         with _claimed(path, "partial", folder=folder) as partial:
             yield partial
             # Somebody else may have made it meanwhile.
-            require_free(path, overwrite=overwrite, folder=folder)
+            require_absent(path, overwrite=overwrite, folder=folder)
             _swap(partial, path, overwrite=overwrite)
     except OSError as error:
         raise HpalError(
@@ -147,16 +147,18 @@ def _sweep(path: Path, *, once: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[[Path], bool]) -> Iterator[Path]:
-    """As `replace_when_whole`, for a folder that takes long: if the block fails and the work is `worth_keeping`, it
+def resumable_write(
+    path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """As `atomic_write`, for a folder that takes long: if the block fails and the work is `worth_keeping`, it
     stays beside `path`, and with `resume` the next call yields it again.
 
     Raises:
-        HpalError: as `replace_when_whole`; another process is writing it.
+        HpalError: as `atomic_write`; another process is writing it.
     """
     with contextlib.suppress(OSError):
         _sweep(path)
-    require_free(path, overwrite=overwrite, folder=True)
+    require_absent(path, overwrite=overwrite, folder=True)
     partial = path.with_name(f".{path.name}.partial")
     whole = False
     try:
@@ -176,7 +178,7 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
                 for left in partial.iterdir():
                     _remove(left)
             yield partial
-            require_free(path, overwrite=overwrite, folder=True)
+            require_absent(path, overwrite=overwrite, folder=True)
             _swap(partial, path, overwrite=overwrite)
             whole = True
         finally:
@@ -189,7 +191,7 @@ def go_on(path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[
         ) from error
 
 
-def require_free(path: Path, *, overwrite: bool, folder: bool = False) -> None:
+def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None:
     """folder: one may be replaced.
 
     Raises:
@@ -204,14 +206,14 @@ def require_free(path: Path, *, overwrite: bool, folder: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def new_files(paths: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
+def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
     """For files that are written one by one inside the block: if it fails, those that were not there before go again.
 
     Raises:
-        HpalError: as `require_free`, for any of them.
+        HpalError: as `require_absent`, for any of them.
     """
     for path in paths:
-        require_free(path, overwrite=overwrite)
+        require_absent(path, overwrite=overwrite)
     new = [path for path in paths if not path.exists()]
     try:
         yield

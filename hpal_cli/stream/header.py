@@ -12,7 +12,7 @@ import numpy as np
 from hpal_cli import __version__
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
-from hpal_cli.scenes.table import SceneInfo, require_scene_name
+from hpal_cli.scene_table import SceneInfo, require_scene_name
 
 SPEC = 1
 

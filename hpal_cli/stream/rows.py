@@ -27,6 +27,6 @@ def with_column(rows: Rows, name: str, values: NDArray[np.integer]) -> Rows:
     return wider
 
 
-def picked(rows: Rows) -> Rows:
+def picked_rows(rows: Rows) -> Rows:
     """Those that were picked: a cloud that shows them among the points around gives these rank 0."""
     return rows[rows["rank"] > 0] if "rank" in (rows.dtype.names or ()) else rows

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpal_cli.errors import HpalError
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
 
 
 def appearance_of(store: SceneStore, scene: SceneInfo) -> str:

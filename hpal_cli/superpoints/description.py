@@ -55,7 +55,7 @@ def frame(
 ) -> Frame:
     """Of a scene of N points; normal: (M, 3) of those that the axes are taken from."""
     axes = wall_axes(normal)
-    seen = look(color, len(xyz)).mean(axis=0)
+    seen = color_features(color, len(xyz)).mean(axis=0)
     if not indoor:
         return Frame(axes, seen)
     low, high = np.percentile(xyz[:, :2] @ axes, [0.5, 99.5], axis=0)
@@ -97,7 +97,7 @@ def _without_gaps(cell: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def look(color: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:
+def color_features(color: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:
     """(N, 4) brightness, red less green, yellow less blue, saturation; zeros where there is no colour."""
     if color is None:
         return np.zeros((count, 4))
@@ -108,10 +108,10 @@ def look(color: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:
 def point_columns(
     xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface: Surface, threads: int
 ) -> NDArray[np.float64]:
-    """(N, 13): |n_z|, curvature, the four of `look`, deviation of the brightness nearby, distance of the last
+    """(N, 13): |n_z|, curvature, the four of `color_features`, deviation of the brightness nearby, distance of the last
     neighbour, and of the points thinned to 8 cm linearity, planarity, scattering, |n_z| and |z| of the main
     direction."""
-    seen = look(color, len(xyz))
+    seen = color_features(color, len(xyz))
     cell, _ = group_voxels(voxel_coordinates(xyz, COARSE))
     thin = np.sort(np.unique(cell, return_index=True)[1])
     _, near = nearest(xyz[thin], xyz[thin], COARSE_NEIGHBOURS, threads)

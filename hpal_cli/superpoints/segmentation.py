@@ -21,7 +21,7 @@ K = 0.35
 """The smaller it is, the finer are the superpoints. In rooms of 32,000 points 0.35 gives some 750 of them, whose
 majority classes are right for 96 % of the points; 0.25 gives hardly more, for most are then as small as they may be."""
 
-LEAST = 8
+MIN_POINTS = 8
 """Points of the smallest superpoint, where it has any neighbour."""
 
 
@@ -44,7 +44,7 @@ def segment(xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface
     if color is not None:
         cost += color_step(color, *pairs.T)
     order = np.argsort(cost, kind="stable")
-    roots = components(len(xyz), pairs[order], cost[order], K, LEAST)
+    roots = components(len(xyz), pairs[order], cost[order], K, MIN_POINTS)
     _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int32)
     rank[np.argsort(first)] = np.arange(len(first))

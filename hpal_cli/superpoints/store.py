@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
-from hpal_cli.parallel import cores, map_in_order, usual_jobs
+from hpal_cli.parallel import cores, default_jobs, map_in_order
 from hpal_cli.progress import Monitor, Silent
-from hpal_cli.scenes.about import about
+from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scenes.metadata import read_metadata
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.store import envelope
 from hpal_cli.superpoints.build import Superpoints, build, scale_of
 from hpal_cli.superpoints.graph import Graph
@@ -44,7 +44,7 @@ class SuperpointStore:
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "superpoints")
-        self.classes, self.table, self.unit, self.history = about(attributes, path)
+        self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         self.method = attributes.get("method")
         self.scale = float(attributes.get("scale", 1.0))
         # Keeps a store in a temporary folder there for as long as it is open.
@@ -120,15 +120,16 @@ class SuperpointStore:
         return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
 
 
-def beside(path: Path) -> Path:
+def superpoints_path(path: Path) -> Path:
     """Where the superpoints of the scenes store at `path` are kept: `scenes.superpoints.zarr` beside `scenes.zarr`."""
     return path.with_name(f"{path.stem}.superpoints{path.suffix}")
 
 
 def scenes_of(path: Path) -> Path | None:
-    """Where the scenes are whose superpoints are kept at `path`; None for a name that `beside` does not give."""
+    """Where the scenes are whose superpoints are kept at `path`; None for a name that `superpoints_path` does not
+    give."""
     found = path.with_name(path.name.replace(".superpoints", "", 1))
-    return found if found != path and beside(found) == path else None
+    return found if found != path and superpoints_path(found) == path else None
 
 
 def open_superpoints(
@@ -137,13 +138,13 @@ def open_superpoints(
     """The superpoints of a scenes store, from the store beside it. Where there is none, or one of other scenes, they
     are found and kept there; where that folder cannot be written to, until the program ends.
 
-    jobs: processes to share the scenes (None: `usual_jobs`), which changes no bit.
+    jobs: processes to share the scenes (None: `default_jobs`), which changes no bit.
 
     Raises:
         HpalError: something else stands there.
     """
     monitor = monitor or Silent()
-    path = beside(store.path)
+    path = superpoints_path(store.path)
     if path.exists():
         kind = envelope.kind_of(path)
         if kind != "superpoints":
@@ -181,7 +182,7 @@ def make_superpoints(
     scenes = list(store.table)
     if not scenes:
         raise HpalError(store.path, "has no scenes", "run `hpal prep` on a folder that holds some")
-    jobs = min(usual_jobs() if jobs is None else jobs, len(scenes))
+    jobs = min(default_jobs() if jobs is None else jobs, len(scenes))
     scale = store_scale(store)
     attributes = {
         "id": store.table.id,

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpal_cli.network.inputs import NetworkInput, first_of_each, joined, scene_origin, unit_color, voxelise
-from hpal_cli.network.point_inputs import Further
+from hpal_cli.network.inputs import NetworkInput, concatenated, first_of_each, scene_origin, unit_color, voxelise
+from hpal_cli.network.point_inputs import ExtraColumns
 from hpal_cli.network.superpoint_inputs import augment
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.training.augment import augment_color, augment_position
-from hpal_cli.training.labels import NOTHING, SceneLabels, Spread
+from hpal_cli.training.labels import NO_LABELS, SceneLabels, Spread
 from hpal_cli.training.presets import Settings
 from hpal_cli.voxels import group_voxels
 
@@ -67,7 +67,7 @@ class Batch:
         return Batch(self.scenes, self.student.pin_memory(), teacher, self.label.pin_memory(), self.labelled, soft)
 
 
-class Batches:
+class BatchDataset:
     """Every batch is a function of (seed, step) alone, so a resumed run sees what the uninterrupted one would.
 
     Of several processes, number `rank` of `world` is given every world-th scene of each batch.
@@ -83,7 +83,7 @@ class Batches:
         color: bool,
         seed: int,
         spread: Spread | None = None,
-        further: Callable[[SceneInfo, Points], Further | None] | None = None,
+        further: Callable[[SceneInfo, Points], ExtraColumns | None] | None = None,
         scale: float = 1.0,
         rank: int = 0,
         world: int = 1,
@@ -97,8 +97,8 @@ class Batches:
         self._spread = spread
         self._places = range(rank, settings.batch, world)
         self._voxel = settings.voxel / scale
-        self._rooms = _Rooms(store, color, spread, further, store.unit / scale)
-        self._homes = _homes(self._scenes, labels, spread) if settings.even_crops else []
+        self._rooms = _SceneCache(store, color, spread, further, store.unit / scale)
+        self._homes = _scenes_by_class(self._scenes, labels, spread) if settings.even_crops else []
 
     def __getitem__(self, step: int) -> Batch:
         settings, spread = self._settings, self._spread
@@ -110,7 +110,7 @@ class Batches:
                 wanted, homes = self._homes[rng.integers(len(self._homes))]
                 scene = homes[rng.integers(len(homes))]
             room = self._rooms[scene]
-            rows, ids = self._labels.get(scene.name, NOTHING)
+            rows, ids = self._labels.get(scene.name, NO_LABELS)
             if room.likely is None:
                 centres = rows[ids >= 0 if wanted is None else ids == wanted]
             else:
@@ -120,8 +120,8 @@ class Batches:
             more = None if room.columns is None else room.columns(keep)
             seen = augment_position(xyz, rng, distort=settings.elastic)
             shown = None if color is None else augment_color(color, rng)
-            students.append((seen, joined(shown, None if more is None else augment(more, rng))))
-            teachers.append((xyz, joined(color, more)))
+            students.append((seen, concatenated(shown, None if more is None else augment(more, rng))))
+            teachers.append((xyz, concatenated(color, more)))
             labels.append(_labels_of(keep, rows, ids))
             if spread is not None and room.prob is not None:
                 soft.append(spread.soft_labels(scene, room.prob, keep))
@@ -181,7 +181,7 @@ def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np
     return label
 
 
-def _homes(
+def _scenes_by_class(
     scenes: Sequence[SceneInfo], labels: Mapping[str, SceneLabels], spread: Spread | None
 ) -> list[tuple[int, list[SceneInfo]]]:
     """(class, the scenes that have a point of it) for every class that some scene has."""
@@ -190,7 +190,7 @@ def _homes(
         if spread is not None:
             there = np.flatnonzero(spread.classes[scene.name])
         else:
-            ids = labels.get(scene.name, NOTHING)[1]
+            ids = labels.get(scene.name, NO_LABELS)[1]
             there = np.unique(ids[ids >= 0])
         for one in there.tolist():
             found.setdefault(one, []).append(scene)
@@ -198,12 +198,12 @@ def _homes(
 
 
 @dataclass(frozen=True)
-class _Room:
+class _CachedScene:
     """xyz, color: (N, 3); columns: beside those; prob (N, C) and likely (N,): what was spread, and to which class."""
 
     xyz: NDArray[np.float32]
     color: NDArray[np.float32] | None
-    columns: Further | None
+    columns: ExtraColumns | None
     prob: NDArray[np.float16] | None
     likely: NDArray[np.int32] | None
 
@@ -213,7 +213,7 @@ class _Room:
         return sum(array.nbytes for array in arrays if array is not None)
 
 
-class _Rooms:
+class _SceneCache:
     """Reads a scene when a batch wants it, and keeps the last ones."""
 
     def __init__(
@@ -221,7 +221,7 @@ class _Rooms:
         store: SceneStore,
         color: bool,
         spread: Spread | None,
-        further: Callable[[SceneInfo, Points], Further | None] | None,
+        further: Callable[[SceneInfo, Points], ExtraColumns | None] | None,
         unit: float,
     ) -> None:
         """unit: metres of a room in one unit of the positions."""
@@ -230,9 +230,9 @@ class _Rooms:
         self._color = color
         self._spread = spread
         self._further = further
-        self._kept: OrderedDict[int, _Room] = OrderedDict()
+        self._kept: OrderedDict[int, _CachedScene] = OrderedDict()
 
-    def __getitem__(self, scene: SceneInfo) -> _Room:
+    def __getitem__(self, scene: SceneInfo) -> _CachedScene:
         if scene.number in self._kept:
             self._kept.move_to_end(scene.number)
             return self._kept[scene.number]
@@ -242,10 +242,10 @@ class _Rooms:
             self._kept.popitem(last=False)
         return room
 
-    def _read(self, scene: SceneInfo) -> _Room:
+    def _read(self, scene: SceneInfo) -> _CachedScene:
         points, spread = self._store.points(scene), self._spread
         prob = None if spread is None else spread.probabilities(scene)
-        return _Room(
+        return _CachedScene(
             scene_origin(points.xyz, self._unit),
             unit_color(points.rgb) if self._color else None,
             None if self._further is None else self._further(scene, points),

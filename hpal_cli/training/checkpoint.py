@@ -26,7 +26,7 @@ from hpal_cli.network.inputs import COLOR, POSITION
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.network.point_inputs import PointInputs
 from hpal_cli.network.superpoint_inputs import SuperpointInputs
-from hpal_cli.store.files import replace_when_whole
+from hpal_cli.store.files import atomic_write
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings
 
@@ -119,7 +119,7 @@ class Checkpoint:
         # In memory first: given a name, torch writes that name into the archive, and on a full disk it does not say so.
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+        with atomic_write(path, overwrite=overwrite) as partial, partial.open("wb") as file:
             file.write(buffer.getbuffer())
 
 

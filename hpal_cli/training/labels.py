@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 from hpal_cli.labels.store import LabelStore, answers_digest
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
 
 SceneLabels = tuple[NDArray[np.int64], NDArray[np.int32]]
 """(rows (L,), class ids (L,)): what is known of a scene; -1 is known to be no class."""
 
-NOTHING: SceneLabels = (np.zeros(0, np.int64), np.zeros(0, np.int32))
+NO_LABELS: SceneLabels = (np.zeros(0, np.int64), np.zeros(0, np.int32))
 
-LEAST_WEIGHT = 1e-3
+MIN_WEIGHT = 1e-3
 """Below it a point teaches nothing: what rounding to float16 leaves is no knowledge."""
 
-LEAST_SHARE = 1e-4
+MIN_SHARE = 1e-4
 """A class of a smaller share weighs as one of this share: a few doubtful points must not outweigh all others."""
 
 _BLOCK = 1 << 18
@@ -83,7 +83,7 @@ def soft_labels(prob: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArra
     target = prob.astype(np.float32)
     target -= target.min(axis=1, keepdims=True)
     weight: NDArray[np.float32] = target.max(axis=1)
-    weight[weight < LEAST_WEIGHT] = 0
+    weight[weight < MIN_WEIGHT] = 0
     target[weight == 0] = 0
     target /= np.maximum(target.sum(axis=1, keepdims=True), np.float32(1e-9))
     return target, weight
@@ -117,7 +117,7 @@ def require_spread_of(
         same = predictions.spread_from["answers"] == answers_digest(labels.latest())
     else:
         same = not any(
-            len(np.setxor1d(predictions.labelled(scene), answered.get(scene.name, NOTHING[0])))
+            len(np.setxor1d(predictions.labelled(scene), answered.get(scene.name, NO_LABELS[0])))
             for scene in train
             if predictions.has(scene)
         )
@@ -184,7 +184,7 @@ class Spread:
         An answer takes the place of what was spread, with weight 1; "unsure" weighs 0.
         """
         target, weight = soft_labels(prob[keep])
-        rows, ids = self._known.get(scene.name, NOTHING)
+        rows, ids = self._known.get(scene.name, NO_LABELS)
         at = np.searchsorted(keep, rows)
         inside = at < len(keep)
         inside[inside] = keep[at[inside]] == rows[inside]
@@ -209,6 +209,6 @@ class Spread:
             yield keep, *self.soft_labels(scene, prob, keep)
 
 
-def floored(mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C,) masses of the classes, none of those that are there below `LEAST_SHARE` of the sum."""
-    return np.where(mass > 0, np.maximum(mass, LEAST_SHARE * mass.sum()), 0)
+def with_minimum_share(mass: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C,) masses of the classes, none of those that are there below `MIN_SHARE` of the sum."""
+    return np.where(mass > 0, np.maximum(mass, MIN_SHARE * mass.sum()), 0)

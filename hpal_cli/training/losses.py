@@ -33,7 +33,7 @@ def objective(
     *,
     soft: SoftLabels | None = None,
     weight: Tensor | None = None,
-    across: Callable[[Tensor], Tensor] = lambda counts: counts,
+    all_reduce: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Loss:
     """CE on labelled points plus CE against the teacher's confident hard labels on unlabelled ones.
 
@@ -64,7 +64,9 @@ def objective(
             divergence = (log_prob.exp() * (log_prob - teacher.log_softmax(1))).sum(1)
             sums.append(torch.where(known | free, divergence, 0).sum())
     with torch.no_grad():
-        weights, labelled, unlabelled, confident = across(torch.stack([count.double() for count in counts])).unbind()
+        weights, labelled, unlabelled, confident = all_reduce(
+            torch.stack([count.double() for count in counts])
+        ).unbind()
         over = [weights, confident, labelled + unlabelled]
     total = torch.stack([part / size.clamp(min=1e-9).to(part.dtype) for part, size in zip(sums, over)]).sum()
     return Loss(total, labelled, confident / unlabelled.clamp(min=1))
@@ -82,7 +84,7 @@ def class_weights(counts: Tensor, power: float) -> Tensor:
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
+def update_ema(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     """teacher = keep * teacher + (1 - keep) * student (Eq. 7), batch norm's running averages included."""
     pairs = list(zip(_state(teacher), _state(student), strict=True))
     floating = [pair for pair in pairs if pair[0].is_floating_point()]

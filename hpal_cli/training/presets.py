@@ -14,7 +14,7 @@ class Settings:
     """What a training run is made of. Lengths are metres.
 
     inputs: what a voxel is given: "points" is colour and position, "superpoints" adds the likeness of its superpoint;
-    or names of columns (`network.point_inputs.Wanted`).
+    or names of columns (`network.point_inputs.InputSpec`).
     steps: optimiser steps; minutes: if above 0, training ends after so long instead, and the schedule, then without
     restarts, follows the share of the time.
     batch: scenes in a step; max_voxels: voxels of a step at most, each scene's share a crop around one of the points
@@ -89,7 +89,7 @@ def preset_of(settings: Settings) -> str:
     )
 
 
-def usual_preset(*, cuda: bool, spread: bool, init: Settings | None) -> str:
+def default_preset(*, cuda: bool, spread: bool, init: Settings | None) -> str:
     """The preset of a run that names none: that of the checkpoint it continues from, else what suits the machine and
     whether the answers were spread."""
     if init is not None:
@@ -114,7 +114,7 @@ def settings_of(
             raise UsageError(f"--{key.replace('_', '-')}", "is no value of training", f"choose from {', '.join(kinds)}")
     # Here, so that `hpal train --help` loads no torch.
     from hpal_cli.network.minkunet import SIZES
-    from hpal_cli.network.point_inputs import Wanted
+    from hpal_cli.network.point_inputs import InputSpec
 
     choices = {key: get_args(kind) for key, kind in kinds.items()} | {"preset": tuple(PRESETS), "size": tuple(SIZES)}
     for key, value in {"preset": preset, **given}.items():
@@ -123,7 +123,7 @@ def settings_of(
                 f"--{key.replace('_', '-')}", f"{value!r} is unknown", f"choose from {', '.join(choices[key])}"
             )
     if given.get("inputs") is not None:
-        Wanted.parse(given["inputs"])
+        InputSpec.parse(given["inputs"])
     base = PRESETS[preset]
     if init is not None:
         # Another network could not take its weights.
@@ -152,7 +152,7 @@ UNITS = {
 }
 
 
-def described(settings: Settings) -> list[tuple[str, str]]:
+def describe_settings(settings: Settings) -> list[tuple[str, str]]:
     """(name, value and unit) of every value, for a person; the option of a name is --name with dashes."""
     return [
         (field.name, f"{getattr(settings, field.name)} {UNITS.get(field.name, '')}".strip())

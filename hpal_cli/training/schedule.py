@@ -29,7 +29,7 @@ def learning_rate_at(settings: Settings, share: float) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * share))
 
 
-class Pace:
+class RunProgress:
     """How far a run is: by its steps, or by the clock where the settings have `minutes`. The clock starts here."""
 
     def __init__(self, settings: Settings, seconds: float) -> None:

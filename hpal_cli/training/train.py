@@ -19,23 +19,23 @@ from hpal_cli.labels.store import LabelStore
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.minkunet import SIZES, MinkUNet
-from hpal_cli.network.point_inputs import FurtherOf, PointInputs, Wanted
+from hpal_cli.network.point_inputs import ExtraColumnsReader, InputSpec, PointInputs
 from hpal_cli.network.superpoint_inputs import SuperpointInputs
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.scenes.table import SceneInfo
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import open_superpoints
-from hpal_cli.training.ahead import Ready, View, ready_batches, usual_workers
-from hpal_cli.training.batches import Batches
+from hpal_cli.training.batches import BatchDataset
 from hpal_cli.training.checkpoint import Checkpoint, channel_names, load
-from hpal_cli.training.interruption import between_steps
-from hpal_cli.training.labels import SceneLabels, Spread, floored, known_labels
-from hpal_cli.training.losses import Loss, class_weights, follow, objective
+from hpal_cli.training.distributed import Processes, local_device, process_group
+from hpal_cli.training.labels import SceneLabels, Spread, known_labels, with_minimum_share
+from hpal_cli.training.losses import Loss, class_weights, objective, update_ema
+from hpal_cli.training.prefetch import DeviceBatch, NetworkBatch, default_workers, prefetch_batches
 from hpal_cli.training.presets import Settings
-from hpal_cli.training.processes import Processes, joined, own_device
-from hpal_cli.training.schedule import Pace
+from hpal_cli.training.schedule import RunProgress
+from hpal_cli.training.signals import defer_signals
 
 SAVE_EVERY = 200
 """Steps between two saved states of an unfinished run."""
@@ -92,7 +92,7 @@ def train(
         HpalError: the labels or the spread do not fit the scenes, `init` has another shape, superpoints cannot be
             compared, or the loss is not finite.
     """
-    device = own_device(device or torch.device("cpu"))
+    device = local_device(device or torch.device("cpu"))
     backend = backend or choose("auto", device)
     unfinished = None if run is None else _unfinished(run)
     if unfinished is not None and not resume and unfinished.exists():
@@ -100,7 +100,7 @@ def train(
         raise HpalError(
             unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
         )
-    with joined(device) as processes, full_precision():
+    with process_group(device) as processes, full_precision():
         if settings.batch < processes.world:
             raise UsageError("--batch", f"{settings.batch} scenes for {processes.world} processes", "give each one")
         monitor = (monitor if processes.first else None) or Silent()
@@ -117,9 +117,9 @@ def train(
             processes,
             list(history),
             monitor,
-            usual_workers(device) if workers is None else workers,
+            default_workers(device) if workers is None else workers,
         )
-        return run_of.go(run, save_every=save_every, resume=resume, overwrite=overwrite)
+        return run_of.fit(run, save_every=save_every, resume=resume, overwrite=overwrite)
 
 
 class _Run:
@@ -150,7 +150,7 @@ class _Run:
         if outside:
             monitor.warn(f"{outside} answers are for scenes outside the train split: not trained on")
         without = [scene.name for scene in store.table if not store.has_color(scene)]
-        wanted = Wanted.parse(settings.inputs)
+        wanted = InputSpec.parse(settings.inputs)
         if wanted.color and without:
             problem = f"scene {without[0]} has no colour, which --inputs names"
             raise HpalError(store.path, problem, "leave rgb out of it")
@@ -197,10 +197,10 @@ class _Run:
         self.labelled = int(counts.sum())
         self.weight = None
         if settings.class_weights:
-            mass = torch.from_numpy(counts if self.spread is None else floored(self.spread.mass))
+            mass = torch.from_numpy(counts if self.spread is None else with_minimum_share(self.spread.mass))
             self.weight = class_weights(mass, settings.class_weights).to(device)
 
-        self.batches = Batches(
+        self.batches = BatchDataset(
             store,
             train_scenes,
             known,
@@ -208,7 +208,7 @@ class _Run:
             color=self.color,
             seed=seed,
             spread=self.spread,
-            further=FurtherOf(store, self.columns, self.superpoints, read, self.scale),
+            further=ExtraColumnsReader(store, self.columns, self.superpoints, read, self.scale),
             scale=self.scale,
             rank=processes.rank,
             world=processes.world,
@@ -217,20 +217,20 @@ class _Run:
         self._losses: list[tuple[int, list[str], Tensor]] = []
 
     def _superpoints(
-        self, wanted: Wanted, scenes: Sequence[SceneInfo], init: Checkpoint | None
+        self, wanted: InputSpec, scenes: Sequence[SceneInfo], init: Checkpoint | None
     ) -> tuple[SuperpointInputs | None, Callable[[SceneInfo], Superpoints] | None]:
         """What turns superpoints into inputs, and reads those of a scene; None where they are not wanted."""
         if not wanted.superpoints:
             return None, None
         if not self.processes.first:
             # One process makes the superpoints where they are missing; the others find them.
-            self.processes.agree(0)
+            self.processes.all_reduce_ints(0)
         read = open_superpoints(self.store, monitor=self.monitor).read
         inputs = init.superpoints if init is not None else None
         if inputs is None:
             inputs = SuperpointInputs.of(self.store, scenes, read)
         if self.processes.first:
-            self.processes.agree(0)
+            self.processes.all_reduce_ints(0)
         inputs.require(self.store, scenes)
         return inputs, read
 
@@ -239,7 +239,7 @@ class _Run:
         size = SIZES[self.settings.size]
         return MinkUNet(channels, len(self.store.classes), size, dropout=self.settings.dropout)
 
-    def go(self, run: Path | None, *, save_every: int, resume: bool, overwrite: bool) -> Checkpoint:
+    def fit(self, run: Path | None, *, save_every: int, resume: bool, overwrite: bool) -> Checkpoint:
         """Trains to the last step, and saves as it goes if `run` is given."""
         settings, monitor = self.settings, self.monitor
         unfinished = None if run is None else _unfinished(run)
@@ -249,22 +249,22 @@ class _Run:
             self._load(unfinished)
             monitor.note(f"{unfinished}: going on after step {self.step}")
         # Nobody may write before everybody has looked.
-        self.processes.agree(0)
+        self.processes.all_reduce_ints(0)
         if not self.processes.first:
             run = unfinished = None
-        metrics = None if run is None else Metrics(run.with_name(f"{run.name}.metrics.jsonl"), self.step)
+        metrics = None if run is None else MetricsLog(run.with_name(f"{run.name}.metrics.jsonl"), self.step)
         saved = unfinished if self.step else None
-        pace = Pace(settings, self.seconds)
+        pace = RunProgress(settings, self.seconds)
         reached, told = pace.reached(self.step), not pace.timed
         work = monitor.task("training, seconds" if pace.timed else "training", pace.total)
-        with between_steps() as interruption, work as task:
+        with defer_signals() as interruption, work as task:
             task.advance(reached)
             steps = range(self.step, ENDLESS if pace.timed else settings.steps)
-            made = ready_batches(self.batches, steps, self.device, self.backend.geometry, workers=self.workers)
+            made = prefetch_batches(self.batches, steps, self.device, self.backend.geometry, workers=self.workers)
             for ready in made:
                 # One process has the clock.
                 clock = int(1000 * pace.seconds()) if self.processes.first else 0
-                labelled, clock = self.processes.agree(ready.labelled, clock)
+                labelled, clock = self.processes.all_reduce_ints(ready.labelled, clock)
                 self.seconds = clock / 1000
                 self.share = pace.share(self.step, self.seconds)
                 if self.share >= 1:
@@ -272,19 +272,19 @@ class _Run:
                 rate = pace.rate(self.step, self.share)
                 if not labelled:
                     self.skipped += 1
-                loss = self._learn(ready, rate) if labelled else None
+                loss = self._step(ready, rate) if labelled else None
                 self.step += 1
-                (stop,) = self.processes.agree(int(interruption.number is not None))
+                (stop,) = self.processes.all_reduce_ints(int(interruption.number is not None))
                 last = not pace.timed and self.step == settings.steps
                 save = self.step % save_every == 0 and not last
                 before, reached = reached, pace.reached(self.step)
                 # Reading a loss makes the host wait for a GPU.
                 if self.device.type == "cpu" or self.step % 10 == 0 or save or stop or last:
-                    value = self._look_at_losses(saved)
+                    value = self._read_losses(saved)
                     status = "no labelled point in this batch: skipped"
                     if loss is not None and value is not None:
                         confident = float(loss.confident)
-                        sure = f"  sure {confident:4.0%}" if self._guesses() else ""
+                        sure = f"  sure {confident:4.0%}" if self._uses_pseudo_labels() else ""
                         status = f"loss {value:6.3f}  lr {rate:.4f}{sure}"
                         if metrics is not None and (self.step % 10 == 0 or last):
                             metrics.add(self.step, value, rate, labelled, confident)
@@ -304,7 +304,7 @@ class _Run:
                             f"stopped after step {self.step}; the same command with --resume goes on from there"
                         )
                     break
-            self._look_at_losses(saved)
+            self._read_losses(saved)
         if self.skipped:
             monitor.warn(f"{self.skipped} of {self.step} batches held no labelled point and were skipped")
         if self.overflowed:
@@ -316,38 +316,38 @@ class _Run:
             unfinished.unlink(missing_ok=True)
         return done
 
-    def _guesses(self) -> bool:
+    def _uses_pseudo_labels(self) -> bool:
         """Whether the teacher has a say at this step."""
         return self.teacher is not None and self.share >= self.settings.teacher_after
 
-    def _learn(self, ready: Ready, rate: float) -> Loss:
+    def _step(self, ready: DeviceBatch, rate: float) -> Loss:
         """One optimiser step. Nothing here asks a GPU for a number."""
         settings, processes = self.settings, self.processes
         guess = None
-        if self.teacher is not None and ready.teacher is not None and self._guesses():
+        if self.teacher is not None and ready.teacher is not None and self._uses_pseudo_labels():
             with torch.no_grad():
-                guess = at_points(self.teacher, ready.teacher)
+                guess = point_logits(self.teacher, ready.teacher)
         if settings.dropout:
             # A resumed run leaves out the same features.
             torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + processes.rank)
-        answer = at_points(self.student, ready.student)
+        answer = point_logits(self.student, ready.student)
         loss = objective(
-            answer, guess, ready.label, settings, soft=ready.soft, weight=self.weight, across=processes.sum
+            answer, guess, ready.label, settings, soft=ready.soft, weight=self.weight, all_reduce=processes.sum
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss.total).backward()
-        processes.add_gradients(self.student.parameters())
+        processes.all_reduce_gradients(self.student.parameters())
         self._losses.append((self.step, ready.scenes, processes.sum(loss.total.detach())))
         if not self._stepped():
             return loss
         if self.teacher is not None:
-            follow(self.teacher, self.student, settings.keep)
+            update_ema(self.teacher, self.student, settings.keep)
         if self.average is not None:
             # Of the first steps, when little is learned, soon nothing is left.
             count = self.step + 1
-            follow(self.average, self.student, min(AVERAGED, count / (count + 10)))
+            update_ema(self.average, self.student, min(AVERAGED, count / (count + 10)))
         return loss
 
     def _stepped(self) -> bool:
@@ -362,7 +362,7 @@ class _Run:
         self.overflowed += left_out
         return not left_out
 
-    def _look_at_losses(self, saved: Path | None) -> float | None:
+    def _read_losses(self, saved: Path | None) -> float | None:
         """The last loss of those that nobody has looked at yet, None if there is none.
 
         Raises:
@@ -444,7 +444,7 @@ def _unfinished(run: Path) -> Path:
     return run.with_name(f"{run.name}.unfinished")
 
 
-class Metrics:
+class MetricsLog:
     """The file of metrics beside a checkpoint: one line of JSON for every ten steps, written during the run."""
 
     def __init__(self, path: Path, first: int) -> None:
@@ -483,7 +483,7 @@ def _digest(
     return digest.hexdigest()[:16]
 
 
-def at_points(network: MinkUNet, view: View) -> Tensor:
+def point_logits(network: MinkUNet, view: NetworkBatch) -> Tensor:
     """The logits (N, C) of every point of a batch, which are those of its voxel."""
     logits, _ = network(view.features, view.geometry)
     return logits[view.inverse]

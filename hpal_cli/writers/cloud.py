@@ -14,11 +14,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.cells import safe_cell
+from hpal_cli.csv_cells import safe_cell
 from hpal_cli.errors import HpalError
-from hpal_cli.scenes.table import SceneInfo
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.store.envelope import kind_of
-from hpal_cli.store.files import inside, replace_when_whole, require_free
+from hpal_cli.store.files import atomic_write, inside, require_absent
 from hpal_cli.stream.viewer_names import PREFIX, QUALITY
 from hpal_cli.writers import las
 
@@ -79,7 +79,7 @@ def scene_path(folder: Path, scene: str, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[list[Path]]:
+def reserve_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[list[Path]]:
     """`folder/<name>` for every name, their folders made; if one may not be written, nothing is.
 
     When the block fails, the folders that were made for it and are empty go away again.
@@ -93,7 +93,7 @@ def free_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterat
     paths = [inside(folder, name) for name in names]
     for path in paths:
         if os.path.lexists(path):
-            require_free(path, overwrite=overwrite)
+            require_absent(path, overwrite=overwrite)
     parents = {path.parent for path in paths}
     above = {folder for path in paths for folder in path.parents if not os.path.exists(folder)}
     made = sorted(above, key=lambda folder: len(folder.parts), reverse=True)
@@ -134,7 +134,7 @@ def write_blocks(
     """
     if path.suffix not in (".ply", ".las", ".laz", ".csv"):
         raise HpalError(path, "is no format that can be written", "choose .ply, .las, .laz or .csv")
-    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+    with atomic_write(path, overwrite=overwrite) as partial, partial.open("wb") as file:
         if path.suffix == ".ply":
             _write_ply(blocks(), count, file, path, written)
         elif path.suffix == ".csv":

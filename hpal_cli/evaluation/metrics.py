@@ -1,0 +1,83 @@
+"""Segmentation metrics, all from one confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.classes import ClassTable
+
+
+def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+    """(C, C) counts, row = truth, column = prediction. Points whose truth is negative (the ignore index) do not count,
+    nor do those that were given no class (-1): `unpredicted` counts these.
+
+    Raises:
+        ValueError: a class number of C or more.
+    """
+    counted = (truth >= 0) & (predicted >= 0)
+    pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
+    if pairs.size and (truth.max() >= classes or predicted.max() >= classes):
+        raise ValueError(f"a class number is outside 0 .. {classes - 1}")
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def unpredicted(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+    """(C,) points of each class that were given none (-1)."""
+    return np.bincount(truth[(truth >= 0) & (predicted < 0)], minlength=classes)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a confusion matrix says.
+
+    iou: (C,) TP / (TP + FP + FN), NaN for a class that is absent from truth and prediction; miou: its mean over the
+    others; accuracy: TP over all points; class_accuracy: mean recall of the classes that occur in the truth;
+    without_class: points that were given no class, which count as wrong.
+    """
+
+    confusion: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    miou: float
+    accuracy: float
+    class_accuracy: float
+    points: int
+    without_class: int = 0
+
+    @classmethod
+    def of(cls, confusion: NDArray[np.int64], missed: NDArray[np.int64] | None = None) -> Metrics:
+        """confusion: (C, C); missed: (C,) points of each class that were given none, None if all were given one."""
+        hit = np.diag(confusion).astype(np.float64)
+        true, said = confusion.sum(axis=1), confusion.sum(axis=0)
+        if missed is not None:
+            true = true + missed
+        points = int(true.sum())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            iou = hit / (true + said - hit)
+            recall = hit / true
+        return cls(
+            confusion,
+            iou,
+            float(np.nanmean(iou)) if points else float("nan"),
+            float(hit.sum() / points) if points else float("nan"),
+            float(np.nanmean(recall)) if points else float("nan"),
+            points,
+            0 if missed is None else int(missed.sum()),
+        )
+
+    def to_json(self, classes: ClassTable) -> dict[str, Any]:
+        def number(value: float) -> float | None:
+            return None if np.isnan(value) else round(float(value), 6)
+
+        return {
+            "miou": number(self.miou),
+            "accuracy": number(self.accuracy),
+            "class_accuracy": number(self.class_accuracy),
+            "iou": {c.name: number(self.iou[c.id]) for c in classes},
+            "points": self.points,
+            "without_class": self.without_class,
+            "confusion": self.confusion.tolist(),
+        }

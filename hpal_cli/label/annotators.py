@@ -1,0 +1,71 @@
+"""Computes how many answers each person gave, how fast, and how far two people agree."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hpal_cli.labels.store import Batch
+
+
+class Annotator(NamedTuple):
+    """answers: those that nobody took back; hours: spent on them; seconds: the median of one answer."""
+
+    name: str
+    answers: int
+    hours: float
+    seconds: float
+
+    @property
+    def per_hour(self) -> float:
+        return self.answers / self.hours if self.hours else 0.0
+
+
+class Agreement(NamedTuple):
+    """Of two people on the queries that both answered. same: share with the same answer; kappa: Cohen's (1960), None
+    where both gave one and the same answer to all."""
+
+    first: str
+    second: str
+    queries: int
+    same: float
+    kappa: float | None
+
+
+def annotators(batches: Sequence[Batch]) -> list[Annotator]:
+    """Those whose time was measured, in order of their first answer. An answer to a region counts once."""
+    times: dict[str, list[float]] = {}
+    for batch in _timed(batches):
+        times.setdefault(batch.source, []).append(batch.seconds or 0.0)
+    return [Annotator(name, len(taken), sum(taken) / 3600, float(np.median(taken))) for name, taken in times.items()]
+
+
+def agreements(batches: Sequence[Batch]) -> list[Agreement]:
+    """Of every two people who answered the same queries. Unsure is an answer like a class."""
+    given: dict[str, dict[tuple[int, int], int]] = {}
+    for batch in _timed(batches):
+        scene, index, label = batch.rows[["scene", "index", "label"]][0].tolist()
+        given.setdefault(batch.source, {})[scene, index] = label
+    found = []
+    for first, second in itertools.combinations(given, 2):
+        both = [(given[first][point], given[second][point]) for point in given[first] if point in given[second]]
+        if both:
+            a, b = np.array(both).T
+            found.append(Agreement(first, second, len(both), float((a == b).mean()), kappa(a, b)))
+    return found
+
+
+def kappa(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Cohen's kappa of two rows of answers (K,): (p - e) / (1 - e), p the share of equal ones, e what it would be by
+    chance with the same frequencies. None where e is 1."""
+    labels, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
+    left, right = (np.bincount(part, minlength=len(labels)) / len(a) for part in np.split(codes, 2))
+    chance = float(left @ right)
+    return None if chance >= 1 else (float((a == b).mean()) - chance) / (1 - chance)
+
+
+def _timed(batches: Sequence[Batch]) -> list[Batch]:
+    return [batch for batch in batches if batch.stands and batch.seconds is not None and len(batch.rows)]

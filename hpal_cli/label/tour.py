@@ -1,0 +1,76 @@
+"""The order in which a person walks from query to query through a room."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_NEAREST_NEIGHBOUR = 5_000
+"""Up to so many queries a room, the next one is the nearest that is left: the work grows with their square."""
+
+MAX_TWO_OPT = 1_000
+"""Up to so many, crossings are undone as well (2-opt), which takes a table of all distances."""
+
+TWO_OPT_ROUNDS = 40
+
+
+def short_tour(xyz: NDArray[np.floating]) -> NDArray[np.int64]:
+    """(Q, 3) positions -> (Q,) rows in the order of a short tour that begins at the corner of least x and y.
+
+    A nearest-neighbour tour, then 2-opt. More than `MAX_NEAREST_NEIGHBOUR` positions are walked in strips, up one and
+    down the next.
+    """
+    place = np.asarray(xyz, np.float64).reshape(-1, 3)
+    if len(place) < 3:
+        return np.lexsort((place[:, 2], place[:, 1], place[:, 0]))
+    if len(place) > MAX_NEAREST_NEIGHBOUR:
+        return _strip_tour(place)
+    order = _nearest_neighbour_tour(place)
+    return _two_opt(place, order) if len(place) <= MAX_TWO_OPT else order
+
+
+def _nearest_neighbour_tour(place: NDArray[np.float64]) -> NDArray[np.int64]:
+    # Of equally near ones the first row is next, so the rows are put in an order of their own.
+    rows = np.lexsort((place[:, 2], place[:, 1], place[:, 0]))
+    left = place[rows]
+    corner = left[:, :2].min(axis=0)
+    at = int(((left[:, :2] - corner) ** 2).sum(axis=1).argmin())
+    order = []
+    while len(rows):
+        order.append(rows[at])
+        here = left[at]
+        rows, left = np.delete(rows, at), np.delete(left, at, axis=0)
+        if len(rows):
+            at = int(((left - here) ** 2).sum(axis=1).argmin())
+    return np.array(order, np.int64)
+
+
+def _two_opt(place: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """2-opt: a stretch of the tour is turned round wherever that makes it shorter. The beginning stays."""
+    way = place[order]
+    far = np.linalg.norm(way[:, None] - way[None], axis=2)
+    turn = np.arange(len(order))
+    for _ in range(TWO_OPT_ROUNDS):
+        shorter = False
+        for i in range(len(turn) - 2):
+            a, b, ends = turn[i], turn[i + 1], turn[i + 2 :]
+            after = turn[i + 3 :]
+            gain = far[a, b] - far[a, ends]
+            gain[:-1] += far[ends[:-1], after] - far[b, after]
+            best = int(gain.argmax())
+            if gain[best] > 1e-9:
+                turn[i + 1 : i + 3 + best] = turn[i + 1 : i + 3 + best][::-1]
+                shorter = True
+        if not shorter:
+            break
+    return order[turn]
+
+
+def _strip_tour(place: NDArray[np.float64]) -> NDArray[np.int64]:
+    low = place.min(axis=0)
+    size = np.maximum(place.max(axis=0) - low, 1e-9)
+    # As many strips as make the way across one about as long as the way along it from query to query.
+    width = max(float(np.sqrt(3 * size[0] * size[1] / len(place))), size[0] / len(place))
+    strip = ((place[:, 0] - low[0]) / width).astype(np.int64)
+    along = np.where(strip % 2 == 0, place[:, 1], -place[:, 1])
+    return np.lexsort((place[:, 2], place[:, 0], along, strip))

@@ -1,0 +1,325 @@
+"""What a page is told: of scenes and their points, of queries, and of what became of the answers."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.label.queries import Query
+from hpal_cli.page.cloud import DrawnCloud
+from hpal_cli.page.live_spread import LiveSpread
+from hpal_cli.page.scene_cache import SceneCache
+from hpal_cli.page.session import Session
+from hpal_cli.page.viewpoint import best_view
+from hpal_cli.scene_table import SceneTable
+
+MAX_POINTS = 4_000_000
+"""Of one answer to a page."""
+
+
+class Outlook(NamedTuple):
+    """Where a query is seen from. toward: (3,) unit vector to the camera; height: metres above ground."""
+
+    toward: list[float]
+    height: float
+
+
+class PageApi:
+    """All that the server hands out; `session` is None where a page only looks."""
+
+    def __init__(
+        self,
+        scene_cache: SceneCache,
+        *,
+        session: Session | None = None,
+        table: SceneTable | None = None,
+        learner: LiveSpread | None = None,
+        name: str = "",
+        title: str = "",
+    ) -> None:
+        """table: of the stores, for the learner; name: who is asked, until a page says otherwise."""
+        self.scene_cache, self.session, self.learner = scene_cache, session, learner
+        self._table, self._name, self._title = table, name, title
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
+        self._views: dict[int, Future[Outlook]] = {}
+        self._lock = threading.Lock()
+        # The first picture must not wait for the disk.
+        if scene_cache.scenes:
+            scene_cache.start(next(iter(scene_cache.scenes)))
+        if session is not None and session.queries:
+            self._start_view(0)
+
+    def close(self) -> None:
+        """Ends the threads, and gives back what is held."""
+        if self.session is not None:
+            self.session.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.learner is not None:
+            self.learner.close()
+
+    def about(self) -> dict[str, Any]:
+        """What a page must know before it shows anything."""
+        classes = self.scene_cache.classes
+        return {
+            "mode": "view" if self.session is None else "label",
+            "title": self._title,
+            "name": self._name,
+            "classes": [] if classes is None else [{"name": c.name, "color": list(c.color)} for c in classes],
+            "scenes": [
+                {"number": s.number, "name": s.name, "points": s.points, "marks": len(s.marks)}
+                for s in self.scene_cache.scenes.values()
+            ],
+            "learns": self.learner is not None,
+            "truth": self.scene_cache.truth,
+            "overlap": self.session is not None and self.session.overlaps,
+        }
+
+    def scene(self, number: int, whole: bool = False) -> dict[str, Any]:
+        """What a page needs of a scene before its points.
+
+        whole: not of the coarse level that a large scene has first.
+
+        Raises:
+            KeyError: no such scene.
+            HpalError: it cannot be read.
+        """
+        cloud = self.scene_cache.cloud(number) if whole else self.scene_cache.first(number)
+        shown = self.scene_cache.scenes[number]
+        # Of a coarse level a point may be missing: its mark comes with the whole.
+        places = [(int(cloud.place_of[mark.index]), mark) for mark in shown.marks]
+        return {
+            **scene_json(number, shown.name, cloud),
+            "marks": [
+                {"index": m.index, "place": cloud.xyz[place].tolist(), "text": m.text, "label": m.label}
+                for place, m in places
+                if place >= 0
+            ],
+        }
+
+    def points(self, number: int, column: str, parts: list[tuple[int, int, int]], whole: bool = True) -> bytes:
+        """The values of a column of some points, as they lie in memory (little endian). parts: (tile, from, to) each;
+        whole: as `scene` said of the tiles.
+
+        Raises:
+            KeyError: no such scene, column or tile.
+        """
+        cloud = self._level(number, whole)
+        slices = [slice(0, 0)]
+        for tile, begin, end in parts:
+            if not (0 <= tile < len(cloud.tiles) and 0 <= begin <= end <= cloud.tiles[tile].count):
+                raise KeyError(f"{tile}:{begin}:{end}")
+            first = cloud.tiles[tile].first
+            slices.append(slice(first + begin, first + end))
+        if sum(one.stop - one.start for one in slices) > MAX_POINTS:
+            raise KeyError("too many points")
+        if column == "superpoint":
+            of = self._superpoints(number)
+            joined = np.concatenate([of[cloud.order[one]] for one in slices])
+        else:
+            values = cloud.column(column)
+            joined = np.concatenate([values[one] for one in slices])
+        return np.ascontiguousarray(joined, joined.dtype.newbyteorder("<")).tobytes()
+
+    def range(self, number: int, column: str) -> tuple[float, float]:
+        """Between what most values of a column lie."""
+        values = self.scene_cache.first(number).column(column)
+        some = np.asarray(values[:: 1 + len(values) // 100_000], np.float64)
+        some = some[np.isfinite(some)]
+        if not len(some):
+            return 0.0, 1.0
+        low, high = np.percentile(some, [1, 99])
+        return float(low), float(high)
+
+    def point(self, number: int, place: int, whole: bool = True) -> dict[str, Any]:
+        """All that is known of the point that is drawn as number `place`.
+
+        Raises:
+            KeyError: no such scene or point.
+        """
+        cloud, shown = self._level(number, whole), self.scene_cache.scenes[number]
+        if not 0 <= place < len(cloud):
+            raise KeyError(place)
+        position = cloud.offset + cloud.xyz[place].astype(np.float64) / cloud.unit
+        values: dict[str, Any] = {}
+        for name, column in cloud.columns.items():
+            value = cloud.column(name)[place]
+            if column.kind == "class":
+                values[name] = self._class_name(int(value))
+            elif column.kind == "rgb":
+                values[name] = " ".join(map(str, value.tolist()))
+            else:
+                values[name] = f"{float(value):.6g}"
+        return {
+            "scene": shown.name,
+            "index": int(cloud.order[place]),
+            "position": [f"{axis:.3f}" for axis in position],
+            "values": values,
+        }
+
+    def learned(self, number: int) -> Future[NDArray[np.void]]:
+        """What the answers so far make of each superpoint of a scene.
+
+        Raises:
+            KeyError: nothing is learned here.
+        """
+        if self.learner is None or self.session is None or self._table is None or self.scene_cache.classes is None:
+            raise KeyError("learned")
+        session, scene = self.session, self._table[self.scene_cache.scenes[number].number]
+        session.refresh()
+        return self.learner.learned(
+            scene, session.changes, lambda: session.answers_of(number), len(self.scene_cache.classes)
+        )
+
+    def queries(self, number: int) -> list[dict[str, Any]]:
+        """The queries of a scene, for its plan."""
+        session = self._asks()
+        session.refresh()
+        cloud = self.scene_cache.first(number)
+        found = []
+        for n, query in enumerate(session.queries):
+            if query.scene == number:
+                given = session.answer_to(n)
+                label = None if given is None else given.label
+                found.append({"id": n, "place": local_position(cloud, query.position), "label": label})
+        return found
+
+    def query(self, number: int, name: str) -> dict[str, Any]:
+        """All that a page needs to ask it."""
+        session = self._asks()
+        query = session.queries[number]
+        own, given = session.answer_to(number, name), session.answer_to(number)
+        # Whom the overlap asks too must not see what the other said.
+        shown = own if session.needs(number) > 1 else own or given
+        name, classes = self.scene_cache.scenes[query.scene].name, self.scene_cache.classes
+        names = [] if classes is None else classes.names
+        asked = query_json(
+            number, query, self.scene_cache.first(query.scene), name, names, self._start_view(number).result()
+        )
+        return {**asked, "label": None if shown is None else shown.label}
+
+    def prepare(self, number: int) -> dict[str, Any]:
+        """Begins what asking a query takes, which comes after the one that is looked at; where it is, for a page that
+        prepares it too."""
+        query = self._asks().queries[number]
+        self._start_view(number)
+        load = self.scene_cache.start(query.scene).first
+        there = load.done() and load.exception() is None
+        return {"scene": query.scene, "place": local_position(load.result(), query.position) if there else None}
+
+    def region(self, number: int) -> bytes:
+        """(P, 3) float32 little endian: where the points are that share the answer to a query."""
+        query = self._asks().queries[number]
+        cloud = self.scene_cache.cloud(query.scene)
+        return cloud.xyz[cloud.place_of[query.points]].astype("<f4").tobytes()
+
+    def state(self, client: str) -> dict[str, Any]:
+        """How far the work is."""
+        session = self._asks()
+        done, total = session.counts()
+        return {"done": done, "total": total, "held": session.held_by_others(client), "changes": session.changes}
+
+    def _asks(self) -> Session:
+        if self.session is None:
+            raise KeyError("nothing is asked here")
+        return self.session
+
+    def _level(self, number: int, whole: bool) -> DrawnCloud:
+        return self.scene_cache.cloud(number) if whole else self.scene_cache.coarse(number)
+
+    def _start_view(self, number: int) -> Future[Outlook]:
+        with self._lock:
+            view = self._views.get(number)
+            if view is None or (view.done() and view.exception() is not None):
+                view = self._views[number] = self._pool.submit(self._view, number)
+            return view
+
+    def _view(self, number: int) -> Outlook:
+        query = self._asks().queries[number]
+        return outlook(self.scene_cache.first(query.scene), query)
+
+    def _superpoints(self, number: int) -> NDArray[np.int32]:
+        if self.learner is None or self._table is None:
+            raise KeyError("superpoint")
+        return self.learner.of(self._table[number])
+
+    def _class_name(self, label: int) -> str:
+        if label < 0 or self.scene_cache.classes is None:
+            return "none" if label < 0 else str(label)
+        return self.scene_cache.classes[label].name
+
+
+def local_position(cloud: DrawnCloud, position: NDArray[np.floating]) -> list[float]:
+    """A position (3,) in the coordinates of the source as metres from the scene's offset."""
+    return ((np.asarray(position, np.float64) - cloud.offset) * cloud.unit).tolist()
+
+
+def scene_json(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
+    """A scene as a page needs it, without its points."""
+    return {
+        "number": number,
+        "name": name,
+        "points": cloud.total,
+        "whole": cloud.whole,
+        "step": cloud.step,
+        "reach": cloud.reach,
+        "floor": cloud.floor,
+        "top": cloud.top,
+        "cut": cloud.cut,
+        "roof": cloud.roof,
+        "offset": cloud.offset.tolist(),
+        "unit": cloud.unit,
+        "tiles": [[tile.count, *map(float, tile.low), *map(float, tile.high)] for tile in cloud.tiles],
+        "columns": [{"name": column.name, "kind": column.kind} for column in cloud.columns.values()],
+    }
+
+
+def outlook(cloud: DrawnCloud, query: Query) -> Outlook:
+    """Works out where a query of a scene is seen from, which takes some tenths of a second."""
+    place = np.array(local_position(cloud, query.position))
+    return Outlook(best_view(cloud, place).tolist(), float(place[2] - cloud.ground(place)))
+
+
+def query_json(
+    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], seen: Outlook
+) -> dict[str, Any]:
+    """A query as a page needs it. number: its place among all; name: of its scene; names: of the classes."""
+    guess = query.guess
+    return {
+        "id": number,
+        "number": query.number,
+        "scene": query.scene,
+        "name": name,
+        "index": query.index,
+        "place": local_position(cloud, query.position),
+        "toward": seen.toward,
+        "height": seen.height,
+        "points": len(query.points),
+        "guess": None
+        if guess is None
+        else {
+            "first": names.index(guess.first),
+            "second": names.index(guess.second),
+            "confidence": guess.confidence,
+        },
+    }
+
+
+def require_answer(page_api: PageApi, number: object, label: object) -> tuple[int, int]:
+    """The query and the class of an answer.
+
+    Raises:
+        HpalError: there is no such query or class.
+    """
+    session = page_api.session
+    queries = 0 if session is None else len(session.queries)
+    classes = 0 if page_api.scene_cache.classes is None else len(page_api.scene_cache.classes)
+    if type(number) is not int or not 0 <= number < queries:
+        raise HpalError("answer", "is to a query that does not exist", "reload the page")
+    if type(label) is not int or not -1 <= label < classes:
+        raise HpalError("answer", "is a class that does not exist", "reload the page")
+    return number, label

@@ -1,0 +1,147 @@
+"""Spreads the answers given so far over a scene, in the background while a person answers on the page."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.spreading.spread import spread_scene
+from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.superpoints.store import SuperpointStore, open_superpoints, superpoints_path
+
+LEARNED = np.dtype([("label", "<i2"), ("sure", "u1"), ("_", "u1")])
+"""Of a superpoint: its class, -1 where nothing is known, and the probability of that class in 255ths."""
+
+MAX_POINTS = 3_000_000
+"""Points of a scenes store whose superpoints are found beside the page: of more, they would come minutes later."""
+
+KEPT = 4
+"""Scenes whose superpoints stay in memory."""
+
+
+@dataclass
+class _Spread:
+    """A spread of one scene. version: of the answers that it takes; begun: it has taken them."""
+
+    version: int
+    begun: bool = False
+    found: Future[NDArray[np.void]] = field(default_factory=Future)
+
+
+class LiveSpread:
+    """Spreads the answers of one scene at a time, in a thread of its own: nobody waits for it who does not ask."""
+
+    def __init__(self, store: SceneStore, monitor: Monitor | None = None) -> None:
+        self._store, self._monitor = store, monitor or Silent()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="spread")
+        self._lock = threading.Lock()
+        self._known: dict[int, Superpoints] = {}
+        self._found: SuperpointStore | None = None
+        self._maker: BaseProcess | None = None
+        self._closed = False
+        self._last: dict[int, _Spread] = {}
+
+    def of(self, scene: SceneInfo) -> NDArray[np.int32]:
+        """(N,) the superpoint of each point of a scene.
+
+        Raises:
+            HpalError: they cannot be found or read.
+        """
+        return self._pool.submit(self._superpoints, scene).result().of
+
+    def learned(
+        self,
+        scene: SceneInfo,
+        version: int,
+        answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]],
+        classes: int,
+    ) -> Future[NDArray[np.void]]:
+        """(S,) records of `LEARNED`: what the answers to a scene, spread over it, make of each superpoint.
+
+        version: of the answers; the same one is worked out once, and one that has not begun when the next is asked for
+        is worked out with the answers of that instead.
+        """
+        with self._lock:
+            last = self._last.get(scene.number)
+            if last is None or (last.begun and last.version != version):
+                last = self._last[scene.number] = _Spread(version)
+                self._pool.submit(self._run, last, scene, answers, classes)
+            last.version = version
+            return last.found
+
+    def close(self) -> None:
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._maker is not None and self._maker.is_alive():
+            self._maker.terminate()
+
+    def _superpoints(self, scene: SceneInfo) -> Superpoints:
+        # Only ever called in the one thread of the pool.
+        if self._found is None:
+            self._found = self._open()
+        if scene.number not in self._known:
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[scene.number] = self._found.read(scene)
+        return self._known[scene.number]
+
+    def _open(self) -> SuperpointStore:
+        if not superpoints_path(self._store.path).exists():
+            points = sum(one.points for one in self._store.table)
+            if points > MAX_POINTS:
+                problem = f"has {points:,} points, whose superpoints would take minutes"
+                raise HpalError(self._store.path, problem, "make them once with `hpal superpoints`")
+            # In a process of its own, and after everybody else: the page goes on meanwhile.
+            self._maker = multiprocessing.get_context("spawn").Process(
+                target=_make, args=(self._store.path,), daemon=True
+            )
+            self._maker.start()
+            self._maker.join()
+            if self._closed:
+                raise HpalError(self._store.path, "its superpoints were not finished", "start again")
+        return open_superpoints(self._store, jobs=1, monitor=self._monitor)
+
+    def _run(
+        self,
+        job: _Spread,
+        scene: SceneInfo,
+        answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]],
+        classes: int,
+    ) -> None:
+        try:
+            superpoints = self._superpoints(scene)
+            with self._lock:
+                job.begun = True
+            job.found.set_result(self._spread(superpoints, *answers(), classes))
+        except BaseException as error:
+            job.begun = True
+            job.found.set_exception(error)
+
+    def _spread(
+        self, superpoints: Superpoints, index: NDArray[np.int64], label: NDArray[np.int32], classes: int
+    ) -> NDArray[np.void]:
+        out = np.zeros(len(superpoints), LEARNED)
+        out["label"] = -1
+        if (label >= 0).any():
+            spread = spread_scene(superpoints, index, label, classes)
+            out["label"] = np.where(spread.known, spread.prob.argmax(axis=1), -1)
+            out["sure"] = np.rint(255 * np.clip(spread.prob.max(axis=1), 0, 1))
+        return out
+
+
+def _make(path: Path) -> None:
+    os.nice(10)
+    open_superpoints(SceneStore(path), jobs=1)

@@ -1,0 +1,182 @@
+"""The scenes that a page shows, and what their points can be coloured by."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.classes import ClassTable
+from hpal_cli.errors import HpalError
+from hpal_cli.page.cloud import Column, DrawnCloud, Source
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scenes.provenance import find_source_store
+from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.score.pointwise import margin
+
+KEPT = 40_000_000
+"""Points of scenes that stay in memory, beside the scene that is looked at."""
+
+
+LARGE = 3_000_000
+"""Points of a scene from which on a coarse level is made first: the whole takes more than a second."""
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A point to point at: index: its row; text: what is known of it; label: its class, -1 for none."""
+
+    index: int
+    text: str
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class SceneEntry:
+    """A scene to be shown. read: reads it, for as long as it is drawn; marks: of a selection or of answers."""
+
+    number: int
+    name: str
+    points: int
+    read: Callable[[], Source] = field(repr=False)
+    marks: tuple[Marker, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Load:
+    """first: a scene as soon as anything of it can be drawn; whole: all of it."""
+
+    first: Future[DrawnCloud] = field(default_factory=Future)
+    whole: Future[DrawnCloud] = field(default_factory=Future)
+
+
+class SceneCache:
+    """Scenes by number, read beside whoever asks; the latest stay in memory. Calls may come from any thread."""
+
+    def __init__(
+        self, path: Path, scenes: Sequence[SceneEntry], classes: ClassTable | None, truth: bool = False
+    ) -> None:
+        """truth: the points have a column `truth` to be seen beside the others."""
+        self.path, self.classes, self.truth = path, classes, truth
+        self.scenes = {scene.number: scene for scene in scenes}
+        self._loads: OrderedDict[int, _Load] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def first(self, number: int) -> DrawnCloud:
+        """A scene as soon as anything of it can be drawn: a coarse level while a large scene is put in order.
+
+        Raises:
+            KeyError: there is no such scene.
+            HpalError: it cannot be read.
+        """
+        load = self.start(number)
+        return load.whole.result() if load.whole.done() else load.first.result()
+
+    def coarse(self, number: int) -> DrawnCloud:
+        """What `first` gave first. Raises: as `first`."""
+        return self.start(number).first.result()
+
+    def cloud(self, number: int) -> DrawnCloud:
+        """All of a scene. Raises: as `first`."""
+        return self.start(number).whole.result()
+
+    def start(self, number: int) -> _Load:
+        """Begins to read a scene, if it is not there.
+
+        Raises:
+            KeyError: there is no such scene.
+        """
+        scene = self.scenes[number]
+        with self._lock:
+            load = self._loads.get(number)
+            if load is None:
+                load = self._loads[number] = _Load()
+                # Who ends the program does not wait for it.
+                threading.Thread(target=self._load, args=(scene, load), name=f"scene {number}", daemon=True).start()
+            self._loads.move_to_end(number)
+            return load
+
+    def _load(self, scene: SceneEntry, load: _Load) -> None:
+        try:
+            source = scene.read()
+            if len(source.points.xyz) >= LARGE:
+                load.first.set_result(DrawnCloud(source, coarse=True))
+            cloud = DrawnCloud(source)
+        except BaseException as error:
+            with self._lock:
+                # Who asks again may find it restored.
+                del self._loads[scene.number]
+            for future in (load.first, load.whole):
+                if not future.done():
+                    future.set_exception(error)
+            return
+        load.whole.set_result(cloud)
+        if load.first.done():
+            load.first.result().let_go()
+        else:
+            load.first.set_result(cloud)
+        with self._lock:
+            there = [n for n, one in self._loads.items() if one.whole.done()]
+            points = {n: len(self._loads[n].whole.result()) for n in there}
+            for number in there:
+                if number != scene.number and sum(points.values()) > KEPT + len(cloud):
+                    del self._loads[number], points[number]
+
+
+def stores_of(
+    rooms: PredictionStore | SceneStore, beside: Path | None = None
+) -> tuple[SceneStore | None, PredictionStore | None]:
+    """The scenes and the predictions that a page can show: `rooms` is one of them; the scenes behind predictions are
+    looked for where their history says, then in the folder `beside`."""
+    if isinstance(rooms, SceneStore):
+        return rooms, None
+    path = find_source_store(rooms.history, "scenes", rooms.table.id, beside or rooms.path.parent)
+    return (None if path is None else SceneStore(path)), rooms
+
+
+def source_of(scene: SceneInfo, scenes: SceneStore | None, predictions: PredictionStore | None, truth: bool) -> Source:
+    """What a scene is drawn from, with all that the stores, which are of the same scenes, know of it. truth: with its
+    labels, too.
+
+    Raises:
+        HpalError: it cannot be read.
+    """
+    store = scenes or predictions
+    assert store is not None
+    points = store.points(scene)
+    columns = []
+    if points.rgb is not None:
+        columns.append(Column("rgb", "rgb", _value(points.rgb)))
+    if predictions is not None and predictions.has(scene):
+        columns.append(Column("class", "class", lambda: predictions.predicted(scene)))
+        columns.append(Column("uncertainty", "number", lambda: 1 - margin(predictions.probabilities(scene))))
+    if truth and scenes is not None and scenes.has_labels(scene):
+        columns.append(Column("truth", "class", lambda: _labels(scenes, scene)))
+    columns += [Column(name, "number", _value(values)) for name, values in sorted(points.attributes.items())]
+    return Source(Points(points.xyz, points.offset), columns, store.unit, store.grid)
+
+
+def require_there(scene: SceneInfo, store: SceneStore | PredictionStore) -> None:
+    """Raises:
+    HpalError: the points of a scene of the table are gone.
+    """
+    there = store.has_column(scene, "xyz") if isinstance(store, SceneStore) else store.has(scene)
+    if not there:
+        raise HpalError(store.path, f"scene {scene.name} is gone", "restore a copy, or write the store again")
+
+
+def _value(values: NDArray[np.generic]) -> Callable[[], NDArray[np.generic]]:
+    return lambda: values
+
+
+def _labels(store: SceneStore, scene: SceneInfo) -> NDArray[np.int32]:
+    label = store.labels(scene)
+    assert label is not None
+    return label

@@ -1,0 +1,87 @@
+"""Random walks on the graph of superpoints: the probability that a walker from each superpoint first meets an answer of
+each class (Grady, PAMI 2006)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array, diags_array
+from scipy.sparse.csgraph import connected_components
+
+from hpal_cli.superpoints.graph import Graph
+
+LEAK_RATE = 1e-3
+"""Rate at which a walker gives up, beside the weights of the graph: what is far from any answer stays unsure."""
+
+PRIOR_POINTS = 60.0
+"""Points of a superpoint whose prior weighs as much as an edge of weight 1."""
+
+TOLERANCE = 1e-8
+"""Norm of the residual, by that of the right-hand side, at which the linear system counts as solved."""
+
+
+def random_walk(
+    graph: Graph,
+    size: NDArray[np.int64],
+    answered: NDArray[np.int64],
+    answer: NDArray[np.float64],
+    prior: NDArray[np.float64] | None = None,
+    strength: float = 1.0,
+) -> NDArray[np.float64]:
+    """(S, C) class probabilities of each superpoint; a row sums to less than 1 by the walkers that gave up.
+
+    The `answered` superpoints (K,) hold `answer` (K, C). The others solve
+
+        (L + leak + V) p = V q,   V = strength * size / 60
+
+    with L = D - W the Laplacian of the graph and q the prior (S, C) of a model; without one V is 0. The prior must
+    weigh more the larger the superpoint is: with equal weights a ceiling leaks away over its long border.
+    """
+    count, classes = len(size), answer.shape[1]
+    found = np.zeros((count, classes))
+    found[answered] = answer
+    free = np.ones(count, bool)
+    free[answered] = False
+    a, b = graph.pair.T
+    weights = coo_array(
+        (np.tile(graph.weight, 2), (np.concatenate([a, b]), np.concatenate([b, a]))), shape=(count, count)
+    ).tocsr()
+    pull = np.zeros(count) if prior is None else strength * size / PRIOR_POINTS
+    right = (weights @ found)[free]
+    if prior is not None:
+        right += pull[free, None] * prior[free]
+    diagonal = np.asarray(weights.sum(axis=1)).reshape(-1) + LEAK_RATE + pull
+    inner = weights[free][:, free]
+    found[free] = np.clip(_conjugate_gradient(diagonal[free], inner, right), 0, 1)
+    return found
+
+
+def reachable(graph: Graph, count: int, answered: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(count,) superpoints that are connected with an answered one."""
+    a, b = graph.pair.T
+    part = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(count, count)), directed=False)[1]
+    return np.isin(part, part[answered])
+
+
+def _conjugate_gradient(
+    diagonal: NDArray[np.float64], weights: csr_array, right: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(M, C) solution of (diag - W) x = right for every column at once, by conjugate gradients with the diagonal as
+    preconditioner. The matrix is symmetric and diagonally dominant, so it is positive definite."""
+    scale = diags_array(1 / np.sqrt(diagonal))
+    matrix = scale @ weights @ scale
+    half = np.sqrt(diagonal)[:, None]
+    target = right / half
+    x, residual = np.zeros_like(target), target.copy()
+    direction = residual.copy()
+    square = (residual**2).sum(axis=0)
+    goal = TOLERANCE**2 * square
+    while (open_ := square > goal).any():
+        moved = direction - matrix @ direction
+        along = (direction * moved).sum(axis=0)
+        step = np.divide(square, along, out=np.zeros_like(square), where=open_ & (along > 0))
+        x += step * direction
+        residual -= step * moved
+        before, square = square, (residual**2).sum(axis=0)
+        direction = residual + np.divide(square, before, out=np.zeros_like(square), where=before > 0) * direction
+    return x / half

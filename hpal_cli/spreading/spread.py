@@ -1,0 +1,291 @@
+"""Computes class probabilities for every point from the answers for a few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.history import Entry, to_json
+from hpal_cli.labels.store import ANSWER, LabelStore, answers_digest
+from hpal_cli.parallel import cores, map_in_order
+from hpal_cli.predictions.store import PredictionStore, write_scene
+from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scenes.metadata import metadata_of
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.spreading.random_walk import random_walk, reachable
+from hpal_cli.store import envelope
+from hpal_cli.superpoints.build import Superpoints
+from hpal_cli.superpoints.description import sum_by
+from hpal_cli.superpoints.likeness import Likeness
+from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
+from hpal_cli.trees import Trees, fit
+from hpal_cli.wording import counted
+
+STRENGTH, STRENGTH_UNANSWERED = 1.0, 10.0
+"""How much the prior weighs in a scene with answers, and in one without, where the walk only smooths it."""
+
+_MOST_STRENGTH = 1e6
+"""Beyond it the answers nearby count for nothing."""
+
+PRIOR_TREES, PRIOR_COLUMNS = 150, 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class SpreadResult:
+    """What is known of the S superpoints of a scene after the answers were spread.
+
+    prob: (S, C) class probabilities. A row may sum to less than 1; the rest is the probability that no answer is
+    reached.
+    known: (S,) whether anything is known of the superpoint.
+    """
+
+    prob: NDArray[np.float64]
+    known: NDArray[np.bool_]
+
+    @property
+    def full(self) -> NDArray[np.float64]:
+        """(S, C) rows that sum to 1: what is missing is shared out equally, for it may be any class."""
+        missing = np.maximum(1 - self.prob.sum(axis=1, keepdims=True), 0)
+        full = self.prob + missing / self.prob.shape[1]
+        return full / full.sum(axis=1, keepdims=True)
+
+
+def answers_by_superpoint(
+    of: NDArray[np.integer], index: NDArray[np.int64], label: NDArray[np.integer], classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The superpoints (K,) that hold an answer, and the share of each class among their answers (K, C).
+
+    of: (N,) superpoint of each point; index, label: (A,) rows and class ids of the answers. Unsure answers (-1) are
+    left out.
+    """
+    sure = label >= 0
+    where, which = of[index[sure]], label[sure]
+    answered, place = np.unique(where, return_inverse=True)
+    counts = np.bincount(place.reshape(-1) * classes + which, minlength=len(answered) * classes)
+    counts = counts.reshape(len(answered), classes).astype(np.float64)
+    return answered.astype(np.int64), counts / counts.sum(axis=1, keepdims=True)
+
+
+def spread_scene(
+    superpoints: Superpoints,
+    index: NDArray[np.int64],
+    label: NDArray[np.integer],
+    classes: int,
+    prior: NDArray[np.float64] | None = None,
+    strength: float | None = None,
+) -> SpreadResult:
+    """Spreads the answers of one scene by random walks (docs/method.md, "Spreading answers").
+
+    index, label: (A,) rows and class ids of the answers, -1 for unsure; prior: (S, C) the class probabilities that
+    models predict; strength: the weight of the prior, None for 1 in a scene with answers and 10 in one without.
+    """
+    answered, answer = answers_by_superpoint(superpoints.of, index, label, classes)
+    if strength is None:
+        strength = STRENGTH if len(answered) else STRENGTH_UNANSWERED
+    prob = random_walk(superpoints.graph, superpoints.size, answered, answer, prior, strength)
+    known = (
+        reachable(superpoints.graph, len(superpoints), answered) if prior is None else np.ones(len(superpoints), bool)
+    )
+    prob[~known] = 0
+    return SpreadResult(prob, known)
+
+
+def fit_prior(
+    scenes: Sequence[tuple[Superpoints, NDArray[np.int64], NDArray[np.integer]]],
+    classes: int,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+) -> Trees | None:
+    """Trains trees that predict the class of a superpoint from its description, on the answered superpoints of all
+    scenes. Their predictions are a prior for the random walks. Returns None if there is no answer.
+
+    scenes: for each scene its superpoints, and the rows and class ids (A,) of its answers. A superpoint has the weight
+    sqrt(points).
+    """
+    rows, labels, weights = [], [], []
+    for superpoints, index, label in scenes:
+        answered, answer = answers_by_superpoint(superpoints.of, index, label, classes)
+        rows.append(superpoints.feature[answered])
+        labels.append(answer.argmax(axis=1))
+        weights.append(np.sqrt(superpoints.size[answered]))
+    if not any(map(len, labels)):
+        return None
+    return fit(
+        np.concatenate(rows), np.concatenate(labels), np.concatenate(weights), classes,
+        trees=PRIOR_TREES, columns=PRIOR_COLUMNS, seed=seed, threads=threads,
+    )  # fmt: skip
+
+
+def report_missing_classes(labels: LabelStore, given: NDArray[np.integer], monitor: Monitor) -> None:
+    """Says which classes none of the answers `given` (A,) is: no point can get one of them."""
+    there = np.bincount(given[given >= 0], minlength=len(labels.classes)) > 0
+    missing = [one.name for one in labels.classes if not there[one.id]]
+    if missing and there.sum() == 1:
+        only = labels.classes[int(there.argmax())].name
+        monitor.warn(f"every answer is {only}, and no other class can be found: answer for others too")
+    elif missing:
+        monitor.note(f"no answer yet for {len(missing)} of {len(there)} classes: {', '.join(missing)}")
+
+
+def known_superpoints(
+    spread: PredictionStore, scene: SceneInfo, of: NDArray[np.integer], count: int
+) -> NDArray[np.float64]:
+    """(count, C) what a spread store says of each superpoint of a scene. What all classes share says nothing of any
+    of them, so each row is taken less its smallest entry: an even row becomes zeros."""
+    size = np.bincount(of, minlength=count)
+    prob = sum_by(of, spread.probabilities(scene).astype(np.float64), count) / size[:, None]
+    return prob - prob.min(axis=1, keepdims=True)
+
+
+def spread(
+    labels: LabelStore | None,
+    store: SceneStore,
+    out: Path,
+    *,
+    predictions: Sequence[PredictionStore] = (),
+    like: bool = False,
+    strength: float | None = None,
+    split: str | None = "all",
+    scenes: Sequence[str] = (),
+    seed: int = 0,
+    jobs: int = 1,
+    overwrite: bool = False,
+    history: Sequence[Entry] | None = (),
+    monitor: Monitor | None = None,
+) -> Iterator[tuple[SceneInfo, bool]]:
+    """Spreads the answers and writes the predictions store `out`. Yields each scene when it is written, and whether
+    anything is known of it. The store is complete when the iteration ends.
+
+    labels: the answers; None: the predictions of models are averaged and smoothed, for scenes in which nobody answered.
+    predictions: stores of models, whose mean is the prior; like: whether trees on the answered superpoints
+    (`fit_prior`) count as one more model. Only answers in the train split are spread and learned from; the others serve
+    to measure.
+
+    Raises:
+        HpalError: labels or predictions are of other scenes, or there is nothing to spread.
+    """
+    monitor = monitor or Silent()
+    latest = np.zeros(0, ANSWER)
+    if labels is not None:
+        labels.require_scenes(store.table.id, store.path)
+        if labels.classes.names != store.classes.names:
+            raise HpalError(labels.path, f"has other classes than {store.path}", "give the scenes that were labelled")
+        labels.check()
+        latest = labels.latest()
+    for one in predictions:
+        if one.table.id != store.table.id or one.classes.names != store.classes.names:
+            raise HpalError(one.path, f"is of other scenes or classes than {store.path}", "predict these scenes")
+    if strength is not None and not 0 < strength <= _MOST_STRENGTH:
+        raise UsageError("--strength", f"{strength:g} is not between 0 and {_MOST_STRENGTH:g}", "give a number like 1")
+    chosen = store.choose(split, scenes)
+    train = [scene for scene in store.table if scene.split == "train"]
+    given = {scene.number: latest[latest["scene"] == scene.number] for scene in train}
+    sure = sum(int((rows["label"] >= 0).sum()) for rows in given.values())
+    if not sure and not predictions:
+        if labels is None:
+            raise UsageError("--predictions", "is missing, and without labels nothing is known", "give what models say")
+        raise HpalError(
+            labels.path, "holds no answer of a train scene to spread", "answer some points with `hpal label` first"
+        )
+    outside = len(latest) - sum(map(len, given.values()))
+    if outside:
+        monitor.warn(f"{counted(outside, 'answer')} for scenes outside the train split: not spread")
+    if labels is not None and sure and not predictions:
+        report_missing_classes(labels, np.concatenate([rows["label"] for rows in given.values()]), monitor)
+    superpoints = open_superpoints(store, jobs=jobs if jobs > 1 else None, history=history or (), monitor=monitor)
+    trees = None
+    if like:
+        learned = ((superpoints.read(s), *_index_and_label(given[s.number])) for s in train if len(given[s.number]))
+        trees = fit_prior(list(learned), len(store.classes), seed=seed, threads=cores())
+    digest = answers_digest(latest)
+    attributes = {
+        **metadata_of(store),
+        "scenes": store.table.to_json(),
+        "spread": {
+            "labels": None if labels is None else str(labels.path),
+            "answers": digest,
+            "predictions": [str(one.path) for one in predictions],
+            "alike": like,
+            "strength": strength,
+        },
+        "history": to_json([*store.history, *(history or ())] if history is not None else []),
+    }
+    likeness = superpoints.likeness()
+    empty = latest[:0]
+    work = [
+        _Work(
+            superpoints, scene, given.get(scene.number, empty), len(store.classes), trees, predictions, strength,
+            likeness,
+        )
+        for scene in chosen
+    ]  # fmt: skip
+    written = 0
+    with (
+        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
+        monitor.task("spreading", len(chosen)) as task,
+    ):
+        for scene, found in zip(chosen, map_in_order(_spread_scene, work, jobs), strict=True):
+            if found is not None:
+                prob, feat, unknown, of = found
+                rows = np.sort(given.get(scene.number, empty)["index"].astype(np.int64))
+                write_scene(root, scene, store.points(scene), prob, feat, rows, superpoint=of, unknown=unknown)
+                written += 1
+            task.advance(1, scene.name)
+            yield scene, found is not None
+        if not written:
+            raise HpalError(
+                store.path, "nothing is known of these scenes", "choose others, or give --predictions or --alike"
+            )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One scene; a process of its own may do it. answers: its rows of the labels store."""
+
+    superpoints: SuperpointStore
+    scene: SceneInfo
+    answers: NDArray[np.void]
+    classes: int
+    trees: Trees | None
+    predictions: Sequence[PredictionStore]
+    strength: float | None
+    likeness: Likeness
+
+
+_Found = tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.bool_], NDArray[np.int32]]
+
+
+def _spread_scene(work: _Work) -> _Found | None:
+    """(prob, feat, unknown, superpoint) of the points of a scene; None if nothing is known of it."""
+    superpoints = work.superpoints.read(work.scene)
+    index, label = _index_and_label(work.answers)
+    priors = [] if work.trees is None else [work.trees(superpoints.feature)]
+    for one in work.predictions:
+        if one.has(work.scene):
+            prob = one.probabilities(work.scene).astype(np.float64)
+            priors.append(sum_by(superpoints.of, prob, len(superpoints)) / superpoints.size[:, None])
+    if not priors and not (label >= 0).any():
+        return None
+    prior = sum(priors[1:], priors[0]) / len(priors) if priors else None
+    found = spread_scene(superpoints, index, label, work.classes, prior, work.strength)
+    of = superpoints.of
+    full = found.full.astype(np.float16)
+    # What is left of an answer far away may be less than float16 can tell: then nothing is known either.
+    even = (full == full[:, :1]).all(axis=1) & (work.classes > 1)
+    point, unknown = full[of], (even | ~found.known)[of]
+    # The answered point has its answer, whatever was said of the others of its superpoint.
+    sure = label >= 0
+    point[index[sure]] = np.eye(work.classes, dtype=np.float16)[label[sure]]
+    unknown[index[sure]] = False
+    return point, work.likeness(superpoints.feature).astype(np.float16)[of], unknown, of
+
+
+def _index_and_label(answers: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    return answers["index"].astype(np.int64), answers["label"].astype(np.int32)
