@@ -346,9 +346,9 @@ def test_the_site_has_every_page_in_its_navigation() -> None:
 def test_the_figures_are_as_the_script_draws_them(tmp_path: Path) -> None:
     generate_figures.draw_all(tmp_path)
     drawn = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert drawn == {path.name: path.read_bytes() for path in (DOCS / "pictures").glob("*.svg")}, (
-        "run `python tests/generate_figures.py`"
-    )
+    # The drawing of the imports is made, and tested, with the architecture.
+    kept = {path.name: path.read_bytes() for path in (DOCS / "pictures").glob("*.svg") if path.name != "imports.svg"}
+    assert drawn == kept, "run `python tests/generate_figures.py`"
 
 
 def test_the_figure_of_hmmu_shows_hpals_score() -> None:
