@@ -221,8 +221,8 @@ def spread(
     Args:
         labels: the labels store; None: there are no answers, and the `predictions` are averaged and smoothed.
         scenes: the scenes store whose points were answered.
-        predictions: a list of predictions stores of models for these scenes. Their mean decides where no answer is
-            near.
+        predictions: a list of predictions stores of models for these scenes. Their geometric mean decides where no
+            answer is near.
         alike: whether an answer also counts for surfaces in any scene that look like the answered one. For this, trees
             are trained on the answered surfaces, which takes a second.
         strength: the weight of `predictions` and `alike` against the answers nearby; None: 1, and 10 in a scene without

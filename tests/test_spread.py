@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from hpal_cli.spreading.spread import (
     answers_by_superpoint,
     fit_prior,
     known_superpoints,
+    pool_predictions,
     spread,
     spread_scene,
 )
@@ -257,7 +259,7 @@ def test_a_model_or_likeness_speaks_for_scenes_without_answers(campaign: Campaig
     given = campaign.spread(tmp_path / "given.zarr", predictions=[model])
     assert [scene.name for scene in given.table if given.has(scene)] == ["a", "b"]
     assert (given.predicted(campaign.store.table[1]) == BOARD).all()
-    # Of several models the mean.
+    # Two models that are equally sure of different classes.
     other = certain(campaign.store, tmp_path / "other.zarr", WALL)
     both = campaign.spread(tmp_path / "both.zarr", predictions=[model, other])
     b = campaign.store.table[1]
@@ -375,6 +377,19 @@ def test_what_it_knows_comes_back_by_superpoint(campaign: Campaign, tmp_path: Pa
     expected = exact.prob - exact.prob.min(axis=1, keepdims=True)
     np.testing.assert_allclose(back[exact.known], expected[exact.known], atol=0.01)
     np.testing.assert_array_equal(back[exact.known].argmax(axis=1), exact.prob[exact.known].argmax(axis=1))
+
+
+def test_the_pool_of_models_is_their_geometric_mean() -> None:
+    sure, torn = np.array([[0.9, 0.09, 0.01], [0.2, 0.2, 0.0]]), np.array([[0.1, 0.45, 0.45], [0.0, 0.2, 0.2]])
+    found = pool_predictions([sure, torn, torn])
+    for row in range(2):
+        each = [math.prod(p[row, k] + 1e-4 for p in (sure, torn, torn)) ** (1 / 3) for k in range(3)]
+        total = (sure[row].sum() + 2 * torn[row].sum()) / 3
+        np.testing.assert_allclose(found[row], [total * e / sum(each) for e in each])
+    assert found[0].argmax() == 1
+    # One model stays what it is, and a class that one excludes is none of the pool.
+    assert pool_predictions([sure]) is sure
+    assert found[1, 1] > 0.35
 
 
 def test_models_are_put_together_where_nobody_answered(campaign: Campaign, tmp_path: Path) -> None:

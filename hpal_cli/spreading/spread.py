@@ -30,6 +30,9 @@ from hpal_cli.wording import counted
 STRENGTH, STRENGTH_UNANSWERED = 1.0, 10.0
 """How much the prior weighs in a scene with answers, and in one without, where the walk only smooths it."""
 
+LEAST_PROBABILITY = 1e-4
+"""Of a class in a model's prediction, where several models are pooled."""
+
 _MOST_STRENGTH = 1e6
 """Beyond it the answers nearby count for nothing."""
 
@@ -94,6 +97,22 @@ def spread_scene(
     )
     prob[~known] = 0
     return SpreadResult(prob, known)
+
+
+def pool_predictions(predictions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """(S, C) what several models say together: the geometric mean of their probabilities, the logarithmic opinion pool
+    (Genest and Zidek, Statistical Science 1986). A model that excludes a class outweighs one that holds it for likely,
+    which an arithmetic mean does not know. One model's probabilities stay as they are.
+
+    predictions: (S, C) each, rows that sum to 1 or less; the sums of the result are the means of theirs. No probability
+    counts as less than `LEAST_PROBABILITY`, so that no model has a veto.
+    """
+    if len(predictions) == 1:
+        return predictions[0]
+    pooled = np.exp(sum(np.log(prob + LEAST_PROBABILITY) for prob in predictions) / len(predictions))
+    sums = sum(prob.sum(axis=1, keepdims=True) for prob in predictions) / len(predictions)
+    found: NDArray[np.float64] = pooled * (sums / pooled.sum(axis=1, keepdims=True))
+    return found
 
 
 def fit_prior(
@@ -164,9 +183,9 @@ def spread(
     anything is known of it. The store is complete when the iteration ends.
 
     labels: the answers; None: the predictions of models are averaged and smoothed, for scenes in which nobody answered.
-    predictions: stores of models, whose mean is the prior; like: whether trees on the answered superpoints
-    (`fit_prior`) count as one more model. Only answers in the train split are spread and learned from; the others serve
-    to measure.
+    predictions: stores of models, which are pooled (`pool_predictions`) to the prior; like: whether trees on the
+    answered superpoints (`fit_prior`) count as one more model. Only answers in the train split are spread and learned
+    from; the others serve to measure.
 
     Raises:
         HpalError: labels or predictions are of other scenes, or there is nothing to spread.
@@ -273,7 +292,7 @@ def _spread_scene(work: _Work) -> _Found | None:
             priors.append(sum_by(superpoints.of, prob, len(superpoints)) / superpoints.size[:, None])
     if not priors and not (label >= 0).any():
         return None
-    prior = sum(priors[1:], priors[0]) / len(priors) if priors else None
+    prior = pool_predictions(priors) if priors else None
     found = spread_scene(superpoints, index, label, work.classes, prior, work.strength)
     of = superpoints.of
     full = found.full.astype(np.float16)
