@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hpal_cli import __version__, compiled, system
+from hpal_cli import __version__, compiled, system, voxels
 from hpal_cli.errors import UsageError
 from hpal_cli.info import Description
 from hpal_cli.network import backend, native
@@ -20,6 +20,7 @@ from hpal_cli.readers import number_table
 from hpal_cli.score import hmmu
 from hpal_cli.selection import fds
 from hpal_cli.superpoints import segmentation
+from hpal_cli.training import augment
 
 LIBRARIES = (
     *("torch", "numpy", "scipy", "scikit-learn", "zarr", "numcodecs", "plyfile", "laspy", "lazrs", "pye57"),
@@ -28,11 +29,13 @@ LIBRARIES = (
 """By the names of their distributions."""
 
 KERNELS: dict[str, tuple[Callable[[], str | None], Sequence[str]]] = {
+    "voxels.c": (voxels.missing, compiled.FLAGS),
     "readers/numbers.c": (number_table.missing, compiled.FLAGS),
     "predictions/probabilities.c": (probabilities.missing, compiled.FLAGS),
     "score/hmmu.c": (hmmu.missing, compiled.FLAGS),
     "selection/greedy.c": (fds.missing, compiled.FLAGS),
     "superpoints/segmentation.c": (segmentation.missing, compiled.FLAGS),
+    "training/augment.c": (augment.missing, compiled.FLAGS),
     "network/pairs.c": (native.missing_pairs, native.FLAGS),
     "network/sparse.c": (native.missing, native.FLAGS),
     "network/sparse_bf16.c": (native.missing_half, native.FLAGS),

@@ -56,6 +56,12 @@ def group_voxels(voxel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
     return inverse.reshape(-1), count
 
 
+def missing() -> str | None:
+    """Why the compiled library cannot be used here, None if it can."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
 @compiled.library_or_reason
 def _library() -> ctypes.CDLL:
     pointer, long = ctypes.c_void_p, ctypes.c_int64

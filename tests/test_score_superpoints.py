@@ -557,7 +557,7 @@ def test_a_campaign_in_python(tmp_path: Path) -> None:
     asked: set[tuple[int, int]] = set()
     store: SceneStore | PredictionStore = campaign.store
     for number in range(3):
-        data = first_round(campaign.store.path) if number == 0 else scored(store.path, by_superpoint())
+        data = first_round(campaign.store.path, "4") if number == 0 else scored(store.path, by_superpoint())
         found = selected(data, budget="4", store=store if isinstance(store, PredictionStore) else None)
         for row in found.rows:
             key = int(row["scene"]), int(row["superpoint"])

@@ -102,6 +102,12 @@ def _blur(field: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     return np.moveaxis(out / np.float32(3), 0, axis)
 
 
+def missing() -> str | None:
+    """Why the compiled library cannot be used here, None if it can."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
 @compiled.library_or_reason
 def _library() -> ctypes.CDLL:
     pointer, long, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
