@@ -178,15 +178,16 @@ def training() -> None:
         runs = [(precision, usual) for precision in offered("bf16", "fp16")] + [("bf16", 2)]
         for precision, workers in runs:
             taken = []
-            for count in (first, first + steps):
+            # The first run loads and compiles what the others find there.
+            for count in (first, first, first + steps):
                 begin = time.perf_counter()
                 train(
                     store, None, replace(settings, steps=count), device=DEVICE, workers=workers,
                     backend=choose("auto", DEVICE, precision),
                 )  # fmt: skip
                 taken.append(time.perf_counter() - begin)
-            # What both had to do first, starting the workers above all, is not a step's.
-            each = (taken[1] - taken[0]) / steps
+            # What the last two both had to do first, starting the workers above all, is not a step's.
+            each = (taken[2] - taken[1]) / steps
             hours = each * 60_000 / 3600
             say(f"{precision}, {workers} workers: {1000 * each:.0f} ms a step; 60,000 steps are {hours:.1f} h")
 
