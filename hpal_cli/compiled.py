@@ -48,6 +48,11 @@ def library_or_reason(make: Callable[[], ctypes.CDLL]) -> Callable[[], ctypes.CD
     return found
 
 
+def reason(library: ctypes.CDLL | str) -> str | None:
+    """Why what `library_or_reason` found cannot be used, None if it can."""
+    return library if isinstance(library, str) else None
+
+
 def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = (), version: str = "") -> ctypes.CDLL:
     """The shared library of a C source; compiled if this source, compiler, processor and `version` are new.
 
@@ -60,7 +65,7 @@ def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = ()
         raise NotCompiled("HPAL_NATIVE is 0")
     if platform.system() != "Linux":
         raise NotCompiled(f"not built on {platform.system()}")
-    program = shutil.which(os.environ.get("CC", "gcc"))
+    program = _program()
     if program is None:
         raise NotCompiled("there is no C compiler (gcc)")
     headers = [header.read_bytes() for folder in (_HEADERS, source.parent) for header in sorted(folder.glob("*.h"))]
@@ -77,7 +82,7 @@ def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = ()
 
 def compiler() -> str | None:
     """What compiles: the first line of its `--version`; None where there is no compiler."""
-    found = shutil.which(os.environ.get("CC", "gcc"))
+    found = _program()
     if found is None:
         return None
     try:
@@ -85,6 +90,10 @@ def compiler() -> str | None:
     except OSError:
         return None
     return next(iter(said.splitlines()), None)
+
+
+def _program() -> str | None:
+    return shutil.which(os.environ.get("CC", "gcc"))
 
 
 def _compile(program: str, source: Path, target: Path, flags: Sequence[str], link: Sequence[str]) -> None:

@@ -58,8 +58,7 @@ def group_voxels(voxel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 def missing() -> str | None:
     """Why the compiled library cannot be used here, None if it can."""
-    found = _library()
-    return found if isinstance(found, str) else None
+    return compiled.reason(_library())
 
 
 @compiled.library_or_reason

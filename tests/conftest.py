@@ -22,6 +22,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.demo.office import make_office
 from hpal_cli.predictions.store import write_scene
 from hpal_cli.scene_table import SceneInfo, SceneTable, fingerprint
+from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.store import envelope
@@ -187,20 +188,18 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return power / power.sum(axis=1, keepdims=True)
 
 
+def prediction_attributes(store: SceneStore) -> dict[str, Any]:
+    """The root attributes of predictions of these scenes that nobody made."""
+    return {**metadata_of(store), "scenes": store.table.to_json(), "history": []}
+
+
 def fake_predictions(
     scenes: Path, path: Path, *, seed: int = 0, features: int | None = FEATURES, labelled: int = 5
 ) -> Path:
     """What a network that learned nothing would have said: random probabilities, and features in a few directions."""
     store = SceneStore(scenes)
     rng = np.random.default_rng(seed)
-    attributes = {
-        "id": store.table.id,
-        "classes": store.classes.to_json(),
-        "unit": store.unit,
-        "grid": store.grid,
-        "scenes": store.table.to_json(),
-        "history": [],
-    }
+    attributes = prediction_attributes(store)
     with envelope.create(path, "predictions", attributes, overwrite=False) as (root, _):
         for scene in store.table:
             prob = softmax(rng.normal(0, 3, (scene.points, len(store.classes))))

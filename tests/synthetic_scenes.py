@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from conftest import prediction_attributes
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.history import call
@@ -165,14 +166,7 @@ class Campaign:
 
 def certain(store: SceneStore, path: Path, which: int, only: tuple[str, ...] = ()) -> PredictionStore:
     """A model that says the same of every point of some scenes."""
-    attributes = {
-        "id": store.table.id,
-        "classes": store.classes.to_json(),
-        "unit": store.unit,
-        "grid": store.grid,
-        "scenes": store.table.to_json(),
-        "history": [],
-    }
+    attributes = prediction_attributes(store)
     with envelope.create(path, "predictions", attributes, overwrite=False) as (root, _):
         for scene in store.table:
             if not only or scene.name in only:

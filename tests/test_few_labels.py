@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Done, cut_at
+from conftest import Done, cut_at, prediction_attributes
 from torch import Tensor, nn
 
 from hpal_cli.errors import HpalError, UsageError
@@ -66,14 +66,7 @@ def write_spread(
     path: Path, store: SceneStore, labels: LabelStore, prob: Callable[[np.ndarray], np.ndarray], split: str = "train"
 ) -> PredictionStore:
     """A store as `hpal spread` writes it: `prob` makes (N, C) of the true classes (N,)."""
-    attributes = {
-        "id": store.table.id,
-        "classes": store.classes.to_json(),
-        "unit": store.unit,
-        "grid": store.grid,
-        "scenes": store.table.to_json(),
-        "history": [],
-    }
+    attributes = prediction_attributes(store)
     answered = labels.answered(store.table.id, store.path)
     with envelope.create(path, "predictions", attributes, overwrite=False) as (root, _):
         for scene in store.table.choose(split):

@@ -23,8 +23,9 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
-from hpal_cli.score.regions import covariance, neighbours
+from hpal_cli.score.regions import neighbours
 from hpal_cli.store.files import atomic_write, remove_new_on_error
+from hpal_cli.superpoints.surface import principal_axes
 from hpal_cli.writers.cloud import ViewerCloud, identity, scene_path, write
 
 if TYPE_CHECKING:
@@ -314,7 +315,7 @@ def _shades(metres: NDArray[np.float64]) -> NDArray[np.uint8]:
     from point to point."""
     light = np.ones(len(metres))
     for rows, near in neighbours(metres, 10):
-        normal = np.linalg.eigh(covariance(metres[near]))[1][:, :, 0]
+        normal = principal_axes(metres[near])[1][:, :, 0]
         light[rows] = 0.5 + 0.5 * np.abs(normal @ LIGHT)
     return np.rint(height_colors(metres[:, 2]) * light[:, None]).astype(np.uint8)
 

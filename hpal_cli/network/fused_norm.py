@@ -36,12 +36,32 @@ def _columns(WIDTH: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
+def _block(start, last, column, real, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """(BLOCK, WIDE) where the entries of some rows from `start` on lie, and which of them are before row `last`."""
+    row = start + tl.arange(0, BLOCK)
+    return row.to(tl.int64)[:, None] * WIDTH + column[None, :], (row < last)[:, None] & real[None, :]
+
+
+@triton.jit
 def _shares(part, column, real, shares, WIDTH: tl.constexpr, SHARES: tl.constexpr):
     """(SHARES, WIDE) the two sums of all shares, 0 behind the last, and (SHARES,) their numbers."""
     share = tl.arange(0, SHARES)
     there = (share < shares)[:, None] & real[None, :]
     at = part + share[:, None] * (2 * WIDTH) + column[None, :]
     return tl.load(at, mask=there, other=0.0), tl.load(at + WIDTH, mask=there, other=0.0), share
+
+
+@triton.jit
+def _kept(kept_mean, kept_factor, weight, bias, column, real):
+    """For these columns the mean and the factor, and what multiplies and is added to x less the mean."""
+    factor = tl.load(kept_factor + column, mask=real, other=0.0)
+    scale = factor * tl.load(weight + column, mask=real, other=0.0)
+    return (
+        tl.load(kept_mean + column, mask=real, other=0.0),
+        factor,
+        scale,
+        tl.load(bias + column, mask=real, other=0.0),
+    )
 
 
 @triton.jit
@@ -70,9 +90,8 @@ def _statistics_kernel(
     mean = tl.zeros((WIDE,), SUMS)
     squares = tl.zeros((WIDE,), SUMS)
     for start in range(first, last, BLOCK):
-        row = start + tl.arange(0, BLOCK)
-        inside = (row < last)[:, None] & real[None, :]
-        value = tl.load(x + row.to(tl.int64)[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(SUMS)
+        at, inside = _block(start, last, column, real, WIDTH, BLOCK)
+        value = tl.load(x + at, mask=inside, other=0.0).to(SUMS)
         before = (start - first).to(SUMS)
         count = tl.minimum(last - start, BLOCK).to(SUMS)
         here = tl.sum(value, axis=0) / count
@@ -80,9 +99,9 @@ def _statistics_kernel(
         change = here - mean
         mean += change * (count / (before + count))
         squares += tl.sum(off * off, axis=0) + change * change * (before * count / (before + count))
-    at = part + tl.program_id(0) * (2 * WIDTH) + column
-    tl.store(at, mean, mask=real)
-    tl.store(at + WIDTH, squares, mask=real)
+    to = part + tl.program_id(0) * (2 * WIDTH) + column
+    tl.store(to, mean, mask=real)
+    tl.store(to + WIDTH, squares, mask=real)
 
 
 @triton.jit(do_not_specialize=["rows", "each", "shares", "share_rows"])
@@ -115,9 +134,7 @@ def _normalise_kernel(
     first = tl.program_id(0) * each
     last = tl.minimum(first + each, rows)
     for start in range(first, last, BLOCK):
-        row = start + tl.arange(0, BLOCK)
-        inside = (row < last)[:, None] & real[None, :]
-        at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+        at, inside = _block(start, last, column, real, WIDTH, BLOCK)
         centred = tl.load(x + at, mask=inside, other=0.0).to(SUMS) - mean[None, :]
         value = centred * scale[None, :] + shift[None, :]
         if SHORTCUT:
@@ -146,18 +163,13 @@ def _slopes_kernel(
 ):  # fmt: skip
     """part[s] = sums of the slope, and of the slope times the normalised x, of the s-th `each` rows."""
     column, real = _columns(WIDTH, WIDE)
-    mean = tl.load(kept_mean + column, mask=real, other=0.0)
-    factor = tl.load(kept_factor + column, mask=real, other=0.0)
-    scale = factor * tl.load(weight + column, mask=real, other=0.0)
-    shift = tl.load(bias + column, mask=real, other=0.0)
+    mean, factor, scale, shift = _kept(kept_mean, kept_factor, weight, bias, column, real)
     first = tl.program_id(0) * each
     last = tl.minimum(first + each, rows)
     one = tl.zeros((WIDE,), SUMS)
     other = tl.zeros((WIDE,), SUMS)
     for start in range(first, last, BLOCK):
-        row = start + tl.arange(0, BLOCK)
-        inside = (row < last)[:, None] & real[None, :]
-        at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+        at, inside = _block(start, last, column, real, WIDTH, BLOCK)
         centred = tl.load(x + at, mask=inside, other=0.0).to(SUMS) - mean[None, :]
         value = _slope_of(slope, out, at, inside, centred, scale, shift, RECTIFIED, SHORTCUT, SUMS)
         normal = centred * factor[None, :]
@@ -177,8 +189,7 @@ def _gradient_kernel(
 ):  # fmt: skip
     """to_x = weight factor (slope - mean of the slope - normalised x times mean of their product) for `each` rows."""
     column, real = _columns(WIDTH, WIDE)
-    mean = tl.load(kept_mean + column, mask=real, other=0.0)
-    factor = tl.load(kept_factor + column, mask=real, other=0.0)
+    mean, factor, scale, shift = _kept(kept_mean, kept_factor, weight, bias, column, real)
     ones, others, _ = _shares(part, column, real, shares, WIDTH, SHARES)
     one, other = tl.sum(ones, axis=0), tl.sum(others, axis=0)
     if tl.program_id(0) == 0:
@@ -186,14 +197,10 @@ def _gradient_kernel(
         tl.store(to_weight + column, other, mask=real)
     whole = rows.to(SUMS)
     one, other = one / whole, other / whole
-    scale = factor * tl.load(weight + column, mask=real, other=0.0)
-    shift = tl.load(bias + column, mask=real, other=0.0)
     first = tl.program_id(0) * each
     last = tl.minimum(first + each, rows)
     for start in range(first, last, BLOCK):
-        row = start + tl.arange(0, BLOCK)
-        inside = (row < last)[:, None] & real[None, :]
-        at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
+        at, inside = _block(start, last, column, real, WIDTH, BLOCK)
         centred = tl.load(x + at, mask=inside, other=0.0).to(SUMS) - mean[None, :]
         value = _slope_of(slope, out, at, inside, centred, scale, shift, RECTIFIED, SHORTCUT, SUMS)
         if RECTIFIED and SHORTCUT:
@@ -223,16 +230,12 @@ class Room:
         widths = [len(bn.weight) for bn in norms]
         rows = weight.new_empty(4, sum(widths)).unbind()
         self._of = dict(zip(norms, zip(*(row.split(widths) for row in rows))))
-        self._part = weight.new_empty(SHARES * 2 * max(widths))
+        self.part = weight.new_empty(SHARES * 2 * max(widths))
+        """Where sums of shares lie between two launches."""
 
     def take(self, bn: nn.BatchNorm1d) -> tuple[Tensor, ...]:
         """Mean, factor, and the gradients of weight and bias: for a norm's first call, since later ones need others."""
         return self._of.pop(bn, None) or tuple(torch.empty_like(bn.weight) for _ in range(4))
-
-    @property
-    def part(self) -> Tensor:
-        """Where sums of shares lie between two launches."""
-        return self._part
 
 
 def normalise_batch(

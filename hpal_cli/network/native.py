@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hpal_cli.compiled import NotCompiled, library_or_reason, load
+from hpal_cli.compiled import NotCompiled, library_or_reason, load, reason
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11")
 _HERE = Path(__file__).parent
@@ -22,20 +22,17 @@ _pointer, _int, _long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 
 def missing() -> str | None:
     """Why the compiled products cannot be used here, None if they can."""
-    found = _float_library()
-    return found if isinstance(found, str) else None
+    return reason(_float_library())
 
 
 def missing_half() -> str | None:
     """Why the compiled products of bfloat16 cannot be used here, None if they can."""
-    found = _half_library()
-    return found if isinstance(found, str) else None
+    return reason(_half_library())
 
 
 def missing_pairs() -> str | None:
     """Why the compiled search for neighbours cannot be used here, None if it can."""
-    found = _pairs_library()
-    return found if isinstance(found, str) else None
+    return reason(_pairs_library())
 
 
 def supports(features: Tensor, kernel: Tensor) -> bool:

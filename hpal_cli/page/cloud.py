@@ -46,6 +46,10 @@ class Tile:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
+    def is_near(self, place: NDArray[np.floating], reach: float) -> bool:
+        """Whether a point of the tile may lie within `reach` of a place (3,) along each axis."""
+        return bool((self.low <= place + reach).all() and (self.high >= place - reach).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -136,11 +140,7 @@ class DrawnCloud:
         every = self._every
         if every is not None:
             return _within(every, place / self.unit, reach / self.unit).astype(np.float64) * self.unit
-        parts = [
-            self.xyz[tile.first : tile.first + tile.count]
-            for tile in self.tiles
-            if (tile.low <= place + reach).all() and (tile.high >= place - reach).all()
-        ]
+        parts = [self.xyz[tile.first : tile.first + tile.count] for tile in self.tiles if tile.is_near(place, reach)]
         return np.concatenate([np.zeros((0, 3)), *(_within(part, place, reach) for part in parts)])
 
     def let_go(self) -> None:

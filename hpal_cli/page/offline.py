@@ -80,7 +80,7 @@ def _packed(cloud: DrawnCloud, places: NDArray[np.float64], budget: int) -> dict
     for tile in cloud.tiles:
         whole = slice(tile.first, tile.first + tile.count)
         for place in places:
-            if (tile.low <= place + cloud.reach).all() and (tile.high >= place - cloud.reach).all():
+            if tile.is_near(place, cloud.reach):
                 keep[whole] |= (np.abs(cloud.xyz[whole] - place) <= cloud.reach).all(axis=1)
     near = int(keep.sum())
     # The points of a tile are shuffled: the first ones of each are the scene with fewer.

@@ -37,8 +37,7 @@ def bad_rows(prob: NDArray[np.floating]) -> tuple[int, int]:
 
 def missing() -> str | None:
     """Why the compiled check cannot be used here, None if it can."""
-    found = _library()
-    return found if isinstance(found, str) else None
+    return compiled.reason(_library())
 
 
 @compiled.library_or_reason

@@ -78,8 +78,7 @@ library = compiled.library_or_reason(load)
 
 def missing() -> str | None:
     """Why the compiled parser cannot be used here, None if it can."""
-    found = library()
-    return found if isinstance(found, str) else None
+    return compiled.reason(library())
 
 
 class Lines:

@@ -164,8 +164,7 @@ def level_margin(prob: NDArray[np.floating], xyz: NDArray[np.floating], edge: fl
 
 def missing() -> str | None:
     """Why the compiled sums of hmmu.c cannot be used here, None if they can."""
-    found = _library()
-    return found if isinstance(found, str) else None
+    return compiled.reason(_library())
 
 
 def _serves(prob: NDArray[np.floating]) -> ctypes.CDLL | None:

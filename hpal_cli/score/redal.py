@@ -12,11 +12,11 @@ from hpal_cli.score.regions import (
     BLOCK,
     Regions,
     answered_mask,
-    covariance,
     in_order,
     neighbours,
     sums,
 )
+from hpal_cli.superpoints.surface import covariance
 
 NEIGHBOURS = 50
 COLOR_WEIGHT = 0.1

@@ -52,14 +52,6 @@ def neighbours(xyz: NDArray[np.floating], count: int) -> Iterator[tuple[slice, N
         yield rows, near[other].reshape(-1, count)
 
 
-def covariance(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(B, 3, 3) of B sets of K points (B, K, 3)."""
-    # Counted from the first one, coincident points give exact zeros, not rounding that looks like a shape.
-    away = points - points[:, :1]
-    away -= away.mean(axis=1, keepdims=True)
-    return away.transpose(0, 2, 1) @ away / points.shape[1]
-
-
 def sums(of: NDArray[np.integer], count: int, columns: NDArray[np.floating]) -> NDArray[np.float64]:
     """(count, F) sums over the points of each region; columns: (N, F). A point of region -1 belongs to none."""
     total = np.zeros((count, columns.shape[1]))

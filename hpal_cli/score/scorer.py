@@ -394,7 +394,8 @@ def _rows(
         cloud = uncertainty_cloud(points, scores, shares, work.taken, work.scene)
         write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)
     free: NDArray[np.int64] = np.arange(work.scene.points)
-    if work.plan.strategy not in REGIONAL and work.superpoint is not None:
+    if work.plan.per_superpoint:
+        assert work.superpoint is not None
         free = np.sort(medoids(work.superpoint, points.xyz)[unanswered_superpoints(work.superpoint, work.taken)])
         extra = {SUPERPOINT: work.superpoint}
     elif len(work.taken):

@@ -268,5 +268,4 @@ def _library() -> ctypes.CDLL:
 
 def missing() -> str | None:
     """Why the compiled selection cannot be used here, None if it can."""
-    found = _library()
-    return found if isinstance(found, str) else None
+    return compiled.reason(_library())

@@ -129,8 +129,7 @@ def _components(
 
 def missing() -> str | None:
     """Why the compiled components cannot be used here, None if they can."""
-    found = _library()
-    return found if isinstance(found, str) else None
+    return compiled.reason(_library())
 
 
 @compiled.library_or_reason

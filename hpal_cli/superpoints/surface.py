@@ -50,11 +50,16 @@ def rowwise(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float6
     return products
 
 
-def principal_axes(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(B, 3) eigenvalues, ascending and never below 0, and (B, 3, 3) eigenvectors in columns of the covariances of B
-    sets of points (B, K, 3)."""
+def covariance(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B, 3, 3) of B sets of K points (B, K, 3)."""
     # Counted from the first one, coincident points give exact zeros, not rounding that looks like a shape.
     away = points - points[:, :1]
     away -= away.mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(away.transpose(0, 2, 1) @ away / points.shape[1])
+    return away.transpose(0, 2, 1) @ away / points.shape[1]
+
+
+def principal_axes(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(B, 3) eigenvalues, ascending and never below 0, and (B, 3, 3) eigenvectors in columns of the covariances of B
+    sets of points (B, K, 3)."""
+    values, vectors = np.linalg.eigh(covariance(points))
     return np.maximum(values, 0), vectors

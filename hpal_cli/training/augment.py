@@ -104,8 +104,7 @@ def _blur(field: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
 
 def missing() -> str | None:
     """Why the compiled library cannot be used here, None if it can."""
-    found = _library()
-    return found if isinstance(found, str) else None
+    return compiled.reason(_library())
 
 
 @compiled.library_or_reason
