@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hpal_cli import __version__, compiled, system, voxels
+from hpal_cli import __version__, compiled, system, trees, voxels
 from hpal_cli.errors import UsageError
 from hpal_cli.info import Description
 from hpal_cli.network import backend, native
@@ -30,6 +30,7 @@ LIBRARIES = (
 
 KERNELS: dict[str, tuple[Callable[[], str | None], Sequence[str]]] = {
     "voxels.c": (voxels.missing, compiled.FLAGS),
+    "trees.c": (trees.missing, compiled.FLAGS),
     "readers/numbers.c": (number_table.missing, compiled.FLAGS),
     "predictions/probabilities.c": (probabilities.missing, compiled.FLAGS),
     "score/hmmu.c": (hmmu.missing, compiled.FLAGS),

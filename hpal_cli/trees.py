@@ -1,16 +1,19 @@
 """Extremely randomised trees (Geurts et al., Machine Learning 2006). scikit-learn grows them; they are stored and
-applied as plain arrays."""
+applied as plain arrays, in C where it can be compiled."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli import compiled
 from hpal_cli.errors import HpalError
 from hpal_cli.predictions.probabilities import bad_rows
 
@@ -40,20 +43,39 @@ class Trees:
         return self.total(rows) / max(1, len(self.root))
 
     def total(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(S, F) -> (S, C) what the trees say, summed in their order."""
+        """(S, F) -> (S, C) what the trees say, summed in their order.
+
+        Raises:
+            ValueError: the trees look at columns that the rows do not have.
+        """
+        if self.column.max(initial=-1) >= rows.shape[1]:
+            raise ValueError(f"rows of {rows.shape[1]} columns, and the trees look at {self.column.max() + 1}")
         total = np.zeros((len(rows), self.leaf.shape[1]))
-        for root in self.root:
-            at = np.full(len(rows), root, np.int32)
-            moving = np.arange(len(rows))
-            while len(moving):
-                node = at[moving]
-                column = self.column[node]
-                inner = column >= 0
-                moving, node, column = moving[inner], node[inner], column[inner]
-                right = rows[moving, column] > self.threshold[node]
-                at[moving] = self.child[node, right.astype(np.int8)]
-            total += self.leaf[self.child[at, 0]]
+        library = _library()
+        if isinstance(library, str):
+            for root in self.root:
+                total += self.leaf[self._leaves(rows, root)]
+            return total
+        rows, leaf = np.ascontiguousarray(rows, np.float32), np.empty(len(rows), np.int32)
+        nodes = [np.ascontiguousarray(part) for part in (self.column, self.threshold, self.child)]
+        pointers = [part.ctypes.data for part in (*nodes, leaf)]
+        for root in self.root.tolist():
+            library.hpal_leaves(rows.ctypes.data, *rows.shape, root, *pointers)
+            total += self.leaf[leaf]
         return total
+
+    def _leaves(self, rows: NDArray[np.float32], root: np.int32) -> NDArray[np.int32]:
+        """(S,) the row of `leaf` in which each row ends; slow, for machines without a compiler."""
+        at = np.full(len(rows), root, np.int32)
+        moving = np.arange(len(rows))
+        while len(moving):
+            node = at[moving]
+            column = self.column[node]
+            inner = column >= 0
+            moving, node, column = moving[inner], node[inner], column[inner]
+            right = rows[moving, column] > self.threshold[node]
+            at[moving] = self.child[node, right.astype(np.int8)]
+        return self.child[at, 0]
 
     def check(
         self, columns: int, classes: int, subject: object, *, leaf: Callable[[NDArray[np.float16]], bool] = _probable
@@ -155,3 +177,19 @@ def packed(trees: Sequence[tuple[Any, NDArray[np.float64]]]) -> Trees:
         nodes, done = nodes + len(column), done + len(leaf)
     column, threshold, child = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Trees(np.array(roots, np.int32), column, threshold, child, np.concatenate(leaves))
+
+
+def missing() -> str | None:
+    """Why the compiled library cannot be used here, None if it can."""
+    return compiled.reason(_library())
+
+
+@compiled.library_or_reason
+def _library() -> ctypes.CDLL:
+    library = compiled.load(Path(__file__).with_suffix(".c"))
+    library.hpal_leaves.argtypes = [
+        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int32),
+        *(ctypes.c_void_p,) * 4,
+    ]
+    library.hpal_leaves.restype = None
+    return library

@@ -50,7 +50,7 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.superpoints.build import Superpoints, build
 from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.store import open_superpoints
-from hpal_cli.trees import Trees, fit
+from hpal_cli.trees import Trees, fit, missing
 
 SCALE = STEP / 0.04
 
@@ -81,6 +81,23 @@ def test_trees_say_what_scikit_learn_says(seed: int) -> None:
     edge = np.tile(trees.threshold[trees.column >= 0][:200, None], 6)
     for new in (edge, np.nextafter(edge, np.float32(9)), np.nextafter(edge, np.float32(-9)), data(seed + 9)[0]):
         np.testing.assert_allclose(trees(new)[:, [1, 3, 4]], model.predict_proba(new), atol=2e-3)
+
+
+def test_trees_say_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, label, weight = data()
+    trees = fit(rows, label, weight, 5, trees=30, columns=0.5)
+    assert missing() is None
+    # Entries that equal a threshold, and NaN, decide between two children.
+    new = np.concatenate([rows, np.tile(trees.threshold[trees.column >= 0][:200, None], rows.shape[1])])
+    new[::7, 0] = np.nan
+    compiled = trees.total(new)
+    # Columns and rows that do not lie beside each other in memory.
+    np.testing.assert_array_equal(trees.total(np.asfortranarray(new)[::-1])[::-1], compiled)
+    assert trees.total(new[:0]).shape == (0, 5)
+    with pytest.raises(ValueError, match="2 columns, and the trees look at 6"):
+        trees.total(new[:, :2])
+    monkeypatch.setattr("hpal_cli.trees._library", lambda: "no compiler")
+    np.testing.assert_array_equal(trees.total(new), compiled)
 
 
 def test_trees_do_not_depend_on_threads() -> None:

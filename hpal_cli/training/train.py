@@ -511,7 +511,7 @@ def _start_from(
 
 def _optimizer(network: MinkUNet, settings: Settings) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.lr,
