@@ -4,7 +4,7 @@ not change the result of a small one."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,5 +226,5 @@ def _describe(
         ),
         d.main_normals(of, around.normal[inside], size),
         None if seen is None else d.sum_by(of, seen[inside], len(size)) / size[:, None],
-        Contacts(near[found.i], near[found.j], found.angle, found.color, found.plane),
+        replace(found, i=near[found.i], j=near[found.j]),
     )

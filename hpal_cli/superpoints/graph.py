@@ -20,11 +20,13 @@ the contact, metres off the plane at the contact, the angle term of the main nor
 
 @dataclass(frozen=True, eq=False)
 class Contacts:
-    """E pairs of neighbouring points: the rows i, j (E,), and between them 1 - |cos| of the normals, the step of the
-    colours and the distance off the plane (E,)."""
+    """Pairs of neighbouring points that belong to different parts, added up in E rows of `number` (E,) pairs each: the
+    points i, j (E,) of the first of them, and the sums over them of 1 - |cos| of the normals, the step of the colours
+    and the distance off the plane (E,)."""
 
     i: NDArray[np.int64]
     j: NDArray[np.int64]
+    number: NDArray[np.int64]
     angle: NDArray[np.float64]
     color: NDArray[np.float64]
     plane: NDArray[np.float64]
@@ -39,19 +41,38 @@ def contacts(
 ) -> Contacts:
     """Of the points `rows` with those of their 16 nearest that belong to another part.
 
-    part: (N,) a number for the superpoint of each point; points that have none yet have one of their own.
+    Pairs between the same two superpoints are added up, so that what is kept grows with the superpoints and not with
+    the points of a scene.
+
+    part: (N,) the superpoint of each point; points that have none yet have a number of their own, below 0.
     """
     few = surface.near[rows, : CONTACTS + 1]
     i, j = np.repeat(rows, few.shape[1]), few.reshape(-1)
     other = part[i] != part[j]
     i, j = i[other], j[other]
-    return Contacts(
-        i,
-        j,
+    values = (
         1 - angle_cosine(surface.normal, i, j),
         np.zeros(len(i)) if color is None else color_step(color, i, j),
         off_plane(xyz, surface.normal, i, j),
     )
+    known = (part[i] >= 0) & (part[j] >= 0)
+    _, first, row, number = _pairs(part[i[known]], part[j[known]], len(xyz))
+    return Contacts(
+        np.concatenate([i[known][first], i[~known]]),
+        np.concatenate([j[known][first], j[~known]]),
+        np.concatenate([number, np.ones(int((~known).sum()), np.int64)]),
+        *(np.concatenate([np.bincount(row, one[known], minlength=len(number)), one[~known]]) for one in values),
+    )
+
+
+def _pairs(
+    a: NDArray[np.integer], b: NDArray[np.integer], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The different pairs among (E,) pairs of numbers below `count`, in either order: a key for each, which is
+    min * count + max, ascending; where it stands first; for each of the E which pair it is; how often each occurs."""
+    low, high = np.minimum(a, b).astype(np.int64), np.maximum(a, b).astype(np.int64)
+    key, first, row, number = np.unique(low * count + high, return_index=True, return_inverse=True, return_counts=True)
+    return key, first, row.reshape(-1), number
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +98,12 @@ def graph(
     of: (N,) superpoint of each point; color: (S, K) mean colours or None; main_normal: (S, 3).
     """
     count = len(main_normal)
-    first, second = of[found.i].astype(np.int64), of[found.j].astype(np.int64)
-    key, inverse, contact = np.unique(
-        np.minimum(first, second) * count + np.maximum(first, second), return_inverse=True, return_counts=True
-    )
-    inverse = inverse.reshape(-1)
+    key, _, row, _ = _pairs(of[found.i], of[found.j], count)
     a, b = key // max(1, count), key % max(1, count)
+    contact = np.bincount(row, found.number, minlength=len(key))
 
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(inverse, values, minlength=len(key)) / contact
+    def mean(total: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(row, total, minlength=len(key)) / contact
 
     cost = mean(found.angle) / ANGLE + mean(found.color) / COLOR_STEP + mean(found.plane) / OFF_PLANE
     cost += (1 - np.minimum(np.abs(rowwise(main_normal[a], main_normal[b])), 1)) / MAIN_ANGLE
