@@ -1,4 +1,4 @@
-"""The graph of superpoints: which of them touch, and how easily a label passes from one to the other."""
+"""The graph of superpoints: which of them touch, and with which weight a label spreads from one to the other."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from hpal_cli.superpoints.segmentation import angle_cosine, color_step, off_plan
 from hpal_cli.superpoints.surface import Surface, rowwise
 
 CONTACTS = 16
-"""Nearest points with which a point makes contact."""
+"""Number of nearest points with which a point can have a contact."""
 
 ANGLE, COLOR, COLOR_STEP, OFF_PLANE, MAIN_ANGLE = 0.34, 0.145, 0.44, 0.0153, 1.44
-"""What halves a weight 1.44 times: the angle term at the contact, the distance of the mean colours, the colour step at
-the contact, metres off the plane at the contact, the angle term of the main normals."""
+"""The increase of each term by which the weight of `graph` falls to 1 / e: the angle term at the contact, the distance
+of the mean colours, the colour step at the contact, the metres off the plane at the contact, and the angle term of the
+main normals."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contacts:
-    """E pairs of neighbouring points: the rows i, j (E,), and between them 1 - |cos| of the normals, the step of the
-    colours and the distance off the plane (E,)."""
+    """E pairs of neighbouring points. i, j: (E,) their rows; angle: (E,) 1 - |cos| of their normals; color: (E,) the
+    distance of their colours; plane: (E,) their distance off each other's plane (`off_plane`)."""
 
     i: NDArray[np.int64]
     j: NDArray[np.int64]
@@ -37,9 +38,9 @@ def contacts(
     part: NDArray[np.integer],
     rows: NDArray[np.int64],
 ) -> Contacts:
-    """Of the points `rows` with those of their 16 nearest that belong to another part.
-
-    part: (N,) a number for the superpoint of each point; points that have none yet have one of their own.
+    """The contacts of the points `rows` with those of their 16 nearest points that belong to another part.
+    xyz: (N, 3); color: (N, K) or None; part: (N,) the number of the superpoint of each point, or a number of its own
+    for a point whose superpoint is not known.
     """
     few = surface.near[rows, : CONTACTS + 1]
     i, j = np.repeat(rows, few.shape[1]), few.reshape(-1)
@@ -56,8 +57,8 @@ def contacts(
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """E pairs of superpoints that touch: pair (E, 2), a < b, sorted; contact (E,) neighbouring points between them;
-    weight (E,) above 0, with which a random walk passes."""
+    """E pairs of superpoints that touch. pair: (E, 2) ascending, sorted; contact: (E,) number of contacts between them;
+    weight: (E,) positive edge weights of the random walk that spreads labels."""
 
     pair: NDArray[np.int32]
     contact: NDArray[np.int32]
@@ -70,9 +71,10 @@ def graph(
     color: NDArray[np.float64] | None,
     main_normal: NDArray[np.float64],
 ) -> Graph:
-    """weight = sqrt(m) exp(-(a / .34 + C / .145 + c / .44 + o / .0153 + A / 1.44)), with m the number of contacts; a, c
-    and o the means of angle, colour step and distance off the plane over them; C the distance of the mean colours and A
-    the angle term of the main normals of the two superpoints.
+    """The graph of S superpoints. The weight of an edge is
+    sqrt(m) exp(-(a / .34 + C / .145 + c / .44 + o / .0153 + A / 1.44)), where m is the number of contacts, a, c and o
+    are the means of their angle terms, colour distances and distances off the plane, C is the distance of the mean
+    colours, and A is the angle term of the main normals of the two superpoints.
 
     of: (N,) superpoint of each point; color: (S, K) mean colours or None; main_normal: (S, 3).
     """
@@ -91,6 +93,6 @@ def graph(
     cost += (1 - np.minimum(np.abs(rowwise(main_normal[a], main_normal[b])), 1)) / MAIN_ANGLE
     if color is not None:
         cost += color_step(color, a, b) / COLOR
-    # Not below 1e-9, so that nothing that touches is out of reach.
+    # At least 1e-9, so that a label can spread between any two superpoints that touch.
     weight = np.sqrt(contact) * np.exp(-cost) + 1e-9
     return Graph(np.column_stack([a, b]).astype(np.int32), contact.astype(np.int32), weight)
