@@ -26,8 +26,8 @@ from hpal_cli.writers import las
 from hpal_cli.writers.cloud import ViewerCloud, write_blocks
 
 _SCANNED = {"red": "scan_r", "green": "scan_g", "blue": "scan_b"}
-"""The colours that a LAS file has, of 16 bits, and what they are called as fields: CloudCompare takes any name with
-RED in it for the red channel."""
+"""Names of the 16-bit colours of a LAS file -> names of the fields they are exported as. These do not contain the
+colours' names, because CloudCompare takes any field with RED in its name for the red channel."""
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from hpal_cli.writers import las
 FORMATS = ("ply", "las", "laz", "csv")
 
 NORMALS = ("nx", "ny", "nz")
-"""Viewers take them as normals under just these names."""
+"""Names of fields that viewers read as normals."""
 
 _EXACT = 1 << 53
-"""A double holds whole numbers up to here."""
+"""Up to this number, a double holds all whole numbers exactly."""
 
 _PLY_TYPES = {
     "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint",
@@ -58,11 +58,13 @@ class ViewerCloud:
 
 
 Blocks = Callable[[], Iterator[ViewerCloud]]
-"""Gives the blocks of a cloud, at least one, each time anew: LAS has to look at all of them before it writes."""
+"""Each call starts a new pass over the blocks of a cloud, at least one: LAS needs a pass over all of them before it
+writes."""
 
 
 def identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
-    """What a point comes back by, however a viewer merges and reorders."""
+    """The fields `scene` and `index` of points, by which they are found again in a file that a viewer has merged with
+    others or reordered. rows: (N,) rows of the scene's grid points."""
     return {"scene": np.full(len(rows), scene.number, np.int32), "index": rows.astype(np.int32)}
 
 
