@@ -1,4 +1,4 @@
-"""Extremely randomised trees (Geurts et al., Machine Learning 2006). scikit-learn trains them; here they are stored and
+"""Extremely randomised trees (Geurts et al., Machine Learning 2006). scikit-learn grows them; they are stored and
 applied as plain arrays."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Trees:
         return self.total(rows) / max(1, len(self.root))
 
     def total(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(S, F) rows -> (S, C) the sum of the trees' leaves, in the order of the trees."""
+        """(S, F) -> (S, C) what the trees say, summed in their order."""
         total = np.zeros((len(rows), self.leaf.shape[1]))
         for root in self.root:
             at = np.full(len(rows), root, np.int32)

@@ -53,11 +53,12 @@ class SceneVoxels:
         Raises:
             HpalError: the scene is so wide that its voxels cannot be numbered in 62 bits.
         """
-        points, self._unit, self._voxel = scene.points, scene.unit, scene.voxel
-        self._points, self._color, self._further, self._angle = points, scene.color, scene.further, angle
+        points, voxel = scene.points, scene.voxel
+        self._points, self._voxel, self._unit, self._color = points, voxel, scene.unit, scene.color
+        self._further, self._angle = scene.further, angle
         self._origin = origin_of(points.xyz)
         corners = np.stack(self._extent())
-        self._low, last = cells(corners, scene.voxel)
+        self._low, last = cells(corners, voxel)
         extent = (last - self._low + 1).tolist()
         self.extent: tuple[int, int, int] = (extent[0], extent[1], extent[2])
         if float(np.prod(np.array(self.extent, np.float64))) >= 2.0**62:

@@ -35,7 +35,7 @@ def augment_position(
 
 
 def augment_color(rgb: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """(N, 3) colours in [0, 1] -> (N, 3) with stretched contrast, a shift, and noise."""
+    """(N, 3) in [0, 1] -> the same: contrast stretched, shifted, with noise."""
     if rng.random() < 0.2:
         low, high = rgb.min(axis=0), rgb.max(axis=0)
         blend = np.float32(rng.random())
