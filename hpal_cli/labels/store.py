@@ -409,7 +409,7 @@ def _latest(batches: list[Batch]) -> NDArray[np.void]:
 
 
 def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
-    """The answers in `rows` (K,) that are not in `known` (L,), the result of `_latest`, which is sorted."""
+    """known: as `_latest` gives them, sorted."""
     if not len(known):
         return rows
     have, asked = point_keys(known), point_keys(rows)

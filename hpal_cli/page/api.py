@@ -50,7 +50,7 @@ class PageApi:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
         self._views: dict[int, Future[Outlook]] = {}
         self._lock = threading.Lock()
-        # The first scene is read at once, so that it is there when the page asks for it.
+        # The first picture must not wait for the disk.
         if scene_cache.scenes:
             scene_cache.start(next(iter(scene_cache.scenes)))
         if session is not None and session.queries:

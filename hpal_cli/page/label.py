@@ -103,9 +103,9 @@ def open_label_page(
         HpalError: the labels store is of other scenes or classes, or it cannot be written.
     """
     monitor = monitor or Silent()
-    store = asked.store
+    rooms = asked.store
     _require_writable(output.parent, output.parent)
-    labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=store.path)
+    labels = LabelStore.at(output, rooms.classes, rooms.table, unit=rooms.unit, subject=rooms.path)
     _require_writable(output / "answers", output)
     new = np.array([(query.scene, query.index) for query in asked.found], QUERY)
     new = new[~np.isin(new, labels.asked())]
@@ -116,13 +116,13 @@ def open_label_page(
     if asked.scenes is not None:
         learner = LiveSpread(asked.scenes, monitor)
     else:
-        monitor.note(f"the scenes behind {store.path} are not there: the page does not spread your answers")
+        monitor.note(f"the scenes behind {rooms.path} are not there: the page does not spread your answers")
     scene_cache = asked.scene_cache()
     first = next(iter(scene_cache.scenes.values()))
     if first.points < LARGE:
-        # If the first scene cannot be read, the command says so before it shows a page. For a large one the page does.
+        # A scene that cannot be read is said before a page is shown; of a large one the page tells.
         scene_cache.cloud(first.number)
-    return PageApi(scene_cache, session=session, table=store.table, learner=learner, name=name, title=title)
+    return PageApi(scene_cache, session=session, table=rooms.table, learner=learner, name=name, title=title)
 
 
 def parse_overlap(text: str) -> float:

@@ -51,8 +51,7 @@ class SceneEntry:
 
 @dataclass(frozen=True)
 class _Load:
-    """A scene that is being read. first: the coarse level of a large scene, or the whole of another one; whole: all of
-    the scene."""
+    """first: a scene as soon as anything of it can be drawn; whole: all of it."""
 
     first: Future[DrawnCloud] = field(default_factory=Future)
     whole: Future[DrawnCloud] = field(default_factory=Future)
