@@ -205,8 +205,8 @@ class PageApi:
         return {**asked, "label": None if shown is None else shown.label}
 
     def prepare(self, number: int) -> dict[str, Any]:
-        """Begins to read the scene of the next query and to compute its view. Returns the scene and, if it is read, the
-        position of the query, so that the page can load the points around it."""
+        """Begins what asking a query takes, which comes after the one that is looked at; where it is, for a page that
+        prepares it too."""
         query = self._asks().queries[number]
         self._start_view(number)
         load = self.scene_cache.start(query.scene).first
