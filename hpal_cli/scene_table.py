@@ -100,7 +100,7 @@ class SceneTable(Sequence[SceneInfo]):
             if outer is not None:
                 raise ValueError(f"scene {info.name} lies inside scene {outer}")
             if info.split not in SPLITS or info.points < 0 or info.original < 0:
-                raise ValueError(f"scene {info.name} has a split or a number of points that cannot be")
+                raise ValueError(f"scene {info.name} has an unknown split or a negative number of points")
         return table
 
 

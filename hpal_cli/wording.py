@@ -7,7 +7,7 @@ import unicodedata
 NAMED = 3
 """How many scenes or files a message names; it counts the others."""
 
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of the text after them."""
 
 
@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 
 
 def _is_control(letter: str) -> bool:
-    return letter in _TURNING or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
+    return letter in _BIDI_CONTROLS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def _escaped(letter: str) -> str:

@@ -68,8 +68,8 @@ Color = Annotated[
     typer.Option(
         "--color",
         metavar="HOW",
-        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, what is "
-        "usual for the kind of file.",
+        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, class for "
+        "predictions and answers, rgb for scenes and for LAS and CSV files of original points.",
     ),
 ]
 Uncompressed = Annotated[

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def in_metres(value: float, digits: int = 2) -> str:
-    """A length in metres as text, with so many significant digits; its space is a non-breaking one, which keeps number
-    and unit on one line."""
+    """A length in metres as text: below 100 m with `digits` significant digits, else in whole metres. The space before
+    the unit is a non-breaking one, so that number and unit stay on one line."""
     return f"{value:,.0f}\u00a0m" if value >= 100 else f"{value:.{digits}g}\u00a0m"
 
 
@@ -27,8 +27,8 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 
 def shortened(name: str, letters: int = 28) -> str:
-    """A name of at most so many letters: what is too much is cut out before the end, so that names which only differ at
-    their end stay different."""
+    """Shortens a name to at most `letters` letters. Its middle is replaced by dots, so that names that only differ at
+    their ends stay different."""
     if len(name) <= letters:
         return name
     end = (letters - 3) * 11 // 25

@@ -171,5 +171,6 @@ def _of_file(path: Path) -> SceneCache:
 
 
 def _interesting(item: tuple[str, object]) -> tuple[bool, str]:
+    """Sorts (name, values) of columns: first those by which a cloud is mostly coloured, then the others, by name."""
     first = ("class", "classification", "label", "intensity", "confidence", "uncertainty")
     return item[0].lower() not in first, item[0]

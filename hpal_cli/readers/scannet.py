@@ -1,6 +1,6 @@
 """ScanNet v2: `<scene>_vh_clean_2.ply`, with files of labels beside it if the labels are public.
 
-The labels are read from `<scene>_vh_clean_2.labels.ply`, or from the files of which that was made:
+The labels are read from `<scene>_vh_clean_2.labels.ply`, or from the files from which ScanNet made that file:
 `<scene>.aggregation.json` (objects as lists of segments), `<scene>_vh_clean_2.0.010000.segs.json` (the segment of each
 vertex) and the data set's table of categories. The table has both NYU's and ScanNet's own numbers of categories;
 ScanNet's are used if the class table has a number above 40, which is the highest of NYU's.
@@ -130,7 +130,7 @@ def _from_ply(labels: Path, path: Path, count: int) -> NDArray[np.int64]:
 
 def _from_objects(objects: Path, path: Path, count: int, column: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """(N,) the number of each vertex's category, 0 outside of all objects, and (N,) the number of its object, -1
-    outside of all objects. column: of the data set's table, in which the numbers of categories are."""
+    outside of all objects. column: that of the data set's table with the numbers of the categories."""
     segments = _labels(path)[2]
     if not segments.is_file():
         raise HpalError(segments, f"is missing beside {objects.name}", _REMEDY)

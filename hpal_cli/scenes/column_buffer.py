@@ -130,5 +130,6 @@ def _rows(part: Columns) -> int:
 
 
 def _file(name: str) -> str:
-    # A column's name may be longer than a file's name can be, and have any characters.
+    # The name of a column may be longer than that of a file can be, and may have characters that a file name cannot
+    # have.
     return name.encode().hex()[:200]

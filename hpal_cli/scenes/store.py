@@ -46,8 +46,8 @@ class Points:
 
 class SourceFile(NamedTuple):
     """A file that original points were read from. name: its path below the folder that was read, made safe; points:
-    how many it has, those that were left out too; las_header: an empty LAS file with its header and records; columns:
-    which of the scene's columns are its own, None for all."""
+    how many it has, including those that were left out; las_header: an empty LAS file with its header and records;
+    columns: which of the scene's columns are its own, None for all."""
 
     name: str
     points: int
@@ -74,8 +74,10 @@ class SceneStore:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises:
-        HpalError: not a complete scenes store that this version reads.
+        """Opens the store at `path`; points are not read yet.
+
+        Raises:
+            HpalError: `path` is not a complete scenes store, or of a format version that is not supported.
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "scenes")
@@ -88,7 +90,7 @@ class SceneStore:
         """Reads every chunk of every array.
 
         Raises:
-            HpalError: one is damaged or missing.
+            HpalError: a chunk is damaged or missing.
         """
         envelope.check_arrays(self._root, self.path)
 
@@ -107,11 +109,19 @@ class SceneStore:
 
     def points(self, scene: SceneInfo, *, label: bool = False) -> Points:
         """The N grid points: positions, colours and further columns. The labels are read only with `label`, so that a
-        stage which must not see them does not."""
+        stage which must not see them does not.
+
+        Raises:
+            HpalError: an array is missing, damaged, or of another length than the scene.
+        """
         return self._read(f"scenes/{scene.name}", scene, scene.points, label)
 
     def original(self, scene: SceneInfo, *, label: bool = False) -> tuple[Points, NDArray[np.int64]]:
-        """The M points as they were read, and (M,) the row of the grid point that each belongs to."""
+        """The M points as they were read, and (M,) the row of the grid point that each belongs to.
+
+        Raises:
+            HpalError: an array is missing, damaged, or of another length than the scene.
+        """
         group = f"scenes/{scene.name}/original"
         return self._read(group, scene, scene.original, label), self._array(f"{group}/inverse")
 

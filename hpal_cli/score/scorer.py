@@ -225,7 +225,7 @@ def score(
         )
         for s in chosen
     ]  # fmt: skip
-    warnings: list[tuple[SceneInfo, _Absurd]] = []
+    warnings: list[tuple[SceneInfo, _LevelProblem]] = []
     writer: PointWriter | None = None
     # A thread writes the stream, so that the next scene is scored while another command reads from the pipe.
     with (
@@ -247,11 +247,11 @@ def score(
             written.result()
     if warnings:
         # One warning for the first scene is enough, since all scenes have the same levels.
-        (scene, absurd), others = warnings[0], len(warnings) - 1
+        (scene, found), others = warnings[0], len(warnings) - 1
         also = f" and {counted(others, 'scene')} more" if others else ""
         # Only computed for the scene that is named, since it needs the neighbours of all its points.
-        remedy = absurd.remedy or _fitting_levels(store.points(scene), plan.hierarchy, store.unit)
-        monitor.warn(f"{scene.name}{also}: {absurd.problem}{remedy}")
+        remedy = found.remedy or _fitting_levels(store.points(scene), plan.hierarchy, store.unit)
+        monitor.warn(f"{scene.name}{also}: {found.problem}{remedy}")
     # If there are more parts than scenes, this part has none, and the stream is empty.
     writer = writer or PointWriter(out(header), header)
     writer.close()
@@ -297,19 +297,19 @@ class _Work:
     ranked: NDArray[np.float64] | None = None
 
 
-class _Absurd(NamedTuple):
+class _LevelProblem(NamedTuple):
     """What is wrong with the levels, and what to do about it; None if that needs the positions of the points."""
 
     problem: str
     remedy: str | None
 
 
-def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
+def _score_scene(work: _Work) -> tuple[Rows, _LevelProblem | None]:
     """The stream's rows of one scene, and what is wrong with the levels there, if anything."""
     store, scene, plan = work.store, work.scene, work.plan
     points = store.points(scene)
     shares: dict[str, NDArray[np.floating]] = {}
-    warning: _Absurd | None = None
+    warning: _LevelProblem | None = None
     prob: NDArray[np.floating] | None = None
     if isinstance(store, PredictionStore) and plan.strategy is not Strategy.RANDOM:
         prob = store.probabilities(scene)
@@ -320,7 +320,7 @@ def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
     elif plan.strategy is Strategy.HMMU:
         measured = _measure(work, prob, points.xyz, store.unit)
         scores = measured.score(plan.hierarchy)
-        warning = _absurd_levels(points, plan.hierarchy, measured.voxels, store.unit)
+        warning = _level_problem(points, plan.hierarchy, measured.voxels, store.unit)
         if work.ply is not None:
             names = ["point", *map(format_length, plan.hierarchy.levels)]
             # If a level is given twice, each has a field of its own.
@@ -348,7 +348,7 @@ def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating],
     return measure_on(torch.device(work.plan.device), prob, xyz, hierarchy, unit, margins=margins)
 
 
-def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, _Absurd | None], None, None]:
+def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, _LevelProblem | None], None, None]:
     """The rows of one scene after the other. First the regions of all scenes are compared."""
     from hpal_cli.score import redal, ssdr
 
@@ -469,7 +469,9 @@ def _diverse(
     return {scene.number: score for scene, score in zip(chosen, scores, strict=True)}
 
 
-def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float) -> _Absurd | None:
+def _level_problem(
+    points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float
+) -> _LevelProblem | None:
     """What is wrong with the levels, if one is larger than the scene or has fewer than two points in a voxel."""
     if not len(points.xyz) or not hierarchy.levels:
         return None
@@ -480,11 +482,11 @@ def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int6
         problem, remedy = f"level {format_length(coarse)} is larger than the scene ({size})", "give shorter --levels"
         if hierarchy.levels[fine] > extent:
             remedy = "a bare level is in centimetres; if the scene is larger, prepare it again with its --unit"
-        return _Absurd(problem, f"; {remedy}")
+        return _LevelProblem(problem, f"; {remedy}")
     held = len(points.xyz) / voxels[fine]
     if held >= 2:
         return None
-    return _Absurd(
+    return _LevelProblem(
         f"level {format_length(hierarchy.levels[fine])} holds {held:.1f} points a voxel, fewer than two", None
     )
 
