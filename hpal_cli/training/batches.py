@@ -1,4 +1,5 @@
-"""Makes the batch of a training step: some scenes, each as it is and augmented, with labels."""
+"""Makes the batch of a training step: some scenes with their labels, each as it is (for the teacher) and augmented (for
+the student)."""
 
 from __future__ import annotations
 
@@ -23,17 +24,17 @@ from hpal_cli.voxels import group_voxels
 
 UNKNOWN = -1
 NO_CLASS = -2
-"""In a batch: a point that nobody was asked about, which a pseudo-label may teach, and one that is known to be of no
-class (unsure, ignored), which nothing may."""
+"""Labels in a batch: `UNKNOWN` for a point that nobody was asked about, which may get a pseudo-label; `NO_CLASS` for a
+point that is known to have no class (the answer was unsure, or the class is ignored), which gets none."""
 
 CACHE_BYTES = 1 << 30
-"""Scenes kept in memory between steps; one that is larger is read again each time."""
+"""Bytes of scenes that are kept in memory between steps; a scene that is larger is read again each time."""
 
 
 @dataclass
 class SoftLabels:
-    """What every one of N points teaches. target: (N, C) float32, rows that sum to 1; weight: (N,) float32, 0 to 1,
-    0 where nothing is known, whatever the target."""
+    """Soft labels of N points. target: (N, C) float32, rows that sum to 1; weight: (N,) float32, 0 to 1, 0 for a point
+    of which nothing is known, whose target has no meaning."""
 
     target: Tensor
     weight: Tensor
@@ -47,10 +48,10 @@ class SoftLabels:
 
 @dataclass
 class Batch:
-    """N points of some scenes, as the student and as the teacher sees them (None where none is wanted).
+    """N points of some scenes. student, teacher: the inputs of the student and of the teacher (None without a teacher).
 
-    label: (N,) int64, `UNKNOWN` or `NO_CLASS` where it is no class id; soft: what the points teach where answers were
-    spread, None elsewhere; labelled: how many points have a label, or a soft one. The rows of all match.
+    label: (N,) int64 class ids, `UNKNOWN` or `NO_CLASS`; soft: soft labels if answers were spread, else None; labelled:
+    number of points with a label, or with a soft one. The rows of all of these match.
     """
 
     scenes: list[str]
@@ -61,16 +62,15 @@ class Batch:
     soft: SoftLabels | None = None
 
     def pin_memory(self) -> Batch:
-        """In memory from which a GPU copies without making anyone wait."""
+        """The same in pinned memory, from which a GPU copies while the program continues."""
         teacher = None if self.teacher is None else self.teacher.pin_memory()
         soft = None if self.soft is None else self.soft.pin_memory()
         return Batch(self.scenes, self.student.pin_memory(), teacher, self.label.pin_memory(), self.labelled, soft)
 
 
 class BatchDataset:
-    """Every batch is a function of (seed, step) alone, so a resumed run sees what the uninterrupted one would.
-
-    Of several processes, number `rank` of `world` is given every world-th scene of each batch.
+    """The batches of all steps. Each depends only on (seed, step), so that a resumed run gets the same batches as one
+    that was not interrupted. Of `world` processes, number `rank` gets every world-th scene of each batch.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class BatchDataset:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """color: whether the network is given colours; further: gives what it is given of a scene
-        beside colour and position; scale: lengths are divided by it, so that the network sees a room."""
+        """color: whether the network gets colours; further: returns the columns of a scene that the network gets beside
+        colour and position; scale: lengths are divided by it, so that the network sees scenes of the size of rooms."""
         self._scenes = list(scenes)
         self._labels = labels
         self._settings = settings
@@ -141,7 +141,8 @@ class BatchDataset:
         )
 
     def _scene(self, n: int) -> SceneInfo:
-        """The n-th scene of an endless row in which every scene comes once before any comes again."""
+        """The n-th scene of an endless sequence, in which all scenes come once, in random order, before they come
+        again."""
         epoch, place = divmod(n, len(self._scenes))
         order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._scenes))
         return self._scenes[order[place]]
