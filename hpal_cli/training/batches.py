@@ -151,9 +151,11 @@ class BatchDataset:
 def crop(
     xyz: NDArray[np.float32], labelled: NDArray[np.int64], most: int, voxel: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows, ascending, of the points nearest in plan to a labelled one (to any, if none is) that fill `most` voxels.
+    """Crops a scene, xyz (N, 3) in metres, to the points that are nearest in x and y to a centre and fill `most`
+    voxels. Returns their rows, ascending.
 
-    0 keeps all. Voxels are counted before augmentation.
+    labelled: rows, one of which is drawn as the centre (any row, if there are none); most: 0 keeps all points; voxel:
+    edge in metres. Voxels are counted before augmentation.
     """
     if most <= 0 or len(xyz) <= most:
         return np.arange(len(xyz))
@@ -173,7 +175,7 @@ def crop(
 
 
 def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(K,) label of the kept rows (ascending)."""
+    """(K,) the labels of the rows `keep` (K,), ascending. rows, ids: (L,) the rows that have labels, and these."""
     label = np.full(len(keep), UNKNOWN, np.int64)
     at = np.searchsorted(keep, rows)
     inside = at < len(keep)
@@ -185,7 +187,7 @@ def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np
 def _scenes_by_class(
     scenes: Sequence[SceneInfo], labels: Mapping[str, SceneLabels], spread: Spread | None
 ) -> list[tuple[int, list[SceneInfo]]]:
-    """(class, the scenes that have a point of it) for every class that some scene has."""
+    """For each class that occurs a pair of the class and the scenes that have a point of it, sorted by class."""
     found: dict[int, list[SceneInfo]] = {}
     for scene in scenes:
         if spread is not None:
@@ -200,7 +202,8 @@ def _scenes_by_class(
 
 @dataclass(frozen=True)
 class _CachedScene:
-    """xyz, color: (N, 3); columns: beside those; prob (N, C) and likely (N,): what was spread, and to which class."""
+    """A scene in memory. xyz: (N, 3) metres; color: (N, 3); columns: further ones; prob: (N, C) probabilities that
+    answers were spread with, and likely: (N,) the most likely class, both None without spread answers."""
 
     xyz: NDArray[np.float32]
     color: NDArray[np.float32] | None
@@ -215,7 +218,7 @@ class _CachedScene:
 
 
 class _SceneCache:
-    """Reads a scene when a batch wants it, and keeps the last ones."""
+    """Reads the scenes that batches need, and keeps the ones that were used last in memory."""
 
     def __init__(
         self,
@@ -225,7 +228,7 @@ class _SceneCache:
         further: Callable[[SceneInfo, Points], ExtraColumns | None] | None,
         unit: float,
     ) -> None:
-        """unit: metres of a room in one unit of the positions."""
+        """unit: metres in one unit of the positions, divided by the scale of the scenes."""
         self._store = store
         self._unit = unit
         self._color = color
