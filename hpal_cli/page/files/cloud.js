@@ -8,7 +8,7 @@ import {
 
 const FIELD = 50; // degrees
 const BATCH = 250000; // points of one request
-const SPACING = 1.3; // pixels between drawn points, which at this distance look like a surface
+const SPACING = 1.3; // pixels between drawn points that are near enough to look like a surface
 const LEAST = 15000, MOST = 3000000; // points of a picture while something moves: as many as the machine draws at 30 a second
 const SLOW = 200000; // points; a machine that draws fewer gets half as many pixels along each edge while something moves
 const FINE = 150000; // fewest points of a picture while nothing moves
