@@ -235,7 +235,8 @@ def typed(*words: object) -> str:
 
 
 class Output:
-    """Where a point stream goes: `-o FILE`, a pipe, or at a terminal a file of a usual name."""
+    """The output of a point stream: the file of `-o FILE`, stdout if it is a pipe or a file, or, at a terminal, a file
+    with the default name."""
 
     def __init__(
         self, path: Path | None, default: str, *, overwrite: bool, fixed: bool = False, as_json: bool = False

@@ -40,7 +40,7 @@ FEATURES = 96
 SIZES = {
     # The paper's network: 21.7 M parameters.
     "full": Size(32, (32, 64, 128, 256), (256, 128, 96, 96), 2),
-    # For a CPU: half the widths, one block a stage.
+    # For a CPU: half of the widths, and one block in each stage.
     "small": Size(16, (16, 32, 64, 128), (128, 64, 48, 48), 1),
 }
 

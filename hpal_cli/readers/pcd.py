@@ -239,7 +239,7 @@ def decompressed(data: bytes, size: int) -> bytearray:
             raise ValueError("it copies from before the beginning")
         piece = out[start : start + length]
         if len(piece) < length:
-            # What is copied goes on into what it becomes.
+            # The copy overlaps its own output, so its piece repeats.
             piece = (piece * (length // len(piece) + 1))[:length]
         out += piece
     if len(out) != size or at > end:

@@ -221,7 +221,7 @@ def refuse_promises(header: Header, held: int, subject: object, remedy: str = "f
     needed = 0
     for element in header.elements:
         if header.encoding == "ascii":
-            row = 2 * (len(element.types) + len(element.lists))  # a digit and what parts it from the next
+            row = 2 * (len(element.types) + len(element.lists))  # a digit and a separator for each number
         else:
             row = _size(element)
         needed += element.count * row

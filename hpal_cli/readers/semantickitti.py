@@ -39,7 +39,7 @@ _CLASSES = {
     80: ("pole", (255, 240, 150)),
     81: ("traffic-sign", (255, 0, 0)),
 }
-# What the benchmark counts as another class: what moves as what stands, lane marking as road.
+# Numbers that the benchmark counts as another class: moving things as standing ones, lane marking as road.
 _AS = {
     13: 20, 16: 20, 60: 40, 252: 10, 253: 31, 254: 30, 255: 32, 256: 20, 257: 20, 258: 18, 259: 20,
     # unlabelled, outlier, other structure, other object

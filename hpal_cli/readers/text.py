@@ -88,18 +88,20 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """Columns between blanks, commas or semicolons, numbers with or without quotes; a million lines at a time.
+    """The points, a million lines at a time. Columns are separated by blanks, commas or semicolons, and numbers may be
+    in quotes.
 
-    A comma is a decimal point between semicolons, in quotes, and between blanks where each number has one or none.
+    A comma is a decimal point if columns are separated by semicolons, if the number is in quotes, or if columns are
+    separated by blanks and no number has more than one comma.
 
-    What a column is comes from `options.columns`, or else from a header line, which may be a `#` or `//` comment.
-    Without one, by count: 3 x y z; 4 with intensity; 6 with red green blue; 7 with a label besides; in `.pts` 7 is
-    intensity red green blue. Between commas or semicolons a cell may be empty, which is NaN (unlabelled, for a label),
-    unless it is a position or a colour; and a line may end with a separator.
+    The meaning of the columns is given by `options.columns`, or else by a header line, which may be a `#` or `//`
+    comment, or else by their number: 3 are x y z; 4 also have intensity; 6 have red green blue; 7 also have a label, or
+    in `.pts` files intensity red green blue. With commas or semicolons, a cell that is no position or colour may be
+    empty, which is read as NaN (for a label as unlabelled), and a line may end with a separator.
 
     Raises:
-        HpalError: no table, a broken line, columns that neither names nor count explain.
-        UsageError: `options.columns` without x, y or z, or with one twice.
+        HpalError: the file is no table, a line is broken, or the meaning of the columns is not known.
+        UsageError: `options.columns` lacks x, y or z, or names a column twice.
     """
     path = source.path
     with _File(path) as file:
@@ -222,7 +224,7 @@ def _looks_like_points(path: Path, options: Options) -> bool:
 
 
 def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
-    """What the first lines say; None where no line of numbers is among them."""
+    """The layout of a table, from its first lines; None if none of them is a line of numbers."""
     named: list[str] = []
     comment: list[str] = []
     commented = 0

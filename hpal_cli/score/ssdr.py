@@ -189,7 +189,8 @@ def similarity(scene: Superpoints, regions: NDArray[np.integer]) -> NDArray[np.f
 
 
 def _majority(of: NDArray[np.integer], guess: NDArray[np.integer], regions: int, classes: int) -> NDArray[np.int32]:
-    """(regions,) the most frequent class of each region's points, the lowest on a tie and where there is no point."""
+    """(regions,) the most frequent class among the points of each region; of equally frequent ones the lowest, and
+    class 0 for a region without points."""
     key = of.astype(np.int64) * classes + guess
     count = np.bincount(key, minlength=regions * classes).reshape(regions, classes)
     return count.argmax(axis=1).astype(np.int32) if regions else np.zeros(0, np.int32)
