@@ -10,17 +10,25 @@ from typing import Protocol
 class Task(Protocol):
     """A long piece of work whose progress is reported."""
 
-    def advance(self, amount: int = 1, status: str = "") -> None: ...
+    def advance(self, amount: int = 1, status: str = "") -> None:
+        """Reports that `amount` more units are done. status: a short text on what was done."""
+        ...
 
 
 class Monitor(Protocol):
     """Receives progress, notes and warnings. `hpal_cli.commands.console` shows them on a terminal."""
 
-    def task(self, what: str, total: int) -> contextlib.AbstractContextManager[Task]: ...
+    def task(self, what: str, total: int) -> contextlib.AbstractContextManager[Task]:
+        """Begins a task of `total` units, which ends with the block. what: its name in a few words."""
+        ...
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """Tells the user something that needs no action."""
+        ...
 
-    def warn(self, text: str) -> None: ...
+    def warn(self, text: str) -> None:
+        """Tells the user that something is probably wrong."""
+        ...
 
 
 class Silent:

@@ -71,6 +71,8 @@ class Metrics:
         )
 
     def to_json(self, classes: ClassTable) -> dict[str, Any]:
+        """The metrics as members of a JSON object; numbers have six decimals, and unknown ones are null."""
+
         def number(value: float) -> float | None:
             return None if np.isnan(value) else round(float(value), 6)
 

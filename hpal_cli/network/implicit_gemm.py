@@ -450,6 +450,7 @@ class Epilogue:
 
     @classmethod
     def of(cls, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool) -> Epilogue:
+        """The epilogue of a batch norm with its running statistics."""
         assert bn.running_mean is not None
         assert bn.running_var is not None
         return cls(bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps, shortcut, rectified)

@@ -49,6 +49,7 @@ class MinkUNet(nn.Module):
     """Input features (M, C_in) of voxels -> logits (M, classes), and the output of the last decoder block (M, 96)."""
 
     def __init__(self, channels: int, classes: int, size: Size, *, dropout: float = 0.0) -> None:
+        """channels: C_in; dropout: share of the last features that is set to 0 at each step of a training."""
         super().__init__()
         self.stem = Chain(
             Convolution(channels, size.stem, 0), BatchNorm(size.stem),
@@ -83,6 +84,7 @@ class MinkUNet(nn.Module):
         self._half_kernels: HalfKernels | None = None
 
     def forward(self, features: Tensor, geometry: AnyGeometry) -> tuple[Tensor, Tensor]:
+        """features: (M, C_in) in the order of the voxels of `geometry`; the results are in the same order."""
         if geometry.fused:
             self._begin(cast("TableGeometry", geometry))
         x = self.stem(geometry.permute(features), geometry)

@@ -84,6 +84,7 @@ class LiveSpread:
             return last.found
 
     def close(self) -> None:
+        """Ends the threads, and the process that computes superpoints."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._maker is not None and self._maker.is_alive():

@@ -65,7 +65,11 @@ class PredictionStore:
         return scenes
 
     def points(self, scene: SceneInfo) -> Points:
-        """The N grid points: positions, and colours if the scans have any."""
+        """The N grid points: positions, and colours if the scans have any.
+
+        Raises:
+            HpalError: the scene was not predicted, or does not have one position for each point.
+        """
         if self._find(scene, "") is None:
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)

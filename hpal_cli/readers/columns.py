@@ -41,6 +41,7 @@ _CLOSE_COLOUR, _CLOSE_LABEL = 0.6, 0.75
 
 
 def missing_axes(names: Iterable[str]) -> list[str]:
+    """Which of x, y and z are not among the names, in upper or lower case."""
     folded = {name.casefold() for name in names}
     return [axis for axis in AXES if axis not in folded]
 

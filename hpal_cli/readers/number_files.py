@@ -25,6 +25,8 @@ _WORTH = 4  # fewest parts per thread, because to wake a thread takes as long as
 
 
 class TextFile(NamedTuple):
+    """A file to parse."""
+
     path: str
     size: int
     """Bytes of the file."""

@@ -131,10 +131,16 @@ class PointWriter:
         stream.write(header.encode())
 
     def write(self, rows: Rows) -> None:
+        """Writes further rows (N,), which have the columns of the header."""
         self._left -= len(rows)
         self._stream.write(np.ascontiguousarray(rows).tobytes())
 
     def close(self) -> None:
+        """Ends the stream.
+
+        Raises:
+            RuntimeError: the number of rows is not that of the header.
+        """
         if self._left:
             raise RuntimeError(f"the header promised {self._left:+,} more points than were written")
         self._stream.flush()
