@@ -111,6 +111,7 @@ def fit(
     threads: int = 1,
 ) -> Trees:
     """Trains trees that predict `label` (S,) from `rows` (S, F).
+
     weight: (S,) of each row; classes: C; trees: T; columns: share of the columns, 0 to 1, that each split chooses from;
     least: rows in the smallest leaf; threads: number of threads, on which the result does not depend.
     """

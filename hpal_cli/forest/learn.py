@@ -65,6 +65,7 @@ def learn(
     blocks), and each fold is predicted by trees that were trained on the others. The boosted trees have the inputs of
     the last stage, and all classes have the same weight in them. They make other errors than the randomised trees, so
     the mean of both is better than either.
+
     Args:
         scenes: the scenes to learn from.
         columns, least: as for `trees.fit`; balance: as `BALANCE`.

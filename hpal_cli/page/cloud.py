@@ -66,6 +66,7 @@ class Source:
 
 class DrawnCloud:
     """N points of a scene in the order of drawing: tile by tile, and shuffled within each tile.
+
     order: (N,) rows of the points in that order; xyz: (N, 3) float32 metres in that order, relative to the scene's
     offset; total: points of the scene, which is N unless this is a coarse level; step: metres between neighbouring
     points; reach: metres that are shown around a query; floor, top: z of the lowest and the highest point; cut: z above

@@ -261,7 +261,7 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
             if comment and not names:
                 doubt = (
                     f"the comment in line {commented} names {len(comment)} columns, and there are {len(words)}: "
-                    "they are taken by their number (--columns names them)"
+                    "the columns are recognised by their number (--columns names them)"
                 )
             if named and len(named) != len(words):
                 raise HpalError(path, f"names {len(named)} columns and has {len(words)}", "name every column once")

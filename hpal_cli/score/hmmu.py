@@ -26,6 +26,7 @@ class Hierarchy:
 
     nested: whether a level averages over the voxels of the finer level, as the released code does (hmmu_nested.py),
     and not over points, as the paper says.
+
     Raises:
         UsageError: a level is not positive, a weight is negative, their numbers differ, or nested levels do not grow.
     """

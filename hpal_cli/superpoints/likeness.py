@@ -1,5 +1,5 @@
-"""Reduces the description of superpoints to a few numbers, the distance of which tells how alike two superpoints
-look."""
+"""Reduces the description of a superpoint to a few numbers, so that superpoints that look alike have a small
+distance."""
 
 from __future__ import annotations
 

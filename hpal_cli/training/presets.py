@@ -12,6 +12,7 @@ from hpal_cli.errors import UsageError
 @dataclass(frozen=True)
 class Settings:
     """The values of all training options. Lengths are in metres.
+
     size: of the network (`SIZES`); voxel: edge of its voxels; inputs: names of its inputs, such as "points" (position
     and colour) or "superpoints" (also the likeness of the superpoint; see `network.point_inputs.InputSpec`).
     steps: number of optimiser steps; minutes: if above 0, training ends after this time instead, and the schedule
