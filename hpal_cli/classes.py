@@ -68,6 +68,7 @@ _NONE = Numbers()
 
 class ClassTable:
     """The C classes of a store in the order of their ids, which are 0 to C - 1.
+
     Three attributes are only used to read clouds, and are not stored. ignored: numbers that become the label -1; rest:
     the label of all numbers that neither a class nor `ignored` has, None if there may be no such numbers; file: the
     file that the table was read from, for messages.

@@ -41,6 +41,7 @@ class Repeated:
 
 def printable(text: str) -> str:
     r"""The text with each character that would control a terminal or begin a new line written out, such as `\x1b`.
+
     It is for names and other text from files, which anybody may have written.
     """
     if text.isascii() and text.isprintable():

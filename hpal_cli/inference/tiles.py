@@ -50,6 +50,7 @@ class Tile:
 
     def weight(self, cell: NDArray[np.int64]) -> NDArray[np.float32]:
         """(K, 2 or 3) voxels -> (K,) their weights in this tile: 1 inside, linear across a cut, 0 outside.
+
         The weights of a voxel in all tiles sum to 1.
         """
         weight = np.ones(len(cell))

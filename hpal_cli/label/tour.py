@@ -17,6 +17,7 @@ TWO_OPT_ROUNDS = 40
 
 def short_tour(xyz: NDArray[np.floating]) -> NDArray[np.int64]:
     """(Q, 3) positions -> (Q,) rows in the order of a short tour that begins at the corner of least x and y.
+
     It is a nearest-neighbour tour that 2-opt then shortens. For more than `MAX_NEAREST_NEIGHBOUR` positions it runs
     along strips in y, up one strip and down the next.
     """

@@ -1,4 +1,5 @@
 """The coordinates of the voxels of a batch at every stride, and the kernel maps between them.
+
 A voxel is a 64-bit key, and keys are sorted. The key of a neighbour is the key plus a constant. A kernel map has two
 lists of rows for each kernel offset, and all layers of a stride share it. The order of kernel offsets is that of
 MinkowskiEngine, in which the first spatial axis is the fastest: `k = (dx+1) + 3 (dy+1) + 9 (dz+1)` and, for kernels of

@@ -113,6 +113,7 @@ def _blocks(inputs: int, outputs: int, level: int, count: int) -> list[nn.Module
 
 class Chain(nn.Sequential):
     """A sequence of residual blocks, or of convolutions each followed by its batch norm.
+
     In the names of the parameters a ReLU counts as a layer, although its batch norm computes it.
     """
 

@@ -14,6 +14,7 @@ DENSEST = 6_000
 
 def best_view(cloud: DrawnCloud, place: NDArray[np.floating]) -> NDArray[np.float64]:
     """(3,) unit vector from a place (3,), in metres, towards the camera that sees it best (`export.views.two_views`).
+
     All lengths are divided by the scene's reach, since the views are designed for rooms, in which the reach is 1 m.
     """
     near = cloud.around(place, 1.5 * cloud.reach)

@@ -281,6 +281,7 @@ def write_scene(
     unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
     """Writes a scene of a predictions store. Returns `pred` (N,), the class of the largest stored probability.
+
     prob: (N, C); feat: (N, F) or None; labelled: (L,) rows with an answer; superpoint: (N,) of each point, if they are
     known; unknown: (N,) whether nothing is known of a point, whose `pred` is then -1.
     """

@@ -57,6 +57,7 @@ def point_value(
     prob: NDArray[np.floating], xyz: NDArray[np.floating], rgb: NDArray[np.uint8] | None
 ) -> NDArray[np.float64]:
     """(N,) H + 0.1 g + 0.05 k, or without colour H + 0.05 k.
+
     H is `mean_entropy`. g and k are computed from the 50 nearest other points, or from all others if there are fewer: g
     is the mean difference of colour (0 to 1) to them, at most 0.1, and k is their `curvature`.
     """

@@ -46,6 +46,7 @@ def create(
     """Yields the root group of a new store and the folder in which it is written. The store appears at `path` when the
     block ends without an error. `attributes` are written at the end of the block, so the block may add to them.
     place: yields the folder to write in; without it, the folder is removed if the block fails.
+
     Raises:
         HpalError: `path` exists and may not be replaced, or it is a store of another kind.
     """

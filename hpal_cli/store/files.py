@@ -70,6 +70,7 @@ def unfinished_folder(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _claimed(path: Path, ending: str, *, folder: bool) -> Iterator[Path]:
     """Yields a new temporary path beside `path`, and removes what is there at the end of the block.
+
     Meanwhile it holds a lock, which tells other processes that the path is in use and which ends with this process. The
     lock is on a file beside a folder, but on a file itself, since a command may write thousands of files.
     """

@@ -39,6 +39,7 @@ def contacts(
     rows: NDArray[np.int64],
 ) -> Contacts:
     """The contacts of the points `rows` with those of their 16 nearest points that belong to another part.
+
     xyz: (N, 3); color: (N, K) or None; part: (N,) the number of the superpoint of each point, or a number of its own
     for a point whose superpoint is not known.
     """

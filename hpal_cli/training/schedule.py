@@ -10,6 +10,7 @@ from hpal_cli.training.presets import Settings
 
 def learning_rate(settings: Settings, step: int) -> float:
     """The learning rate of a step, from 0 to steps - 1.
+
     The cosine schedule falls from `lr` to nearly 0, and starts again after about `period` steps (never if that is 0).
     The period is adjusted so that the run has a whole number of periods and ends at a low rate. The polynomial schedule
     is `lr (1 - t)^power` with t from 0 to 1.
