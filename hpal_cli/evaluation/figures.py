@@ -100,6 +100,6 @@ def figure_of(width: float, height: float, *, columns: int = 1, dpi: int = 120) 
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG."""
-    # Without the version of matplotlib in it, the same numbers give the same bytes.
+    """As PNG."""
+    # Without the program's version in it, the same numbers make the same bytes.
     figure.savefig(path, format="png", metadata={"Software": None})

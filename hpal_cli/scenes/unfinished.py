@@ -65,7 +65,7 @@ class Unfinished:
 
     def _read(self, settings: dict[str, Any]) -> None:
         lines = self._path.read_text(encoding="utf-8").split("\n")
-        # A last line without its end, as after a power cut, is not counted: its scene is written again.
+        # A line that a power cut left half is a scene that is not done.
         rows = [json.loads(line) for line in lines[:-1]]
         begun = rows[0]["settings"] if rows else {}
         wrong = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))

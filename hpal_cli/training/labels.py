@@ -127,7 +127,7 @@ def require_spread_of(
             path,
             f"was made from other answers than {labels.path} holds now",
             f"make it again: hpal spread {labels.path} {store.path} -o {path} --overwrite; or give "
-            "--old-spread to learn from it anyway",
+            "--old-spread to learn from it all the same",
         )
 
 
