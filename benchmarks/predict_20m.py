@@ -80,7 +80,7 @@ def make(folder: Path, points: int, size: str) -> None:
     import torch
 
     from hpal_cli.classes import ClassTable
-    from hpal_cli.inference.scene_voxels import SceneVoxels
+    from hpal_cli.inference.scene_voxels import SceneInput, SceneVoxels
     from hpal_cli.network.minkunet import SIZES, MinkUNet
     from hpal_cli.scene_table import SceneInfo, SceneTable, fingerprint
     from hpal_cli.scenes.store import Points, write_points
@@ -120,7 +120,7 @@ def make(folder: Path, points: int, size: str) -> None:
     settings = replace(PRESETS["small"], size=size)
     student = MinkUNet(6, CLASSES, SIZES[size]).state_dict()
     Checkpoint(settings, classes, True, table.id, 0, 0, "", 0, student, {}).save(folder / "model.pt", overwrite=False)
-    print(len(SceneVoxels(scene, settings.voxel, unit=1.0, color=True)))
+    print(len(SceneVoxels(SceneInput(scene, settings.voxel))))
 
 
 def rooms(points: int) -> Iterator[tuple]:

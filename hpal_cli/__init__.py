@@ -1,8 +1,8 @@
-"""hpal: label 3D scans with next to no labels.
+"""hpal: a class for every point of 3D scans, from very few labels.
 
-`import hpal_cli as hpal` offers the calls of the loop (hpal_cli/library.py, docs/library.md); nothing heavy is loaded
-until one of them is asked for. docs/architecture.md shows the folders, in the order in which data flows through them.
-`hpal_cli.commands` wraps the library as commands, and nothing imports it.
+`import hpal_cli as hpal` offers the calls of the loop (hpal_cli/library.py, docs/library.md). Large libraries are only
+loaded when one of the calls is used. docs/architecture.md shows the folders in the order in which data flows through
+them. `hpal_cli.commands` wraps the library as commands; no other folder imports it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`hpal` and `python -m hpal_cli`."""
+"""The entry point of the program `hpal`, and of `python -m hpal_cli`."""
 
 import sys
 from typing import NoReturn
@@ -7,7 +7,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Runs the command line of this process and exits with its status."""
     try:
-        # Here, so that an interrupt while this loads ends like any other.
+        # Imported here, so that an interrupt during the import ends the program as at any other time.
         from hpal_cli.commands.app import main as run
 
         run()

@@ -1,4 +1,5 @@
-"""How many points a selection may choose: numbers, shares of the pool, and numbers for each scene."""
+"""Budgets: how many points a selection may choose, given as a number, a share of the pool, or a number for each
+scene."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ DEFAULT = "0.02%"
 
 @dataclass(frozen=True)
 class Budget:
-    """A share of the pool's points or a number of points, over all scenes together or for each."""
+    """A number of points, or a percentage of the pool's points. per_scene: for each scene, not for all together."""
 
     amount: Decimal
     percent: bool
@@ -21,10 +22,10 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """`0.02%`, `2600`, `20/scene` or `0.02%/scene`.
+        """The budget that a text such as `0.02%`, `2600`, `20/scene` or `0.02%/scene` stands for.
 
         Raises:
-            UsageError: anything else, or nothing to take.
+            UsageError: the text is no budget, or the budget is 0 or more than all points.
         """
         match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(%?)\s*(/\s*scene)?\s*", text)
         remedy = "give a share (0.02%), a number (2600), or either for each scene (20/scene)"
@@ -40,21 +41,21 @@ class Budget:
         return cls(amount, percent, bool(match.group(3)))
 
     def __str__(self) -> str:
-        """As `parse` reads it, in one spelling."""
+        """The text that `parse` reads, always in the same spelling for the same budget."""
         return f"{self.amount.normalize():f}{'%' * self.percent}{'/scene' * self.per_scene}"
 
     def of(self, points: int) -> int:
-        """How many of `points` points that is: rounded, at least one."""
+        """How many of `points` points the budget is: rounded, and at least one."""
         if not self.percent:
             return int(self.amount)
         return max(1, round(self.amount * points / 100))
 
 
 def parse_share(text: str, option: str, whole: str, example: str) -> float:
-    """A share of some things, `5%` or `0.05`, as a number from 0 to 1.
+    """A share, given as `5%` or `0.05`, as a number from 0 to 1. option, whole, example: parts of the error message.
 
     Raises:
-        UsageError: something else.
+        UsageError: the text is no share.
     """
     try:
         share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)

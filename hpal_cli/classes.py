@@ -1,4 +1,4 @@
-"""The class table: which classes there are, their names and colours."""
+"""The class table: the classes of a store, with their names, their colours and their numbers in source files."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from hpal_cli.errors import HpalError
 from hpal_cli.wording import counted
 
 IGNORE = -1
-"""The ignore index: a point with no label, or with one outside the task."""
+"""The ignore index: the label of a point without a label, or whose label is not one of the classes."""
 
 UNSURE = "unsure"
-"""What a person answers who cannot tell; -1 in labels. No class can be called so."""
+"""The answer of a person who does not know the class, stored as the label -1. No class can have this name."""
 
 MAX_CLASSES = 1024
 
 _SHOWN = 8
-"""Numbers in a message."""
+"""Numbers that a message lists, at most."""
 
 NOT_CLASSIFIED = (0, 1)
-"""LAS codes that mean "not classified"; a class with one could not be read back."""
+"""LAS codes that mean "not classified". A class cannot have them, since its points could not be read back."""
 
 
 @dataclass(frozen=True)
 class SemanticClass:
-    """One class. `id` is its row in the table and its column in the probabilities; `codes` are the numbers that source
-    files use for it (NYU ids, say); `las_codes` those in LAS files, 2 to 255, where it was given any."""
+    """One class. id: its row in the table and its column in probabilities; color: red, green, blue, 0 to 255; codes:
+    its numbers in source files, such as NYU ids; las_codes: its numbers in LAS files, 2 to 255, if they are given."""
 
     id: int
     name: str
@@ -47,17 +47,17 @@ class SemanticClass:
 
     @property
     def code(self) -> int | None:
-        """The first of its codes, which is written where one has to be; None without."""
+        """The first of its codes, which is the one that files are written with; None if it has no code."""
         return self.codes[0] if self.codes else None
 
     @property
     def las(self) -> int | None:
-        """As `code`, for LAS files."""
+        """The first of its LAS codes; None if it has none."""
         return self.las_codes[0] if self.las_codes else None
 
 
 class Numbers(NamedTuple):
-    """Numbers of source files that stand for no class."""
+    """Numbers in source files, and in LAS files, that stand for no class."""
 
     codes: tuple[int, ...] = ()
     las_codes: tuple[int, ...] = ()
@@ -67,10 +67,11 @@ _NONE = Numbers()
 
 
 class ClassTable:
-    """The classes of a store, in id order: ids are 0 .. C-1 without gaps.
+    """The C classes of a store in the order of their ids, which are 0 to C - 1.
 
-    What a table says beyond its classes is for reading clouds alone, and goes into no store: `ignored` numbers are -1,
-    and `rest` is what all others are that no class has, the id of a class or -1. `file` is where it was read from.
+    Three attributes are only used to read clouds, and are not stored. ignored: numbers that become the label -1; rest:
+    the label of all numbers that neither a class nor `ignored` has, None if there may be no such numbers; file: the
+    file that the table was read from, for messages.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class ClassTable:
         file: Path | None = None,
         where: Mapping[int, str] | None = None,
     ) -> None:
-        """where: what messages call the class of an id, and the row of what is ignored (-1).
+        """where: for messages, the name of the place where each id was given, and -1 for the ignored numbers.
 
         Raises:
-            HpalError: ids with gaps, names or numbers that are not one class's alone, or numbers that cannot be.
+            HpalError: the ids have gaps, two classes share a name or a number, or a number is not allowed.
         """
         self._rows = tuple(classes)
         self.ignored, self.rest, self.file = ignored, rest, file
@@ -137,7 +138,8 @@ class ClassTable:
         return np.array([c.color for c in self._rows], np.uint8).reshape(-1, 3)
 
     def id_of(self, text: str) -> int | None:
-        """The id that a person's answer names (a class name, any case, or an id, be it written 1.0), or None."""
+        """The id of the class that an answer names, which is a class name in any case, or an id (also written as 1.0).
+        None if it names no class."""
         folded = {_folded(c.name): c.id for c in self._rows}
         if _folded(text) in folded:
             return folded[_folded(text)]
@@ -145,10 +147,11 @@ class ClassTable:
         return number if number is not None and number < len(self) else None
 
     def numbers(self, *, las: bool = False) -> dict[int, int]:
-        """The numbers of source files, and the id of each, -1 for those to ignore.
+        """A mapping from the numbers in source files to class ids, with -1 for numbers to ignore.
 
-        las: the numbers of LAS files, where any class has some. A class without has its codes there, but not where
-        all codes are ids: of those nobody said that they are LAS's, where 2 is the ground.
+        las: the numbers in LAS files, if any class has LAS codes. A class without LAS codes then has its codes there
+        too, unless all codes of the table equal the ids: such codes are probably not meant for LAS files, in which 2,
+        for example, is the ground.
         """
         rows = [*((c.id, c.codes, c.las_codes) for c in self._rows), (IGNORE, *self.ignored)]
         las = las and any(c.las_codes for c in self._rows)
@@ -158,15 +161,15 @@ class ClassTable:
             own = las_codes or (codes if typed or n == IGNORE else ()) if las else codes
             for number in own:
                 found.setdefault(number, n)
-        if las:  # what was said of LAS files counts
+        if las:  # LAS codes have precedence over codes
             found |= {number: n for n, _, las_codes in rows for number in las_codes}
         return found
 
     def from_codes(self, codes: NDArray[np.integer], subject: object, *, las: bool = False) -> NDArray[np.int32]:
-        """Source numbers (N,) as ids (N,) int32; -1 stays -1. las: as in `numbers`.
+        """Numbers in source files (N,) as class ids (N,) int32; -1 stays -1. las: as for `numbers`.
 
         Raises:
-            HpalError: a number that no class has, and no class takes the rest.
+            HpalError: no class has one of the numbers, and `rest` is None.
         """
         numbers = {**self.numbers(las=las), IGNORE: IGNORE}
         known = np.array(sorted(numbers), np.int64)
@@ -186,13 +189,13 @@ class ClassTable:
         return np.where(missing, np.int32(IGNORE if self.rest is None else self.rest), ids[at])
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The rows of a store (docs/formats.md 1.4)."""
+        """The rows of the class table in a store (docs/formats.md section 1.4)."""
         taken = {number for c in self._rows for number in c.codes}
         rows = []
         for c in self._rows:
             code = c.code
             if code is None:
-                # Readers that know no `codes` want one that no other class has.
+                # Programs that do not read `codes` need a code, which must be none of another class.
                 code = next(n for n in itertools.chain([c.id], itertools.count(MAX_CLASSES)) if n not in taken)
                 taken.add(code)
             row: dict[str, Any] = {"id": c.id, "name": c.name, "color": list(c.color), "code": code}
@@ -206,16 +209,16 @@ class ClassTable:
         return rows
 
     def reading(self) -> list[Any]:
-        """All that decides which class a number becomes, as JSON."""
+        """All that decides which class a number in a source file becomes, as JSON."""
         return [self.to_json(), list(map(list, self.ignored)), self.rest]
 
     @classmethod
     def from_json(cls, rows: Iterable[Mapping[str, Any]], subject: object = "class table") -> ClassTable:
-        """Rows of {id, name, color?, code?, codes?, las?, las_codes?}, as a store has them; a missing colour is taken
-        from a palette, a missing code is the id.
+        """The class table of rows {id, name, color?, code?, codes?, las?, las_codes?}, as a store has them. A missing
+        colour is taken from a palette, and a missing code is the id.
 
         Raises:
-            HpalError: a row without id or name, or values of another type or out of range.
+            HpalError: a row has no id or name, or a value has another type or is out of range.
         """
         classes = []
         for n, row in enumerate(rows):
@@ -234,15 +237,14 @@ class ClassTable:
 
     @classmethod
     def from_file(cls, path: Path) -> ClassTable:
-        """A JSON list of classes, or a TOML file with a `[[classes]]` table each; the same members in both.
-
-        `name`; `id`, or the rows are numbered in their order; `color`; `code` and `las`, each a number or a list of
-        numbers, the first of which is written where one has to be. `code` may be "rest", for all numbers that no other
-        row has. A row with the id -1 needs no name: its numbers are ignored. Where no class has a `code`, ids are the
-        codes; where one has, a class without has no number in the files.
+        """Reads a JSON file with a list of classes, or a TOML file with a table `[[classes]]` for each.
+        The members of a class are `name`; `id`, without which the rows are numbered in their order; `color`; `code` and
+        `las`, which are a number or a list of numbers each, the first of which is used to write files. One `code` may
+        be "rest", which stands for all numbers that no other row has. The numbers of a row with the id -1 are ignored.
+        If no class has a `code`, the ids are the codes. If some have one, the others have no number in the files.
 
         Raises:
-            HpalError: the file is missing, not JSON/TOML, or holds no classes; the row is named.
+            HpalError: the file is missing, is no JSON or TOML, or has no valid classes. The message names the row.
         """
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -261,9 +263,7 @@ _EXAMPLE = 'write each class as {"id": 0, "name": "wall", "color": [174, 199, 23
 
 
 def _from_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> ClassTable:
-    """Raises:
-    HpalError: as `ClassTable.from_file`.
-    """
+    """The class table of the rows of a file. Raises the errors of `ClassTable.from_file`."""
     numbered = any(row.get("id", IGNORE) != IGNORE for row in rows)
     coded = any(row.get("codes", row.get("code", _REST)) != _REST and row.get("id") != IGNORE for row in rows)
     classes: list[SemanticClass] = []
@@ -307,8 +307,10 @@ def _from_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> ClassTable:
 
 @contextmanager
 def _refused(subject: object, place: str) -> Iterator[None]:
-    """Raises:
-    HpalError: for what is wrong with the members of a row.
+    """Turns an error in the members of a row, which the block reads, into an HpalError that names the row.
+
+    Raises:
+        HpalError: the block raised such an error.
     """
     try:
         yield
@@ -319,8 +321,10 @@ def _refused(subject: object, place: str) -> Iterator[None]:
 
 
 def _color(row: Mapping[str, Any], n: int) -> tuple[int, int, int]:
-    """Raises:
-    ValueError: no three bytes.
+    """The colour of a row, or of the palette if it has none.
+
+    Raises:
+        ValueError: the colour is not three numbers from 0 to 255.
     """
     given = row.get("color", row.get("colour"))
     if given is None:
@@ -332,10 +336,10 @@ def _color(row: Mapping[str, Any], n: int) -> tuple[int, int, int]:
 
 
 def _wholes(value: Any) -> tuple[int, ...]:
-    """A number, a list of numbers, or None.
+    """The whole numbers in a value that is a number, a list of numbers, or None.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the value is something else.
     """
     if value is None:
         return ()
@@ -344,7 +348,7 @@ def _wholes(value: Any) -> tuple[int, ...]:
 
 def _require_number(number: int, what: str, n: int, called: Mapping[int, str], subject: object) -> None:
     """Raises:
-    HpalError: a number that no point of a class can have.
+    HpalError: a class cannot have this number.
     """
     if what == "LAS code":
         if not 0 <= number <= 255:
@@ -362,7 +366,7 @@ def _require_number(number: int, what: str, n: int, called: Mapping[int, str], s
 
 def _require_names(names: list[str], subject: object, called: Mapping[int, str]) -> None:
     """Raises:
-    HpalError: a name that a person could not answer with, or that could be taken for another class.
+    HpalError: a name is empty or not printable, or it could be taken for another class or for "unsure".
     """
     seen: dict[str, int] = {}
     for row, name in enumerate(names):
@@ -373,7 +377,7 @@ def _require_names(names: list[str], subject: object, called: Mapping[int, str])
         if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
             raise HpalError(subject, f"{here}: the name {name!r} has control characters", remedy)
         if folded == UNSURE:
-            raise HpalError(subject, f"{here} is called {name!r}, as the answer of who cannot tell", remedy)
+            raise HpalError(subject, f"{here} is called {name!r}, which is the answer of a person in doubt", remedy)
         if folded in seen:
             other = names[seen[folded]]
             case = "" if other == name else f" ({other!r}; case makes no difference)"
@@ -386,13 +390,13 @@ def _require_names(names: list[str], subject: object, called: Mapping[int, str])
 
 
 def _folded(name: str) -> str:
-    """What is compared: answers may have any case, and space around them."""
+    """A name as it is compared, since answers may be in any case and have spaces around them."""
     return name.strip().casefold()
 
 
 def _whole(value: Any) -> int:
     """Raises:
-    ValueError: 0.7, true, infinity, or no number.
+    ValueError: the value is no whole number, such as 0.7, true or infinity.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
         raise ValueError(f"{value!r} is no whole number")
@@ -400,12 +404,12 @@ def _whole(value: Any) -> int:
 
 
 def _number(text: str) -> int | None:
-    """The number that digits stand for; pandas writes 1.0 for a 1 where other rows are blank."""
+    """The number in a text, or None. 1.0 counts as 1, since pandas writes it so in a column with blank cells."""
     return int(text.partition(".")[0]) if re.fullmatch(r"\d{1,9}(\.0+)?", text) else None
 
 
 def palette(n: int) -> tuple[int, int, int]:
-    """The n-th of an endless row of well-spread colours: golden-angle hues, two lightnesses."""
+    """The n-th colour of an endless palette whose hues are a golden angle apart, alternating in lightness."""
     hue = (n * 137.50776405) % 360 / 60
     high, low = (225, 75) if n % 2 == 0 else (165, 30)
     x = int(low + (high - low) * (1 - abs(hue % 2 - 1)))

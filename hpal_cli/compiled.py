@@ -1,7 +1,8 @@
-"""C sources of this package, compiled by the machine's own C compiler at first use and kept for the next.
+"""Compiles the C sources of this package with the C compiler of this computer when they are first used, and keeps the
+result for later runs.
 
-So a loop has the vectors that this processor has, and no wheel has to be built for each. Who calls it has another way
-for machines without a compiler, and says which one is used.
+So the code uses the vector instructions of this processor without a wheel for each kind of processor. Every caller has
+a slower way for computers without a compiler, and tells the person which of the two is used.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from pathlib import Path
 
 from hpal_cli import system
 
-# No fused multiply-add: a product that is rounded before it is added is the one that NumPy computes.
+# Without fused multiply-add instructions, a product is rounded before it is added, as in NumPy.
 FLAGS = (
     *("-O3", "-march=native", "-fPIC", "-std=gnu11", "-ffp-contract=off"),
-    # Nobody asks for floating-point exceptions; `floor` becomes one instruction.
+    # No code here checks for floating-point exceptions, and without them `floor` is a single instruction.
     *("-fno-trapping-math", "-fno-math-errno"),
 )
 _HEADERS = Path(__file__).parent
 
 
 class NotCompiled(Exception):
-    """Why there is no compiled library here."""
+    """There is no compiled library on this computer; the message says why."""
 
 
 def library_or_reason(make: Callable[[], ctypes.CDLL]) -> Callable[[], ctypes.CDLL | str]:
-    """For a function that loads a library and declares what it holds: the library, or in words why there is none. It
-    is called once."""
+    """A decorator for a function that loads a library and declares its functions. The result returns the library, or
+    the reason in words if there is none, and calls the function only once."""
 
     @cache
     def found() -> ctypes.CDLL | str:
@@ -49,17 +50,18 @@ def library_or_reason(make: Callable[[], ctypes.CDLL]) -> Callable[[], ctypes.CD
 
 
 def reason(library: ctypes.CDLL | str) -> str | None:
-    """Why what `library_or_reason` found cannot be used, None if it can."""
+    """Why a library that `library_or_reason` returned cannot be used, None if it can."""
     return library if isinstance(library, str) else None
 
 
 def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = (), version: str = "") -> ctypes.CDLL:
-    """The shared library of a C source; compiled if this source, compiler, processor and `version` are new.
+    """The shared library of a C source. It is compiled unless this source was compiled before with the same compiler,
+    processor and `version`.
 
-    flags: how it is compiled; link: further arguments for linking.
+    flags: of the compiler; link: further arguments for the linker; version: of a library that the source depends on.
 
     Raises:
-        NotCompiled: `HPAL_NATIVE=0`, no compiler, another system than Linux, or a source that does not compile here.
+        NotCompiled: `HPAL_NATIVE` is 0, there is no compiler, the system is not Linux, or compiling failed.
     """
     if os.environ.get("HPAL_NATIVE") == "0":
         raise NotCompiled("HPAL_NATIVE is 0")
@@ -81,15 +83,15 @@ def load(source: Path, *, flags: Sequence[str] = FLAGS, link: Sequence[str] = ()
 
 
 def compiler() -> str | None:
-    """What compiles: the first line of its `--version`; None where there is no compiler."""
+    """The first line that the compiler prints for `--version`; None if there is no compiler."""
     found = _program()
     if found is None:
         return None
     try:
-        said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+        printed = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
     except OSError:
         return None
-    return next(iter(said.splitlines()), None)
+    return next(iter(printed.splitlines()), None)
 
 
 def _program() -> str | None:
@@ -99,7 +101,7 @@ def _program() -> str | None:
 def _compile(program: str, source: Path, target: Path, flags: Sequence[str], link: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / target.name
-        # In two steps: what a flag like -fopenmp would add in linking is left to `link`.
+        # Linking is a step of its own, so that a flag such as -fopenmp adds no library: `link` names them.
         compiled = Path(scratch) / "compiled.o"
         steps = [
             [program, *flags, f"-I{_HEADERS}", "-c", str(source), "-o", str(compiled)],
@@ -110,13 +112,13 @@ def _compile(program: str, source: Path, target: Path, flags: Sequence[str], lin
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
                 raise NotCompiled(f"{Path(program).name} failed ({lines[0][:120]})")
-        # Whatever the umask: what others can write to is not taken for ours.
+        # Whatever the umask is, other users must not be able to write to it (see `_is_ours`).
         made.chmod(0o700)
         made.replace(target)
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether this is a file of this user that nobody else can write to: what lies in it is run."""
+    """Whether a file belongs to this user and only this user can write to it, since its code will be run."""
     try:
         about = path.lstat()
     except FileNotFoundError:
@@ -125,24 +127,24 @@ def _is_ours(path: Path) -> bool:
 
 
 def _version(program: str) -> tuple[str, int, int]:
-    """Changes when another compiler comes to lie at the same path."""
+    """Identifies a compiler: it changes if another one is installed at the same path."""
     path = os.path.realpath(program)
     about = os.stat(path)
     return path, about.st_size, about.st_mtime_ns
 
 
 def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by different machines."""
+    """Identifies the processor, on which -march=native depends, since several computers may share a home folder."""
     about = {line for line in system.processor_lines() if line.startswith(("model name", "flags", "Features"))}
     return "\n".join(sorted(about)) or platform.processor()
 
 
 @cache
 def _cache_folder() -> Path:
-    """A folder that only this user can write to: what lies in it is run.
+    """A folder for compiled libraries that only this user can write to, since their code will be run.
 
     Raises:
-        OSError: there is none, and none can be made.
+        OSError: there is no such folder, and none can be created.
     """
     try:
         given = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -152,7 +154,7 @@ def _cache_folder() -> Path:
         if about.st_uid == os.getuid() and not about.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
     except (OSError, RuntimeError):
-        # RuntimeError: there is no home.
+        # Path.home raises a RuntimeError if there is no home folder.
         pass
     made = Path(tempfile.mkdtemp(prefix="hpal-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)

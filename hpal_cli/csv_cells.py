@@ -1,4 +1,4 @@
-"""Protects the cells of a CSV table whose text a spreadsheet would take for a formula, and would run."""
+"""Protects the cells of a CSV table whose text a spreadsheet program would run as a formula."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def safe_cell(text: str) -> str:
-    """`=cmd()` as `'=cmd()`: spreadsheets show a cell that begins with `'` and do nothing. Numbers stay as they are.
+    """A text such as `=cmd()` as `'=cmd()`, which a spreadsheet program only shows. Numbers stay as they are.
 
-    `plain_cell` takes the mark away again; a text that looked marked already gets one more, so none is lost.
+    `plain_cell` removes the mark. A text that begins with a mark already gets another, so that it comes back unchanged.
     """
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 

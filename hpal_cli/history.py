@@ -13,7 +13,8 @@ from hpal_cli import __version__
 
 @dataclass(frozen=True)
 class Entry:
-    """One command: program (`hpal score`), version, arguments as typed, seed (None: draws nothing)."""
+    """One command. program: such as `hpal score`; version: of the program; args: the arguments as they were typed;
+    seed: of random draws, None if the command draws nothing."""
 
     program: str
     version: str
@@ -33,7 +34,7 @@ class Entry:
         )
 
     def line(self) -> str:
-        """One line of JSON: no argument can break out of it, whatever it holds."""
+        """The entry as one line of ASCII JSON, whatever characters its arguments have."""
         return json.dumps(self.to_json(), ensure_ascii=True, separators=(", ", ": "))
 
     def __str__(self) -> str:
@@ -42,7 +43,7 @@ class Entry:
 
 
 def call(name: str, *args: str, seed: int | None = None) -> Entry:
-    """The entry of a call of this version of hpal: `call("score", "preds.zarr")`."""
+    """The entry of a command of this version of hpal, such as `call("score", "preds.zarr")`."""
     return Entry(f"hpal {name}", __version__, tuple(args), seed)
 
 

@@ -1,4 +1,4 @@
-"""Describes a file of hpal by its kind, counts, classes and history, and checks that it is complete."""
+"""Describes a file of hpal by its kind, counts, classes and history, and checks that it is complete and consistent."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from hpal_cli.wording import counted
 
 @dataclass
 class Description:
-    """What was found, as JSON has it: lengths in metres, None for what is not there or not known.
+    """The description of a file. Lengths are in metres, and None stands for what is missing or not known.
 
-    facts: in the order in which a person is told; table: rows that have the same columns, with the class None for the
-    points of no class (no label, or unsure); history: oldest command first.
+    facts: in the order in which they are printed; table: rows with the same columns, among them a row of the class None
+    for points without a class (without a label, or unsure); history: the oldest command first.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Description:
     history: Sequence[Entry] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """docs/commands.md has the members."""
+        """The report of `hpal info --json`, whose members docs/commands.md describes."""
         return {
             "kind": self.kind,
             **self.facts,
@@ -53,13 +53,13 @@ class Description:
         }
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """The facts for a person: what, and how it is."""
+        """The facts as text for a person: pairs of a name and a value."""
         for key, value in self.facts.items():
             if key == "rounds":
                 yield from _round_lines(value)
             elif key == "people":
                 for one in value:
-                    pace = f"{one['per_hour']:,.0f} an hour, {one['seconds']:.1f} s for half of them"
+                    pace = f"{one['per_hour']:,.0f} an hour, {one['seconds']:.1f} s in the median"
                     yield one["name"], f"{counted(one['answers'], 'answer')}, {pace}"
             elif key == "agreement":
                 for one in value:
@@ -80,7 +80,7 @@ class Description:
                 yield what, _WORDS[key](value) if key in _WORDS else _cell(value)
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """The table for a person: headers and rows, without the splits that have no scene."""
+        """The table as text for a person: headers and rows, without the splits that have no scene."""
         empty = [split for split in SPLITS if not self.facts.get("scenes", {}).get(split)]
         headers = [key for key in (self.table[0] if self.table else ()) if key not in empty]
         nothing = {"labels": "(unsure)", "scenes": "(none)", "installation": ""}.get(self.kind, "?")
@@ -89,7 +89,7 @@ class Description:
 
 _OPTIONAL = ("scored_by", "part", "spread_from", "bound", "scale")
 _COUNTS = ("spread_to_points", "points_without_class")
-"""Facts that a person is not told where there is nothing, or nothing to count."""
+"""Facts that are not printed for a person if they are None or 0."""
 
 
 def _cell(value: int | str) -> str:
@@ -101,7 +101,7 @@ def _splits(scenes: dict[str, int]) -> str:
 
 
 def _channels(names: Sequence[str]) -> str:
-    """The columns of superpoints in short: there are many, and they have no names of their own."""
+    """The input channels as text, with the many columns of superpoints shortened to the first and the last."""
     numbered = [name for name in names if name.startswith("likeness_")]
     short = [name for name in names if name not in numbered[1:-1]]
     return " ".join(f"{name} to" if name == numbered[0] else name for name in short) if numbered else " ".join(names)
@@ -126,17 +126,18 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "memory": lambda size: "unknown" if size is None else f"{size / 2**30:.1f} GiB",
     "gpus": lambda names: ", ".join(names) or "none",
     "cuda": lambda version: version or "torch was built without it",
-    "compiler": lambda said: said or "none",
+    "compiler": lambda version: version or "none",
     "teacher": lambda has: "yes" if has else "no",
     "scale": lambda times: f"{times:g}",
     "spread_from": _spread_from,
     "bound": lambda m: f"mIoU {m['miou']:.3f}, accuracy {m['accuracy']:.3f} with one class a superpoint",
 }
-"""Facts that a person reads otherwise than as a number or a word."""
+"""Functions that turn a fact into text, for facts that are neither a number nor a word."""
 
 
 def _round_lines(rounds: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """A line a round, one for a row of single answers from the same source, and one for each who answered."""
+    """A line for each round, in which successive single answers from the same source share a line, and then a line for
+    each source."""
     sources: dict[str, int] = {}
     for _, together in itertools.groupby(rounds, key=_kind_of_round):
         first, *others = alike = list(together)
@@ -157,17 +158,17 @@ def _round_lines(rounds: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 
 def _kind_of_round(one: dict[str, Any]) -> tuple[Any, ...]:
-    """Equal for rounds that a person is told of in one line: single answers, as a page gives them."""
+    """A key that is equal for rounds which share a line: those of single answers, as the labelling page gives them."""
     return (one["source"], one["undone"]) if one["answers"] == 1 else (one["round"],)
 
 
 def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None) -> Description:
-    """Any store, checkpoint or point stream.
+    """Describes a store, a checkpoint or a point stream.
 
-    check: read everything, and compare it with what the tables say.
+    check: read everything, and compare it with the tables of the file.
 
     Raises:
-        HpalError: no file of hpal, or one that is damaged or inconsistent.
+        HpalError: it is no file of hpal, or it is damaged or inconsistent.
     """
     monitor = monitor or Silent()
     if path.is_dir():
@@ -284,7 +285,8 @@ def _superpoints(store: SuperpointStore, check: bool, monitor: Monitor) -> Descr
 
 
 def _bound(store: SuperpointStore) -> dict[str, float] | None:
-    """How good one class a superpoint can be; None where the scenes are not beside the store, or have no labels."""
+    """The best mIoU and accuracy that are possible with one class for each superpoint. None if the scenes are not
+    beside the store, or have no labels."""
     path = scenes_of(store.path)
     if path is None or kind_of(path) != "scenes":
         return None
@@ -321,7 +323,7 @@ def _labels(store: LabelStore, check: bool) -> Description:
             for p in annotators(batches)
         ],
         "agreement": [one._asdict() for one in agreements(batches)],
-        # A batch that only asks is no round.
+        # A batch that only records what was asked about is no round.
         "rounds": [
             {
                 "round": batch.round,
@@ -339,10 +341,10 @@ def _labels(store: LabelStore, check: bool) -> Description:
 
 
 def describe_stream(file: IO[bytes], name: str | Path) -> Description:
-    """A point stream that is open; name: what errors call it.
+    """Describes an open point stream. name: of the stream, for messages.
 
     Raises:
-        HpalError: it is damaged or ends early.
+        HpalError: the stream is damaged or ends early.
     """
     reader = PointReader(file, name)
     rows = reader.read()
@@ -368,7 +370,7 @@ def describe_stream(file: IO[bytes], name: str | Path) -> Description:
 
 
 def _checkpoint(path: Path) -> Description:
-    # torch takes a second to import, and no store needs it.
+    # Imported here, since only a checkpoint needs torch, which takes a second to load.
     from hpal_cli.training import checkpoint
 
     model = checkpoint.load(path)
@@ -414,7 +416,7 @@ def _table_facts(table: SceneTable, classes: ClassTable) -> dict[str, Any]:
 
 
 def _class_rows(classes: ClassTable) -> list[tuple[str | None, int]]:
-    """Names and where each is in counts of label + 1; last those of no class."""
+    """The name of each class and its index in counts of (label + 1); last the points without a class, index 0."""
     return [*((c.name, c.id + 1) for c in classes), (None, 0)]
 
 

@@ -1,4 +1,4 @@
-"""What is installed here: the versions on which a result or a fault may depend."""
+"""Describes the installation: the versions and the hardware on which a result or an error may depend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIBRARIES = (
     *("torch", "numpy", "scipy", "scikit-learn", "zarr", "numcodecs", "plyfile", "laspy", "lazrs", "pye57"),
     *("matplotlib", "typer", "rich", "starlette", "uvicorn", "MinkowskiEngine", "triton"),
 )
-"""By the names of their distributions."""
+"""Libraries whose versions are told, by the names of their distributions."""
 
 KERNELS: dict[str, tuple[Callable[[], str | None], Sequence[str]]] = {
     "voxels.c": (voxels.missing, compiled.FLAGS),
@@ -41,13 +41,14 @@ KERNELS: dict[str, tuple[Callable[[], str | None], Sequence[str]]] = {
     "network/sparse.c": (native.missing, native.FLAGS),
     "network/sparse_bf16.c": (native.missing_half, native.FLAGS),
 }
-"""For each C source of this package why it is not used here, or None, and the flags that it is compiled with."""
+"""For each C source of this package, a function that says why it cannot be used here (None if it can), and the
+compiler's flags."""
 
 
 def installation() -> Description:
-    """Versions of hpal, Python and the libraries, the machine, the backends, and a row for each compiled kernel.
+    """Describes the versions of hpal, Python and the libraries, the computer, the backends, and each compiled kernel.
 
-    Kernels that were not compiled yet are, which takes some seconds. A library that is not installed is None.
+    Kernels that were not compiled yet are compiled, which takes some seconds. A library that is not installed is None.
     """
     facts = {
         "version": __version__,
@@ -71,15 +72,15 @@ def _kernel(source: str, reason: str | None, flags: Sequence[str]) -> dict[str, 
 
 
 def _backends() -> dict[str, str]:
-    """For each backend what it would compute with on this machine, or why it cannot."""
+    """For each backend, what it would compute with on this computer, or why it cannot be used."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    said = {}
+    states = {}
     for name in backend.NAMES:
         try:
-            said[name] = f"{backend.choose(name, device)}, on {device.type}"
+            states[name] = f"{backend.choose(name, device)}, on {device.type}"
         except UsageError as error:
-            said[name] = error.problem
-    return said
+            states[name] = error.problem
+    return states
 
 
 def _version(distribution: str) -> str | None:

@@ -65,12 +65,12 @@ def format_length(metres: float) -> str:
 
 
 def rounded_length(metres: float) -> str:
-    """`format_length` of two digits that say something, for what was measured: 0.2473 -> '25cm'."""
+    """`format_length` of a measured length, rounded to two significant digits: 0.2473 -> '25cm'."""
     return format_length(float(f"{metres:.2g}"))
 
 
 def nearest_round(metres: float) -> float:
-    """Of 1, 2 and 5 times any power of ten, what is nearest to a length as a ratio."""
+    """The number of the form 1, 2 or 5 times a power of ten whose ratio to a length is nearest to 1."""
     power = math.floor(math.log10(metres))
     choices = [float(f"{step}e{n}") for n in (power, power + 1) for step in (1, 2, 5)]
     return min(choices, key=lambda one: abs(math.log(one / metres)))

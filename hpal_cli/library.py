@@ -1,7 +1,7 @@
 """The calls of the loop, for Python: what `import hpal_cli as hpal` offers (docs/library.md).
 
-A store may be given by its path or opened. A call that writes a store returns it, opened. What can be wrong with an
-argument is checked before the work begins, and is one line: an `HpalError` or a `UsageError`.
+A store may be given as its path or as the opened store. A call that writes a store returns it opened. Arguments are
+checked before the work begins, and a wrong one raises an `HpalError` or a `UsageError` whose message is one line.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CALLS = (
     "evaluate",
 )
 TYPES = ("SceneStore", "PredictionStore", "LabelStore", "Evaluation", "HpalError", "UsageError")
-"""What docs/library.md lists, in this order."""
+"""The calls and types that docs/library.md lists, in this order."""
 
 
 # ---------------------------------------------------------------- stores
@@ -95,7 +95,7 @@ def prepare(
         HpalError: there is nothing to read, a file cannot be read, or `out` exists.
         UsageError: a pattern matches no scene.
     """
-    # Here, since readers bring libraries that no other call needs.
+    # Imported here, since readers load libraries that no other call needs.
     from hpal_cli.scenes.prepare import prepare as prepare_scenes
 
     prepare_scenes(
@@ -344,7 +344,7 @@ def train(
     begun = None if start is None else start.settings
     name = preset or default_preset(cuda=chosen.type == "cuda", spread=spread is not None, init=begun)
     if name == "few" and spread_from is None and answers is not None:
-        raise UsageError("preset", "few learns from what was spread, and `spread` is missing", "call `spread` first")
+        raise UsageError("preset", "few learns from spread answers, and `spread` is missing", "call `spread` first")
     values = {"teacher": teacher_of(values.get("teacher_after"), spread=spread_from is not None), **values}
     return train_network(
         store,
@@ -396,7 +396,7 @@ def predict(
         The predictions store, opened.
 
     Raises:
-        HpalError: the model is of other classes or needs a column that the scenes lack, or `out` exists.
+        HpalError: the model has other classes than the scenes or needs a column that they lack, or `out` exists.
     """
     from hpal_cli.forest.model import Forest, is_forest
     from hpal_cli.forest.model import load as load_forest
@@ -568,7 +568,8 @@ def evaluate(
             predictions record as labelled.
         split: the split that is compared: train, val, test or all.
         names: a list of patterns of scene names; empty: all scenes of the split.
-        without_answers: whether answered points are left out. They are known, so they say nothing of the predictions.
+        without_answers: whether answered points are left out. Their classes are known, so they do not measure the
+            predictions.
         monitor: receives progress and warnings; None: they are not shown.
 
     Raises:
@@ -589,7 +590,7 @@ def evaluate(
 
 
 def _entry(name: str, *args: object, seed: int | None = None) -> Entry:
-    """What a file's history says of such a call."""
+    """The history entry of a call."""
     return Entry(f"hpal_cli.{name}", __version__, tuple(str(one) for one in args), seed)
 
 
@@ -613,7 +614,7 @@ def _labels(given: LabelStore | PathLike) -> LabelStore:
 
 def _names(name: str, given: Sequence[str]) -> Sequence[str]:
     if isinstance(given, str):
-        # Its letters would be taken as patterns, one by one.
+        # A str is a sequence too, and each of its letters would be taken as a pattern.
         raise UsageError(name, f"is the text {given!r}", f"give a list of patterns, like [{given!r}]")
     return given
 
@@ -623,7 +624,11 @@ def _kind(given: object) -> str:
 
 
 def _array(name: str, given: ArrayLike, dimensions: int) -> NDArray[np.floating]:
-    """An array of so many dimensions, of floats of the given precision, or float64."""
+    """The given numbers as an array of this many dimensions. Floats keep their precision; other numbers become float64.
+
+    Raises:
+        UsageError: the numbers are no such array.
+    """
     if callable(given):
         raise UsageError(name, "is a function", "give an array")
     try:

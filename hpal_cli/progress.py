@@ -1,4 +1,4 @@
-"""How the library tells a person what it is doing, without knowing about terminals."""
+"""The interface through which the library reports progress and warnings. The command layer shows them on a terminal."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """A piece of long work that is under way."""
+    """A long piece of work whose progress is reported."""
 
-    def advance(self, amount: int = 1, status: str = "") -> None: ...
+    def advance(self, amount: int = 1, status: str = "") -> None:
+        """Reports that `amount` more units are done. status: a short text on what was done."""
+        ...
 
 
 class Monitor(Protocol):
-    """Where progress, notes and warnings go; `hpal_cli.commands.console` shows them."""
+    """Receives progress, notes and warnings. `hpal_cli.commands.console` shows them on a terminal."""
 
-    def task(self, what: str, total: int) -> contextlib.AbstractContextManager[Task]: ...
+    def task(self, what: str, total: int) -> contextlib.AbstractContextManager[Task]:
+        """Begins a task of `total` units, which ends with the block. what: its name in a few words."""
+        ...
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """Tells the user something that needs no action."""
+        ...
 
-    def warn(self, text: str) -> None: ...
+    def warn(self, text: str) -> None:
+        """Tells the user that something is probably wrong."""
+        ...
 
 
 class Silent:
-    """Shows nothing: the default when the library is called from Python."""
+    """A monitor and task that shows nothing, which is the default in Python."""
 
     @contextlib.contextmanager
     def task(self, what: str, total: int) -> Iterator[Task]:

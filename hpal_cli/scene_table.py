@@ -1,4 +1,4 @@
-"""The table of scenes that every store carries, so that a scene has one number everywhere."""
+"""The scene table, which every store has, so that a scene has the same number in all stores."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class SceneInfo:
-    """One scene: `number` is its row in the table (names sorted), `points` its grid points, `original` the
-    points it was read with, `fingerprint` the hash of its grid positions."""
+    """One scene. number: its row in the table, which is sorted by name; points: number of its grid points; original:
+    number of points as they were read; split: train, val or test; fingerprint: hash of its grid positions."""
 
     number: int
     name: str
@@ -32,7 +32,8 @@ class SceneInfo:
 
 
 class SceneTable(Sequence[SceneInfo]):
-    """All scenes of a store, by number. `id` is the same for stores made of the same grid points."""
+    """All scenes of a store, by number. id: a hash that is equal for stores with the same grid points; by_name: the
+    scenes by name."""
 
     def __init__(self, infos: Sequence[SceneInfo]) -> None:
         self._infos = tuple(infos)
@@ -47,10 +48,11 @@ class SceneTable(Sequence[SceneInfo]):
         return self._infos[number]
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
-        """The scenes of a split (`all` or None: every split) whose names match one of `globs` (none: every name).
+        """The scenes of a split whose names match one of the patterns `globs`. split: `all` or None for every split;
+        globs: none for every name.
 
         Raises:
-            UsageError: no such split, or nothing is left.
+            UsageError: there is no such split, or no scene matches.
         """
         if split not in (None, "all", *SPLITS):
             raise UsageError("--split", f"{split!r} is no split", f"choose from {', '.join(SPLITS)}, all")
@@ -71,10 +73,11 @@ class SceneTable(Sequence[SceneInfo]):
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> SceneTable:
-        """A table that was read, of which nothing is believed: names become paths, and numbers places in arrays.
+        """Checks and returns a table that was read from a store. Every value is checked, since names become paths and
+        numbers become indices.
 
         Raises:
-            KeyError, TypeError, ValueError: rows that are no table (docs/formats.md section 1.5).
+            KeyError, TypeError, ValueError: the rows are no valid table (docs/formats.md section 1.5).
         """
         table = cls(
             [
@@ -97,16 +100,16 @@ class SceneTable(Sequence[SceneInfo]):
             if outer is not None:
                 raise ValueError(f"scene {info.name} lies inside scene {outer}")
             if info.split not in SPLITS or info.points < 0 or info.original < 0:
-                raise ValueError(f"scene {info.name} has a split or a number of points that cannot be")
+                raise ValueError(f"scene {info.name} has an unknown split or a negative number of points")
         return table
 
 
 def require_scene_name(name: str) -> str:
-    """The name as it came.
+    """Checks the name of a scene and returns it.
 
     Raises:
-        ValueError: it is not segments of `A-Z a-z 0-9 . _ -` joined by `/`, or one of them is dots alone: it could lead
-            out of a folder, or say something to a terminal.
+        ValueError: the name does not consist of segments of `A-Z a-z 0-9 . _ -` joined by `/`, or a segment has only
+            dots. Such a name could lead out of a folder, or control a terminal.
     """
     if not all(re.fullmatch(r"[A-Za-z0-9._-]+", segment) and segment.strip(".") for segment in name.split("/")):
         raise ValueError(f"{name!r} is no name of a scene")
@@ -114,7 +117,7 @@ def require_scene_name(name: str) -> str:
 
 
 def outer_names(name: str) -> list[str]:
-    """`a` and `a/b` of `a/b/c`."""
+    """The names that contain a name: `a` and `a/b` for `a/b/c`."""
     return list(itertools.accumulate(name.split("/")[:-1], "{}/{}".format))
 
 

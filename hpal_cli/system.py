@@ -1,7 +1,7 @@
-"""What hpal asks of the operating system that not every one has: locks on files, names that change places, signals,
-and what the machine is.
+"""All calls that not every operating system has: locks on files, exchanging two names, signals, and what the computer
+is.
 
-All of it is POSIX but `exchange`, which is Linux's and has another way beside it. No other module asks.
+All of them are POSIX except `exchange`, which only Linux has and whose callers have another way.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ except ImportError:
 ENDING: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""The signals by which a process is asked to end, besides that of Ctrl-C."""
+"""The signals that ask a process to end, besides the one of Ctrl-C."""
 
 
 def lock(held: int) -> bool:
-    """Whether nobody else holds the lock of an open file, which is this process's then, until it ends or closes it.
-
-    A descriptor that a forked process shares keeps the lock: it may go on writing.
+    """Tries to lock an open file, given by its descriptor. Returns False if another process has locked it. The lock
+    ends when the descriptor is closed or the process ends.
+    If a forked process shares the descriptor, the lock lasts until that process ends too, since it may go on writing.
 
     Raises:
         OSError: the system or the file system has no locks.
@@ -43,13 +43,14 @@ def lock(held: int) -> bool:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Whether two names have changed places in one step: Linux can, on most file systems."""
+    """Exchanges the names of two files or folders in one step. Returns False if the system cannot do that; Linux can,
+    on most file systems."""
     rename = _renameat2()
     return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
 def processor_lines() -> list[str]:
-    """What Linux says of its processors, one line a property; nothing on other systems."""
+    """The lines of /proc/cpuinfo, in which Linux describes its processors; none on other systems."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -57,7 +58,7 @@ def processor_lines() -> list[str]:
 
 
 def memory() -> int | None:
-    """Bytes of this machine, None where the system does not say."""
+    """The memory of this computer in bytes, None if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -72,7 +73,7 @@ def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
     try:
         call = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError, TypeError):
-        # Another system than Linux, or an old one.
+        # The system is not Linux, or is an old one.
         return None
     call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
     call.restype = ctypes.c_int

@@ -24,12 +24,11 @@ def _probable(leaf: NDArray[np.float16]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """T trees over F columns and C classes, all nodes in one list.
+    """T trees over F columns and C classes, with M nodes and L leaves in all.
 
-    root: (T,) first node of each tree; column: (M,) int16 that a node looks at, -1 in a leaf; threshold: (M,) float32;
-    child: (M, 2) node to go to where the column is at most the threshold, and where it is more; a leaf's first child is
-    its row of `leaf`; leaf: (L, C) float16 class probabilities, or what they are added
-    up from.
+    root: (T,) first node of each tree; column: (M,) int16 column that a node compares, -1 in a leaf; threshold: (M,)
+    float32; child: (M, 2) next node if the column is at most the threshold, and if it is larger; the first child of a
+    leaf is its row of `leaf`; leaf: (L, C) float16 class probabilities, or the terms of a sum if the trees are boosted.
     """
 
     root: NDArray[np.int32]
@@ -39,7 +38,7 @@ class Trees:
     leaf: NDArray[np.float16]
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(S, F) -> (S, C) mean of the trees' probabilities."""
+        """(S, F) rows -> (S, C) the mean of the trees' probabilities."""
         return self.total(rows) / max(1, len(self.root))
 
     def total(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -80,17 +79,17 @@ class Trees:
     def check(
         self, columns: int, classes: int, subject: object, *, leaf: Callable[[NDArray[np.float16]], bool] = _probable
     ) -> None:
-        """leaf: whether the leaves may say what they say.
+        """Checks trees that were read from a file. leaf: whether the values of the leaves are valid.
 
         Raises:
-            HpalError: arrays that do not fit each other, or these numbers of columns and classes: following them would
-                not end, or end elsewhere, or in what is no probability.
+            HpalError: the arrays do not fit each other or these numbers of columns and classes, a path through the
+                trees would not end in a leaf, or the value of a leaf is not valid.
         """
         if not (self._shaped(classes) and self._ends(columns) and leaf(self.leaf)):
             raise HpalError(subject, "its trees do not fit together", "train it again")
 
     def _shaped(self, classes: int) -> bool:
-        """Whether the arrays are what the class says: types, dimensions and lengths."""
+        """Whether the types, dimensions and lengths of the arrays are those that the class describes."""
         nodes = len(self.column) if self.column.ndim == 1 else -1
         wanted = {
             "root": (np.int32, (self.root.size,)),
@@ -105,8 +104,8 @@ class Trees:
         )
 
     def _ends(self, columns: int) -> bool:
-        """Whether every way from a root ends in a row of `leaf`: children have larger numbers than their parents, so
-        that no way can go on for ever."""
+        """Whether every path from a root ends in a row of `leaf`. It must end if the number of each child is larger
+        than that of its parent."""
         nodes, inner = len(self.column), self.column >= 0
         ahead = self.child[inner] > np.flatnonzero(inner)[:, None]
         ends = self.child[~inner, 0]
@@ -133,9 +132,10 @@ def fit(
     seed: int = 0,
     threads: int = 1,
 ) -> Trees:
-    """Trees that tell `label` (S,) from `rows` (S, F).
+    """Trains trees that predict `label` (S,) from `rows` (S, F).
 
-    columns: share of the columns that a split chooses from; least: rows of the smallest leaf; threads: change no bit.
+    weight: (S,) of each row; classes: C; trees: T; columns: share of the columns, 0 to 1, that each split chooses from;
+    least: rows in the smallest leaf; threads: number of threads, on which the result does not depend.
     """
     from sklearn.ensemble import ExtraTreesClassifier
 
@@ -155,19 +155,19 @@ def fit(
 SINGLE_LEAF = SimpleNamespace(
     children_left=np.array([-1]), children_right=np.array([-1]), feature=np.array([0]), threshold=np.zeros(1)
 )
-"""What scikit-learn makes of equal rows."""
+"""A tree of one leaf, in the form in which scikit-learn has its trees."""
 
 
 def packed(trees: Sequence[tuple[Any, NDArray[np.float64]]]) -> Trees:
-    """Trees of scikit-learn in one list: each a `sklearn.tree._tree.Tree`, or `SINGLE_LEAF`, and the (L, C) that its
-    leaves say, in the order of their nodes."""
+    """Packs trees of scikit-learn. trees: pairs of a `sklearn.tree._tree.Tree` or `SINGLE_LEAF` and the values (L, C)
+    of its leaves in the order of their nodes."""
     roots, parts, leaves, nodes, done = [], [], [], 0, 0
     for tree, leaf in trees:
         is_leaf = tree.children_left < 0
         child = np.column_stack([tree.children_left, tree.children_right]) + nodes
         child[is_leaf, 0] = done + np.arange(len(leaf))
         child[is_leaf, 1] = 0
-        # A float32 entry is at most the threshold if, and only if, it is at most the threshold rounded down.
+        # A float32 entry is at most a float64 threshold exactly if it is at most that threshold rounded down.
         threshold = tree.threshold.astype(np.float32)
         threshold = np.where(threshold > tree.threshold, np.nextafter(threshold, np.float32(-np.inf)), threshold)
         column = np.where(is_leaf, -1, tree.feature).astype(np.int16)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from hpal_cli import compiled
 
 FEW = 4096
-"""Points for which no compiler is asked: sorting them takes less than a millisecond."""
+"""Up to so many points the C library is not used: to sort them takes less than a millisecond."""
 
 MOST_CELLS = 1 << 28
-"""Cells of a bounding box, one bit each, that voxels.c is given: 32 MB."""
+"""Most cells in a bounding box for which voxels.c is used; it needs a bit for each, 32 MB in all."""
 
 
 def voxel_coordinates(xyz: NDArray[np.floating], edge: float) -> NDArray[np.int64]:
@@ -23,7 +23,8 @@ def voxel_coordinates(xyz: NDArray[np.floating], edge: float) -> NDArray[np.int6
 
 
 def group_voxels(voxel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Points by voxel: the row of each point's voxel (N,), and the number of points in each (M,).
+    """Groups points by voxel. voxel: (N, 3) of each point. Returns (N,) the number of each point's voxel, and (M,) the
+    number of points in each voxel.
 
     Voxels are numbered in the order of their coordinates (x, then y, then z).
     """
@@ -47,7 +48,7 @@ def group_voxels(voxel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
             bits.ctypes.data, before.ctypes.data, words, group.ctypes.data,
         )  # fmt: skip
         return group, np.bincount(group, minlength=found)
-    # One integer a voxel sorts several times faster than three; 2^62 cells outgrow any scan.
+    # To sort one integer per voxel is several times faster than to sort three; no scan has 2^62 cells.
     if cells < 2.0**62:
         key = ((voxel[:, 0] - low[0]) * extent[1] + (voxel[:, 1] - low[1])) * extent[2] + (voxel[:, 2] - low[2])
         _, inverse, count = np.unique(key, return_inverse=True, return_counts=True)

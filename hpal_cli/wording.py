@@ -1,14 +1,14 @@
-"""Text for messages: numbers in sentences, sentences that repeat, and text that is safe to show on a terminal."""
+"""Text for messages: counts, messages that repeat, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 
 NAMED = 3
-"""Of many, how many are named."""
+"""How many scenes or files a message names; it counts the others."""
 
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They make what follows run the other way."""
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the direction of the text after them."""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -17,19 +17,19 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 class Repeated:
-    """Things to tell of many scenes or files: of those that are word for word the same, the first is told as it is,
-    and of the others where else it holds."""
+    """Collects messages about many scenes or files. A message that repeats word for word is shown once, and at the end
+    with the other places where it holds."""
 
     def __init__(self) -> None:
         self._where: dict[str, list[str]] = {}
 
     def first(self, where: str, text: str) -> bool:
-        """Takes note; whether nobody was told yet."""
+        """Records a message about `where`. Returns whether it comes for the first time and must be shown."""
         self._where.setdefault(text, []).append(where)
         return len(self._where[text]) == 1
 
     def rest(self) -> list[str]:
-        """`also b, c, d and 496 more: the text`, for each that came again."""
+        """A line `also b, c, d and 496 more: the text` for each message that was repeated."""
         lines = []
         for text, (_, *others) in self._where.items():
             if others:
@@ -40,17 +40,17 @@ class Repeated:
 
 
 def printable(text: str) -> str:
-    r"""`text` as a person may see it: what would steer a terminal, or pretend to be another line, is written as `\x1b`.
+    r"""The text with each character that would control a terminal or begin a new line written out, such as `\x1b`.
 
-    Names of files and what streams and stores say of themselves come from anywhere.
+    It is for names and other text from files, which anybody may have written.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escaped(letter) if _steers(letter) else letter for letter in text)
+    return "".join(_escaped(letter) if _is_control(letter) else letter for letter in text)
 
 
-def _steers(letter: str) -> bool:
-    return letter in _TURNING or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
+def _is_control(letter: str) -> bool:
+    return letter in _BIDI_CONTROLS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def _escaped(letter: str) -> str:

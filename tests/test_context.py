@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hpal_cli.classes import ClassTable
-from hpal_cli.export.context import LIGHT_GREY, LOUD_COLOR, context_cloud, greyed, nearest_pick, overview
+from hpal_cli.export.context import HIGHLIGHT_COLOR, LIGHT_GREY, context_cloud, greyed, nearest_pick, overview
 from hpal_cli.export.top_view import roofed, top_view
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points
@@ -99,7 +99,7 @@ def test_context_colours_the_picks_and_greys_the_rest() -> None:
     np.testing.assert_array_equal(cloud.fields["rank"], rank)
     np.testing.assert_array_equal(cloud.fields["score"], score.astype(np.float32))
     assert cloud.rgb is not None
-    assert cloud.rgb[picks].tolist() == [[20, 30, 220], list(LOUD_COLOR), [250, 240, 10]]
+    assert cloud.rgb[picks].tolist() == [[20, 30, 220], list(HIGHLIGHT_COLOR), [250, 240, 10]]
     others = np.delete(cloud.rgb, picks, axis=0).astype(int)
     assert (others == others[:, :1]).all()
     brightness = np.delete(points.rgb @ np.array([0.299, 0.587, 0.114]), picks)
@@ -112,7 +112,7 @@ def test_context_without_colours_and_predictions() -> None:
     points = some_room(color=False)
     cloud = context_cloud(points, np.array([9]), np.array([1]), np.array([0.5]), None, CLASSES, scene_of(points))
     assert cloud.rgb is not None
-    assert cloud.rgb[9].tolist() == list(LOUD_COLOR)
+    assert cloud.rgb[9].tolist() == list(HIGHLIGHT_COLOR)
     assert np.unique(np.delete(cloud.rgb, 9, axis=0)).tolist() == [LIGHT_GREY]
     np.testing.assert_array_equal(greyed(points)[[0, 9]], [[LIGHT_GREY] * 3] * 2)
 
@@ -201,7 +201,7 @@ def test_every_pick_has_a_ring_of_its_class_where_it_is(tmp_path: Path, unit: fl
     guess = np.array([0, 1, 2, -1, 1])
     overview(points, picks, np.arange(5) + 1, guess, CLASSES, tmp_path / "a.png", title="room", unit=unit)
     image = pixels(tmp_path / "a.png")
-    colors = [*CLASSES.colors.tolist(), LOUD_COLOR]
+    colors = [*CLASSES.colors.tolist(), HIGHLIGHT_COLOR]
     for pick, color in zip(picks, guess, strict=True):
         at = place_of(points.xyz[pick], points, image)
         for other in range(-1, 3):
@@ -368,7 +368,7 @@ def test_no_scene_is_too_strange(tmp_path: Path, xyz: np.ndarray, color: bool, p
     assert shown == bool(picked)
     cloud = context_cloud(points, picks, picks + 1, np.ones(len(picks)), None, CLASSES, scene_of(points))
     assert cloud.rgb is not None
-    assert ((cloud.rgb == LOUD_COLOR).all(axis=1)).sum() == len(picks)
+    assert ((cloud.rgb == HIGHLIGHT_COLOR).all(axis=1)).sum() == len(picks)
 
 
 def test_long_names_and_many_classes_stay_on_the_paper(tmp_path: Path) -> None:

@@ -341,14 +341,14 @@ def test_points_that_were_left_out_are_unlabelled_in_a_benchmarks_file(tmp_path:
 @pytest.mark.parametrize(
     ("name", "dropped", "files", "words"),
     [
-        ("room", 0, None, "scene room is none of semantickitti, whose names are like 08/000123"),
-        ("11/000000", 7, [], "beyond its end"),
-        ("11/000000", 7, [{"name": "a", "points": 1506}], "beyond its end"),
+        ("room", 0, None, "scene room is not one of semantickitti's, which are named like 08/000123"),
+        ("11/000000", 7, [], "has more points of"),
+        ("11/000000", 7, [{"name": "a", "points": 1506}], "has more points of"),
         (
             "11/000000",
             0,
             [{"name": "a", "points": 1}, {"name": "b", "points": 2}],
-            "which of its points are which file's is not known",
+            "the store does not say from which file each point was read",
         ),
         ("11/000000", 0, ["a"], "files cannot be read"),
     ],

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import call
 from hpal_cli.inference.predict import predict, predict_large, predict_points
+from hpal_cli.inference.scene_voxels import SceneInput
 from hpal_cli.info import describe
 from hpal_cli.label.oracle import answer
 from hpal_cli.labels.store import ANSWER, LabelStore
@@ -343,9 +344,8 @@ def test_the_checkpoint_holds_what_prediction_needs(
     scene = store.table.choose("val")[0]
     of, prob = open_superpoints(store).read(scene).of, predictions.probabilities(scene).astype(np.float64)
     inputs = model.superpoints.columns(store, scene, open_superpoints(store).read(scene))
-    alone = predict_points(
-        model.network(), store.points(scene), FEW.voxel, further=inputs, turns=2, unit=store.unit, device=CPU
-    )
+    given = SceneInput(store.points(scene), FEW.voxel, further=inputs, unit=store.unit)
+    alone = predict_points(model.network(), given, turns=2, device=CPU)
     np.testing.assert_allclose(prob, alone.smoothed(of).prob, atol=2e-3)
     assert np.abs(prob - alone.prob).max() > 0.01
     # All labels, no spread.
@@ -358,9 +358,7 @@ def test_scenes_of_other_superpoints_are_refused(store: SceneStore, office: Path
     model = train(store, None, replace(FEW, steps=1))
     # As finely as a room is scanned; the others are as coarse as a street.
     prepare(office, tmp_path / "fine.zarr", grid=0.05)
-    with pytest.raises(
-        HpalError, match=r"superpoints of \d+ numbers each, and the model knows those of \d+: .* scale;"
-    ):
+    with pytest.raises(HpalError, match=r"superpoints of \d+ numbers each, and the model needs \d+: .* scale;"):
         list(predict(model, SceneStore(tmp_path / "fine.zarr"), tmp_path / "preds.zarr"))
     assert not (tmp_path / "preds.zarr").exists()
     rng = np.random.default_rng(0)
@@ -574,19 +572,20 @@ def test_turned_predictions_are_the_mean_over_the_turns() -> None:
     points, network = some_points(), Plan()
     of = np.arange(4000, dtype=np.int32) % 50
     columns = SuperpointColumns(of, np.random.default_rng(0).random((50, 4)).astype(np.float32))
-    found = predict_points(network, points, 0.2, further=columns, turns=3, device=CPU)  # type: ignore[arg-type]
+    scene = SceneInput(points, 0.2, further=columns)
+    found = predict_points(network, scene, turns=3, device=CPU)  # type: ignore[arg-type]
     total = np.zeros((4000, 2))
     for turn in range(3):
         xyz = rotated(scene_origin(points.xyz, 1.0), 2 * np.pi * turn / 3)
         inputs = voxelise([(xyz, concatenated(unit_color(points.rgb), columns(slice(None))))], 0.2)
         total += network(inputs.features, None)[0].softmax(1)[inputs.inverse].numpy()  # type: ignore[arg-type]
     np.testing.assert_allclose(found.prob, total / 3, atol=1e-6)
-    once = predict_points(network, points, 0.2, further=columns, device=CPU)  # type: ignore[arg-type]
+    once = predict_points(network, scene, device=CPU)  # type: ignore[arg-type]
     assert np.array_equal(found.feat, once.feat)
     assert found.feat.shape[1] == 3 + 4 + 3
     assert np.abs(found.prob - once.prob).max() > 0.3
     with pytest.raises(UsageError, match="--turns"):
-        predict_points(network, points, 0.2, turns=0, device=CPU)  # type: ignore[arg-type]
+        predict_points(network, SceneInput(points, 0.2), turns=0, device=CPU)  # type: ignore[arg-type]
 
 
 def test_a_turned_scene_in_tiles_is_what_it_is_as_a_whole(tmp_path: Path) -> None:
@@ -594,9 +593,9 @@ def test_a_turned_scene_in_tiles_is_what_it_is_as_a_whole(tmp_path: Path) -> Non
     columns = SuperpointColumns(
         np.arange(4000, dtype=np.int32), np.random.default_rng(0).random((4000, 2)).astype(np.float32)
     )
-    given = {"further": columns, "turns": 4, "device": CPU}
-    whole = predict_points(network, points, 0.05, **given)  # type: ignore[arg-type]
-    with predict_large(network, points, 0.05, max_voxels=1500, folder=tmp_path, **given) as done:  # type: ignore[arg-type]
+    scene, given = SceneInput(points, 0.05, further=columns), {"turns": 4, "device": CPU}
+    whole = predict_points(network, scene, **given)  # type: ignore[arg-type]
+    with predict_large(network, scene, max_voxels=1500, folder=tmp_path, **given) as done:  # type: ignore[arg-type]
         np.testing.assert_allclose(done.prob, whole.prob, atol=1e-5)
         np.testing.assert_allclose(done.feat, whole.feat, atol=5e-3)
 
@@ -608,7 +607,7 @@ def test_smoothing_is_half_of_the_mean_of_each_part(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(prediction, "CHUNK_ROWS", 700)
     of = np.random.default_rng(3).integers(0, 40, 4000).astype(np.int32)
     for turns in (1, 2):
-        found = predict_points(Plan(), some_points(), 0.2, turns=turns, device=CPU)  # type: ignore[arg-type]
+        found = predict_points(Plan(), SceneInput(some_points(), 0.2), turns=turns, device=CPU)  # type: ignore[arg-type]
         smooth = found.smoothed(of)
         mean = np.stack([found.prob[of == part].mean(axis=0) for part in range(40)])
         np.testing.assert_allclose(smooth.prob, (found.prob + mean[of]) / 2, atol=1e-6)
@@ -646,12 +645,12 @@ def test_the_commands_do_all_of_it(
     [
         (
             ("--preset", "few"),
-            "--preset few: learns from what was spread from the labels, and --spread is missing; make",
+            "--preset few: learns from spread answers, and --spread is missing; make",
         ),
-        (("--steps", "5", "--minutes", "2"), "--minutes: ends a run by the clock"),
+        (("--steps", "5", "--minutes", "2"), "--minutes: ends the training after a time"),
         (("--supervised-only", "--teacher-after", "0.5"), "--teacher-after: is for the teacher"),
         (("--class-weights", "-1"), "--class-weights: '-1' is unknown; choose from none, sqrt"),
-        (("--inputs", "label"), "--inputs: label is what is to be learned; leave it out"),
+        (("--inputs", "label"), "--inputs: label holds what the network shall learn; leave it out"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

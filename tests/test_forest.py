@@ -460,7 +460,9 @@ def test_one_class_only_and_fewer_answers_than_classes(campaign: Campaign, tmp_p
     noted = Noted()
     forest = train_forest(campaign.store, one, monitor=noted)
     name = CLASSES[campaign.rooms[0].label[5]]
-    assert noted.said == [f"every answer is {name}, and no other class can be found: answer for others too"]
+    assert noted.said == [
+        f"every answer is {name}, so no point can get another class: label points of other classes too"
+    ]
     found = predicted(forest, campaign, tmp_path / "one-p.zarr")
     assert set(found.predicted(campaign.store.table[3]).tolist()) == {int(campaign.rooms[0].label[5])}
     two = answers(tmp_path / "two.zarr", campaign.store, {"a": first_of_each(campaign.rooms[0], (FLOOR, BOARD))})
@@ -731,7 +733,7 @@ def test_a_checkpoint_cut_short_or_flipped_is_refused(forest: Forest, checkpoint
 def test_answers_of_rows_that_are_not_there(campaign: Campaign, forest: Forest, tmp_path: Path) -> None:
     for row in (-1, 10**9):
         bad = replace(forest, answered={"a": np.array([row], np.int64)})
-        with pytest.raises(HpalError, match="names answers that scene a has no points for"):
+        with pytest.raises(HpalError, match="has answers for points that scene a lacks"):
             predicted(bad, campaign, tmp_path / "p.zarr")
 
 
@@ -794,11 +796,11 @@ TRAIN = "train rooms.zarr -o x.pt --labels"
         (f"{TRAIN} labels.zarr --model forest --no-average", 2, "--average: is for the network"),
         (f"{TRAIN} labels.zarr --model forest --supervised-only", 2, "--supervised-only: is for the network"),
         (f"{TRAIN} labels.zarr --model forest --backend torch", 2, "--backend: is for the network"),
-        (f"{TRAIN} labels.zarr --model forest --old-spread", 2, "--old-spread: is for --spread"),
+        (f"{TRAIN} labels.zarr --model forest --old-spread", 2, "--old-spread: has no meaning without --spread"),
         (
             f"{TRAIN} labels.zarr --init forest.pt",
             2,
-            r"--init: forest\.pt is a forest, and a network starts",
+            r"--init: forest\.pt is a forest, and a network can only start",
         ),
         (f"{TRAIN} empty.zarr --model forest", 1, r"empty\.zarr: holds no label of a train scene"),
         (f"{TRAIN} all --model forest --spread p.zarr", 2, "--spread: adds nothing to every label"),

@@ -43,14 +43,14 @@ def by_torch(x: Tensor, bn: nn.BatchNorm1d, shortcut: Tensor | None, rectified: 
 
 
 def one_step(
-    run: Any, x: Tensor, shortcut: Tensor | None, width: int, dtype: torch.dtype, slope: Tensor
+    run: Any, x: Tensor, shortcut: Tensor | None, width: int, dtype: torch.dtype, upstream: Tensor
 ) -> list[Tensor]:
     """Output, gradients, running statistics."""
     torch.manual_seed(1)
     bn = some_norm(width, dtype)
     leaves = [one.clone().requires_grad_() for one in (x, shortcut) if one is not None]
     out = run(leaves[0], bn, leaves[1] if shortcut is not None else None)
-    out.backward(slope)
+    out.backward(upstream)
     found = [out.detach(), bn.weight.grad, bn.bias.grad, bn.running_mean, bn.running_var, *(one.grad for one in leaves)]
     assert all(one is not None for one in found)
     return found
@@ -68,14 +68,14 @@ def test_a_step_is_that_of_torch(
     torch.manual_seed(rows)
     exact = 3 * torch.randn(rows, width, dtype=torch.float64) + 10 * torch.randn(width, dtype=torch.float64)
     shortcut = torch.randn(rows, width, dtype=torch.float64) if added else None
-    slope = torch.randn(rows, width, dtype=torch.float64)
+    upstream = torch.randn(rows, width, dtype=torch.float64)
 
     def run(x: Tensor, bn: nn.BatchNorm1d, shortcut: Tensor | None) -> Tensor:
         return fused.normalise_batch(x, bn, shortcut, rectified=rectified)
 
-    wanted = one_step(lambda *of: by_torch(*of, rectified), exact, shortcut, width, torch.float64, slope)
+    wanted = one_step(lambda *of: by_torch(*of, rectified), exact, shortcut, width, torch.float64, upstream)
     for dtype, within in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
-        here = [None if one is None else one.to(dtype) for one in (exact, shortcut, slope)]
+        here = [None if one is None else one.to(dtype) for one in (exact, shortcut, upstream)]
         found = one_step(run, here[0], here[1], width, dtype, here[2])
         again = one_step(run, here[0], here[1], width, dtype, here[2])
         for name, ours, same, theirs in zip(["y", "w", "b", "mean", "var", "x", "s"], found, again, wanted):
@@ -104,13 +104,15 @@ def test_what_is_far_from_zero_keeps_its_variance(fused: ModuleType) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_in_float32(fused: ModuleType, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    x, shortcut, slope = (torch.randn(500, 32).to(dtype) for _ in range(3))
+    x, shortcut, upstream = (torch.randn(500, 32).to(dtype) for _ in range(3))
 
     def run(x: Tensor, bn: nn.BatchNorm1d, shortcut: Tensor | None) -> Tensor:
         return fused.normalise_batch(x, bn, shortcut, rectified=True)
 
-    found = one_step(run, x, shortcut, 32, torch.float32, slope)
-    exact = one_step(lambda *of: by_torch(*of, True), x.double(), shortcut.double(), 32, torch.float64, slope.double())
+    found = one_step(run, x, shortcut, 32, torch.float32, upstream)
+    exact = one_step(
+        lambda *of: by_torch(*of, True), x.double(), shortcut.double(), 32, torch.float64, upstream.double()
+    )
     assert [one.dtype for one in found] == [dtype, *4 * [torch.float32], dtype, dtype]
     once = torch.finfo(dtype).eps
     for ours, theirs in zip(found, exact):
@@ -120,7 +122,7 @@ def test_half_precision_is_summed_in_float32(fused: ModuleType, dtype: torch.dty
 
 @pytest.mark.parametrize("rectified", [False, True])
 def test_in_evaluation_the_running_statistics_count(fused: ModuleType, rectified: bool) -> None:
-    from hpal_cli.network.implicit_gemm import Ending
+    from hpal_cli.network.implicit_gemm import Epilogue
 
     torch.manual_seed(0)
     bn = some_norm(48, torch.float64).eval()
@@ -128,7 +130,7 @@ def test_in_evaluation_the_running_statistics_count(fused: ModuleType, rectified
         x, shortcut = (torch.randn(rows, 48, dtype=torch.float64) for _ in range(2))
         for added in (None, shortcut):
             with torch.no_grad():
-                ours = fused.normalise(x, Ending.of(bn, added, rectified=rectified))
+                ours = fused.normalise(x, Epilogue.of(bn, added, rectified=rectified))
                 assert off(ours, by_torch(x, bn, added, rectified)) < 1e-14
 
 
@@ -157,7 +159,7 @@ def test_without_gradients_a_convolution_ends_with_all_of_it(voxel: Tensor, monk
     network.eval()
     counted: list[Tensor] = []
     before = fused_norm.normalise
-    monkeypatch.setattr(fused_norm, "normalise", lambda x, ending: counted.append(x) or before(x, ending))
+    monkeypatch.setattr(fused_norm, "normalise", lambda x, epilogue: counted.append(x) or before(x, epilogue))
     with torch.no_grad():
         exact = network(x, Geometry(voxel))
         found = network(x, tables(voxel))

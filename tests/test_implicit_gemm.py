@@ -64,11 +64,11 @@ SETS = {
 STEP = {"cube": 0, "down": 1, "up": -1}
 
 
-def passed(geometry: Any, method: str, level: int, x: Tensor, kernel: Tensor, slope: Tensor) -> list[Tensor]:
+def passed(geometry: Any, method: str, level: int, x: Tensor, kernel: Tensor, upstream: Tensor) -> list[Tensor]:
     """Output, and the gradients of both factors."""
     x, kernel = x.clone().requires_grad_(), kernel.clone().requires_grad_()
     out = getattr(geometry, method)(x, kernel, level)
-    out.backward(slope.to(out.dtype))
+    out.backward(upstream.to(out.dtype))
     assert x.grad is not None
     assert kernel.grad is not None
     return [out.detach(), x.grad, kernel.grad]
@@ -90,8 +90,8 @@ def test_each_convolution_at_each_stride(method: str, voxel: Tensor) -> None:
         sizes = theirs.sizes()
         x = torch.randn(sizes[level], 5, dtype=torch.float64)
         kernel = torch.randn(27 if method == "cube" else 8, 5, 17, dtype=torch.float64)
-        slope = torch.randn(sizes[level + STEP[method]], 17, dtype=torch.float64)
-        for a, b in zip(*(passed(g, method, level, x, kernel, slope) for g in (ours, theirs)), strict=True):
+        upstream = torch.randn(sizes[level + STEP[method]], 17, dtype=torch.float64)
+        for a, b in zip(*(passed(g, method, level, x, kernel, upstream) for g in (ours, theirs)), strict=True):
             assert off(a, b) < 1e-13
 
 
@@ -102,13 +102,10 @@ def widths() -> list[tuple[str, int, int]]:
     class Listening:
         fused = False
 
-        def enter(self, x: Tensor) -> Tensor:
+        def permute(self, x: Tensor) -> Tensor:
             return x
 
-        leave = enter
-
-        def pointwise(self, x: Tensor, kernel: Tensor) -> Tensor:
-            return x @ kernel
+        unpermute = permute
 
         def __getattr__(self, method: str) -> Callable[[Tensor, Tensor, int], Tensor]:
             def convolve(x: Tensor, kernel: Tensor, level: int) -> Tensor:
@@ -130,9 +127,9 @@ def test_every_width_of_the_networks(method: str, inputs: int, outputs: int) -> 
     torch.manual_seed(inputs)
     x = torch.randn(theirs.sizes()[level], inputs)
     kernel = torch.randn(27 if method == "cube" else 8, inputs, outputs)
-    slope = torch.randn(theirs.sizes()[level + STEP[method]], outputs)
-    exact = passed(theirs, method, level, x.double(), kernel.double(), slope.double())
-    for a, b in zip(passed(ours, method, level, x, kernel, slope), exact, strict=True):
+    upstream = torch.randn(theirs.sizes()[level + STEP[method]], outputs)
+    exact = passed(theirs, method, level, x.double(), kernel.double(), upstream.double())
+    for a, b in zip(passed(ours, method, level, x, kernel, upstream), exact, strict=True):
         assert a.dtype == torch.float32
         assert off(a, b) < 1e-6
 
@@ -144,9 +141,9 @@ def test_half_factors_are_summed_in_float32(dtype: torch.dtype, inputs: int, out
     theirs, ours = Geometry(voxel), tables(voxel)
     torch.manual_seed(outputs)
     x, kernel = torch.randn(len(voxel), inputs).to(dtype), torch.randn(27, inputs, outputs).to(dtype).float()
-    slope = torch.randn(len(voxel), outputs).to(dtype)
-    out, to_x, to_kernel = passed(ours, "cube", 0, x, kernel, slope)
-    exact = passed(theirs, "cube", 0, x.double(), kernel.double(), slope.double())
+    upstream = torch.randn(len(voxel), outputs).to(dtype)
+    out, to_x, to_kernel = passed(ours, "cube", 0, x, kernel, upstream)
+    exact = passed(theirs, "cube", 0, x.double(), kernel.double(), upstream.double())
     assert (out.dtype, to_x.dtype, to_kernel.dtype) == (dtype, dtype, torch.float32)
     # What is kept in half precision is the sum, rounded once; the kernel's gradient is kept in float32.
     once = torch.finfo(dtype).eps / 2
@@ -161,10 +158,10 @@ def test_many_blocks_many_shares_and_the_same_bits_again(gemm: ModuleType, monke
     voxel = SETS["three scenes below zero"]
     theirs, ours = Geometry(voxel), tables(voxel)
     torch.manual_seed(0)
-    x, kernel, slope = torch.randn(len(voxel), 16), torch.randn(27, 16, 16), torch.randn(len(voxel), 16)
-    exact = passed(theirs, "cube", 0, x.double(), kernel.double(), slope.double())
-    first = passed(ours, "cube", 0, x, kernel, slope)
-    again = passed(tables(voxel), "cube", 0, x, kernel, slope)
+    x, kernel, upstream = torch.randn(len(voxel), 16), torch.randn(27, 16, 16), torch.randn(len(voxel), 16)
+    exact = passed(theirs, "cube", 0, x.double(), kernel.double(), upstream.double())
+    first = passed(ours, "cube", 0, x, kernel, upstream)
+    again = passed(tables(voxel), "cube", 0, x, kernel, upstream)
     for a, b, c in zip(first, again, exact, strict=True):
         assert torch.equal(a, b)
         assert off(a, c) < 1e-6
@@ -199,8 +196,8 @@ def test_the_whole_network(training: bool) -> None:
         network.train(training)
         logits, features = network(x, make(voxel))
         (logits.sin().sum() + features.mean()).backward()
-        slopes = [p.grad for p in network.parameters()]
-        found.append([logits.detach(), features.detach(), *slopes, *network.buffers()])
+        gradients = [p.grad for p in network.parameters()]
+        found.append([logits.detach(), features.detach(), *gradients, *network.buffers()])
     for ours, theirs in zip(*found, strict=True):
         assert ours is not None
         assert theirs is not None

@@ -17,6 +17,7 @@ from synthetic_scenes import Room, room, synthetic_scenes
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.inference.predict import predict, predict_large, predict_points
+from hpal_cli.inference.scene_voxels import SceneInput
 from hpal_cli.info import describe
 from hpal_cli.network.point_inputs import LIMIT, ExtraColumnsReader, InputSpec, PointInputs
 from hpal_cli.predictions.store import PredictionStore
@@ -61,8 +62,8 @@ def test_names_say_what_is_wanted() -> None:
         ("", "holds an empty name"),
         ("x,,y", "holds an empty name"),
         ("rgb,intensity,rgb", "names rgb twice"),
-        ("x,y,z,label", "label is what is to be learned"),
-        ("classification", "classification is what is to be learned"),
+        ("x,y,z,label", "label holds what the network shall learn"),
+        ("classification", "classification holds what the network shall learn"),
     ):
         with pytest.raises(UsageError, match=why):
             InputSpec.parse(wrong)
@@ -213,17 +214,9 @@ def test_tiles_see_the_same_columns(store: SceneStore, tmp_path: Path) -> None:
     points = store.points(scene)
     columns = ExtraColumnsReader(store, model.columns, None, None, 1.0)(scene, points)
     network = model.network()
-    whole = predict_points(network, points, 0.12, color=False, further=columns, device=CPU)
-    with predict_large(
-        network,
-        points,
-        0.12,
-        color=False,
-        further=columns,
-        device=CPU,
-        max_voxels=len(points.xyz) // 2,
-        folder=tmp_path,
-    ) as tiled:
+    scene = SceneInput(points, 0.12, color=False, further=columns)
+    whole = predict_points(network, scene, device=CPU)
+    with predict_large(network, scene, device=CPU, max_voxels=len(points.xyz) // 2, folder=tmp_path) as tiled:
         assert np.abs(tiled.prob - whole.prob).max() < 0.05
 
 
@@ -258,7 +251,7 @@ def test_from_the_command_line(store: SceneStore, hpal: Hpal, tmp_path: Path) ->
     assert load(tmp_path / "n.pt").settings.inputs == "x,y,z,intensity,height"
     for inputs, rc, why in (
         ("x,y,z,albedo", 1, "scene a has no column albedo, which --inputs names; it has echo, intensity, height"),
-        ("x,y,z,label", 2, "--inputs: label is what is to be learned; leave it out"),
+        ("x,y,z,label", 2, "--inputs: label holds what the network shall learn; leave it out"),
     ):
         done = hpal("train", store.path, *few, "-o", tmp_path / "wrong.pt", "--inputs", inputs)
         assert (done.rc, why in done.err) == (rc, True), done.err

@@ -13,8 +13,8 @@ import pytest
 from conftest import Done, MadeScene, synthetic_predictions, tree
 from matplotlib.image import imread
 
-from hpal_cli.export.clips import NEAR, Room, write_clips
-from hpal_cli.export.context import LOUD_COLOR
+from hpal_cli.export.clips import NEAR, SceneClips, write_clips
+from hpal_cli.export.context import HIGHLIGHT_COLOR
 from hpal_cli.export.views import APART, View, draw, two_views
 from hpal_cli.label.queries import queries
 from hpal_cli.predictions.store import PredictionStore
@@ -120,7 +120,7 @@ def test_without_colour_height_shows_and_intensity_does_not() -> None:
     noise = np.random.default_rng(0).uniform(0, 900, len(hill))
     info = SceneInfo(0, "a", len(hill), len(hill), "train", "")
     plain, noisy = (
-        Room(info, Points(hill, np.zeros(3), attributes=columns), 1.0, STEP).colors.astype(int)
+        SceneClips(info, Points(hill, np.zeros(3), attributes=columns), 1.0, STEP).colors.astype(int)
         for columns in ({}, {"intensity": noise})
     )
     np.testing.assert_array_equal(plain, noisy)
@@ -178,7 +178,7 @@ def test_every_row_leads_to_its_picture(
         assert picture.parent == tmp_path / "clips" / scene.name.split("/")[0] / scene.name.split("/")[1]
         assert picture.stem.endswith(f"-{row['index']}")
         image = (imread(picture)[..., :3] * 255).round().astype(int)
-        loud = (np.abs(image - LOUD_COLOR).max(axis=2) < 12).sum()
+        loud = (np.abs(image - HIGHLIGHT_COLOR).max(axis=2) < 12).sum()
         assert loud > 300
         points = plyfile.PlyData.read(str(picture.with_suffix(".ply")))["vertex"].data
         query = points[(points["scalar_query"] == 1) & (points["scalar_index"] >= 0)]

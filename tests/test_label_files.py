@@ -98,7 +98,7 @@ def test_files_of_one_scene_are_named_after_it(store: SceneStore, tmp_path: Path
         ({"scene": [0, 3], "index": [1, 2], "label": [1, 1]}, "point 1 is of a scene that does not exist"),
         ({"scene": [0, 0], "index": [1, NAN], "label": [1, 1]}, "point 1 has an answer, but no index"),
         ({"scene": [0, 0.5], "index": [1, 2], "label": [1, 1]}, "point 1 does not say of which scene"),
-        ({"scene": [0, 0], "index": [1, 1], "label": [1, 2]}, "point 1 answers otherwise than point 0"),
+        ({"scene": [0, 0], "index": [1, 1], "label": [1, 2]}, "point 1 and point 0 have different answers"),
         ({"scene": [0, 0], "index": [1, 2], "note": [1, 2]}, "no field label, class, classification"),
         ({"index": [1, 2], "class": [1, 2], "confidence": [1, 1], "uncertainty": [0, 0]}, "what the network predicted"),
     ],
@@ -501,7 +501,7 @@ HEAD = "scene,index,x,y,z,rank,score,predicted,second,confidence,label"
         ("Area_1/office_1,-1,,,,,,,,,chair", "row 3: there is no point -1"),
         ("Area_1/office_1,1000000,,,,,,,,,chair", "row 3: scene Area_1/office_1 has no point 1000000"),
         (",,one,2,3,,,,,,chair", "row 3: could not convert"),
-        ("Area_1/office_1,3,,,,,,,,,chair", "row 3 answers otherwise than row 2"),
+        ("Area_1/office_1,3,,,,,,,,,chair", "row 3 and row 2 have different answers"),
     ],
 )
 def test_rows_that_are_refused(
@@ -588,10 +588,10 @@ def test_columns_that_were_sorted_apart(store: SceneStore, predictions: Path, tm
     assert found_in(table(place * NAN, index), store) == taken
     for source in (store, open_scenes(predictions)):
         apart = table(place[[1, 0, 2]], index)
-        with pytest.raises(HpalError, match=rf"row 2 does not lie where point 26 of {name} does: were columns sorted"):
+        with pytest.raises(HpalError, match=rf"row 2 does not lie at point 26 of {name}: was one column sorted"):
             import_answers(apart, source)
-    assert "row 4 does not lie where point 400 of" in refusal(table(place[[0, 1, 0]], index), store)
-    assert "row 2 does not lie where" in refusal(table(place[:0:-1], index[:2], labels=["1", ""]), store), "one row"
+    assert "row 4 does not lie at point 400 of" in refusal(table(place[[0, 1, 0]], index), store)
+    assert "row 2 does not lie at" in refusal(table(place[:0:-1], index[:2], labels=["1", ""]), store), "one row"
     labels = LabelStore.create(tmp_path / "l.zarr", store.classes, store.table)
     assert len(import_answers(apart, labels).rows), "it knows no positions"
 
@@ -619,7 +619,7 @@ def test_open_queries_and_answers_nobody_asked_for(predictions: Path, tmp_path: 
         writer.writerows(rows)
     done = hpal("label", "--from", "q.csv", "-o", "l.zarr", cwd=tmp_path)
     assert done.rc == 0, done.err
-    assert "1 answer for points that were never asked about, taken all the same" in done.err
+    assert "1 answer for points that were never asked about; they are kept too" in done.err
     assert "round 0, 3 answers (1 unsure); 2 labelled points in all" in done.err
     assert len(labels.open()) == 4
     assert "open queries" in hpal("info", "l.zarr", cwd=tmp_path).out.decode()

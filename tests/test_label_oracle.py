@@ -84,7 +84,7 @@ def test_a_click_speaks_with_one_voice() -> None:
     found = answer_superpoints(region, guess, truth)
     assert found.clicks == 4
     index = np.arange(24)[::-1]
-    assert index[found.speaker(index)].tolist() == [14] * 10 + [8] * 6 + [0] * 8
+    assert index[found.representative(index)].tolist() == [14] * 10 + [8] * 6 + [0] * 8
 
 
 def test_cost_counts_cells_once() -> None:

@@ -138,7 +138,7 @@ def test_predict_and_export_by_command(tmp_path: Path) -> None:
     assert "of-a.laz/a.laz: exists" in done.err
     done = run_hpal(*call, "-o", "x.zarr", "--uncompressed", cwd=tmp_path)
     assert done.rc == 2
-    assert "--uncompressed: is for --las" in done.err
+    assert "--uncompressed: has no meaning without --las" in done.err
 
 
 def test_copc_is_read_and_comes_back_as_laz(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_a_network_trains_and_predicts_when_called(scenes: Path, tmp_path: Path)
     assert (found.feature_count(scene), preds.feature_count(scene) > 0) == (0, True)
     assert preds.history[-1].program == "hpal_cli.predict"
     labels = hpal.add_answers(tmp_path / "labels.zarr", store, {store.choose("train")[0].name: ([1], [1])})
-    with pytest.raises(hpal.HpalError, match="few learns from what was spread"):
+    with pytest.raises(hpal.HpalError, match="few learns from spread answers"):
         hpal.train(store, labels, tmp_path / "few.pt", preset="few", device="cpu")
 
 

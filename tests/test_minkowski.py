@@ -66,7 +66,7 @@ SETS = {
 def cells(geometry: AnyGeometry, voxel: Tensor, level: int) -> Tensor:
     """(rows of the level, 4): the voxel of each row, found by adding up coordinates on the way down."""
     corner = torch.div(voxel[:, 1:], 1 << level, rounding_mode="floor")
-    x = geometry.enter(torch.cat([voxel[:, :1], corner, torch.ones(len(voxel), 1)], 1).double())
+    x = geometry.permute(torch.cat([voxel[:, :1], corner, torch.ones(len(voxel), 1)], 1).double())
     for n in range(level):
         x = geometry.down(x, torch.eye(5, dtype=torch.float64).expand(8, 5, 5).contiguous(), n)
     return (x[:, :4] / x[:, 4:]).round().long()
@@ -394,8 +394,8 @@ def test_empty_maps_mean_that_the_order_is_the_given_one(engine_on_cuda: ModuleT
     voxel = SETS["one dense scene"]
     geometry = engine_on_cuda.MinkowskiGeometry(voxel)
     x = torch.randn(len(voxel), 3)
-    assert torch.equal(geometry.enter(x), x)
-    assert torch.equal(geometry.leave(x), x)
+    assert torch.equal(geometry.permute(x), x)
+    assert torch.equal(geometry.unpermute(x), x)
     assert geometry.sizes()[0] == len(voxel)
     with pytest.raises(HpalError, match="twice"):
         engine_on_cuda.MinkowskiGeometry(torch.tensor([[0, 1, 2, 3], [0, 1, 2, 3]]))

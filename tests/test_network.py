@@ -46,7 +46,7 @@ def test_cube_is_dense_convolution_at_the_occupied_cells() -> None:
     x = torch.randn(len(voxel), 5, dtype=torch.float64)
     kernel = torch.randn(27, 5, 4, dtype=torch.float64)
     geometry = Geometry(voxel)
-    ours = geometry.leave(geometry.cube(geometry.enter(x), kernel, 0))
+    ours = geometry.unpermute(geometry.cube(geometry.permute(x), kernel, 0))
     theirs = functional.conv3d(dense(voxel, x), as_dense_kernel(kernel, 3), padding=1)
     torch.testing.assert_close(ours, at(theirs, voxel), rtol=1e-12, atol=1e-12)
 
@@ -65,12 +65,12 @@ def test_down_and_up_are_dense_strided_convolutions() -> None:
     kernel = torch.randn(8, 3, 4, dtype=torch.float64)
     geometry = Geometry(voxel)
     cells = coarse_cells(geometry, 1, 0)
-    down = geometry.down(geometry.enter(x), kernel, 0)
+    down = geometry.down(geometry.permute(x), kernel, 0)
     theirs = functional.conv3d(dense(voxel, x), as_dense_kernel(kernel, 2), stride=2)
     torch.testing.assert_close(down, at(theirs, cells), rtol=1e-12, atol=1e-12)
 
     back = torch.randn(8, 4, 3, dtype=torch.float64)
-    up = geometry.leave(geometry.up(down, back, 1))
+    up = geometry.unpermute(geometry.up(down, back, 1))
     weight = as_dense_kernel(back, 2).transpose(0, 1)
     theirs = functional.conv_transpose3d(dense(cells, down, SIDE // 2), weight, stride=2)
     torch.testing.assert_close(up, at(theirs, voxel), rtol=1e-12, atol=1e-12)

@@ -178,7 +178,7 @@ def test_answers_that_measure_are_kept_apart(predictions: Path, folder: Path) ->
     text = ok("hpal label check.ply --table check.csv", folder)
     step = following(text)
     assert step == "hpal label --from check.csv --source preds.zarr -o check.zarr"
-    measure = re.search(r"as long as nothing is trained on them: (.*)", text)
+    measure = re.search(r"unless a model learns from them: (.*)", text)
     assert measure is not None
     assert measure[1].strip() == "hpal eval preds.zarr --truth check.zarr"
     fill_in(folder / "check.csv", "wall")

@@ -636,7 +636,7 @@ def test_two_people_are_asked_the_share_that_overlaps(store: SceneStore, tmp_pat
     ]
     assert annotators(batches)[0].per_hour == pytest.approx(1200)
     lines = dict(describe(page.labels).lines())
-    assert lines["anna"] == "40 answers, 1,200 an hour, 3.0 s for half of them"
+    assert lines["anna"] == "40 answers, 1,200 an hour, 3.0 s in the median"
     assert "Cohen's kappa" in lines["agreement"]
     page.page_api.close()
 

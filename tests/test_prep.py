@@ -163,7 +163,7 @@ def test_files_of_a_scene_that_differ(tmp_path: Path, monkeypatch: pytest.Monkey
     notes: list[str] = []
     monkeypatch.setattr(Silent, "warn", lambda self, text: notes.append(text))
     prepare(tmp_path / "raw", tmp_path / "s.zarr", scene_per="folder", classes=CLASSES)
-    assert notes == ["raw: not all of its files have label, rgb, u, v, w: filled up with nothing there"]
+    assert notes == ["raw: not all of its files have label, rgb, u, v, w: the others got empty values"]
     store = SceneStore(tmp_path / "s.zarr")
     points, _ = store.original(store.table[0], label=True)
     nothing = np.full(300, np.nan)
@@ -240,7 +240,7 @@ def test_colours_a_little_beyond_bytes_are_told(tmp_path: Path) -> None:
     xyz, label = cloud(0)
     table(tmp_path / "raw" / "a.csv", xyz, label, red=np.arange(300) % 257, green=label, blue=label)
     done = hpal("prep", tmp_path / "raw", "-o", tmp_path / "s.zarr")
-    assert "its colours reach beyond 255, but not far: read as 16 bits" in done.err
+    assert "its colours go a little beyond 255: they are read as colours of 16 bits" in done.err
 
 
 def test_black_colours_are_told(tmp_path: Path) -> None:

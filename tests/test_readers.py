@@ -862,7 +862,8 @@ def test_text_notes_a_wrong_count(tmp_path: Path) -> None:
 def test_text_notes_a_comment_that_does_not_fit(tmp_path: Path) -> None:
     (note,) = read(write(tmp_path / "a.txt", "//X Y Z Point number\n1\n1 2 3 4\n")).notes
     assert note == (
-        "the comment in line 1 names 5 columns, and there are 4: they are taken by their number (--columns names them)"
+        "the comment in line 1 names 5 columns, and there are 4: the columns are recognised by their number "
+        "(--columns names them)"
     )
 
 

@@ -272,9 +272,7 @@ def test_superpoints_that_are_none(predicted: Predicted, tmp_path: Path, bad: in
 
 def test_regions_are_no_superpoints(predicted: Predicted) -> None:
     for strategy in (Strategy.REDAL, Strategy.SSDR):
-        with pytest.raises(
-            UsageError, match=f"--per: {strategy} asks about whole superpoints as it is; leave --per out"
-        ):
+        with pytest.raises(UsageError, match=f"--per: {strategy} always asks about whole superpoints; leave --per out"):
             scored(predicted.path, by_superpoint(strategy))
 
 
@@ -510,7 +508,7 @@ def test_commands(predicted: Predicted, tmp_path: Path) -> None:
     # Another budget than it was scored for is said; so is a pool with fewer superpoints than answers.
     picks = run_hpal("select", "--budget", 1000, stdin=first.out, cwd=tmp_path)
     assert picks.rc == 0
-    assert "warning: scored for --budget 8, which is what diverse spread its picks for" in picks.err
+    assert "warning: the points were scored for --budget 8, and diverse planned for that many picks" in picks.err
     superpoints = len(rows_of(first.out))
     assert re.search(f"exhausted: {superpoints} of 1,000, .*every superpoint", picks.err), picks.err
     same = run_hpal("select", "--budget", 8, stdin=first.out, cwd=tmp_path)
@@ -534,7 +532,7 @@ def test_commands(predicted: Predicted, tmp_path: Path) -> None:
         ("score preds.zarr --per room", "--per: 'room' is unknown; choose from point, superpoint"),
         (
             "score preds.zarr --per superpoint --strategy redal",
-            "--per: redal asks about whole superpoints as it is; leave --per out",
+            "--per: redal always asks about whole superpoints; leave --per out",
         ),
         ("score rooms.zarr --strategy diverse --shard 1/2", "--shard: diverse compares"),
         ("score rooms.zarr --strategy diverse --levels 10", "--strategy: diverse has no voxels"),

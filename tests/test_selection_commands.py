@@ -114,7 +114,7 @@ def test_the_summary_counts_candidates_by_scene_and_class(predictions: Path) -> 
 def test_exhaustion_is_a_result(predictions: Path) -> None:
     scores = ok("score", predictions).out
     done = ok("select", "--budget", "50%", "--fds-r", "2", "--fds-tau=-1", stdin=scores)
-    assert re.search(r"exhausted: \d+ of 1,\d+, every other candidate is like a pick near it", done.err)
+    assert re.search(r"exhausted: \d+ of 1,\d+, every other candidate looks like a pick near it", done.err)
     assert len([line for line in done.err.splitlines() if line.startswith("Area_1/") and line.endswith("yes")]) == 2
     few = ok("select", "--budget", "50%", "--no-fds", "--max-per-scene", "3", stdin=scores)
     assert re.search(r"exhausted: 6 of 1,\d+, with at most 3 a scene", few.err)

@@ -403,7 +403,9 @@ def test_models_are_put_together_where_nobody_answered(campaign: Campaign, tmp_p
     said = dict(describe(both.path, check=True).lines())
     assert said["spread from"] == f"{models[0].path} and {models[1].path}"
     for like in (False, True):
-        with pytest.raises(UsageError, match="--predictions: is missing, and without labels nothing is known; give"):
+        with pytest.raises(
+            UsageError, match="--predictions: is missing, and without labels there is nothing else to spread; give"
+        ):
             list(spread(None, campaign.store, tmp_path / "x.zarr", like=like))
 
 
@@ -442,7 +444,7 @@ def test_no_answer_at_all(campaign: Campaign, tmp_path: Path) -> None:
 
 
 def test_no_answer_of_the_chosen_scenes(campaign: Campaign, tmp_path: Path) -> None:
-    with pytest.raises(HpalError, match="nothing is known of these scenes; choose others, or give --predictions or"):
+    with pytest.raises(HpalError, match="none of these scenes has an answer; choose others, or give --predictions or"):
         campaign.spread(tmp_path / "x.zarr", scenes=["b"])
     assert not (tmp_path / "x.zarr").exists()
 
@@ -463,7 +465,7 @@ def test_answers_of_one_class_only(campaign: Campaign, tmp_path: Path, like: boo
     labels = answers(tmp_path / "labels.zarr", campaign.store, {"a": [(floor, FLOOR), (floor + 1, -1)]})
     noted = Noted()
     found = campaign.spread(tmp_path / "s.zarr", labels, like=like, monitor=noted)
-    assert noted.said == ["every answer is floor, and no other class can be found: answer for others too"]
+    assert noted.said == ["every answer is floor, so no point can get another class: label points of other classes too"]
     for scene in campaign.store.table:
         if found.has(scene):
             assert set(np.unique(found.predicted(scene)).tolist()) <= {-1, FLOOR}
@@ -534,8 +536,8 @@ def test_the_command(campaign: Campaign, tmp_path: Path) -> None:
     done = run_hpal("spread", "labels.zarr", "rooms.zarr", "-o", "s.zarr", cwd=tmp_path)
     assert (done.rc, done.out) == (0, b"")
     assert done.err.splitlines() == [
-        "3 scenes without any answer, like b: left out, since nothing is known of them; add --alike or --predictions "
-        "to have them too",
+        "3 scenes without any answer, such as b: left out, since nothing is known of them; add --alike or "
+        "--predictions to include them",
         "s.zarr: 1 scene; next: hpal score s.zarr --per superpoint | hpal select",
     ]
     given = ("labels.zarr", "rooms.zarr", "--alike", "--predictions", "s.zarr")

@@ -503,12 +503,14 @@ def test_nothing_else_is_written_over(tmp_path: Path) -> None:
     store = synthetic_scenes(tmp_path / "s.zarr", [few(20)])
     synthetic_scenes(superpoints_path(store.path), [few(20)])
     before = tree(superpoints_path(store.path))
-    with pytest.raises(HpalError, match=r"s\.superpoints\.zarr: is in the place of the superpoints; move it away"):
+    with pytest.raises(
+        HpalError, match=r"s\.superpoints\.zarr: has the name that the superpoints store needs; move it away"
+    ):
         open_superpoints(store, jobs=1)
     assert tree(superpoints_path(store.path)) == before
     shutil.rmtree(superpoints_path(store.path))
     superpoints_path(store.path).write_text("mine")
-    with pytest.raises(HpalError, match="in the place of the superpoints"):
+    with pytest.raises(HpalError, match="the name that the superpoints store needs"):
         open_superpoints(store, jobs=1)
 
 

@@ -22,7 +22,7 @@ from hpal_cli.inference import scene_voxels
 from hpal_cli.inference import tiles as tiles_module
 from hpal_cli.inference.blend import Blend
 from hpal_cli.inference.predict import predict, predict_large, predict_points
-from hpal_cli.inference.scene_voxels import SceneVoxels, rows_of
+from hpal_cli.inference.scene_voxels import SceneInput, SceneVoxels, rows_of
 from hpal_cli.inference.tiles import MARGIN, MAX_VOXELS, RAMP, SHORTEST, Tile, cut
 from hpal_cli.network import inputs
 from hpal_cli.network.geometry import Geometry
@@ -70,8 +70,9 @@ class Count(nn.Module):
 def whole_and_tiled(
     network: nn.Module, points: Points, most: int, folder: Path, voxel: float = VOXEL
 ) -> tuple[Prediction, tuple[np.ndarray, np.ndarray]]:
-    whole = predict_points(network, points, voxel, device=CPU)  # type: ignore[arg-type]
-    with predict_large(network, points, voxel, device=CPU, max_voxels=most, folder=folder) as done:  # type: ignore[arg-type]
+    scene = SceneInput(points, voxel)
+    whole = predict_points(network, scene, device=CPU)  # type: ignore[arg-type]
+    with predict_large(network, scene, device=CPU, max_voxels=most, folder=folder) as done:  # type: ignore[arg-type]
         return whole, (done.prob, done.feat)
 
 
@@ -88,7 +89,7 @@ def test_the_voxels_of_a_large_scene_are_those_of_the_whole(
         monkeypatch.setattr(module, "origin_of", lambda xyz: origin_of(xyz) + shift)
     rgb = unit_color(points.rgb) if color else None
     expected = voxelise([(scene_origin(points.xyz, unit), rgb)], VOXEL)
-    voxels = SceneVoxels(points, VOXEL, unit=unit, color=color)
+    voxels = SceneVoxels(SceneInput(points, VOXEL, unit=unit, color=color))
     found = voxels.inputs(np.arange(len(voxels)))
     assert len(voxels) < 0.95 * len(points.xyz)
     assert torch.equal(found.features, expected.features)
@@ -98,7 +99,7 @@ def test_the_voxels_of_a_large_scene_are_those_of_the_whole(
 
 
 def test_rectangles_hold_what_lies_in_them() -> None:
-    voxels = SceneVoxels(a_floor(), VOXEL, unit=1.0, color=True)
+    voxels = SceneVoxels(SceneInput(a_floor(), VOXEL))
     cell = voxels.cell(np.arange(len(voxels)))
     for low, high in (((0, 0), (300, 180)), ((-40, 17), (55, 90)), ((100, 50), (101, 51)), ((299, 0), (999, 999))):
         inside = ((cell[:, :2] >= low) & (cell[:, :2] < high)).all(axis=1)
@@ -108,13 +109,13 @@ def test_rectangles_hold_what_lies_in_them() -> None:
 
 @pytest.mark.parametrize("most", [60_000, 30_000, 15_000])
 def test_tiles_are_small_enough_and_share_every_voxel_out(most: int) -> None:
-    voxels = SceneVoxels(a_floor(points=150_000, size=(60.0, 30.0)), VOXEL, unit=1.0, color=True)
+    voxels = SceneVoxels(SceneInput(a_floor(points=150_000, size=(60.0, 30.0)), VOXEL))
     tiles = cut(voxels, most)
     assert len(tiles) > len(voxels) / most
     assert max(tile.count(voxels) for tile in tiles) <= most
     total = np.zeros(len(voxels))
     for tile in tiles:
-        rows = rows_of(voxels.runs(*tile.seen()))
+        rows = rows_of(voxels.runs(*tile.with_margin()))
         cell, weight = voxels.cell(rows), tile.weight(voxels.cell(rows))
         assert weight.min() >= 0
         core = ((cell[:, :2] >= tile.low) & (cell[:, :2] < tile.high)).all(axis=1)
@@ -156,7 +157,8 @@ def test_a_seam_goes_from_one_tile_to_the_other(tmp_path: Path) -> None:
     xyz = np.column_stack([rng.uniform(0, 30, 40_000), rng.uniform(0, 2, 40_000), np.zeros(40_000)])
     points = Points(xyz.astype(np.float32), np.zeros(3), np.zeros((len(xyz), 3), np.uint8))
     network = Count()
-    with predict_large(network, points, VOXEL, device=CPU, max_voxels=5_000, folder=tmp_path) as done:  # type: ignore[arg-type]
+    scene = SceneInput(points, VOXEL)
+    with predict_large(network, scene, device=CPU, max_voxels=5_000, folder=tmp_path) as done:  # type: ignore[arg-type]
         said = done.feat[:, 0]
     assert network.batches == 2
     order = np.argsort(scene_origin(points.xyz, 1.0)[:, 0])
@@ -190,7 +192,7 @@ def test_a_scene_that_fits_is_predicted_whole(tmp_path: Path) -> None:
     points = a_floor(points=30_000, size=(12.0, 10.0))
     torch.manual_seed(0)
     network = MinkUNet(6, 5, SIZES["small"]).eval()
-    count = len(SceneVoxels(points, VOXEL, unit=1.0, color=True))
+    count = len(SceneVoxels(SceneInput(points, VOXEL)))
     assert count < len(points.xyz)
     # 0 and many do not count voxels, `count` does.
     for most in (0, MAX_VOXELS, count):
@@ -206,14 +208,14 @@ def test_a_scene_wider_than_the_networks_geometry_is_cut(tmp_path: Path) -> None
     xyz = np.concatenate([cluster, cluster + np.array([9_000, 0, 0])])
     points = Points(xyz.astype(np.float32), np.zeros(3), np.zeros((len(xyz), 3), np.uint8))
     with pytest.raises(HpalError, match="spans"):
-        predict_points(Echo(), points, VOXEL, device=CPU)  # type: ignore[arg-type]
-    with predict_large(Echo(), points, VOXEL, device=CPU, folder=tmp_path) as done:  # type: ignore[arg-type]
+        predict_points(Echo(), SceneInput(points, VOXEL), device=CPU)  # type: ignore[arg-type]
+    with predict_large(Echo(), SceneInput(points, VOXEL), device=CPU, folder=tmp_path) as done:  # type: ignore[arg-type]
         expected = voxelise([(scene_origin(points.xyz, 1.0), unit_color(points.rgb))], VOXEL)
         np.testing.assert_allclose(done.prob, expected.features.softmax(1)[expected.inverse], atol=1e-5)
     # Beyond 2^62 voxels.
     far = replace(points, xyz=points.xyz * np.float32(1e9))
     with pytest.raises(HpalError, match=r"hall: spans .* voxels"):
-        SceneVoxels(far, VOXEL, unit=1.0, color=True, name="hall")
+        SceneVoxels(SceneInput(far, VOXEL, name="hall"))
 
 
 class Log:
@@ -230,8 +232,8 @@ def test_a_column_denser_than_the_limit_is_kept_in_one_piece_and_said(tmp_path: 
     rng = np.random.default_rng(0)
     points = Points(rng.uniform(0, 2, (5_000, 3)).astype(np.float32), np.zeros(3), np.zeros((5_000, 3), np.uint8))
     log = Log()
-    arguments = {"device": CPU, "folder": tmp_path, "name": "shaft", "monitor": log}
-    with predict_large(Echo(), points, VOXEL, max_voxels=100, **arguments) as done:  # type: ignore[arg-type]
+    scene, arguments = SceneInput(points, VOXEL, name="shaft"), {"device": CPU, "folder": tmp_path, "monitor": log}
+    with predict_large(Echo(), scene, max_voxels=100, **arguments) as done:  # type: ignore[arg-type]
         assert len(done.prob) == 5_000
     (warning,) = log.warnings
     assert "shaft: a tile has" in warning
@@ -268,7 +270,7 @@ def test_tiles_agree_with_the_whole_on_a_made_floor(
     from hpal_cli.training.checkpoint import load
 
     network, points = load(model).network(), floor.points(floor.table[0])
-    count = len(SceneVoxels(points, 0.07, unit=1.0, color=True))
+    count = len(SceneVoxels(SceneInput(points, 0.07)))
     whole, (prob, feat) = whole_and_tiled(network, points, count // 2, tmp_path, 0.07)
     said = whole.prob.argmax(axis=1)
     assert (np.bincount(said) > 100).sum() >= 3
@@ -333,7 +335,7 @@ def test_a_failure_in_a_later_tile_leaves_nothing(
         return (logits, feat) if len(seen) < 2 else (logits * float("nan"), feat)
 
     monkeypatch.setattr(MinkUNet, "forward", breaks)
-    with pytest.raises(HpalError, match=r"^floor: the network's answer is not finite"):
+    with pytest.raises(HpalError, match=r"^floor: the network's prediction is not finite"):
         list(predict(load(model), floor, tmp_path / "p.zarr", max_voxels=15_000))
     assert len(seen) == 2
     # What is kept meanwhile has no name, so not even a killed process leaves it; the rest is the unfinished store's.
@@ -360,6 +362,7 @@ import numpy as np
 import torch
 from hpal_cli.network.backend import Backend
 from hpal_cli.inference.predict import predict_large
+from hpal_cli.inference.scene_voxels import SceneInput
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.scenes.store import Points
 from hpal_cli.scene_table import SceneInfo
@@ -381,7 +384,7 @@ def work(points, out):
     with envelope.create(out, "predictions", {}, overwrite=False) as (root, folder):
         cpu, none = torch.device("cpu"), Backend("none", "a test", lambda voxel: None)
         with predict_large(
-            Wide(), cloud, 0.1, device=cpu, backend=none, max_voxels=100_000, folder=folder
+            Wide(), SceneInput(cloud, 0.1), device=cpu, backend=none, max_voxels=100_000, folder=folder
         ) as done:
             write_scene_blocks(root, info, cloud, done.blocks(), np.zeros(0, np.int64))
 

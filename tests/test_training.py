@@ -21,6 +21,7 @@ from hpal_cli.demo.office import CLASSES, make_room
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import call
 from hpal_cli.inference.predict import predict_points
+from hpal_cli.inference.scene_voxels import SceneInput
 from hpal_cli.label.oracle import answer
 from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.network.backend import Backend, choose
@@ -387,7 +388,7 @@ def test_it_learns(store: SceneStore) -> None:
     settings = replace(TINY, steps=80, teacher=False, max_voxels=0, lr=0.01)
     model = train(store, None, settings)
     network, scene = model.network(), store.table.by_name["room_0"]
-    done = predict_points(network, store.points(scene), settings.voxel, device=torch.device("cpu"))
+    done = predict_points(network, SceneInput(store.points(scene), settings.voxel), device=torch.device("cpu"))
     truth = store.labels(scene)
     assert truth is not None
     most_common = np.bincount(truth[truth >= 0]).max() / (truth >= 0).sum()
@@ -399,9 +400,9 @@ def test_a_scene_far_from_the_origin_is_the_same_to_the_network(store: SceneStor
     torch.manual_seed(0)
     network = MinkUNet(6, 13, SIZES["small"]).eval()
     points = store.points(store.table[0])
-    here = predict_points(network, points, 0.1, device=torch.device("cpu"))
+    here = predict_points(network, SceneInput(points, 0.1), device=torch.device("cpu"))
     points.xyz = points.xyz + 512.0
-    there = predict_points(network, points, 0.1, device=torch.device("cpu"))
+    there = predict_points(network, SceneInput(points, 0.1), device=torch.device("cpu"))
     # Exact but for points on the border of a voxel, which rounding may push over.
     assert (here.prob.argmax(1) == there.prob.argmax(1)).mean() > 0.98
     in_feet = scene_origin(points.xyz, 0.3048)
@@ -464,7 +465,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(scenes: Path, tmp_path: Path) ->
     assert 5 <= load(unfinished).step < 40
     resumed = run_fresh("train", scenes, *small, "-o", run, "--resume")
     assert resumed.rc == 0, resumed.err
-    assert "going on after step" in resumed.err
+    assert "continuing after step" in resumed.err
     first, second = load(tmp_path / "whole.pt"), load(run)
     assert all(torch.equal(value, second.student[name]) for name, value in first.student.items())
     assert not unfinished.exists()

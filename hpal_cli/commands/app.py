@@ -1,4 +1,4 @@
-"""The `hpal` program: its commands, and how every one of them ends."""
+"""The program `hpal`: its list of commands, and the exit status and error line with which each of them ends."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TERMINATED = 143
 BROKEN_PIPE = 141
 
 COMPLETE = "_HPAL_COMPLETE"
-"""The variable through which the scripts of completions/ ask."""
+"""The environment variable that the scripts of completions/ set to ask for completions."""
 
 _EPILOG = """
 Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe.
@@ -52,7 +52,7 @@ messages on stderr as JSON for programs.
 
 
 class Group(TyperGroup):
-    """Commands in the order of the loop; a broken pipe ends like any Unix filter's."""
+    """Lists the commands in the order of the loop, and ends a command whose output nobody reads with `BROKEN_PIPE`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
@@ -60,7 +60,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            # Data that is still in the buffer has not been delivered: a full disk must not look like success.
+            # Otherwise a disk that is too full for the rest of the buffer would look like success.
             sys.stdout.flush()
             return result
         except BrokenPipeError:
@@ -103,18 +103,19 @@ def _root(
 def main() -> NoReturn:
     """Runs the command line of this process and exits with its status."""
     if COMPLETE in os.environ:
-        # What `add_completion` would do, without its two options in the help.
+        # As Typer's `add_completion`, but without its two options in the help.
         completion_init()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    _open_what_is_closed()
+    _reopen_closed_streams()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     how = _take_progress()
     for number in ENDING:
         signal.signal(number, _terminate)
-    # GNU OpenMP reads it when torch is loaded. A thread that spins for milliseconds at every barrier takes the core
-    # from the one it waits for as soon as another program runs: a training step then takes twenty times as long.
+    # GNU OpenMP reads this when torch is loaded. By default its threads spin for milliseconds at every barrier. If
+    # another program runs too, a spinning thread keeps the core from the thread that it waits for, and a training step
+    # takes twenty times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     allow_processes()
     Console.as_events = how == "json"
@@ -123,13 +124,14 @@ def main() -> NoReturn:
         with contextlib.suppress(OSError):
             Events(_command()).end(failure)
     if status in (INTERRUPTED, TERMINATED):
-        # At once: a thread may wait for ever in a write to a reader that does not read.
+        # Without waiting for the threads: one may wait for ever to write to a pipe that nobody reads.
         os._exit(status)
     sys.exit(status)
 
 
 def _take_progress() -> str:
-    """The value of the last `--progress`, which holds for every command and is no part of a file's history."""
+    """Takes `--progress` out of the arguments and returns its last value. Every command has this option, and the
+    history of a file does not record it."""
     how, kept, arguments = "auto", [], iter(sys.argv)
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -141,9 +143,10 @@ def _take_progress() -> str:
     return how
 
 
-def _open_what_is_closed() -> None:
-    """A standard stream that the shell closed (`>&-`) must not get its number from the next file that is opened: stdin
-    is empty then, writing to stdout fails, and stderr goes nowhere."""
+def _reopen_closed_streams() -> None:
+    """Opens /dev/null in place of each standard stream that the shell closed (`>&-`), since the next file that is
+    opened would otherwise become that stream. Such a stdin is empty, writing to such a stdout fails, and what is
+    written to such a stderr is lost."""
     ways = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w"))
     for number, (name, flags, mode) in enumerate(ways):
         if getattr(sys, name) is None:
@@ -155,7 +158,7 @@ def _open_what_is_closed() -> None:
 
 
 def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
-    """Status of the process; what went wrong, which has been said."""
+    """Runs the command. Returns the exit status, and what went wrong, which has been printed already."""
     try:
         if progress not in ("auto", "json"):
             raise UsageError("--progress", f"{progress!r} is unknown", "choose from auto, json")
@@ -165,7 +168,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
         # Typer turns an interrupt into a status of its own.
         failure = Failure("interrupted", INTERRUPTED)
     except SystemExit as error:
-        # Ends that nobody is told of on a terminal.
+        # At a terminal no message is printed for these.
         words = {BROKEN_PIPE: "nobody reads the output any more", TERMINATED: "terminated"}
         code = error.code if isinstance(error.code, int) else 1
         return code, Failure(words.get(code, "ended"), code)
@@ -197,7 +200,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
 
 
 def _command() -> str | None:
-    """`select`: what the person called."""
+    """The name of the command that was called, such as `select`."""
     names = [a for a in sys.argv[1:] if not a.startswith("-")]
     return names[0] if names and names[0] in {c.name for c in app.registered_commands} else None
 
@@ -208,7 +211,7 @@ def _program() -> str:
 
 def _fail(failure: Failure) -> None:
     if not Console.as_events:
-        # At a terminal the bar of another command of the pipe may stand on the line.
+        # The progress bar of another command of the pipeline may be on the terminal's current line.
         piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
         clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
         with contextlib.suppress(BrokenPipeError):
@@ -218,7 +221,7 @@ def _fail(failure: Failure) -> None:
         with contextlib.suppress(OSError):
             print(report(_command(), {}, error=failure), flush=True)
     if failure.status != INTERRUPTED:
-        # What is left in the buffer belongs to an output that failed.
+        # The rest of an output that failed must not be written.
         _discard_stdout()
 
 
@@ -230,5 +233,5 @@ def _discard_stdout() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # As an exception, so that half-written files are removed on the way out.
+    # An exception, so that the blocks that it passes through remove their half-written files.
     raise SystemExit(TERMINATED)

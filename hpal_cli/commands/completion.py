@@ -1,5 +1,8 @@
-"""Completes words that are not options, such as scene names and splits, from the stores on the command line. Reads
-their zarr.json as plain JSON, since a completion cannot wait until zarr is imported."""
+"""Completes words that are not options, such as scene names and splits, from the stores on the command line.
+
+It reads the zarr.json of a store as plain JSON, because importing zarr takes longer than a person waits for a
+completion.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ SPLITS = ("train", "val", "test")
 
 
 def scenes(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names of scenes of the stores of this call, of the split that it names, if any; the last of a list `a,b`."""
+    """Completes the last name of a list `a,b` of scenes. The names are those of the stores on the command line, and
+    only those of its --split, if it has one."""
     split = ctx.params.get("split")
     before, comma, last = incomplete.rpartition(",")
     given = set(before.split(","))
@@ -29,14 +33,14 @@ def scenes(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def splits(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Those that have a scene in one of the stores; all, where no store is named yet."""
+    """Completes a split. Offers those that have a scene in a store on the command line, or all if it has no store."""
     found = {one.get("split") for one in _scenes(ctx)}
     return [name for name in (*(s for s in SPLITS if s in found or not found), "all") if name.startswith(incomplete)]
 
 
 def _scenes(ctx: typer.Context) -> Iterator[dict[str, Any]]:
     """The rows of the scene tables of all stores among the values given so far."""
-    # Of a line that ends with an option, the positional ones are not parsed yet.
+    # While the line ends with an option, Click has not assigned the positional arguments yet: they are in ctx.args.
     for value in (*ctx.params.values(), ctx.args):
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, str | Path):
@@ -47,7 +51,7 @@ def _table(store: Path) -> list[dict[str, Any]]:
     try:
         about = json.loads((store / "zarr.json").read_text(encoding="utf-8"))["attributes"]["hpal"]["scenes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        # No store, or one of which the command itself will tell what is wrong.
+        # This is no store, or a damaged one, and the command itself will say what is wrong.
         return []
     rows = about if isinstance(about, list) else []
     return [

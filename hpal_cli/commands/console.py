@@ -1,4 +1,4 @@
-"""What a person sees (stderr) and where data goes (stdout or files): the only module that knows of terminals."""
+"""Prints what a person reads on stderr, and opens the files and streams that data comes from and goes to."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 
 class Console:
-    """The Monitor of a command: bars on a terminal only, one at a time in a pipeline, nothing on stdout."""
+    """The Monitor of a command. It draws progress bars only at a terminal, and in a pipeline only those of the last
+    command, since two bars at once would overwrite each other. It prints on stderr, because stdout is for data."""
 
     as_events: ClassVar[bool] = False
     """Whether this process was called with `--progress json`."""
 
     def __init__(self, command: str, *, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
-        """as_json: stdout is for `report` alone."""
+        """as_json: print the report of the method `report` on stdout."""
         self.command = command
         self.quiet = quiet
         self.verbose = verbose
@@ -55,12 +56,12 @@ class Console:
             self._events.warning(text)
 
     def report(self, members: Mapping[str, Any]) -> None:
-        """With --json, what the command found or did, on stdout; called once, at its end."""
+        """With --json, prints on stdout what the command found or did. A command calls it once, at its end."""
         if self._as_json:
             print(report(self.command, members, warnings=self._warnings))
 
     def debug(self, text: str) -> None:
-        """Only with -v."""
+        """A line on stderr that is printed only with -v."""
         if self.verbose and not self.quiet:
             self._line(text)
 
@@ -70,7 +71,7 @@ class Console:
             yield self._events.task(what, total)
             return
         if self.quiet or not sys.stderr.isatty() or is_pipe(sys.stdout):
-            # Downstream commands of a pipe show the bar; two at once would write over each other.
+            # The last command of the pipeline draws the bar: two at once would overwrite each other.
             yield _Lines(self, what, total)
             return
         import rich.console
@@ -101,7 +102,7 @@ class Console:
                 self._progress = None
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, data: bool = False) -> None:
-        """An aligned table: the first column to the left, the others to the right; on stdout if it is the data."""
+        """An aligned table, on stderr. data: the table is what the command was asked for, and goes to stdout."""
         if self.quiet and not data:
             return
         if self._events is not None and not data:
@@ -116,23 +117,23 @@ class Console:
         for n, header in enumerate(headers):
             table.add_column(Text(printable(header)), justify="left" if n == 0 else "right", no_wrap=True)
         for row in rows:
-            # As a Text, for in a string `[red]` is a colour.
+            # As a Text, since rich takes `[red]` in a string for a colour.
             table.add_row(*(Text(printable(cell)) for cell in row))
-        # Through a string: rich ends the process in its own way when a pipe breaks.
+        # Rich draws into a string: if it wrote to a broken pipe, it would end the process with a status of its own.
         text = io.StringIO()
         RichConsole(file=text, width=200, highlight=False).print(table)
         lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
         print(lines, file=sys.stdout if data else sys.stderr)
 
     def data(self, text: str) -> None:
-        """A line of what was asked for, on stdout."""
+        """A line on stdout, which is part of what the command was asked for."""
         print(printable(text))
 
     def _line(self, text: str) -> None:
         if self._events is not None:
             self._events.note(text.strip())
             return
-        # A line begins with an empty one where two parts of a report are kept apart.
+        # A text may begin with an empty line, which separates two parts of a report.
         begin = "\n" if text.startswith("\n") else ""
         text = begin + printable(text.removeprefix("\n"))
         if self._progress is not None:
@@ -142,7 +143,7 @@ class Console:
 
 
 EVERY = 60.0
-"""Seconds."""
+"""Seconds between two lines of progress where stderr is no terminal."""
 
 
 class _Bar:
@@ -155,7 +156,7 @@ class _Bar:
 
 
 class _Lines:
-    """Without a terminal: a line a minute, with -v one for each step."""
+    """Progress where stderr is no terminal: a line a minute, or with -v a line for each step."""
 
     def __init__(self, console: Console, what: str, total: int) -> None:
         self._console, self._what, self._total, self._done = console, what, total, 0
@@ -169,14 +170,14 @@ class _Lines:
             if status:
                 self._console.debug(line)
         elif self._alone and time.monotonic() - self._said > EVERY:
-            # A log wants a sign of life, not a line a step.
+            # In a log, a line a minute shows that the command still works.
             self._said = time.monotonic()
             self._console.say(line)
 
 
 @contextlib.contextmanager
 def open_input(path: Path | None) -> Iterator[tuple[IO[bytes], str]]:
-    """The point stream to read and what to call it: a file, or stdin for `-` or nothing.
+    """Opens a point stream and yields it with its name for messages. None and `-` stand for stdin.
 
     Raises:
         UsageError: nothing was given and stdin is a terminal.
@@ -202,8 +203,10 @@ def open_input(path: Path | None) -> Iterator[tuple[IO[bytes], str]]:
 
 
 def require_other(output: Path | None, inputs: Sequence[Path | None], option: str) -> None:
-    """Raises:
-    UsageError: an output that is one of the inputs.
+    """Checks that a command does not write over its own input.
+
+    Raises:
+        UsageError: the output is one of the inputs.
     """
     if output is None or not output.exists():
         return
@@ -212,7 +215,7 @@ def require_other(output: Path | None, inputs: Sequence[Path | None], option: st
 
 
 def free_name(usual: str | Path) -> Path:
-    """A name that nobody typed: the usual one, or where that is taken the next of `selection-2.ply`, `-3`, ..."""
+    """The usual name of an output, or if it exists already, the first free one of `selection-2.ply`, `-3`, ..."""
     path = Path(usual)
     if not os.path.lexists(path):
         return path
@@ -221,26 +224,28 @@ def free_name(usual: str | Path) -> Path:
 
 
 def name_for_predictions(model: Path) -> Path:
-    """`preds-2.zarr` for `model-2.pt`, `preds.zarr` for other names, where they are free."""
+    """A free name for the predictions of a model: `preds-2.zarr` for `model-2.pt`, else `preds.zarr`."""
     stem = f"preds{model.stem.removeprefix('model')}" if model.stem.startswith("model") else "preds"
     return free_name(f"{stem}.zarr")
 
 
 def typed(*words: object) -> str:
-    """A command line, to be typed as it stands."""
+    """The words as a command line, quoted so that a shell reads them as they are."""
     return shlex.join(map(str, words))
 
 
 class Output:
-    """Where a point stream goes: `-o FILE`, a pipe, or at a terminal a file of a usual name."""
+    """The output of a point stream: the file of `-o FILE`, stdout if it is a pipe or a file, or, at a terminal, a file
+    with the default name."""
 
     def __init__(
         self, path: Path | None, default: str, *, overwrite: bool, fixed: bool = False, as_json: bool = False
     ) -> None:
-        """fixed: the usual name is one of a series, and another would not be found. as_json: stdout is taken.
+        """fixed: keep the default name even if it exists, since the next command looks for a series of such names.
+        as_json: the report goes to stdout, so the points need a file.
 
         Raises:
-            UsageError: binary data for a terminal, or for a stdout that is taken.
+            UsageError: binary data would go to a terminal, or to the stdout that the report goes to.
         """
         to_terminal = sys.stdout.isatty()
         if str(path) == "-" and to_terminal:
@@ -256,7 +261,8 @@ class Output:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[], IO[bytes]]]:
-        """Yields what opens the stream when the first byte is ready; a file appears when the block ends well."""
+        """Yields a function that opens the stream, for a command to call when its first byte is ready. The file gets
+        its name when the block ends without an error."""
         if self.path is None:
             yield lambda: sys.stdout.buffer
             sys.stdout.buffer.flush()
@@ -271,7 +277,7 @@ class Output:
 
 
 def is_pipe(stream: IO[str]) -> bool:
-    """Whether another command reads from it or writes to it."""
+    """Whether the stream is a pipe, at whose other end another command reads or writes."""
     try:
         return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError, AttributeError):

@@ -24,7 +24,7 @@ MODEL = "forest.pt"
 ROOM, ANSWERED_ROOM = "new-room.png", "answered-room.png"
 
 PER_ANSWER, LEAST_ANSWERS = 1000, 100
-"""Points of the train rooms for each answer, and how many answers there are at least."""
+"""The default number of answers: one for each PER_ANSWER points of the train rooms, but at least LEAST_ANSWERS."""
 
 BROKEN_PIPE = 141
 
@@ -33,8 +33,8 @@ Words = Sequence[str]
 
 @dataclass(frozen=True)
 class Round:
-    """What a round came to: answers, their percentage of the train points, and mIoU in 0..1 of the other points of the
-    answered rooms and of the rooms without any answer."""
+    """The result of a round. answers: all answers so far; percent: their percentage of the train points;
+    answered_rooms: mIoU, 0 to 1, of the other points of the rooms with answers; new_rooms: mIoU of the other rooms."""
 
     answers: int
     percent: float
@@ -43,7 +43,7 @@ class Round:
 
 
 class Campaign:
-    """A campaign in a folder of its own; every command runs there, so that it can be typed again there."""
+    """A campaign in a folder of its own. Every command runs in this folder, so that a person can repeat it there."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Campaign:
         self._seed = seed
 
     def run(self, *, overwrite: bool) -> None:
-        """Makes the rooms, runs the rounds, trains a model, prints and draws what came of it.
+        """Makes the rooms, runs the rounds, trains a model, and prints and draws the results.
 
         Raises:
             HpalError: the folder is in use, or a command failed.
@@ -79,7 +79,7 @@ class Campaign:
                 f"mIoU {100 * done[-1].answered_rooms:.1f} % in the answered rooms, "
                 f"{100 * done[-1].new_rooms:.1f} % in the others"
             )
-        self._console.say("\n--- a model from all that was spread")
+        self._console.say("\n--- a model that learns from the spread answers")
         self._report(done, self._model(spread_of(self._rounds)))
 
     @property
@@ -87,7 +87,7 @@ class Campaign:
         return ["--seed", str(self._seed)]
 
     def _budgets(self) -> tuple[int, list[int]]:
-        """How many answers come first, and how many in each round after that."""
+        """The number of first answers, and the number of answers in each round after that."""
         from hpal_cli.scenes.store import SceneStore
 
         points = sum(scene.points for scene in SceneStore(self._folder / SCENES).table if scene.split == "train")
@@ -97,7 +97,7 @@ class Campaign:
         return first, [max(1, after - before) for before, after in pairwise(shares)]
 
     def _round(self, n: int, budget: str) -> Round:
-        """Questions, answers, and what they come to when they are spread."""
+        """Chooses `budget` points, lets the oracle answer, spreads the answers, and measures the result."""
         if n == 0:
             how = ["hpal", "score", SCENES, "--strategy", "diverse", "--budget", budget, *self._seed_option]
         else:
@@ -116,14 +116,14 @@ class Campaign:
         return Round(labelled["points"], labelled["percent_of_train"], answered["grid"]["miou"], new["grid"]["miou"])
 
     def _model(self, spread: str) -> float:
-        """Trains the forest and writes the results; its mIoU in the rooms without any answer."""
+        """Trains the forest and writes the results. Returns its mIoU, 0 to 1, in the rooms without any answer."""
         learned = ["--labels", LABELS, "--spread", spread, "--model", "forest"]
         self._call(["hpal", "train", SCENES, *learned, *self._seed_option, "-o", MODEL])
         self._call(["hpal", "predict", MODEL, SCENES, "-o", PREDS])
         new = self._json(
             ["hpal", "eval", PREDS, "--truth", SCENES, "--json", "--figures", FIGURES], "new-rooms-forest.json"
         )
-        # In the rooms with answers these know better than the model.
+        # In the rooms with answers, the spread answers are more often right than the model.
         for store, split in ((spread, "train"), (PREDS, "val")):
             self._call(["hpal", "export", store, "--original", SCENES, "--split", split, "-o", RESULT])
         miou: float = new["grid"]["miou"]
@@ -141,16 +141,22 @@ class Campaign:
                 on_room=lambda name: task.advance(1, name),
             )
         self._console.say(
-            f"made an office of {self._rooms} rooms in {self._folder / OFFICE}, as a scanner would see it"
+            f"{self._folder / OFFICE}: {self._rooms} synthetic rooms of an office, as a scanner would see them"
         )
 
     def _json(self, words: Words, into: str) -> Any:
-        """What a command prints as JSON, which is kept in a file too."""
+        """Runs a command, keeps the JSON that it prints in the file `into`, and returns it."""
         self._call(words, into=into)
         return json.loads((self._folder / into).read_text(encoding="utf-8"))
 
     def _call(self, *pipeline: Words, into: str | None = None) -> None:
-        """Runs the commands of a pipeline, as typed, in the campaign's folder."""
+        """Prints the commands of a pipeline as a person would type them, and runs them in the campaign's folder.
+
+        into: the file that the last command writes its stdout to.
+
+        Raises:
+            HpalError: a command failed.
+        """
         line = " | ".join(shlex.join(words) for words in pipeline) + (f" > {into}" if into else "")
         self._console.say(f"\n$ {line}")
         quiet = ["-q"] if self._console.quiet else []
@@ -168,11 +174,11 @@ class Campaign:
                     stdout=sink if last else subprocess.PIPE,
                 )
                 if processes and processes[-1].stdout:
-                    # Only the reader may hold the pipe, or a writer would never learn that it is gone.
+                    # Otherwise the pipe would stay open when its reader ends, and the writer would wait for ever.
                     processes[-1].stdout.close()
                 processes.append(process)
             ends = [(process.wait(), words) for words, process in zip(pipeline, processes, strict=True)]
-        # A broken pipe is the fault of whoever stopped reading.
+        # A command that ended by a broken pipe comes last: the cause is another one, which stopped reading.
         failed = [words for status, words in sorted(ends, key=lambda end: end[0] == BROKEN_PIPE) if status]
         if failed:
             raise HpalError(
@@ -192,7 +198,7 @@ class Campaign:
         folder.mkdir(parents=True, exist_ok=True)
 
     def _draw_room(self, split: str, name: str, stores: Sequence[tuple[str, str]]) -> None:
-        """The first room of a split: as scanned, the truth, and what each of the stores says of it.
+        """Draws the first room of a split: as scanned, by true class, and by the classes in each of the stores.
 
         stores: (title, predictions store).
         """
@@ -204,10 +210,10 @@ class Campaign:
         info = truth.table.choose(split)[0]
         label = truth.labels(info)
         assert label is not None
-        said = [(title, PredictionStore(self._folder / store)) for title, store in stores]
+        predicted = [(title, PredictionStore(self._folder / store)) for title, store in stores]
         layers = [class_layer("truth", truth.classes, label)]
-        layers += [class_layer(title, store.classes, store.predicted(info)) for title, store in said]
-        draw_scene(said[0][1], info, layers, self._folder / name, overwrite=True)
+        layers += [class_layer(title, store.classes, store.predicted(info)) for title, store in predicted]
+        draw_scene(predicted[0][1], info, layers, self._folder / name, overwrite=True)
 
     def _report(self, rounds: Sequence[Round], model: float) -> None:
         from hpal_cli.evaluation.figures import learning_curve
@@ -240,8 +246,8 @@ class Campaign:
                 ANSWERED_ROOM,
                 "a room with answers: scan, truth, and its labels after the first and last round",
             ),
-            (ROOM, "a room without any: scan, truth, what the first answers say of it, what the forest says"),
-            (f"{FIGURES}/confusion.png", "which classes the forest takes for which in the rooms without answers"),
+            (ROOM, "a room without any: scan, truth, its labels by the first answers and by the forest"),
+            (f"{FIGURES}/confusion.png", "which classes the forest confuses in the rooms without answers"),
             (f"{RESULT}/*/*.ply", "every original point in the colour of its class"),
             ("picks-0/*/*.png", "the points that were asked about first, in their rooms; as clouds beside"),
         ]
@@ -263,5 +269,5 @@ class Campaign:
 
 
 def spread_of(n: int) -> str:
-    """The store of the answers of round `n`, spread."""
+    """The name of the store with the answers up to round `n`, spread to all points."""
     return f"spread-{n}.zarr"

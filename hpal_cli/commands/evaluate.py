@@ -93,12 +93,12 @@ def command(
     result: Sample | Evaluation
     if envelope.kind_of(truth) == "labels":
         if labels is not None:
-            raise UsageError("--labels", "goes with scenes as --truth", "leave it out")
+            raise UsageError("--labels", "needs a scenes store as --truth", "leave it out")
         if without_answers:
             raise UsageError(
                 "--without-answers",
-                "goes with scenes as --truth",
-                "leave it out: what was learned from never counts here",
+                "needs a scenes store as --truth",
+                "leave it out: answers that the model learned from are never counted here",
             )
         result = evaluate_sample(store, LabelStore(truth), split=split or "all", scenes=names, monitor=console)
         metrics = result.metrics
@@ -146,9 +146,9 @@ def command(
 
 def _print_evaluation(console: Console, result: Evaluation) -> None:
     kept, grid, original = result.labelled, result.grid, result.original
-    true, said = grid.confusion.sum(axis=1), grid.confusion.sum(axis=0)
+    true, predicted = grid.confusion.sum(axis=1), grid.confusion.sum(axis=0)
     rows = [
-        (c.name, _percent(grid.iou[c.id]), _percent(original.iou[c.id]), f"{true[c.id]:,}", f"{said[c.id]:,}")
+        (c.name, _percent(grid.iou[c.id]), _percent(original.iou[c.id]), f"{true[c.id]:,}", f"{predicted[c.id]:,}")
         for c in result.classes
     ]
     console.table(("class", "IoU %", "IoU % original", "true points", "predicted"), rows, data=True)
@@ -174,9 +174,10 @@ def _print_sample(console: Console, result: Sample) -> None:
     from hpal_cli.evaluation.sample import CONFIDENCE
 
     metrics = result.metrics
-    true, said, hit = metrics.confusion.sum(axis=1), metrics.confusion.sum(axis=0), metrics.confusion.diagonal()
+    true, predicted = metrics.confusion.sum(axis=1), metrics.confusion.sum(axis=0)
+    right = metrics.confusion.diagonal()
     rows = [
-        (c.name, _percent(metrics.iou[c.id]), f"{true[c.id]:,}", f"{said[c.id]:,}", f"{hit[c.id]:,}")
+        (c.name, _percent(metrics.iou[c.id]), f"{true[c.id]:,}", f"{predicted[c.id]:,}", f"{right[c.id]:,}")
         for c in result.classes
     ]
     console.table(("class", "IoU %", "answered", "predicted", "right"), rows, data=True)

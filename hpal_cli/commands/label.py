@@ -34,7 +34,7 @@ _MEANT_FOR = {
     "--overlap": ("--serve",),
     "--no-browser": ("--serve",),
 }
-"""What else may be given with what is to be done."""
+"""For options that not every action has: the actions that have it."""
 
 
 def command(
@@ -170,16 +170,16 @@ def command(
         "--log": log,
         "--undo": undo is not None,
     }
-    ways = [name for name, is_given in given.items() if is_given]
-    if len(ways) != 1:
+    actions = [name for name, is_given in given.items() if is_given]
+    if len(actions) != 1:
         remedy = (
             "choose one: --serve, --html FILE, --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or "
             "--undo ROUND"
         )
-        if ways:
-            raise UsageError(" and ".join(ways), "do not go together", remedy)
+        if actions:
+            raise UsageError(" and ".join(actions), "do not go together", remedy)
         raise UsageError("what to do", "is missing", remedy)
-    (way,) = ways
+    (action,) = actions
     to_stream = oracle is not None and (output is None or str(output) == "-" or output.suffix == ".ply")
     extra = {
         "-o": output is not None,
@@ -193,12 +193,12 @@ def command(
         "--overlap": overlap is not None,
         "--no-browser": no_browser,
     }
-    unused = [name for name, is_given in extra.items() if is_given and way not in _MEANT_FOR[name]]
+    unused = [name for name, is_given in extra.items() if is_given and action not in _MEANT_FOR[name]]
     if overwrite and oracle is not None and not to_stream:
         unused.append("--overwrite")
     if unused:
-        raise UsageError(unused[0], f"has no meaning with {way}", "leave it out")
-    if way in ("--oracle", "--from", "--serve") and output is None and (not to_stream or sys.stdout.isatty()):
+        raise UsageError(unused[0], f"has no meaning with {action}", "leave it out")
+    if action in ("--oracle", "--from", "--serve") and output is None and (not to_stream or sys.stdout.isatty()):
         raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
     if oracle is not None:
         _ask_oracle(
@@ -224,7 +224,7 @@ def command(
         assert output is not None
         _take_answers(console, selection, answered, output, source, cost=cost)
     elif log or undo is not None:
-        _look_back(console, selection, output, undo, as_json=json_output)
+        _log_or_undo(console, selection, output, undo, as_json=json_output)
     else:
         _ask_person(console, selection, table, clips, output, source, overwrite=overwrite)
 
@@ -262,8 +262,8 @@ def _ask_oracle(
     by_click = by_regions(asked, answers["label"], header.strategy)
     if by_click is not None:
         answers["label"] = by_click.label
-        # A wrong click is wrong for all that it answers.
-        who = answers[by_click.speaker(asked["index"])]
+        # A wrong click gives all of its points the same wrong class, so the noise is drawn for one of them.
+        who = answers[by_click.representative(asked["index"])]
         clicks = by_click.clicks
     if share:
         right = answers["label"].copy()
@@ -361,7 +361,7 @@ def _write_page(console: Console, selection: Path | None, html: Path, source: Pa
     size = write_page(asked, html, title=str(subject), overwrite=overwrite, monitor=console)
     console.say(f"{html}: {counted(len(asked.found), 'query', 'queries')}, {size / 1e6:.1f} MB, opens in any browser")
     whole = [selection or Path("SELECTION")] if any(len(query.points) > 1 for query in asked.found) else []
-    back = ["--from", html.with_suffix(".csv"), "--source", asked.rooms.path, "-o", "labels.zarr"]
+    back = ["--from", html.with_suffix(".csv"), "--source", asked.store.path, "-o", "labels.zarr"]
     console.say(f"next, with the CSV that it saves: {typed('hpal', 'label', *whole, *back)}")
 
 
@@ -377,82 +377,83 @@ def _ask_person(
 ) -> None:
     import numpy as np
 
-    from hpal_cli.label.queries import queries, rooms_of
+    from hpal_cli.label.queries import queries, selection_store
     from hpal_cli.label.spreadsheet import require_unanswered, write_queries
     from hpal_cli.labels.store import QUERY, LabelStore
     from hpal_cli.store.files import require_absent
 
     asked, header, subject = _selected(selection, ("x", "y", "z", "scene", "index"))
-    rooms = rooms_of(header, source, None if selection is None else selection.parent)
+    store = selection_store(header, source, None if selection is None else selection.parent)
     if table is not None:
         require_other(table, [selection], "--table")
         if str(table) == "-":
             raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
         require_unanswered(table)
         require_absent(table, overwrite=overwrite)
-    if rooms is None and (clips is not None or (output is not None and not output.exists())):
+    if store is None and (clips is not None or (output is not None and not output.exists())):
         option = "--clips" if clips is not None else "-o"
         raise UsageError(option, f"needs the scenes that {subject} is of", "name their store with --source")
     labels = None
     if output is not None:
         labels = (
             LabelStore(output)
-            if rooms is None
-            else LabelStore.at(output, rooms.classes, rooms.table, unit=rooms.unit, subject=rooms.path)
+            if store is None
+            else LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=store.path)
         )
         if header.scenes is not None:
             labels.require_scenes(header.scenes, subject)
-    found = queries(asked, rooms)
+    found = queries(asked, store)
     pictures = None
-    if clips is not None and rooms is not None:
+    if clips is not None and store is not None:
         from hpal_cli.export.clips import write_clips
 
-        pictures = write_clips(found, rooms, clips, overwrite=overwrite, monitor=console)
+        pictures = write_clips(found, store, clips, overwrite=overwrite, monitor=console)
         console.say(f"{clips}/: a PLY and a PNG for each of {counted(len(found), 'query', 'queries')}")
     made = {"clips": None if clips is None else str(clips), "queries": len(found), "points": len(asked)}
     if table is None:
         console.report({"done": "queries", "table": None, **made})
         return
-    # As links, which a spreadsheet opens.
+    # As addresses, which a spreadsheet shows as links.
     where = None if pictures is None else [path.resolve().as_uri() for path in pictures]
     write_queries(found, {s.number: s.name for s in header.pool}, table, clips=where, overwrite=overwrite)
     if labels is not None:
         labels.ask(np.array([(q.scene, q.index) for q in found], QUERY), f"table {table}", this_call(NAME)[0])
-    names = "a class" if rooms is None else f"one of {', '.join(rooms.classes.names)}"
+    names = "a class" if store is None else f"one of {', '.join(store.classes.names)}"
     whole = any(len(query.points) > 1 for query in found)
     what = counted(len(found), "query", "queries") + (f", one for each region of {len(asked):,} points" * whole)
     console.say(f"{table}: {what}; fill in the column `label`: {names}, `unsure`, or nothing")
     console.report({"done": "queries", "table": str(table), **made})
-    _say_next(console, (selection or Path("SELECTION")) if whole else None, header, rooms, table, output)
+    _say_next(console, (selection or Path("SELECTION")) if whole else None, header, store, table, output)
 
 
 def _say_next(
     console: Console,
     selection: Path | None,
     header: Header,
-    rooms: Store | None,
+    store: Store | None,
     table: Path,
     output: Path | None,
 ) -> None:
-    """How the answers are given back. selection: where they are for regions of it, which the table does not hold."""
+    """Prints the command that reads the filled-in table. selection: given if the answers are for regions, since the
+    table does not say which points belong to a region."""
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.provenance import find_source_store
 
-    source = header.source if rooms is None else rooms.path
-    check = isinstance(rooms, PredictionStore) and header.strategy is not None and header.strategy.startswith("random")
+    source = header.source if store is None else store.path
+    check = isinstance(store, PredictionStore) and header.strategy is not None and header.strategy.startswith("random")
     labels = output
     if labels is None and check:
         labels = table.with_suffix(".zarr")
-    elif labels is None and rooms is not None:
-        labels = find_source_store(header.history, "labels", rooms.table.id, rooms.path.parent)
+    elif labels is None and store is not None:
+        labels = find_source_store(header.history, "labels", store.table.id, store.path.parent)
     labels = labels or Path("labels.zarr")
     words = ["--from", table, "--source", source or "STORE", "-o", labels]
     console.say(f"next: {typed('hpal', 'label', *([selection] if selection else []), *words)}")
     if source is None:
-        console.say("STORE is the scenes or the predictions that the points are of")
+        console.say("STORE is the scenes or predictions store that the points belong to")
     if check and output is None:
         console.say(
-            "drawn at random, they measure what was predicted, as long as nothing is trained on them: "
+            "the points were drawn at random: their answers measure the predictions, unless a model learns from them: "
             f"{typed('hpal', 'eval', source, '--truth', labels)}"
         )
 
@@ -462,14 +463,14 @@ def _take_answers(
 ) -> None:
     from hpal_cli.label.answers import import_answers, open_scenes
     from hpal_cli.label.cost import Cost
-    from hpal_cli.label.queries import rooms_of
+    from hpal_cli.label.queries import selection_store
     from hpal_cli.labels.store import LabelStore
 
     asked = None
     store: Store | None = None
     if selection is not None:
         asked, header, _ = _selected(selection, ("scene", "index"))
-        store = rooms_of(header, source, selection.parent)
+        store = selection_store(header, source, selection.parent)
     if store is None:
         if source is None and not output.exists():
             problem = f"is missing, and {output} does not exist yet"
@@ -484,7 +485,7 @@ def _take_answers(
         console.report({"done": "answers", **_added(output, known, None), "known_before": 0, "cost": None})
         return
     if taken.unasked:
-        console.say(f"{counted(taken.unasked, 'answer')} for points that were never asked about, taken all the same")
+        console.say(f"{counted(taken.unasked, 'answer')} for points that were never asked about; they are kept too")
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=store.path)
     batch = labels.append_new(taken.rows, taken.source, this_call(NAME)[0])
     if again := len(taken.rows) - (0 if batch is None else len(batch.rows)):
@@ -499,8 +500,8 @@ def _take_answers(
     console.report({"done": "answers", **_added(output, labels, batch), "known_before": again, "cost": spent.to_json()})
 
 
-def _look_back(console: Console, store: Path | None, output: Path | None, undo: int | None, *, as_json: bool) -> None:
-    """--log and --undo."""
+def _log_or_undo(console: Console, store: Path | None, output: Path | None, undo: int | None, *, as_json: bool) -> None:
+    """Lists the rounds of a labels store, or withdraws the answers of round `undo`."""
     from hpal_cli.labels.store import LabelStore
 
     path = store or output
@@ -525,7 +526,8 @@ def _look_back(console: Console, store: Path | None, output: Path | None, undo: 
 
 
 def _show_log(console: Console, labels: LabelStore) -> None:
-    """On stdout: a row a batch; with -v a line an answer, with tabs."""
+    """Prints a table with a row for each batch on stdout, and with -v a line for each answer, its columns separated by
+    tabs."""
     from hpal_cli.label.log import read_log, utc
 
     log = read_log(labels)
@@ -555,10 +557,10 @@ def _show_log(console: Console, labels: LabelStore) -> None:
 
 
 def _selected(selection: Path | None, columns: tuple[str, ...]) -> tuple[Rows, Header, str]:
-    """The picks of a selection, its header, and what to call it.
+    """Reads the picks of a selection. Returns them, the header, and the name of the selection for messages.
 
     Raises:
-        HpalError: it is no selection.
+        HpalError: the file is no selection, or lacks one of the columns.
     """
     from hpal_cli.stream.header import require_columns, require_selected
     from hpal_cli.stream.points import PointReader
@@ -572,7 +574,8 @@ def _selected(selection: Path | None, columns: tuple[str, ...]) -> tuple[Rows, H
 
 
 def _added(path: Path, labels: LabelStore | None, batch: Batch | None) -> dict[str, Any]:
-    """What every report on a labels store says. labels: None if it was not made; batch: None if nothing was new."""
+    """The members that every report on a labels store has. labels: None if there is no store; batch: None if no answer
+    was new."""
     rows = () if batch is None else batch.rows["label"].tolist()
     return {
         "labels": str(path),
@@ -584,7 +587,7 @@ def _added(path: Path, labels: LabelStore | None, batch: Batch | None) -> dict[s
 
 
 def _say_added(console: Console, labels: LabelStore, batch: Batch) -> None:
-    """A new round of answers, and what the store holds then."""
+    """Prints how many answers a new round has, and how many labelled points the store has with it."""
     total = int((labels.latest()["label"] >= 0).sum())
     unsure = int((batch.rows["label"] < 0).sum())
     doubt = f" ({unsure:,} unsure)" if unsure else ""

@@ -68,8 +68,8 @@ Color = Annotated[
     typer.Option(
         "--color",
         metavar="HOW",
-        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, what is "
-        "usual for the kind of file.",
+        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, class for "
+        "predictions and answers, rgb for scenes and for LAS and CSV files of original points.",
     ),
 ]
 Uncompressed = Annotated[
@@ -143,15 +143,15 @@ NoBrowser = Annotated[
 
 
 def as_list(values: Sequence[str] | None) -> list[str]:
-    """`a,b` and repeated options alike."""
+    """The values of an option that may be repeated, and may hold several values as in `a,b`."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
 def as_numbers(values: Sequence[str] | None, option: str) -> list[float]:
-    """A list of numbers.
+    """The numbers in the values of an option, read as `as_list` reads them.
 
     Raises:
-        UsageError: something else.
+        UsageError: one of the values is no number.
     """
     try:
         return [float(value) for value in as_list(values)]

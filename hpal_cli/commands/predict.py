@@ -110,13 +110,13 @@ def command(
         raise UsageError("--color", f"{color!r} is unknown", f"choose from {', '.join(COLORS)}")
     folders = [(folder, suffix) for folder, suffix in ((ply, "ply"), (las, "las")) if folder is not None]
     if color != "auto" and not folders:
-        raise UsageError("--color", "is for --ply and --las", "give one of them too, or leave it out")
+        raise UsageError("--color", "has no meaning without --ply or --las", "give one of them too, or leave it out")
     if uncompressed and las is None:
-        raise UsageError("--uncompressed", "is for --las", "give it too, or leave this out")
+        raise UsageError("--uncompressed", "has no meaning without --las", "give --las too, or leave it out")
     for folder, suffix in [*folders, *([(pictures, "pictures")] if pictures is not None else [])]:
         within = (folder.resolve(), *folder.resolve().parents)
         if output.resolve() in within or kind_of(folder) is not None:
-            raise UsageError(f"--{suffix}", f"{folder} is a store, and files want a folder", "give another name")
+            raise UsageError(f"--{suffix}", f"{folder} is or holds a store", "name another folder for the files")
     forest = is_forest(checkpoint)
     for option, given in (("--turns", turns > 1), ("--smooth", smooth), ("--max-voxels", max_voxels is not None)):
         if forest and given:

@@ -173,7 +173,7 @@ def command(
 
 
 def _lengths(scale: float | None) -> str:
-    """The line that names the default lengths of later commands."""
+    """A line that tells the default lengths of later commands. scale: of the scenes, None for rooms."""
     from hpal_cli.export.clips import NEAR
     from hpal_cli.lengths import format_length
     from hpal_cli.score.hmmu import LEVELS
@@ -191,7 +191,7 @@ def _scene_per(text: str) -> str | float:
     """`file`, `folder`, or a tile's edge in metres.
 
     Raises:
-        UsageError: something else.
+        UsageError: the text is none of these.
     """
     from hpal_cli.lengths import parse_length
 

@@ -1,4 +1,4 @@
-"""What commands say to programs: the report of `--json` on stdout, the events of `--progress json` on stderr.
+"""Writes what other programs read: the report of `--json` on stdout, and the events of `--progress json` on stderr.
 
 docs/schemas has the JSON schema of each.
 """
@@ -15,13 +15,13 @@ from hpal_cli import __version__
 from hpal_cli.errors import HpalError
 
 SPEC = 1
-"""Version of both schemas: it grows when a member changes its meaning or goes, not when one comes."""
+"""Version of both schemas. It is raised when a member is removed or changes its meaning, not when one is added."""
 
 
 def report(
     command: str | None, members: Mapping[str, Any], *, warnings: Sequence[str] = (), error: Failure | None = None
 ) -> str:
-    """The text of a report: what a command found or did, or why it could not."""
+    """The text of a report, as JSON. members: what the command found or did; error: why it could not."""
     about = {
         "json": SPEC,
         "version": __version__,
@@ -34,7 +34,7 @@ def report(
 
 
 class Failure:
-    """Why a command ended early, as its one line says it and in parts. status: of the process."""
+    """Why a command ended early, in the parts that its error line consists of. status: the exit status."""
 
     def __init__(self, problem: str, status: int, *, subject: str | None = None, remedy: str | None = None) -> None:
         self.subject, self.problem, self.remedy, self.status = subject, _one_line(problem), remedy, status
@@ -56,7 +56,7 @@ EVERY = 0.1
 
 
 class Events:
-    """Writes a line of JSON on stderr for all that a person would be told there."""
+    """Writes a line of JSON on stderr for each message, table and step of progress that a person would see there."""
 
     def __init__(self, command: str | None) -> None:
         self._command = command
@@ -84,13 +84,13 @@ class Events:
 
     def _write(self, event: str, **members: Any) -> None:
         line = json.dumps({"hpal": SPEC, "command": self._command, "event": event, **members})
-        # In one piece: the commands of a pipe share stderr.
+        # In one call, since the commands of a pipeline share stderr and their lines must not mix.
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
 class EventTask:
-    """Tells of the first step, of the last one, and of those in between at most every `EVERY` seconds."""
+    """Writes an event for the beginning and for the end of a task, and in between at most every `EVERY` seconds."""
 
     def __init__(self, events: Events, what: str, total: int) -> None:
         self._events, self._what, self._total, self._done = events, what, total, 0

@@ -175,7 +175,7 @@ def command(
         console.say(f"{missing()}: hmmu by NumPy alone, which takes some twelve times as long")
 
     def begin(header: Header) -> IO[bytes]:
-        # Before the first byte: whoever reads from the pipe draws its bar from then on.
+        # Before the first byte, since from then on the next command of the pipeline draws its progress bar.
         to = f" -> {out.path}" if out.path else ""
         of = f" (part {part.part} of {part.parts})" if part.parts > 1 else ""
         console.say(f"scoring {counted(header.count, what)} of {counted(len(header.pool), 'scene')}{of} ({how}){to}")

@@ -161,8 +161,8 @@ def command(
         name, _, settings = (header.strategy or "").partition(" ")
         scored_for, _, _ = settings.partition(" ")
         if name in ("ssdr", "diverse") and scored_for and scored_for != str(limit):
-            console.warn(f"scored for --budget {scored_for}, which is what {name} spread its picks for")
-        rooms = _rooms(header, predictions, beside) if context is not None else None
+            console.warn(f"the points were scored for --budget {scored_for}, and {name} planned for that many picks")
+        around = _store_around(header, predictions, beside) if context is not None else None
         selection = select(
             readers,
             budget=limit,
@@ -174,11 +174,11 @@ def command(
             history=None if no_history else this_call(NAME),
             monitor=console,
         )
-        # The picks first: where they cannot be delivered there is nothing to draw.
+        # The picks are written before the pictures, which would be of no use without them.
         write_points(stream(), selection.header, selection.rows if out.path is None else for_viewers(selection.rows))
-        if context is not None and rooms is not None:
+        if context is not None and around is not None:
             seen = None if suppression is None else suppression.radius
-            write_context(selection, rooms, context, radius=seen, overwrite=overwrite, monitor=console)
+            write_context(selection, around, context, radius=seen, overwrite=overwrite, monitor=console)
     _summary(console, selection, max_per_scene)
     if context is not None:
         console.say(f"{context}/: a PLY and a PNG for each scene with picks")
@@ -192,7 +192,8 @@ def command(
 
 
 def _next(selection: Selection, picks: Path, beside: Path | None) -> str:
-    """What answers the picks: a person, and before that the truth, where the scenes have any."""
+    """The command to type next: `hpal label` with an oracle if the scenes of the picks have labels, else with a
+    person."""
     from hpal_cli.scenes.provenance import find_source_store
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.selection.selector import scored_store
@@ -212,8 +213,15 @@ def _next(selection: Selection, picks: Path, beside: Path | None) -> str:
     return f"{typed('hpal', 'label', picks, '--oracle', scenes, '-o', labels)}  (a person answers: {ask})"
 
 
-def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | None) -> PredictionStore | SceneStore:
-    """Where the points around the picks are."""
+def _store_around(
+    header: Header, predictions: PredictionStore | None, beside: Path | None
+) -> PredictionStore | SceneStore:
+    """The store with the points around the picks.
+
+    Raises:
+        UsageError: the header names no store.
+        HpalError: the store that it names does not exist.
+    """
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.selection.selector import scored_store
 
@@ -228,22 +236,23 @@ def _rooms(header: Header, predictions: PredictionStore | None, beside: Path | N
 
 
 def _why(selection: Selection, max_per_scene: int | None) -> str:
-    """What ended a selection before its budget."""
+    """Why a selection ended before its budget was used."""
     from hpal_cli.stream.rows import SUPERPOINT
 
     if any(scene.chosen == max_per_scene for scene in selection.scenes):
         return f"with at most {max_per_scene} a scene"
     if any(scene.suppressed for scene in selection.scenes):
-        return "every other candidate is like a pick near it (a smaller --fds-r or larger --fds-tau lets more in)"
+        return "every other candidate looks like a pick near it (a smaller --fds-r or larger --fds-tau allows more)"
     if SUPERPOINT in (selection.rows.dtype.names or ()):
-        return "every superpoint is asked about once (hpal score without --per superpoint has a candidate a point)"
+        return "no superpoint is left (without --per superpoint, hpal score makes every point a candidate)"
     return "there are no more candidates"
 
 
 _SCENES_SHOWN = 30
+"""Scenes up to which the summary has a row for each of them."""
 
 _WIDE = 10.0
-"""Metres."""
+"""Radius of FDS in metres from which a warning tells that the unit may be wrong."""
 
 
 def _summary(console: Console, selection: Selection, max_per_scene: int | None) -> None:
@@ -276,7 +285,7 @@ def _summary(console: Console, selection: Selection, max_per_scene: int | None) 
         table = [(s.name, *counts(s), "yes" if s.exhausted else "") for s in shown]
         console.table(("scene", *columns, "exhausted"), table)
     else:
-        console.say(f"-v says the same for each of {len(scenes)} scenes")
+        console.say(f"-v prints these counts for each of the {len(scenes)} scenes")
     if selection.classes:
         console.say("")
         console.table(("predicted class", *columns), [(c.name, *counts(c)) for c in selection.classes])

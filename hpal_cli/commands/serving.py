@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from hpal_cli.page.api import PageApi
 
 OPENING = 60.0
-"""Seconds that a browser has to start."""
+"""Seconds in which a browser must have started and read the file that leads it to the page."""
 
 
 def run_page(console: Console, page_api: PageApi, *, host: str, port: int | None, browser: bool) -> None:
-    """Serves until Ctrl-C or until the page ends it. The address, with its token, is on stdout.
+    """Serves the page until Ctrl-C, or until the page itself ends it. Prints the address, with its token, on stdout.
 
     Raises:
-        HpalError: no address to serve at.
+        HpalError: the page cannot be served at this host and port.
     """
     from hpal_cli.page.server import LOOPBACK, PORT, allowed_hosts, free_socket, make_app, new_token, serve
 
@@ -47,7 +47,7 @@ def run_page(console: Console, page_api: PageApi, *, host: str, port: int | None
         stopping.append(stop)
         console.data(address)
         sys.stdout.flush()
-        opened = browser and _has_desktop() and _open_in_browser(ending.enter_context(_leading_to(address)))
+        opened = browser and _has_desktop() and _open_in_browser(ending.enter_context(_redirect_file(address)))
         console.say(
             "opened in the browser (if it shows nothing, open this address); Ctrl-C ends it"
             if opened
@@ -63,15 +63,16 @@ def run_page(console: Console, page_api: PageApi, *, host: str, port: int | None
 
 
 @contextlib.contextmanager
-def _leading_to(address: str) -> Iterator[str]:
-    """The address of a file that leads to another one: all users of the machine can read what a program is started
-    with, and the token must not be in it. The file is its owner's alone, and goes again after `OPENING` seconds."""
+def _redirect_file(address: str) -> Iterator[str]:
+    """Yields the address of a file that redirects a browser to `address`. The browser is started with this file, since
+    every user of the computer can see the arguments of a program, and the token must not be among them. Only the owner
+    can read the file, and it is removed after `OPENING` seconds."""
     import tempfile
     import threading
     from html import escape
     from pathlib import Path
 
-    # Nobody else may look into such a folder.
+    # Only its owner can read such a folder.
     folder = tempfile.TemporaryDirectory(prefix="hpal-", ignore_cleanup_errors=True)
     path = Path(folder.name) / "page.html"
     path.touch(mode=0o600)

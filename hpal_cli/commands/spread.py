@@ -110,12 +110,12 @@ def command(
                 PredictionStore(output), found[True], pictures, jobs=jobs, overwrite=overwrite, monitor=console
             )
             console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
-    if silent := found[False]:
+    if unknown := found[False]:
         console.say(
-            f"{counted(len(silent), 'scene')} without any answer, like {silent[0].name}: left out, since nothing is "
-            "known of them; add --alike or --predictions to have them too"
+            f"{counted(len(unknown), 'scene')} without any answer, such as {unknown[0].name}: left out, since nothing "
+            "is known of them; add --alike or --predictions to include them"
         )
-    # Questions are about scenes to train on.
+    # Only points of the train split are asked about.
     pool = any(scene.split == "train" for scene in found[True])
     score = f"; next: {typed('hpal', 'score', output, '--per', 'superpoint')} | hpal select" if pool else ""
     console.say(f"{output}: {counted(len(found[True]), 'scene')}{score}")

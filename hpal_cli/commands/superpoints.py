@@ -46,7 +46,7 @@ def command(
     else:
         found = open_superpoints(store, jobs=jobs, history=this_call(NAME), monitor=console)
     count = sum(len(found.read(scene)) for scene in found.table)
-    # Questions are about scenes to train on.
+    # Only points of the train split are asked about.
     pool = any(scene.split == "train" for scene in store.table)
     score = f"; next: {typed('hpal', 'score', scenes_store, '--strategy', 'diverse')} | hpal select" if pool else ""
     console.say(

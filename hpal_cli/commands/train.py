@@ -21,7 +21,7 @@ MODELS = ("network", "forest")
 
 
 def _value(metavar: str, text: str, *, least: float | None = None, most: float | None = None) -> Any:
-    """A command-line option that replaces one value of the preset."""
+    """An option that replaces one value of the preset. least, most: the bounds of a number."""
     return typer.Option(metavar=metavar, help=text, min=least, max=most, show_default=False)
 
 
@@ -288,7 +288,7 @@ def command(
     if model not in MODELS:
         raise UsageError("--model", f"{model!r} is unknown", f"choose from {', '.join(MODELS)}")
     if old_spread and spread is None:
-        raise UsageError("--old-spread", "is for --spread", "give that too, or leave it out")
+        raise UsageError("--old-spread", "has no meaning without --spread", "give --spread too, or leave it out")
     if model == "forest":
         network_only = {
             "--init": init,
@@ -350,15 +350,19 @@ def command(
     chosen_device = local_device(choose(device))
     if init is not None and is_forest(init):
         raise UsageError(
-            "--init", f"{init} is a forest, and a network starts from a network", "give one, or leave it out"
+            "--init",
+            f"{init} is a forest, and a network can only start from a network",
+            "give the checkpoint of a network, or leave it out",
         )
     start = None if init is None else load(init)
     begun = None if start is None else start.settings
     name = preset or default_preset(cuda=chosen_device.type == "cuda", spread=spread is not None, init=begun)
     if supervised_only and teacher_after is not None:
-        raise UsageError("--teacher-after", "is for the teacher, whom --supervised-only drops", "leave one of them out")
+        problem = "is for the teacher, and --supervised-only trains without one"
+        raise UsageError("--teacher-after", problem, "leave one of them out")
     if steps is not None and minutes:
-        raise UsageError("--minutes", "ends a run by the clock, and --steps by its steps", "leave one of them out")
+        problem = "ends the training after a time, and --steps after a number of steps"
+        raise UsageError("--minutes", problem, "leave one of them out")
     given = {
         "size": size,
         "inputs": inputs,
@@ -396,7 +400,7 @@ def command(
     scenes_store, labels, output = _required(scenes_store, labels, output)
     if name == "few" and spread is None and labels != "all":
         remedy = f"make it first: hpal spread {labels} {scenes_store} -o spread.zarr"
-        raise UsageError("--preset few", "learns from what was spread from the labels, and --spread is missing", remedy)
+        raise UsageError("--preset few", "learns from spread answers, and --spread is missing", remedy)
 
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
@@ -437,8 +441,10 @@ def command(
 
 
 def _required(scenes: Path | None, labels: str | None, output: Path | None) -> tuple[Path, str, Path]:
-    """Raises:
-    UsageError: one of them is missing.
+    """The three arguments that every training needs and that --show does not need.
+
+    Raises:
+        UsageError: one of them is missing.
     """
     if scenes is None or labels is None or output is None:
         option = "SCENES" if scenes is None else "--labels" if labels is None else "-o"
@@ -482,8 +488,10 @@ def _train_forest(
 
 
 def _power(text: str) -> float:
-    """Raises:
-    UsageError: no power.
+    """The exponent that --class-weights stands for.
+
+    Raises:
+        UsageError: it is neither a known name nor a number from 0 to 2.
     """
     named = {"none": 0.0, "sqrt": 0.5}
     if text in named:

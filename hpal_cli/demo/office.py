@@ -1,7 +1,7 @@
 """A seeded synthetic office in the S3DIS folder layout: furnished rooms, scanned by `scanner`.
 
-Colours come from few palettes shared by all classes (one room's door has another room's wall paint),
-so that a class shows in shape and context rather than in colour or height.
+Colours come from a few palettes that all classes share (one room's door has another room's wall paint),
+so that a class can be recognised by shape and context, and not by colour or height alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLASSES = (
     "ceiling", "floor", "wall", "beam", "column", "window", "door",
     "table", "chair", "sofa", "bookcase", "board", "clutter",
 )  # fmt: skip
-"""The 13 classes of S3DIS; a class id is a place in this tuple."""
+"""The 13 classes of S3DIS; a class id is an index into this tuple."""
 
 RGB = tuple[float, float, float]
 PAINT: list[RGB] = [
@@ -36,12 +36,12 @@ FABRIC: list[RGB] = [
 METAL: list[RGB] = [(176, 178, 180), (112, 114, 118), (44, 44, 46), (205, 205, 202)]
 
 GLASS = Surface((88, 104, 112), keep=0.5, through=0.45)
-WALL = 0.14  # m, thickness of walls, so that openings have reveals
-NEST = 14.0  # m between rooms of the floor plan
-MID_ROOM = 27.0  # m2, the floor that gets the number of points asked for
-RAYS = 4  # cast for each point kept, so that thinning by weight has something to choose from
-SCAN_AREA, SCAN_LENGTH = 14.0, 3.1  # m2, and m of a hallway, that a scanner position is set up for
-MUST_TRIES = 30  # sizes tried for a thing that a room has to have
+WALL = 0.14  # m, thickness of walls: openings show it at their sides
+ROOM_SPACING = 14.0  # m from room to room on the floor plan
+MID_ROOM = 27.0  # m2, floor area of the room that gets the number of points asked for
+RAYS = 4  # rays cast per point that is kept, so that thinning can choose among returns
+SCAN_AREA, SCAN_LENGTH = 14.0, 3.1  # m2 of floor, and m of a hallway, per scanner position
+MUST_TRIES = 30  # sizes tried for a thing that a room must have
 TRIES = 60  # places tried for a thing before the room counts as full
 
 KINDS: dict[str, tuple[tuple[float, float], tuple[float, float], dict[str, tuple[int, int]]]] = {
@@ -70,8 +70,8 @@ KINDS: dict[str, tuple[tuple[float, float], tuple[float, float], dict[str, tuple
         "loose": (2, 5),
     }),
 }  # fmt: skip
-# A building of ten, then again: the things that a room has at least one of whatever its dice say, so
-# that every class is in several of the first seven rooms and in the last three.
+# The ten rooms of a building; further rooms repeat them. Each comes with the things of which it has at least one
+# whatever the random numbers say, so that every class is in several of the first seven rooms and of the last three.
 BUILDING: list[tuple[str, str]] = [
     ("office", "window column beam board bookcase sofa"),
     ("conferenceRoom", "window column beam bookcase"),
@@ -91,7 +91,8 @@ class Room:
     """One scanned room of N points.
 
     name: such as `office_3`. xyz: (N, 3) float64 m, in the building's frame. rgb: (N, 3) uint8.
-    label: (N,) int64, places in CLASSES. instance: (N,) int64, one number an object, over all classes.
+    label: (N,) int64, indices into CLASSES. instance: (N,) int64, the number of the point's object; objects of all
+    classes are numbered together.
     """
 
     name: str
@@ -109,13 +110,16 @@ def make_office(
     points: int = 30_000,
     on_room: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Write `folder/Area_1/office_1/Annotations/ceiling_1.txt` and so on, lines `x y z r g b` in metres
-    and 0..255; the last 30 % of the rooms go to Area_2, for validation.
+    """Write `folder/Area_1/office_1/Annotations/ceiling_1.txt` and so on, with lines `x y z r g b` in metres
+    and 0..255. The last 30 % of the rooms go to Area_2, for validation.
 
-    A room depends on `seed`, `points` and its place in the sequence alone. `points` is about what a
-    mid-size room gets. `on_room` is told each room (`Area_1/office_1`) once it is written.
+    points: about how many a room of medium size gets. on_room: called with the name of each room
+    (`Area_1/office_1`) after it is written. A room depends only on `seed`, `points` and its number.
 
     Returns the room folders, in order.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     held_out = max(round(rooms * 0.3), 1) if rooms > 1 else 0
     folders = []
@@ -141,7 +145,7 @@ def make_office(
 
 
 def make_room(number: int, *, seed: int = 0, points: int = 30_000) -> Room:
-    """Room `number` (from 0) of the building that `seed` stands for, in memory."""
+    """Makes room `number` (from 0) of the building with this seed, in memory. points: as for `make_office`."""
     rng = np.random.default_rng([seed, number])
     kind, musts = BUILDING[number % len(BUILDING)]
     kinds = [BUILDING[n % len(BUILDING)][0] for n in range(number + 1)]
@@ -163,10 +167,10 @@ def make_room(number: int, *, seed: int = 0, points: int = 30_000) -> Room:
     yaw = rng.choice([0, 0, np.pi / 2, np.pi, float(rng.uniform(-0.5, 0.5))])
     c, n = np.cos(yaw), np.sin(yaw)
     at = np.concatenate(xyz) - [site.width / 2, site.depth / 2, 0]
-    nest = np.array([number % 5, number // 5]) * NEST + rng.uniform(-1, 1, 2)
+    place = np.array([number % 5, number // 5]) * ROOM_SPACING + rng.uniform(-1, 1, 2)
     floor = rng.choice([0.0, rng.uniform(-0.3, 0.3)])
     at = np.stack([c * at[:, 0] - n * at[:, 1], n * at[:, 0] + c * at[:, 1], at[:, 2]], 1)
-    at += np.array([*nest, floor])
+    at += np.array([*place, floor])
     which = np.concatenate(solid)
     label, instance = np.array(site.label)[which], np.array(site.instance)[which]
     return Room(f"{kind}_{kinds.count(kind)}", at, np.concatenate(rgb), label, instance)
@@ -177,7 +181,7 @@ class _Full(Exception):
 
 
 class _Spot(NamedTuple):
-    """A place for a thing, m and rad: at a wall, the middle of the thing's back edge, +y into the room."""
+    """A place for a thing, in m and rad. At a wall it is the middle of the thing's back edge, with +y into the room."""
 
     x: float
     y: float
@@ -186,8 +190,8 @@ class _Spot(NamedTuple):
 
 @dataclass
 class _Side:
-    """One wall, seen from inside: (x, y) its left-hand start, yaw its direction. `used` and `holes`
-    are rectangles (u0, u1, z0, z1) in m along it: taken by things, and cut out of it."""
+    """One wall, seen from inside. (x, y): its left end; yaw: its direction; used, holes: rectangles
+    (u0, u1, z0, z1) in m along the wall and upwards that things occupy, and that are cut out of it."""
 
     x: float
     y: float
@@ -199,8 +203,8 @@ class _Side:
 
 @dataclass
 class _Site:
-    """A room being furnished, in its own frame: the corner of the floor at the origin. `taken` are
-    rectangles (x0, y0, x1, y1) of floor; the three lists of parts run side by side."""
+    """A room that is being furnished, in its own frame, whose origin is a corner of the floor. taken: rectangles
+    (x0, y0, x1, y1) of the floor that are occupied; solids, label, instance: one entry for each part of a thing."""
 
     rng: np.random.Generator
     width: float
@@ -227,13 +231,14 @@ class _Site:
         turn: float = 0,
         z: float = 0,
     ) -> None:
-        """Add one object, its parts in its own frame: u along and v ahead of `at`, turned, z up."""
+        """Add one object. parts: in the object's own frame, which is at u along and v ahead of `at`, turned by `turn`
+        and raised by z."""
         self.solids += _moved(_moved(parts, u, v, turn, z), *at)
         self.instance += [self.instance[-1] + 1 if self.instance else 0] * len(parts)
         self.label += [CLASSES.index(name)] * len(parts)
 
     def claim(self, at: _Spot, w: float, d0: float, d1: float) -> bool:
-        """Take the floor w wide from d0 to d1 ahead of `at`; False if it is not all free."""
+        """Occupy the floor w wide from d0 to d1 ahead of `at`; False if a part of it is not free."""
         c, n = np.cos(at.yaw), np.sin(at.yaw)
         corners = [(at.x + c * u - n * v, at.y + n * u + c * v) for u in (-w / 2, w / 2) for v in (d0, d1)]
         (x0, y0), (x1, y1) = np.min(corners, axis=0) + 0.001, np.max(corners, axis=0) - 0.001
@@ -245,8 +250,12 @@ class _Site:
         return True
 
     def at_wall(self, w: float, d: float, z0: float, z1: float, hole: float | None = None) -> _Spot:
-        """A place for a thing w wide and d deep (0: leave the floor free) from z0 to z1. `hole` is the
-        rim that stays when the place is cut out of the wall."""
+        """A free place at a wall for a thing w wide and d deep (0: the floor stays free) from z0 to z1. hole: None, or
+        the width of the rim that stays when the place is cut out of the wall.
+
+        Raises:
+            _Full: no free place was found.
+        """
         lengths = np.array([s.length for s in self.sides])
         for _ in range(TRIES):
             side = self.sides[self.rng.choice(len(self.sides), p=lengths / lengths.sum())]
@@ -265,7 +274,11 @@ class _Site:
         raise _Full
 
     def on_floor(self, size: float, yaw: float | None = None) -> _Spot:
-        """The middle of a free square of floor, turned at will."""
+        """The middle of a free square of floor, at the angle `yaw`, by default a random one.
+
+        Raises:
+            _Full: no free place was found.
+        """
         for _ in range(TRIES):
             at = _Spot(self.between(0, self.width), self.between(0, self.depth), 0)
             if self.claim(at, size, -size / 2, size / 2):
@@ -279,7 +292,7 @@ class _Site:
         return bool(self.rng.random() < chance)
 
     def look(self, *palettes: list[RGB], texture: str = "plain", keep: float = 0.97) -> Surface:
-        """A surface in a colour of one of the palettes, a little off; wood has grain, black returns less."""
+        """A surface in a colour near one of a palette. Wood gets a grain, and dark surfaces return fewer rays."""
         palette = palettes[self.rng.integers(len(palettes))]
         rgb = np.array(palette[self.rng.integers(len(palette))]) * self.rng.normal(1, 0.04)
         red, green, blue = (float(v) for v in rgb + self.rng.normal(0, 4, 3))
@@ -309,7 +322,7 @@ def _furnish(kind: str, musts: set[str], rng: np.random.Generator) -> _Site:
         turn, length = float(np.arctan2(by - ay, bx - ax)), float(np.hypot(bx - ax, by - ay))
         site.sides.append(_Side(ax, ay, turn, length))
 
-    # What a room must have comes first, while there is space; then large things before small.
+    # Things that a room must have come first, while there is space; after them, large things come before small ones.
     plan = [name for name in BUILDERS if name in musts or counts.get(name, (0, 0))[0]]
     firsts = len(plan)
     for name in BUILDERS:
@@ -320,7 +333,7 @@ def _furnish(kind: str, musts: set[str], rng: np.random.Generator) -> _Site:
             try:
                 BUILDERS[name](site)
                 break
-            except _Full:  # the next try rolls another size
+            except _Full:  # the next try has another random size
                 continue
     _shell(site)
     return site
@@ -718,7 +731,8 @@ BUILDERS: dict[str, Callable[[_Site], None]] = {
 
 
 def _stations(site: _Site, count: int) -> list[Floats]:
-    """Scanner positions (3,) m: on free floor, each as far from the others as a few tries find."""
+    """Scanner positions, each (3,) in m: on free floor, and each the farthest from the earlier ones among some random
+    tries."""
     spots: list[Floats] = []
     for _ in range(count):
         tries = site.rng.uniform([0.4, 0.4, 1.3], [site.width - 0.4, site.depth - 0.4, 1.75], (TRIES, 3))
@@ -726,6 +740,6 @@ def _stations(site: _Site, count: int) -> list[Floats]:
         x, y = tries[:, :1], tries[:, 1:2]
         clear = np.maximum.reduce([x0 - x, x - x1, y0 - y, y - y1]).min(1)
         apart = [np.linalg.norm(tries - spot, axis=1) for spot in spots] or [np.zeros(TRIES)]
-        # Clear of furniture above all: 0.2 m of free floor outweighs any distance.
+        # A distance of 0.2 m from furniture counts more than any distance from other positions.
         spots.append(tries[np.argmax(np.min(apart, axis=0) + 100 * np.minimum(clear, 0.2))])
     return spots

@@ -1,8 +1,8 @@
 """A terrestrial laser scanner: first-hit ray casting of upright solids, and the colour of what it hit.
 
 Every solid is an upright prism (a box turned about z, or a cylinder), so a hit test separates into
-one interval a column of rays (azimuth) and one a row (elevation): a room of hundreds of solids costs
-a few small outer maxima each, with no acceleration structure.
+one interval for each column of rays (azimuth) and one for each row (elevation). A room of hundreds of
+solids is therefore fast enough without an acceleration structure.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-LOWEST, HIGHEST = float(np.radians(-74)), float(np.radians(89))  # the tripod hides what lies straight below
-NEAR = 1.6  # m; closer than this the density no longer grows
+LOWEST, HIGHEST = float(np.radians(-74)), float(np.radians(89))  # the tripod hides what is straight below
+NEAR = 1.6  # m; at smaller distances the density of points no longer grows
 RANGE_NOISE = 0.002  # m, at the scanner, doubling every NOISE_DOUBLES
 NOISE_DOUBLES = 5.0  # m
-STRAY, STRAY_NOISE = 0.02, 0.012  # share of returns with a far worse range, and its scale in m
-EDGE, MIXED = 0.08, 0.12  # m of depth that make an edge; share of edge returns that fall between
+STRAY, STRAY_NOISE = 0.02, 0.012  # share of returns with a large range error, and the scale of that error in m
+EDGE, MIXED = 0.08, 0.12  # m of depth from which a step is an edge; share of returns there that fall in between
 GHOST = 0.15  # share of glass returns that are reflections from behind the pane
 AMBIENT = 0.5  # light without lamps, relative to a lamp of strength 1 at its foot
 EXPOSED = 0.8  # share of a scan that the camera's exposure leaves darker than its paint
@@ -29,8 +29,8 @@ GRAZING = 4.0  # cosine of incidence times this is the chance of a return
 
 @dataclass(frozen=True)
 class Surface:
-    """rgb: 0..255. texture: a name in TEXTURES. keep: share of rays that return (dark and glossy
-    things swallow some). through: share of rays that pass as if nothing were there (glass)."""
+    """What a solid is made of. rgb: 0..255. texture: a name in TEXTURES. keep: share of rays that return
+    (dark and glossy things return fewer). through: share of rays that pass through (glass)."""
 
     rgb: tuple[float, float, float]
     texture: str = "plain"
@@ -57,9 +57,9 @@ class Solid:
 
 @dataclass(frozen=True)
 class Scan:
-    """N returns. xyz (N, 3) m; solid (N,) index of the solid hit; normal (N, 3) unit, outwards;
-    uv (N, 2) m, place on the face hit; distance (N,) m from the scanner; weight (N,) in 0..1, the
-    chance that leaves a density falling with distance squared beyond NEAR and level within it."""
+    """N returns. xyz (N, 3) m; solid (N,) index of the solid hit; normal (N, 3) unit vectors, outwards;
+    uv (N, 2) m, place on the face hit; distance (N,) m from the scanner; weight (N,) in 0..1, the chance to be
+    kept with which the density falls with the square of the distance beyond NEAR and is constant within it."""
 
     xyz: Floats
     solid: NDArray[np.int64]
@@ -190,7 +190,8 @@ def _nonzero(v: Floats) -> Floats:
 
 
 def _slab(middle: float, size: float, speed: Floats) -> tuple[Floats, Floats]:
-    """Where rays of the given speed along an axis enter and leave a slab of that axis."""
+    """The distances at which rays enter and leave a slab, along one axis. middle: of the slab, from the rays'
+    origin; size: its thickness; speed: change of the coordinate per unit of distance."""
     a, b = (middle - size / 2) / speed, (middle + size / 2) / speed
     return np.minimum(a, b), np.maximum(a, b)
 
@@ -221,7 +222,7 @@ Texture = Callable[[Floats, Floats, Floats, Floats], Floats]
 
 
 def _hash(i: Floats, j: Floats, salt: Floats | float) -> Floats:
-    """A repeatable number in 0..1 a cell (i, j)."""
+    """A pseudo-random number in 0..1 for each cell (i, j), which is always the same."""
     return np.modf(np.abs(np.sin(np.floor(i) * 12.9898 + np.floor(j) * 78.233 + salt) * 43758.5453))[0]
 
 

@@ -11,9 +11,10 @@ from hpal_cli.evaluation.metrics import Metrics, confusion_matrix
 
 
 def superpoint_bound(scenes: Iterable[tuple[NDArray[np.integer], NDArray[np.integer]]], classes: int) -> Metrics:
-    """Metrics of labels that give every point the most frequent true class of its superpoint (ties: the lowest id).
+    """The metrics of labels that give every point the most frequent true class of its superpoint, on a tie the lowest
+    id.
 
-    scenes: of each the superpoint of its points (N,) and their true classes (N,), -1 for none.
+    scenes: for each scene the superpoint of each point (N,) and its true class (N,), -1 for none.
     """
     confusion = np.zeros((classes, classes), np.int64)
     for of, truth in scenes:

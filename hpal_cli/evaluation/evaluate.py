@@ -20,9 +20,11 @@ from hpal_cli.scenes.store import SceneStore
 
 @dataclass
 class Labelled:
-    """How many points of the train split were labelled, and of how many: of that split (as the released code counts),
-    and of the train and val splits together (as the paper counts). Predictions do not tell an unsure answer from a
-    label: where no labels store does either, both count, and `with_unsure` is set.
+    """How many points of the train split were labelled.
+
+    train: all points of that split, of which the released code gives the share; train_and_val: all points of the train
+    and val splits, of which the paper gives the share; with_unsure: whether unsure answers may be counted too, since
+    predictions record them like labels and no labels store was there to tell them apart.
     """
 
     points: int
@@ -86,14 +88,15 @@ def evaluate(
     without_answers: bool = False,
     monitor: Monitor | None = None,
 ) -> Evaluation:
-    """Confusion summed over all scenes of the split (docs/method.md, Metrics). An original point has its grid point's.
+    """Evaluates predictions by a confusion matrix that is summed over all scenes of a split (docs/method.md, Metrics).
+    An original point has the predicted class of its grid point.
 
-    labels: count the labelled points in this store; without it, in the predictions, less those for which the store that
-    they were trained with, if it is still there, says "unsure". without_answers: leave out the grid points that one of
-    `predictions` and `labels` has an answer for, "unsure" included, and the original points in their cells.
+    labels: the store whose labelled points are counted; without it, the labelled points in the predictions are counted,
+    except "unsure" ones if the labels store that the model learned from still exists. without_answers: leave out the
+    grid points that have an answer in `predictions` or `labels`, also "unsure", and the original points in their cells.
 
     Raises:
-        HpalError: stores of different scenes or classes, a scene without labels, or no point that is left.
+        HpalError: the stores are of different scenes or classes, a scene has no labels, or no point is left.
     """
     monitor = monitor or Silent()
     if predictions.table.id != truth.table.id:
@@ -140,7 +143,7 @@ def evaluate(
     if left_out and not (grid.any() or unknown[0].any()):
         raise HpalError(
             predictions.path,
-            f"has an answer for every point of split {split} that the truth knows",
+            f"has an answer for every point of split {split} that has a true label",
             "leave out --without-answers, or give another --split",
         )
     return Evaluation(
@@ -175,7 +178,7 @@ def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labell
 
 
 def _trained_with(predictions: PredictionStore) -> LabelStore | None:
-    """The labels store that the last training or spreading names, if it is still there."""
+    """The labels store that the last training or spreading used, if it still exists."""
     last = [entry for entry in predictions.history if entry.program in ("hpal train", "hpal spread")][-1:]
     found = find_source_store(last, "labels", predictions.table.id, predictions.path.parent)
     return None if found is None else LabelStore(found)

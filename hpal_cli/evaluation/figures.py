@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def confusion_figure(metrics: Metrics, classes: ClassTable, path: Path, title: str) -> None:
-    """The confusion matrix, each row (true class) in percent."""
+    """Draws the confusion matrix as a PNG, with each row (true class) in percent."""
     matrix = metrics.confusion
     names = classes.names
     total = matrix.sum(axis=1, keepdims=True)
@@ -41,7 +41,7 @@ def confusion_figure(metrics: Metrics, classes: ClassTable, path: Path, title: s
 
 
 def iou_figure(metrics: Metrics, classes: ClassTable, path: Path, title: str) -> None:
-    """IoU of each class as bars in the class's colour, with the mean."""
+    """Draws the IoU of each class as bars in the colours of the classes, with the mean, as a PNG."""
     figure, (axes,) = figure_of(7, 1.5 + 0.3 * len(classes))
     iou = 100 * np.nan_to_num(metrics.iou)
     rows = np.arange(len(classes))[::-1]
@@ -57,11 +57,12 @@ def iou_figure(metrics: Metrics, classes: ClassTable, path: Path, title: str) ->
 
 
 def learning_curve(curves: Mapping[str, Sequence[tuple[int, float, float]]], path: Path, title: str) -> None:
-    """mIoU over answered points. curves: name -> rows of (answers, percent of the train points, mIoU in 0..1)."""
+    """Draws mIoU over the number of answers, as a PNG. curves: from each name to rows of (answers, their percentage of
+    the train points, mIoU from 0 to 1)."""
     figure, (axes,) = figure_of(6.5, 4.2)
     for rows in curves.values():
         (line,) = axes.plot([r[0] for r in rows], [100 * r[2] for r in rows], marker="o", linewidth=2)
-        # Beside a single point: above it there may be the end of a curve.
+        # The text of a single point is beside it, since the end of a curve may be above it.
         away, align = ((0, 7), "center") if len(rows) > 1 else ((8, -3), "left")
         for count, _, value in rows:
             axes.annotate(
@@ -88,8 +89,8 @@ def learning_curve(curves: Mapping[str, Sequence[tuple[int, float, float]]], pat
 
 
 def figure_of(width: float, height: float, *, columns: int = 1, dpi: int = 120) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches with so many axes in a row."""
-    # The object interface: pyplot would look for a display and keep every figure alive.
+    """A figure of width and height in inches, with `columns` axes side by side."""
+    # Made without pyplot, which would look for a display and keep every figure in memory.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

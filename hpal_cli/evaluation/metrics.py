@@ -1,4 +1,4 @@
-"""Segmentation metrics, all from one confusion matrix."""
+"""Segmentation metrics, computed from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from hpal_cli.classes import ClassTable
 
 
 def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
-    """(C, C) counts, row = truth, column = prediction. Points whose truth is negative (the ignore index) do not count,
-    nor do those that were given no class (-1): `unpredicted` counts these.
+    """(C, C) number of points by true class (row) and predicted class (column), of truth (N,) and predicted (N,).
+    Points whose true class is negative (the ignore index) are not counted, nor points without a predicted class (-1),
+    which `unpredicted` counts.
 
     Raises:
-        ValueError: a class number of C or more.
+        ValueError: a class number is C or more.
     """
     counted = (truth >= 0) & (predicted >= 0)
     pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
@@ -26,17 +27,18 @@ def confusion_matrix(truth: NDArray[np.integer], predicted: NDArray[np.integer],
 
 
 def unpredicted(truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
-    """(C,) points of each class that were given none (-1)."""
+    """(C,) number of points of each true class without a predicted class (-1)."""
     return np.bincount(truth[(truth >= 0) & (predicted < 0)], minlength=classes)
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a confusion matrix says.
+    """The metrics of a confusion matrix (C, C).
 
-    iou: (C,) TP / (TP + FP + FN), NaN for a class that is absent from truth and prediction; miou: its mean over the
-    others; accuracy: TP over all points; class_accuracy: mean recall of the classes that occur in the truth;
-    without_class: points that were given no class, which count as wrong.
+    iou: (C,) TP / (TP + FP + FN), NaN for a class that neither the truth nor the predictions have; miou: its mean over
+    the other classes; accuracy: share of points whose predicted class is right; class_accuracy: mean recall of the
+    classes that the truth has; points: number of points; without_class: points without a predicted class, which count
+    as wrong.
     """
 
     confusion: NDArray[np.int64]
@@ -49,14 +51,14 @@ class Metrics:
 
     @classmethod
     def of(cls, confusion: NDArray[np.int64], missed: NDArray[np.int64] | None = None) -> Metrics:
-        """confusion: (C, C); missed: (C,) points of each class that were given none, None if all were given one."""
+        """confusion: (C, C) of `confusion_matrix`; missed: (C,) of `unpredicted`, None if all points have a class."""
         hit = np.diag(confusion).astype(np.float64)
-        true, said = confusion.sum(axis=1), confusion.sum(axis=0)
+        true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
         if missed is not None:
             true = true + missed
         points = int(true.sum())
         with np.errstate(invalid="ignore", divide="ignore"):
-            iou = hit / (true + said - hit)
+            iou = hit / (true + predicted - hit)
             recall = hit / true
         return cls(
             confusion,
@@ -69,6 +71,8 @@ class Metrics:
         )
 
     def to_json(self, classes: ClassTable) -> dict[str, Any]:
+        """The metrics as members of a JSON object; numbers have six decimals, and unknown ones are null."""
+
         def number(value: float) -> float | None:
             return None if np.isnan(value) else round(float(value), 6)
 

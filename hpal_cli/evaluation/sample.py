@@ -1,4 +1,4 @@
-"""Measures predictions where no scan has labels: by the answers of a person for points drawn at random."""
+"""Measures predictions by the answers of a person for points drawn at random, if no scan has labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CONFIDENCE = 0.95
 
 @dataclass
 class Sample:
-    """Metrics at the answered points; `split` and `scenes` are those that were asked for.
+    """The metrics of predictions at the answered points of some scenes.
 
-    answered: the scenes with answers that count; learned_from: answers that were left out, since the network was
-    trained on them; unsure: answers without a class.
+    answered: names of the scenes with answers that were counted; learned_from: number of answers that were left out,
+    since the model learned from them; unsure: number of answers without a class.
     """
 
     classes: ClassTable
@@ -37,8 +37,8 @@ class Sample:
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """Between which shares the accuracy at all points lies, with a confidence of `CONFIDENCE`: Wilson's score
-        interval."""
+        """The bounds, 0 to 1, between which the accuracy at all points is with a confidence of `CONFIDENCE`, by
+        Wilson's score interval (1927)."""
         from scipy.stats import binomtest
 
         right = int(np.trace(self.metrics.confusion))
@@ -69,11 +69,11 @@ def evaluate_sample(
     scenes: Sequence[str] = (),
     monitor: Monitor | None = None,
 ) -> Sample:
-    """Confusion at the answered points of the scenes of a split. It speaks for all points only if these were drawn at
-    random; answers that the network has learned from do not count.
+    """Evaluates predictions at the answered points of the scenes of a split. The result holds for all points only if
+    the answered ones were drawn at random. Answers that the model has learned from are left out.
 
     Raises:
-        HpalError: stores of different scenes or classes, or no answer is left.
+        HpalError: the stores are of different scenes or classes, or no answer is left.
     """
     monitor = monitor or Silent()
     answers.require_scenes(predictions.table.id, predictions.path)
@@ -96,9 +96,9 @@ def evaluate_sample(
         learned += int(known.sum())
         rows = rows[sure & ~known]
         answered += [scene.name] if len(rows) else []
-        said = predictions.predicted(scene)[rows["index"]]
-        confusion += confusion_matrix(rows["label"], said, count)
-        unknown += unpredicted(rows["label"], said, count)
+        predicted = predictions.predicted(scene)[rows["index"]]
+        confusion += confusion_matrix(rows["label"], predicted, count)
+        unknown += unpredicted(rows["label"], predicted, count)
     remedy = "answer for points drawn at random: `hpal score --strategy random`, `hpal select --no-fds`, `hpal label`"
     if not confusion.any() and not unknown.any():
         what = "no answers" if not given else "no answers that the network has not learned from"
@@ -106,6 +106,6 @@ def evaluate_sample(
     if learned:
         monitor.warn(f"{counted(learned, 'answer')} left out, since the network has learned from them")
     if len(latest) > given:
-        monitor.note(f"{counted(len(latest) - given, 'answer')} in other scenes not looked at")
+        monitor.note(f"{counted(len(latest) - given, 'answer')} in other scenes left out")
     names = [scene.name for scene in chosen]
     return Sample(predictions.classes, split, names, answered, Metrics.of(confusion, unknown), learned, unsure)

@@ -1,4 +1,4 @@
-"""Writes a cloud and a picture of each query: the point and its surroundings in colour, the rest of the room in
+"""Writes a cloud and a picture of each query: the point and its surroundings in colour, the rest of the scene in
 grey."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.export.context import LOUD_COLOR, greyed
+from hpal_cli.export.context import HIGHLIGHT_COLOR, greyed
 from hpal_cli.export.height_colors import height_colors
 from hpal_cli.export.top_view import BELOW, roofed, top_view
 from hpal_cli.export.views import View, draw, two_views
@@ -33,35 +33,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEAR = 1.0
-"""Metres around the query that keep their colour."""
+"""Metres: points within this distance of the query keep their colour."""
 
 HALF = 1.3
-"""Metres that a picture shows to each side of the query."""
+"""Metres that a picture shows on each side of the query."""
 
-# Of the picture, in inches.
+# Inches: the edge of a view, the width of the text column, the margins, and the whole picture.
 SIDE, COLUMN, MARGIN = 4.2, 2.3, 0.12
 WIDTH, HEIGHT = 2 * SIDE + COLUMN + 4 * MARGIN, SIDE + 2 * MARGIN + 0.4
 
 PIXELS = 504
-"""As many as the figure has for a view."""
+"""Edge of a rendered view: as many pixels as the figure has for it."""
 
 PLAN_PIXELS = 400
-"""Along the longer side of the room from above: more than the figure has for it."""
+"""Pixels along the longer side of the scene as seen from above: more than the figure has for it."""
 
 RING = 0.1
-"""Metres."""
+"""Metres: radius of the ring around the query."""
 
 FAR_STEP = 0.12
-"""Metres that the points of the greyed room lie apart in a clip's cloud, at least."""
+"""Metres: the least distance between the grey points of a clip's cloud."""
 
 FAR = 4.0
-"""Metres of the room around the query, along each axis, that a picture draws."""
+"""Metres: a picture draws the points that lie within this distance of the query along each axis."""
 
 LIGHT = np.array([0.48, 0.36, 0.8])
-"""Where it comes from, in clouds without colour."""
+"""Direction from which clouds without colour are lit."""
 
 STAR = 0.15
-"""Metres from the query to the tips of the star around it, in a clip's cloud; more where points are far apart."""
+"""Metres from the query to the tips of the star around it in a clip's cloud; more where points lie far apart."""
 
 
 def write_clips(
@@ -72,13 +72,13 @@ def write_clips(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> list[Path]:
-    """`folder/<scene>/0001-4711.ply` and `.png` for each query: its place in the tour through the scene and its index.
+    """Writes `folder/<scene>/0001-4711.ply` and `.png` for each query; the two numbers are its place in the order in
+    which the queries of the scene are asked, and the index of its point.
 
-    Returns the pictures, one a query, in their order.
+    Returns the paths of the pictures, one per query, in the order of `queries`.
 
     Raises:
-        HpalError: a file that is there already, unless `overwrite`, or a query about a point that the store does not
-        have.
+        HpalError: a file exists and `overwrite` is not given, or the store does not have the point of a query.
     """
     monitor = monitor or Silent()
     most = max((query.number for query in queries), default=0)
@@ -91,41 +91,42 @@ def write_clips(
     if "" in stems:
         raise HpalError(store.path, f"has no scene {queries[stems.index('')].scene}", "give the store that was scored")
     clouds, pictures = ([scene_path(folder, stem, suffix) for stem in stems] for suffix in ("ply", "png"))
-    room = None
+    clips = None
     with remove_new_on_error([*clouds, *pictures], overwrite=overwrite), monitor.task("drawing", len(queries)) as task:
         for query, cloud, picture in zip(queries, clouds, pictures, strict=True):
             scene = store.table[query.scene]
-            if room is None or room.scene is not scene:
-                room = Room(scene, store.points(scene), store.unit, store.grid, store.scale or 1.0)
+            if clips is None or clips.scene is not scene:
+                clips = SceneClips(scene, store.points(scene), store.unit, store.grid, store.scale or 1.0)
             if not 0 <= query.index < scene.points:
                 raise HpalError(store.path, f"scene {scene.name} has no point {query.index}", "give matching files")
-            write(room.cloud(query), cloud, overwrite=overwrite)
+            write(clips.cloud(query), cloud, overwrite=overwrite)
             with atomic_write(picture, overwrite=overwrite) as partial:
-                room.picture(query, partial, classes=store.classes)
+                clips.picture(query, partial, classes=store.classes)
             task.advance(1, scene.name)
     return pictures
 
 
-class Room:
-    """A scene and what its clips have in common."""
+class SceneClips:
+    """Makes the clips of one scene; what they have in common is computed once."""
 
     def __init__(self, scene: SceneInfo, points: Points, unit: float, grid: float | None, scale: float = 1.0) -> None:
-        """unit: metres in one unit of `points`; grid: metres between points, None if it is not known; scale: what the
-        lengths of a clip, which are a room's, are multiplied by."""
+        """unit: metres in one unit of `points`; grid: metres between points, None if not known; scale: the lengths of
+        a clip, which are set for rooms, are multiplied by this."""
         self.scene, self._points, self._unit, self._scale = scene, points, unit / scale, scale
-        # All that follows is in metres of a room.
+        # From here on lengths are metres divided by `scale`.
         self._metres = points.xyz.astype(np.float64) * self._unit
         self._tree = cKDTree(self._metres)
-        # Scans can be thinner than the grid.
+        # The points of a scan can lie farther apart than the grid says.
         self._step = max((grid or 0.0) / scale, self._spacing())
         self.colors = points.rgb if points.rgb is not None else _shades(self._metres)
         self._grey = greyed(Points(points.xyz, points.offset, self.colors))
         self._roof = roofed(self._metres)
-        self._thin = self._one_a_cell(max(FAR_STEP, 2 * self._step))
+        self._thin = self._one_per_cell(max(FAR_STEP, 2 * self._step))
         self._plan: NDArray[np.uint8] | None = None
 
     def cloud(self, query: Query) -> ViewerCloud:
-        """The query and a star around it in a loud colour, the points within `NEAR` as scanned, the rest grey and thin.
+        """The query and a star around it in `HIGHLIGHT_COLOR`, the points within `NEAR` in their own colours, the rest
+        thinned out and grey.
 
         Fields: scene; index, -1 for the star; query, 1 for the point and 2 for others that share its answer.
         """
@@ -143,13 +144,13 @@ class Room:
         }
         return ViewerCloud(
             np.vstack([position[rows], star]),
-            np.vstack([rgb, np.tile(LOUD_COLOR, (len(star), 1))]).astype(np.uint8),
+            np.vstack([rgb, np.tile(HIGHLIGHT_COLOR, (len(star), 1))]).astype(np.uint8),
             fields,
             comments=(f"scene {self.scene.number} {self.scene.points} {self.scene.name}", *_facts(query)),
         )
 
     def picture(self, query: Query, path: Path, *, classes: ClassTable) -> None:
-        """A PNG: the query from two sides, and where it is in the room, from above."""
+        """Writes a PNG: the query seen from two sides, and its place in the scene as seen from above."""
         from hpal_cli.evaluation.figures import figure_of, save
 
         here = self._metres[query.index]
@@ -176,16 +177,16 @@ class Room:
         save(figure, path)
 
     def _painted(self, query: Query, rows: NDArray[np.int64], away: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """(R, 3) colours of R points for a clip; away: (R,) those to be grey."""
+        """(R, 3) colours of the points `rows` (R,) in a clip; away: (R,) which of them are grey."""
         rgb = np.where(away[:, None], self._grey[rows], self.colors[rows])
         group = np.isin(rows, query.points)
-        # Half of the way to the loud colour.
-        rgb[group] = np.rint(0.55 * rgb[group] + 0.45 * np.array(LOUD_COLOR))
-        rgb[rows == query.index] = LOUD_COLOR
+        # About half of the way to the highlight colour.
+        rgb[group] = np.rint(0.55 * rgb[group] + 0.45 * np.array(HIGHLIGHT_COLOR))
+        rgb[rows == query.index] = HIGHLIGHT_COLOR
         return rgb
 
     def _locate(self, axes: Axes, query: Query, views: Sequence[View], box: tuple[float, float, float, float]) -> None:
-        """The room from above, with the query and where it is looked at from."""
+        """Draws the scene from above, with the query and the two directions from which the views look at it."""
         xyz = self._metres
         low = xyz.min(axis=0)
         span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
@@ -199,11 +200,18 @@ class Room:
         axes.imshow(self._plan, extent=(low[0], high[0], low[1], high[1]), interpolation="nearest", alpha=0.6)
         here = xyz[query.index, :2]
         arm = 0.16 * float((high - low[:2]).max())
-        loud = "#{:02x}{:02x}{:02x}".format(*LOUD_COLOR)
+        highlight = "#{:02x}{:02x}{:02x}".format(*HIGHLIGHT_COLOR)
         axes.plot(
-            [here[0]], [here[1]], "o", color=loud, markersize=7, markeredgecolor="white", markeredgewidth=1.2, zorder=5
+            [here[0]],
+            [here[1]],
+            "o",
+            color=highlight,
+            markersize=7,
+            markeredgecolor="white",
+            markeredgewidth=1.2,
+            zorder=5,
         )
-        # Seen from above, both may look from the same side: then the second letter stands farther out.
+        # Seen from above, both views may look from the same side: then the second letter stands farther out.
         first, second = (_away(view.toward[:2]) for view in views)
         second *= 1.6 if np.linalg.norm(second - first) < 0.6 else 1.0
         for name, way in (("A", first), ("B", second)):
@@ -220,7 +228,7 @@ class Room:
                 zorder=6,
                 bbox=_PAPER,
             )
-        # The letters stand outside of a small room.
+        # In a small scene the letters stand outside of it.
         axes.set_xlim(min(low[0], here[0] - 1.8 * arm), max(high[0], here[0] + 1.8 * arm))
         axes.set_ylim(min(low[1], here[1] - 1.8 * arm), max(high[1], here[1] + 1.8 * arm))
 
@@ -230,8 +238,8 @@ class Room:
         some = self._metres[:: 1 + len(self._metres) // 10_000]
         return max(float(np.median(self._tree.query(some, 2)[0][:, 1])), 1e-3)
 
-    def _one_a_cell(self, edge: float) -> NDArray[np.int64]:
-        """The first point of each cell of this edge."""
+    def _one_per_cell(self, edge: float) -> NDArray[np.int64]:
+        """The row of the first point in each cell of a grid with this edge."""
         cells = np.floor(self._metres / edge).astype(np.int64)
         return np.unique(cells, axis=0, return_index=True)[1]
 
@@ -240,30 +248,34 @@ _PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "0.1"
 
 
 def _box(left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """Inches as shares of the figure."""
+    """A box in inches -> the same box in fractions of the figure, as matplotlib wants it."""
     return left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT
 
 
 def _away(flat: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Not so short that a letter at its tip would cover the query: cameras may look down steeply."""
+    """Lengthens the horizontal part (2,) of a view's direction if it is so short, because the view looks down steeply,
+    that the letter at its tip would cover the query."""
     return flat * max(1.0, 0.7 / max(float(np.linalg.norm(flat)), 1e-9))
 
 
 def _mark(axes: Axes) -> None:
-    """A ring and four strokes around the middle, on a white halo; the query itself stays free."""
+    """Draws a ring and four strokes around the middle, on a white halo, so that they do not cover the query."""
     from matplotlib.patches import Circle
     from matplotlib.patheffects import withStroke
 
-    loud = "#{:02x}{:02x}{:02x}".format(*LOUD_COLOR)
+    highlight = "#{:02x}{:02x}{:02x}".format(*HIGHLIGHT_COLOR)
     halo = [withStroke(linewidth=4.5, foreground="white")]
-    axes.add_patch(Circle((0, 0), RING, fill=False, edgecolor=loud, linewidth=2.2, path_effects=halo, zorder=3))
+    axes.add_patch(Circle((0, 0), RING, fill=False, edgecolor=highlight, linewidth=2.2, path_effects=halo, zorder=3))
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         ends = np.array([RING, 2 * RING])
-        axes.plot(x * ends, y * ends, color=loud, linewidth=2.2, path_effects=halo, solid_capstyle="butt", zorder=3)
+        axes.plot(
+            x * ends, y * ends, color=highlight, linewidth=2.2, path_effects=halo, solid_capstyle="butt", zorder=3
+        )
 
 
 def _scale(axes: Axes, name: str, times: float) -> None:
-    """A bar as long as half a metre of a room, with its true length; and the letter of the view."""
+    """Draws a bar of half a metre times the scene's scale, labelled with its true length, and the letter of the
+    view."""
     x, y = -0.92 * HALF, -0.9 * HALF
     axes.plot([x, x + 0.5], [y, y], color="0.05", linewidth=2.5, solid_capstyle="butt", zorder=4)
     text = "50 cm" if times == 1 else rounded_length(0.5 * times)
@@ -275,7 +287,7 @@ _BARE = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none",
 
 
 def _write(figure: Figure, query: Query, classes: ClassTable, left: float) -> None:
-    """What is known of a query, in the column on the right."""
+    """Writes what is known of a query into the column on the right."""
     y = MARGIN + SIDE
     colors = {c.name: "#{:02x}{:02x}{:02x}".format(*c.color) for c in classes}
 
@@ -302,7 +314,7 @@ def _write(figure: Figure, query: Query, classes: ClassTable, left: float) -> No
 
 
 def _facts(query: Query) -> tuple[str, ...]:
-    """The same, as comments of a cloud."""
+    """What is known of a query, as comments of a cloud."""
     known = [] if query.rank is None else [f"rank {query.rank}"]
     if query.guess is not None:
         first, second, confidence = query.guess
@@ -311,8 +323,8 @@ def _facts(query: Query) -> tuple[str, ...]:
 
 
 def _shades(metres: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(N, 3) of a cloud without colour: by height, in a slanting light. Intensity would be there for some, but differs
-    from point to point."""
+    """(N, 3) colours of a cloud that has none: by height, shaded as if lit from the side. Intensity is not used, even
+    where there is one, because it varies too much from point to point to show shapes."""
     light = np.ones(len(metres))
     for rows, near in neighbours(metres, 10):
         normal = principal_axes(metres[near])[1][:, :, 0]
@@ -321,7 +333,7 @@ def _shades(metres: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _star(step: float) -> NDArray[np.float64]:
-    """(S, 3) metres: six rays that leave the query itself free."""
+    """(S, 3) metres: points on six rays around the query, which begin at some distance so that they do not cover it."""
     tip = max(STAR, 2 * step)
     ray = np.arange(0.4 * tip, tip + 1e-9, 0.005)
     return np.vstack([np.outer(ray, axis) for axis in np.vstack([np.eye(3), -np.eye(3)])])

@@ -23,16 +23,17 @@ UNLABELLED_COLOR = (128, 128, 128)
 def class_colors(
     classes: ClassTable, label: NDArray[np.integer], none: tuple[int, int, int] = UNLABELLED_COLOR
 ) -> NDArray[np.uint8]:
-    """(N,) ids -> (N, 3); `none` for no class."""
+    """(N,) class ids -> (N, 3) uint8 colours of the classes; points without a class (-1) get the colour `none`."""
     table = np.vstack([classes.colors, [none]]).astype(np.uint8)
     return table[np.where(label >= 0, label, len(classes))]
 
 
 def predicted(store: PredictionStore, scene: SceneInfo) -> dict[str, NDArray[Any]]:
-    """What a network said of the N grid points: `class` (ids), `confidence` (p1), `uncertainty` (1 - margin).
+    """What a network predicted for the N grid points of a scene, each (N,): `class` (ids), `confidence` (the highest
+    probability), `uncertainty` (1 - margin, the margin being the highest probability minus the second highest).
 
     Raises:
-        HpalError: the scene was not predicted, or the numbers are no probabilities.
+        HpalError: the scene was not predicted, or its numbers are no probabilities.
     """
     prob = store.probabilities(scene)
     return {
@@ -43,9 +44,10 @@ def predicted(store: PredictionStore, scene: SceneInfo) -> dict[str, NDArray[Any
 
 
 def scene_cloud(store: SceneStore, scene: SceneInfo, color: str = "auto") -> ViewerCloud:
-    """The grid points of a scene: scene, index, class (its label, where it has labels), and its attributes.
+    """The grid points of a scene, with the fields scene, index, class (the label, if the scene has labels), and the
+    scene's attributes.
 
-    color: `rgb` as scanned, `class`, or `auto`: rgb where there is any.
+    color: `rgb` as scanned, `class`, or `auto`: rgb if the scene has colours, else class.
     """
     points = store.points(scene, label=True)
     fields = identity(scene, np.arange(scene.points))
@@ -67,9 +69,13 @@ def scene_cloud(store: SceneStore, scene: SceneInfo, color: str = "auto") -> Vie
 
 
 def prediction_cloud(store: PredictionStore, scene: SceneInfo, color: str = "auto") -> ViewerCloud:
-    """The grid points of a predicted scene: scene, index, class, confidence, uncertainty, answered (0 or 1).
+    """The grid points of a predicted scene, with the fields scene, index, class, confidence, uncertainty, answered (0
+    or 1).
 
-    color: `rgb` as scanned where it was, else, as with `auto`, by class.
+    color: `rgb` as scanned, if the scene has colours; else, and with `auto` or `class`, by class.
+
+    Raises:
+        HpalError: the scene was not predicted, or its numbers are no probabilities.
     """
     points = store.points(scene)
     answered = np.zeros(scene.points, np.uint8)
@@ -88,7 +94,8 @@ def prediction_cloud(store: PredictionStore, scene: SceneInfo, color: str = "aut
 
 
 def answers_cloud(store: LabelStore, scene: SceneInfo, answers: NDArray[np.void]) -> ViewerCloud:
-    """The answers (rows of `LabelStore.latest`) of one scene: scene, index, class, round, and the class's name."""
+    """The answers of one scene (rows of `LabelStore.latest`) as points, with the fields scene, index, class, round, and
+    the class's name."""
     label = answers["label"].astype(np.int32)
     fields: dict[str, NDArray[np.generic]] = {
         **identity(scene, answers["index"]),

@@ -23,31 +23,32 @@ from hpal_cli.writers.cloud import ViewerCloud, identity
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOUD_COLOR = (255, 0, 128)
-"""Of a pick that nothing was predicted for."""
+HIGHLIGHT_COLOR = (255, 0, 128)
+"""Colour of a pick for which nothing was predicted, and of the query in a clip."""
 
 LIGHT_GREY = 222
-"""What the surroundings are pulled towards: light enough that every class stands out, not white like paper."""
-
-PULL = 0.65
+"""Grey level that the surroundings are blended with: light enough that every class stands out, but not white, which is
+the background."""
+BLEND = 0.65
+"""Weight of `LIGHT_GREY` in that blend."""
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
-# Of the picture: lengths in inches, type and lines in points.
+# Sizes in the picture: lengths in inches, text sizes and line widths in points.
 BOX = (7.4, 6.6)
-"""The scene fits into it."""
+"""Largest width and height of the scene."""
 PIXELS = 800
-"""Along the longer side of the scene, at most: about as many as the figure has for it."""
+"""Most pixels along the longer side of the scene: about as many as the figure has for it."""
 MIN_WIDTH = 5.2
 MARGIN = 0.3
 RIM = 0.2
-"""Around the scene, for the rings on its border."""
+"""Space around the scene for rings at its border."""
 LINE = 0.19
 TITLE, TEXT = 11.0, 9.0
 RING, STROKE, HALO = 9.5, 1.9, 3.3
 BAR = 1.2
 DOT, LARGE = 0.02, 0.75
-"""The FDS radius is drawn as a circle between these."""
+"""The FDS radius is drawn as a circle if it is between these on paper."""
 NUMBERS = 10
 MAX_ENTRIES = 30
 
@@ -65,10 +66,10 @@ def context_cloud(
     classes: ClassTable,
     scene: SceneInfo,
 ) -> ViewerCloud:
-    """The N points of a scene, the K picks in the colour of their predicted class and all others greyed.
+    """The N points of a scene: the K picks in the colour of their predicted class, all others grey.
 
     picks: (K,) rows of `points`; rank: (K,) 1 = best; score: (K,); guess: (K,) class ids, -1 for none, or None.
-    Fields: scene, index, rank (0 = not picked), score (0 where not picked: it is not known here).
+    Fields: scene, index, rank (0 = not picked), score (0 for points that were not picked, whose score is not known).
     """
     fields: dict[str, NDArray[np.generic]] = {
         **identity(scene, np.arange(len(points.xyz))),
@@ -76,7 +77,7 @@ def context_cloud(
         "score": _spread(score, picks, len(points.xyz), np.float32),
     }
     rgb = greyed(points)
-    rgb[picks] = class_colors(classes, np.full(len(picks), -1) if guess is None else guess, LOUD_COLOR)
+    rgb[picks] = class_colors(classes, np.full(len(picks), -1) if guess is None else guess, HIGHLIGHT_COLOR)
     comments = (
         f"scene {scene.number} {scene.points} {scene.name}",
         *class_comments(classes),
@@ -86,16 +87,18 @@ def context_cloud(
 
 
 def greyed(points: Points) -> NDArray[np.uint8]:
-    """(N, 3): each point's luminance, pulled towards light grey; one grey where the cloud has no colour."""
+    """(N, 3) greys: each point's luminance, blended with light grey; the same grey for all if the cloud has no
+    colour."""
     if points.rgb is None:
         return _grey(np.full(len(points.xyz), LIGHT_GREY))
     return _grey(points.rgb @ LUMINANCE)
 
 
 def nearest_pick(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(K,) the distance of each of K positions (K, 3) to the nearest other one; infinite for a single one."""
+    """(K, 3) positions -> (K,) the distance of each to the nearest other one, in their unit; infinite if there is only
+    one."""
     nearest = np.full(len(xyz), np.inf)
-    # A block of rows at a time: the whole table of thousands of picks would not fit.
+    # A block of rows at a time, because the whole table of distances between thousands of picks would need gigabytes.
     for start in range(0, len(xyz), 256):
         block = np.asarray(xyz[start : start + 256], np.float64)
         square = ((block[:, None] - xyz[None]) ** 2).sum(axis=2)
@@ -117,13 +120,14 @@ def overview(
     unit: float,
     radius: float | None = None,
 ) -> None:
-    """A PNG of the scene from above in greys, each of the K picks ringed in the colour of its predicted class.
+    """Writes a PNG of the scene from above in greys, with each of the K picks ringed in the colour of its predicted
+    class.
 
     picks: (K,) rows of `points`; rank: (K,) 1 = best; guess: (K,) class ids, -1 for none, or None; unit: metres in
     one unit of `points`; radius: FDS r in metres, drawn once to scale.
 
-    A ceiling is cut away, and picks in it have dashed rings. Best ranks have numbers where there is room. The same
-    numbers make the same bytes.
+    A ceiling is cut away, and picks in it get dashed rings. The best picks get their rank as a number where there is
+    space for it. The same input gives the same bytes.
     """
     from hpal_cli.evaluation.figures import figure_of, save
 
@@ -172,7 +176,7 @@ def overview(
             axes.text(MARGIN, y, line, fontsize=size, fontweight=weight, va="bottom", parse_math=False)
     axes.imshow(plan.image, extent=(left, left + plan.width, bottom, bottom + plan.height), interpolation="nearest")
     corner = np.array([left, bottom])
-    _rings(axes, (at + corner)[::-1], class_colors(classes, guess, LOUD_COLOR)[::-1], hidden[::-1])
+    _rings(axes, (at + corner)[::-1], class_colors(classes, guess, HIGHLIGHT_COLOR)[::-1], hidden[::-1])
     _write_numbers(axes, numbers, corner)
     _scale_bar(axes, MARGIN, keys + strip / 2, plan.scale / unit, radius, circle)
     _write_legend(axes, rows, keys)
@@ -183,7 +187,8 @@ def overview(
 
 @dataclass(frozen=True)
 class _Plan:
-    """The scene on paper: image (H, W, 3), its size in inches, inches in one unit, z of the cut, the low corner."""
+    """The scene as drawn. image: (H, W, 3); width, height: its size in inches; scale: inches in one unit of the
+    scene; cut: z above which nothing is shown; low: (3,) the least coordinates of the scene."""
 
     image: NDArray[np.uint8]
     width: float
@@ -201,7 +206,7 @@ class _Plan:
         # A single point is drawn as if it were alone in a square of one unit.
         span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
         step = spacing(xyz[xyz[:, 2] <= cut, :2], span)
-        # Finer ones would show no more of points that lie apart.
+        # Finer pixels would show nothing more, because the points lie farther apart.
         pixel = max(span / PIXELS, step / 4)
         rgb = greyed(points) if points.rgb is not None else _grey(_height_tone(xyz[:, 2], cut))
         image = top_view(xyz, rgb, pixel=pixel, step=step, below=below, shaded=True)
@@ -210,18 +215,19 @@ class _Plan:
         return cls(image, width * pixel * scale, height * pixel * scale, scale, cut, low)
 
     def on_paper(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(K, 3) -> (K, 2) inches from the image's lower left corner."""
+        """(K, 3) positions -> (K, 2) inches from the image's lower left corner."""
         return (place - self.low)[:, :2] * self.scale
 
 
 def _grey(brightness: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(N,) 0..255 -> (N, 3)."""
-    grey = np.rint(brightness + PULL * (LIGHT_GREY - brightness)).astype(np.uint8)
+    """(N,) brightness in 0..255 -> (N, 3) greys, blended with `LIGHT_GREY`."""
+    grey = np.rint(brightness + BLEND * (LIGHT_GREY - brightness)).astype(np.uint8)
     return np.repeat(grey[:, None], 3, axis=1)
 
 
 def _height_tone(z: NDArray[np.float64], top: float) -> NDArray[np.float64]:
-    """(N,) 0..255 by height up to `top`: without colours, it is what shows the shapes from above."""
+    """(N,) brightness in 0..255 that grows with the height up to `top`: it shows shapes from above in scenes without
+    colours."""
     low = z.min()
     return 255 * np.clip((z - low) / (top - low), 0, 1) if top > low else np.full(len(z), LIGHT_GREY)
 
@@ -237,11 +243,11 @@ class _Entry:
     text: str
     color: Color | None
     note: bool = False
-    """On a line of its own, its ring dashed."""
+    """Whether the entry stands on a line of its own, with a dashed ring."""
 
 
 def _legend(guess: NDArray[np.integer], classes: ClassTable) -> list[_Entry]:
-    """The classes that were picked, the most frequent first."""
+    """An entry for each class that was picked, the most frequent first."""
     count = np.bincount(np.maximum(guess, -1) + 1, minlength=len(classes) + 1)
     entries = [
         _Entry(f"{shortened(classes[n].name)} ({count[n + 1]:,})", classes[n].color)
@@ -250,7 +256,7 @@ def _legend(guess: NDArray[np.integer], classes: ClassTable) -> list[_Entry]:
     ]
     if len(entries) > MAX_ENTRIES:
         entries[MAX_ENTRIES:] = [_Entry(f"and {len(entries) - MAX_ENTRIES} more classes", None)]
-    return entries + ([_Entry(f"nothing predicted ({count[0]:,})", LOUD_COLOR)] if count[0] else [])
+    return entries + ([_Entry(f"nothing predicted ({count[0]:,})", HIGHLIGHT_COLOR)] if count[0] else [])
 
 
 def _facts(nearest: NDArray[np.float64], radius: float | None) -> list[str]:
@@ -267,13 +273,13 @@ def _facts(nearest: NDArray[np.float64], radius: float | None) -> list[str]:
 
 
 def _wrapped(text: str, size: float, weight: str, width: float) -> list[str]:
-    # Some letters are wider than the mean.
+    # A tenth more, because a line may consist of letters that are wider than the mean.
     letter = 1.1 * text_width(text, size, weight) / max(len(text), 1)
     return textwrap.wrap(text, max(8, int(width / max(letter, 0.01))))
 
 
 def _in_rows(entries: Sequence[_Entry], width: float) -> list[list[tuple[float, _Entry]]]:
-    """Entries in columns of equal width, with the inches from the left of each."""
+    """Arranges the entries in columns of equal width; each comes with its inches from the left."""
     widest = max((text_width(e.text, TEXT) for e in entries if not e.note), default=0.0) + 0.45
     columns = max(1, int(width / widest))
     plain = [e for e in entries if not e.note]
@@ -285,13 +291,13 @@ def _in_rows(entries: Sequence[_Entry], width: float) -> list[list[tuple[float, 
 
 
 def _circle(radius: float | None, unit: float, scale: float) -> float:
-    """Inches of the circle that shows the radius, 0 where it would be a dot or larger than the margin allows."""
+    """Radius in inches of the circle that shows the FDS radius; 0 if it would be a dot or too large for the margin."""
     inches = 0.0 if radius is None else radius / unit * scale
     return inches if DOT <= inches <= LARGE else 0.0
 
 
 def _write_legend(axes: Axes, rows: Sequence[Sequence[tuple[float, _Entry]]], y: float) -> None:
-    """From y downwards."""
+    """Draws the rows of entries, the first below `y` and each further one below the one before."""
     for row in rows:
         y -= LINE * 1.25
         for x, entry in row:
@@ -303,7 +309,8 @@ def _write_legend(axes: Axes, rows: Sequence[Sequence[tuple[float, _Entry]]], y:
 
 
 def _rings(axes: Axes, at: NDArray[np.float64], colors: NDArray[np.integer], dashed: NDArray[np.bool_]) -> None:
-    """Rings on a halo of the opposite lightness, so that each shows on any ground; later ones lie on top."""
+    """Draws rings at (K, 2) places, later ones on top. Each ring lies on a halo that is dark where the ring is light
+    and light where it is dark, so that it can be seen on any background."""
     if not len(at):
         return
     dark = (colors @ LUMINANCE < 110)[:, None]
@@ -325,7 +332,7 @@ def _rings(axes: Axes, at: NDArray[np.float64], colors: NDArray[np.integer], das
 
 @dataclass(frozen=True)
 class _Number:
-    """A rank on paper; `line_from`: where a line to it starts, if it stands apart from its ring."""
+    """The number of a rank as drawn. line_from: (2,) where the line to it starts, if it stands apart from its ring."""
 
     text: str
     box: Box
@@ -334,14 +341,16 @@ class _Number:
 
 
 def _dashes(width: float, longer: float) -> tuple[float, tuple[float, float]]:
-    """Six dashes around a ring, each longer by so many points at both of its ends; in units of the line's width."""
+    """The dash pattern of a ring with six dashes, in matplotlib's form (units of the line's width): each dash is
+    lengthened at both ends by `longer` points, so that a halo shows beyond the dashes that lie on it."""
     period = np.pi * RING / 6
     on = 0.55 * period + 2 * longer
     return longer / width, (on / width, (period - on) / width)
 
 
 def _numbers(at: NDArray[np.float64], rank: NDArray[np.integer], frame: Box) -> list[_Number]:
-    """The best ranks as near to their rings as they cover nothing; none where all around is full."""
+    """Places the numbers of the best ranks as near to their rings as possible without covering another ring or number;
+    a rank for which no such place is free gets no number."""
     ring = (RING + HALO) / 144
     numbers: list[_Number] = []
     for row, place in enumerate(at[:NUMBERS]):
@@ -354,7 +363,7 @@ def _numbers(at: NDArray[np.float64], rank: NDArray[np.integer], frame: Box) -> 
             box = (*(middle - half), *(middle + half))
             gap = np.hypot(*np.maximum(np.abs(others - middle) - half, 0).T)
             inside = (middle - half >= frame[:2]).all() and (middle + half <= frame[2:]).all()
-            # Without a line to its ring, a number must not be near another one.
+            # A number without a line to its ring must not be near another ring.
             clear = (gap > ring + (0 if reach else 0.04)).all()
             if inside and clear and not any(_overlap(box, number.box) for number in numbers):
                 numbers.append(_Number(text, box, middle, place + way * ring if reach else None))
@@ -389,7 +398,8 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 def _scale_bar(axes: Axes, x: float, y: float, per_metre: float, radius: float | None, circle: float) -> None:
-    """A bar of a round length, and the FDS radius beside it, at `per_metre` inches; y is their middle."""
+    """Draws a bar of a round length and beside it the FDS radius. per_metre: inches in one metre; y: their middle;
+    circle: radius of the circle in inches, 0 to write only."""
     metres = round_length(BAR / per_metre)
     end = x + metres * per_metre
     ends = ([x, x, x, end, end, end], [y + 0.05, y - 0.05, y, y, y + 0.05, y - 0.05])

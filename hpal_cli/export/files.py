@@ -37,7 +37,8 @@ class Exported:
 
 @dataclass(frozen=True)
 class _File:
-    """One to be written: `write` is given its path and whom to tell how many points are done."""
+    """A file to write. write: called with its path and with a function, to which it reports numbers of written
+    points."""
 
     name: str
     points: int
@@ -60,17 +61,19 @@ def export(
     """Writes every scene of a scenes, predictions or labels store to `folder/<scene>.<format>`.
 
     Args:
-        format: ply, las, laz or csv; of predictions at their original points also scannet or semantickitti.
-        original: the scenes store that the store belongs to: writes its points as they were read instead of those of
-            the grid, each with the answer of its grid point.
+        path: the store; folder: where the files are written.
+        format: ply, las, laz or csv; for predictions with `original` also scannet or semantickitti.
+        original: the scenes store to which the store belongs: its original points are written instead of the grid
+            points, each with the result of its grid point.
         color: `class`, `rgb` as scanned, or `auto`: class for predictions and answers, rgb for scenes; at original
             points, class for a PLY of predictions, else rgb.
         split, scenes: which scenes, by split and patterns of names.
-        uncompressed: with `original` and the format las, write LAS for what was LAZ, too; else that stays LAZ.
+        uncompressed: with `original` and the format las, also write LAS for files that were LAZ, which else stay LAZ.
 
     Raises:
-        UsageError: an unknown format or colour, or one that the store or `original` does not go with.
-        HpalError: no such store, a file that exists, or points that the format cannot hold; no file is left then.
+        UsageError: a format or colour is unknown, or has no meaning for this store or with `original`.
+        HpalError: there is no such store, a file exists and `overwrite` is not given, or the format cannot hold the
+            points. No file is left then.
     """
     for option, value, known in (("--format", format, FORMATS), ("--color", color, COLORS)):
         if value not in known:
@@ -126,7 +129,7 @@ def export(
             if len(rows)
         ]
     else:
-        # Also says what is wrong with it.
+        # Opening it also reports what is wrong with a store of another kind.
         made = SceneStore(path)
         files = [
             _grid(scene.name, scene.points, format, partial(scene_cloud, made, scene, color), overwrite)
@@ -147,12 +150,15 @@ def export_originals(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> Exported:
-    """The original points of these scenes of `store`, with what `of` predicted, or, if it is a scenes store, as they
-    were read: a file a scene, or a file for each that was read, where scenes are made of several or of parts of them.
-    With the format las, what was LAZ stays LAZ, unless `uncompressed`.
+    """Writes the original points of these scenes of `store`, with the predictions of `of`, or, if `of` is a scenes
+    store, as they were read. There is one file for each scene; but if a scene was read from several files or from a
+    part of one, there is one for each file that was read. With the format las, files that were LAZ stay LAZ, unless
+    `uncompressed` is set.
 
     Raises:
-        HpalError: `of` is about other scenes, a file that exists, or points that the format cannot hold.
+        HpalError: `of` belongs to other scenes, a file exists and `overwrite` is not given, or the format cannot hold
+        the
+            points.
     """
     if store.table.id != of.table.id:
         raise HpalError(of.path, f"belongs to other scenes than {store.path}", "give the scenes that it was made from")
@@ -178,11 +184,11 @@ def reserve_originals(
     uncompressed: bool = False,
     overwrite: bool,
 ) -> Iterator[None]:
-    """Around the prediction that `export_originals` will write: what would be refused then is refused now. A folder
-    that was made goes away again if the block fails.
+    """For a prediction that `export_originals` will write after the block: checks before the block all that it would
+    refuse. If the block fails, a folder that was made for the files is removed.
 
     Raises:
-        HpalError: a file that exists, or classes or colours that the format cannot hold.
+        HpalError: a file exists and `overwrite` is not given, or the format cannot hold the classes or colours.
     """
     originals = _originals(store, None, scenes)
     names = {name: f"{name}.{one.suffix(format, uncompressed=uncompressed)}" for name, one in originals.items()}
@@ -196,7 +202,8 @@ def reserve_originals(
 
 
 def _originals(store: SceneStore, of: PredictionStore | None, scenes: Sequence[SceneInfo]) -> dict[str, Originals]:
-    """What to write, by name: a scene a file, or, where scenes are made of several files or share them, each file."""
+    """The files to write, by name: one for each scene; or, if a scene was read from several files or shares one with
+    another scene, one for each file that was read."""
     parts: dict[str, list[tuple[SourceFile, Part]]] = {}
     whole = True
     for scene in scenes:

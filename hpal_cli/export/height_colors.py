@@ -1,4 +1,4 @@
-"""Colours for heights, for scans that have no colours of their own."""
+"""Colours points by their height, for scans that have no colours of their own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 STOPS = ((70, 95, 165), (60, 170, 160), (250, 225, 90))
-"""From low over the middle to high: blue, green, yellow."""
+"""The colours of low, middle and high points: blue, green, yellow."""
 
 
 def height_colors(z: NDArray[np.floating], low: float | None = None, high: float | None = None) -> NDArray[np.uint8]:
-    """(N,) heights -> (N, 3), between `low` and `high`; by default what 2 % of the points lie below, and above."""
+    """(N,) heights -> (N, 3) uint8 colours, from the first of `STOPS` at `low` to the last at `high`; by default these
+    are the 2 % and 98 % quantiles of the heights."""
     if low is None or high is None:
         low, high = np.percentile(z, [2, 98])
     share = np.clip((z - low) / (high - low), 0, 1) if high > low else np.full(len(z), 0.5)

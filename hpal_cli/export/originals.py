@@ -1,5 +1,5 @@
-"""Writes the original points of a file in their order, each with its result, for viewers or as the LAS file that they
-came from."""
+"""Writes the original points of a file in their order, each with the result of its grid point, for viewers or as a LAS
+file like the one that they came from."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from hpal_cli.writers import las
 from hpal_cli.writers.cloud import ViewerCloud, write_blocks
 
 _SCANNED = {"red": "scan_r", "green": "scan_g", "blue": "scan_b"}
-"""The colours that a LAS file has, of 16 bits, and what they are called as fields: CloudCompare takes any name with
-RED in it for the red channel."""
+"""Names of the 16-bit colours of a LAS file -> names of the fields they are exported as. These do not contain the
+colours' names, because CloudCompare takes any field with RED in its name for the red channel."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows `start` to `stop` of the original points of a scene, which are a file's, or some of them."""
+    """Rows `start` to `stop` of the original points of a scene: those that came from one file."""
 
     scene: SceneInfo
     start: int
@@ -41,9 +41,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Originals:
-    """The points of a file, in its order, from one scene or from several that share it.
+    """The points of a file, in the order of the file, from one scene or from several scenes that share the file.
 
-    of: what was predicted for them, or None; then `class` is the label that a point came with.
+    of: the predictions for the points; with None, the field `class` is the label that the point came with.
     """
 
     store: SceneStore
@@ -59,12 +59,16 @@ class Originals:
 
     @property
     def points(self) -> int:
-        """How many there are: fewer than the file has, if some were left out or are of other scenes."""
+        """The number of points: fewer than the file has, if some were left out or belong to other scenes."""
         return sum(part.stop - part.start for part in self.parts)
 
     def blocks(self) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
-        """(points, fields) block by block; where the points came with labels they are a field: `truth` beside
-        predictions, else `class`. `source_row` is among the attributes where points are missing."""
+        """Pairs (points, fields), block by block. If the points came with labels, these are a field, too: `truth` with
+        predictions, else `class`. If points of the file are missing, `source_row` is one of the attributes.
+
+        Raises:
+            HpalError: the rows of the points in the file are wrong, or an array of the stores is damaged.
+        """
         if len(self.parts) > 1:
             yield from self._whole.blocks()
             return
@@ -106,8 +110,8 @@ class Originals:
     def clouds(self, color: str) -> Iterator[ViewerCloud]:
         """The blocks for a viewer, with every column that was read as a field.
 
-        color: `class`, or `rgb` as scanned where it was (else class). The scanned colours are fields too where they
-        are not the cloud's, or have more than 8 bits.
+        color: `class`, or `rgb` as scanned (class if there are no colours). If the cloud does not show the scanned
+        colours, or they have more than 8 bits, they are fields, too.
         """
         classes = self.store.classes
         codes = las.codes(classes, own=self.store.format == "las")
@@ -165,7 +169,8 @@ class Originals:
 
 
 class _PutTogether:
-    """Points of one file, from several scenes, put back in its order: on disk, for a file may be large."""
+    """Puts the points of one file, which come from several scenes, back into the order of the file. They are kept on
+    disk, because a file may be large."""
 
     def __init__(self, points: int) -> None:
         self._there = np.zeros(points, bool)
@@ -175,10 +180,11 @@ class _PutTogether:
         self._truth: str | None = None
 
     def add(self, points: Points, fields: dict[str, NDArray[Any]]) -> None:
-        """Points with their attribute `source_row`. What not all of them have is left out, but for labels.
+        """Adds points, which have the attribute `source_row`. Columns that not all added points have are left out in
+        the end, except labels.
 
         Raises:
-            ValueError: a row that the file has not, or that was there before.
+            ValueError: a row is beyond the end of the file, or was added before.
         """
         rows = points.attributes["source_row"]
         if rows.min() < 0 or rows.max() >= len(self._there):
@@ -204,7 +210,7 @@ class _PutTogether:
             self._columns[name][rows] = values
 
     def blocks(self) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
-        """From the file's first row to its last, as `Originals.blocks`."""
+        """The added points from the first row of the file to the last, in the form of `Originals.blocks`."""
         rows = np.flatnonzero(self._there)
         names = self._shared - ({"column source_row"} if len(rows) == len(self._there) else set())
         for start in range(0, len(rows), BLOCK):
@@ -218,7 +224,7 @@ class _PutTogether:
 
 
 def _named(attributes: dict[str, NDArray[Any]], taken: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The columns that were read, under names that say whose they are and that no field has."""
+    """The columns that were read, renamed where a name is that of a field or would be misunderstood by viewers."""
     own = {name.casefold() for name in taken}
     named: dict[str, NDArray[Any]] = {}
     for name in sorted(attributes, key=lambda name: [*_SCANNED, name].index(name)):

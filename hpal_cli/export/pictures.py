@@ -1,5 +1,5 @@
-"""Draws predictions, one picture for each scene: as scanned, as predicted, and, if the truth is known, the truth and
-where the two differ."""
+"""Draws predictions, one picture per scene: the scene as scanned and as predicted, and, if the truth is known, also the
+truth and where the prediction differs from it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WRONG: Color = (220, 20, 60)
 
 @contextlib.contextmanager
 def reserve_pictures(scenes: Sequence[SceneInfo], folder: Path, *, overwrite: bool) -> Iterator[list[Path]]:
-    """The paths that `write_pictures` will write, `folder/<scene>.png`; what it would refuse is refused now. A folder
-    that was made goes away again if the block fails.
+    """Gives the paths that `write_pictures` will write, `folder/<scene>.png`, after checking now all that it would
+    refuse. If the block fails, a folder that was made for it is removed.
 
     Raises:
-        HpalError: a file that exists, or `folder` is a file or a store.
+        HpalError: a file exists and `overwrite` is not given, or `folder` is a file or a store.
     """
     with reserve_paths(folder, [f"{scene.name}.png" for scene in scenes], overwrite=overwrite) as paths:
         yield paths
@@ -51,13 +51,14 @@ def write_pictures(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> list[Path]:
-    """`folder/<scene>.png` for each of the scenes: from above and from a corner, as scanned (by height where there is
-    no colour) and by predicted class; with `truth` also by that, and where the two differ.
+    """Writes `folder/<scene>.png` for each scene: from above and from a corner, as scanned (by height if the scene has
+    no colour) and by predicted class; with `truth` also by true class, and where the two classes differ.
 
-    jobs: processes to draw with; the files are the same with any number.
+    jobs: number of processes that draw; the files are the same with any number.
+    Returns the paths, in the order of `scenes`.
 
     Raises:
-        HpalError: a scene that was not predicted, `truth` of other scenes, or a file that exists.
+        HpalError: a scene was not predicted, `truth` has other scenes, or a file exists and `overwrite` is not given.
     """
     monitor = monitor or Silent()
     if truth is not None and truth.table.id != predictions.table.id:
@@ -78,10 +79,11 @@ def write_pictures(
 def draw_scene(
     store: PredictionStore, info: SceneInfo, layers: Sequence[Layer], path: Path, *, overwrite: bool = False
 ) -> None:
-    """One picture of a scene of `store`: as scanned (by height where there is no colour), and in the layers' colours.
+    """Writes one picture of a scene of `store`: as scanned (by height if the scene has no colour), and in the colours
+    of each layer.
 
     Raises:
-        HpalError: the scene was not predicted, or the file exists.
+        HpalError: the scene was not predicted, or the file exists and `overwrite` is not given.
     """
     scene = framed(partial(store.xyz_blocks, info), info.points, unit=store.unit, grid=store.grid)
     colored = store.has_color(info)
@@ -91,7 +93,8 @@ def draw_scene(
 
 
 def class_layer(title: str, classes: ClassTable, label: NDArray[np.integer], none: str = "no label") -> Layer:
-    """By class: (N,) ids, -1 for `none`. The legend has the classes that occur, the most frequent first."""
+    """A layer that colours points by class. label: (N,) class ids, -1 for points without a class, which the legend
+    calls `none`. The legend has the classes that occur, the most frequent first."""
     known = label[label != IGNORE]
     count = np.bincount(known, minlength=len(classes))
     legend = [(classes[n].name, classes[n].color) for n in np.argsort(-count, kind="stable").tolist() if count[n]]
@@ -99,9 +102,10 @@ def class_layer(title: str, classes: ClassTable, label: NDArray[np.integer], non
     return Layer(title, lambda rows: class_colors(classes, label[rows], NO_CLASS), legend)
 
 
-def error_layer(truth: NDArray[np.integer], said: NDArray[np.integer]) -> Layer:
-    """Where (N,) predicted ids are not the true ones; -1 in `truth` for points without a label."""
-    kind = np.where(truth == IGNORE, 2, (truth != said).astype(np.int8)).astype(np.int8)
+def error_layer(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> Layer:
+    """A layer that shows where the predicted class ids (N,) differ from the true ones (N,), which are -1 for points
+    without a label."""
+    kind = np.where(truth == IGNORE, 2, (truth != predicted).astype(np.int8)).astype(np.int8)
     count = np.bincount(kind, minlength=3)
     known = count[0] + count[1]
     title = f"errors: {100 * count[1] / known:.1f} % of the points" if known else "errors: no point has a label"
@@ -113,9 +117,9 @@ def error_layer(truth: NDArray[np.integer], said: NDArray[np.integer]) -> Layer:
 
 def _draw(store: PredictionStore, truth: SceneStore | None, overwrite: bool, job: tuple[SceneInfo, Path]) -> None:
     info, path = job
-    said = store.predicted(info)
-    layers = [class_layer("predicted", store.classes, said, "nothing known")]
+    predicted = store.predicted(info)
+    layers = [class_layer("predicted", store.classes, predicted, "nothing known")]
     label = None if truth is None else truth.labels(info)
     if label is not None:
-        layers = [class_layer("truth", store.classes, label), *layers, error_layer(label, said)]
+        layers = [class_layer("truth", store.classes, label), *layers, error_layer(label, predicted)]
     draw_scene(store, info, layers, path, overwrite=overwrite)

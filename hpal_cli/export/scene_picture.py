@@ -1,5 +1,5 @@
 """Draws one picture of a scene, from above and from a corner, in several colourings side by side, with a legend and a
-scale."""
+scale bar."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 Color = tuple[int, int, int]
 
 DPI = 150
-# Of the picture: lengths in inches, type in points.
+# Sizes in the picture: lengths in inches, text sizes in points.
 PANEL, WIDE_PANEL = 4.0, 6.0
-"""Width of a view, where colourings stand beside each other, and where they lie above each other."""
+"""Width of a view if the colourings stand beside each other, and if they stand one above the other."""
 TALLEST = 1.1
-"""Of a view, in widths."""
+"""Largest height of a view, as a multiple of its width."""
 ELONGATED = 1.8
-"""Of scenes that are longer than wide by this factor, colourings lie above each other."""
+"""If a scene is longer than wide by this factor, its colourings stand one above the other."""
 MARGIN, GAP = 0.3, 0.18
 LINE = 0.2
 TITLE, HEAD, TEXT = 13.0, 11.0, 9.0
@@ -41,8 +41,8 @@ GREY, DARK = "0.4", "0.1"
 class Layer:
     """One way to colour a scene.
 
-    colors: (K,) rows, ascending -> (K, 3) uint8; legend: what the colours mean; ramp: the same where they run from
-    what is low to what is high: the words for both ends.
+    colors: (K,) rows of points, ascending -> (K, 3) uint8; legend: names of the colours; ramp: instead of a legend, the
+    words for the low and the high end of a continuous scale of colours.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Layer:
 
 
 def height_layer(scene: Scene, unit: float) -> Layer:
-    """The scene coloured by height, for scans without colour. unit: metres in one unit of its positions."""
+    """A layer that colours the scene by height, for scans without colour. unit: metres in one unit of its positions."""
     low, high = np.quantile(scene.sample[:, 2], [0.02, 0.98])
 
     def colors(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -68,10 +68,10 @@ def height_layer(scene: Scene, unit: float) -> Layer:
 
 
 def scene_picture(scene: Scene, layers: Sequence[Layer], path: Path, *, title: str, unit: float) -> None:
-    """A PNG of a scene in the colours of each of the layers. unit: metres in one unit of its positions.
+    """Writes a PNG of a scene in the colours of each layer. unit: metres in one unit of its positions.
 
-    A ceiling is cut away, and from the corner the walls in front too. Memory grows with the picture, not with the
-    points. The same points make the same bytes.
+    A ceiling is cut away, and in the view from the corner also the walls in front. Memory grows with the size of the
+    picture, not with the number of points. The same points give the same bytes.
     """
     from hpal_cli.evaluation.figures import figure_of, save
 
@@ -84,7 +84,7 @@ def scene_picture(scene: Scene, layers: Sequence[Layer], path: Path, *, title: s
         names[0] += f", cut {in_metres((scene.cut - scene.low[2]) * unit)} above the floor"
         names[1] += ", without the walls in front"
     views = [from_above(scene, box), from_corner(scene, box)]
-    # Rows of panels, each a view in the colours of a layer.
+    # Rows of panels; each panel is a view in the colours of a layer.
     if stacked:
         table = [[(view, layer) for view in views] for layer in layers]
     else:
@@ -130,7 +130,7 @@ def scene_picture(scene: Scene, layers: Sequence[Layer], path: Path, *, title: s
 
 
 def _facts(scene: Scene, unit: float) -> str:
-    """How many points, how large, and what of it is not seen."""
+    """A line of text: how many points the scene has, how large it is, and how many points are not in the picture."""
     size = [in_metres(edge * unit) for edge in scene.high - scene.low]
     facts = [f"{scene.count:,} points", f"{size[0]} x {size[1]}, {size[2]} high"]
     if scene.lies_down:
@@ -141,17 +141,18 @@ def _facts(scene: Scene, unit: float) -> str:
 
 
 def _show(axes: Axes, view: Image, layer: Layer, left: float, bottom: float, height: float) -> None:
-    """In the upper left corner of a panel."""
+    """Draws a view in the colours of a layer, in the upper left corner of its panel."""
     image = view.colored(layer.colors)
     rows, columns = image.shape[:2]
-    # On whole pixels, or some would be shown twice.
+    # The image starts at a whole pixel of the figure: else matplotlib would show some of its pixels twice.
     x = round(left * DPI) / DPI
     y = round((bottom + height - rows / DPI) * DPI) / DPI
     axes.imshow(image, extent=(x, x + columns / DPI, y, y + rows / DPI), interpolation="nearest")
 
 
 def _caption(axes: Axes, x: float, y: float, text: str, pixel: float) -> None:
-    """A bar of a round length, how long it is, and from where this is seen. pixel: its edge in metres."""
+    """Draws a bar of a round length, and writes its length and the name of the view beside it. pixel: edge of a pixel
+    in metres."""
     metres = round_length(BAR * DPI * pixel)
     end = x + metres / pixel / DPI
     axes.plot([x, x, x, end, end, end], [y + 0.04, y - 0.04, y, y, y + 0.04, y - 0.04], color=DARK, linewidth=1.3)
@@ -163,7 +164,7 @@ class _Entry:
     text: str
     color: Color | None = None
     low: str | None = None
-    """Of a ramp, which `text` is the high end of."""
+    """For a ramp, the word for its low end; `text` is then the word for its high end."""
 
     @property
     def width(self) -> float:
@@ -172,15 +173,18 @@ class _Entry:
 
 
 def _in_lines(layers: Sequence[Layer], width: float) -> list[list[tuple[float, _Entry]]]:
-    """The legends of all layers, each on lines of its own, with the inches from the left of each entry. What several
-    layers say is said once, and a layer that adds little to what was said goes on there."""
+    """Arranges the legends of all layers in lines; each entry comes with its inches from the left.
+
+    The legend of a layer starts a new line, but an entry that an earlier layer has is not repeated, and if fewer than
+    half of a layer's entries are new, they continue the line of the layer before.
+    """
     lines: list[list[tuple[float, _Entry]]] = []
-    said: set[tuple[str, Color]] = set()
+    listed: set[tuple[str, Color]] = set()
     x = np.inf
     for layer in layers:
         entries = [_Entry(layer.ramp[1], low=layer.ramp[0])] if layer.ramp else []
-        new = [key for key in layer.legend if key not in said]
-        said |= set(new)
+        new = [key for key in layer.legend if key not in listed]
+        listed |= set(new)
         entries += [_Entry(shortened(name), color) for name, color in new[:MAX_ENTRIES]]
         if len(new) > MAX_ENTRIES:
             entries.append(_Entry(f"and {len(new) - MAX_ENTRIES} more classes"))

@@ -1,4 +1,5 @@
-"""Renders a scene from above and from a corner: finds the point that each pixel shows. Points are read in blocks."""
+"""Renders a scene from above and from a corner: finds the point that each pixel shows. Points are read in blocks, so
+that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -13,41 +14,45 @@ from hpal_cli.export.splats import FINEST, NO_POINT, eye_dome, spacing, splats
 from hpal_cli.export.top_view import BELOW, cut_height, roofed
 
 Blocks = Callable[[], Iterator[NDArray[np.floating]]]
-"""Gives the positions of a scene, (B, 3) block by block in the order of its rows, each time anew."""
+"""Each call starts a new pass over the positions of a scene: blocks (B, 3) in the order of its rows."""
 
 SAMPLE = 200_000
-"""Points, evenly spread over the rows, by which a scene is framed and looked at from its best corner."""
+"""About so many points, evenly spread over the rows, decide what part of a scene is shown and from which corner."""
 
 STRAY, BEYOND = 0.001, 0.15
-"""That share of the points at each end of an axis may make the picture longer by that share of its length; what lies
-farther away is left out: what a scanner sees through a window, or birds."""
+"""The box between the quantiles `STRAY` and 1 - `STRAY` of each coordinate, enlarged on each side by the share `BEYOND`
+of its edge, is the most that is shown. Points outside of it, such as birds or what a scanner sees through a window, are
+left out: they would make the scene small in the picture."""
 
 TILT, TURN = 38, 30
-"""Degrees: the corner's camera above the horizon, and from the scene's shorter axis, so that the longer one is seen at
-its length."""
+"""Degrees: how far the camera at the corner is above the horizon, and how far it is turned from the scene's shorter
+axis. A small turn shows the longer axis at nearly its full length."""
 
 LONG = 1.25
-"""A scene longer than wide by this factor lies down."""
+"""A scene that is longer along y than along x by this factor is turned, so that y points to the right."""
 
 FINE = 2
-"""Pixels drawn for one that is shown, along each axis: their mean has smooth edges."""
+"""Along each axis, so many pixels are rendered for each one that is shown: their mean has smooth edges."""
 
 NEAREST, UNEVEN = 5000, 4
-"""Points whose nearest other one is looked for, and how many such distances lie between points at most."""
+"""The median distance to the nearest other point is measured at about `NEAREST` points; points are taken to lie apart
+at most `UNEVEN` times this distance."""
 
 SLICES, TALL = 8, 5
-"""A wall is where points are in so many of the slices of the height up to the cut."""
+"""The height up to the cut is divided into `SLICES`; a cell of the ground plan with points in at least `TALL` of them
+is taken for a wall."""
 
 SUN = np.array([-0.5, 0.6, 0.8]) / np.linalg.norm([-0.5, 0.6, 0.8])
-"""Where light comes from, in the picture: from the upper left."""
+"""Direction from which light falls, in the axes of the picture: from the upper left."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is drawn of a scene of `count` points, in its unit.
+    """A scene of `count` points and what part of it is drawn; all lengths in the unit of its positions.
 
-    low, high: (3,) the box of the picture; cut: nothing above this z is shown; step: how far points lie apart; roof:
-    whether a ceiling is cut away; outside: points beyond the box; sample: (S, 3) some of those within.
+    low, high: (3,) corners of the box that is drawn; cut: z above which nothing is shown; step: distance between
+    neighbouring points; roof: whether a ceiling is cut away; outside: number of points outside of the box; sample:
+    (S, 3) some of the points within.
     """
 
     blocks: Blocks
@@ -69,8 +74,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Image:
-    """Which row of the scene each fine pixel shows, (H, W), or `NO_POINT`; its light, (H, W) in 0..1; and the edge of a
-    pixel that is shown, in the unit of the scene."""
+    """A rendered view. rows: (H, W) the row of the scene that each rendered pixel shows, or `NO_POINT`; light: (H, W)
+    its brightness in 0..1; pixel: edge of a pixel that is shown (`FINE` rendered ones), in the unit of the scene."""
 
     rows: NDArray[np.int64]
     light: NDArray[np.float64]
@@ -83,12 +88,12 @@ class Image:
 
     @cached_property
     def _seen(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-        """The rows that are shown, ascending, and for each pixel that shows one its place among them."""
+        """(K,) the rows that are shown, ascending, and for each pixel that shows a row its place among these."""
         seen, place = np.unique(self.rows[self.rows != NO_POINT], return_inverse=True)
         return seen, place.reshape(-1)
 
     def colored(self, colors: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """(h, w, 3) on white. colors: (K,) rows, ascending -> (K, 3)."""
+        """(h, w, 3) the view in colours, on white. colors: (K,) rows, ascending -> (K, 3)."""
         seen, place = self._seen
         full = self.rows != NO_POINT
         fine = np.full((*self.rows.shape, 3), 255.0, np.float32)
@@ -99,8 +104,9 @@ class Image:
 
 @dataclass(frozen=True)
 class _Camera:
-    """right, up, toward: (3,) unit vectors; corner: (2,) the least (right, up) that is seen, and size: (2,) how much,
-    in the unit of the scene; near: which of (B, 3) positions are left out to look behind them, or None."""
+    """An orthographic camera. right, up, toward: (3,) unit vectors of the picture and towards the camera; corner: (2,)
+    the least coordinates (along right and up) that are seen, and size: (2,) the extent, in the unit of the scene; near:
+    tells which of (B, 3) positions are left out because they hide what is behind them, or None."""
 
     right: NDArray[np.float64]
     up: NDArray[np.float64]
@@ -111,8 +117,8 @@ class _Camera:
 
 
 def framed(blocks: Blocks, count: int, *, unit: float, grid: float | None = None) -> Scene:
-    """A scene of `count` points, at least one. unit: metres in one unit of their positions; grid: metres that they lie
-    apart at least, None if that is not known."""
+    """Decides what part of a scene of `count` points, at least one, is drawn. unit: metres in one unit of their
+    positions; grid: least distance between points in metres, None if that is not known."""
     every, done = 1 + count // SAMPLE, 0
     least, most = np.full(3, np.inf), np.full(3, -np.inf)
     some = []
@@ -137,12 +143,13 @@ def framed(blocks: Blocks, count: int, *, unit: float, grid: float | None = None
     roof = roofed(sample, unit=unit)
     cut = cut_height(sample, BELOW) if roof else float(high[2])
     scene = Scene(blocks, count, low, high, cut, (grid or 0.0) / unit, roof, outside, sample)
-    # Scans can be thinner than the grid.
+    # The points of a scan can lie farther apart than the grid says.
     return replace(scene, step=max(scene.step, _step(scene)))
 
 
 def from_above(scene: Scene, box: tuple[int, int]) -> Image:
-    """box: (width, height) in pixels that it fits into. What is longer than wide lies down: `Scene.lies_down`."""
+    """The scene from above, in at most `box` = (width, height) pixels. A scene that is longer than wide is turned, see
+    `Scene.lies_down`."""
     x, y, z = np.eye(3)
     right, up = (y, -x) if scene.lies_down else (x, y)
     corners = np.stack([scene.low, scene.high])
@@ -151,8 +158,11 @@ def from_above(scene: Scene, box: tuple[int, int]) -> Image:
 
 
 def from_corner(scene: Scene, box: tuple[int, int]) -> Image:
-    """From the corner from which least is hidden: where what is high lies behind. Of rooms the walls in front are left
-    out, and what was cut away from above."""
+    """The scene from that corner from which least is hidden: the one whose far half is highest compared with its near
+    half. In rooms the walls in front are left out, and so is the ceiling that is cut away in the view from above.
+
+    box: largest (width, height) in pixels.
+    """
     shown = scene.sample[scene.sample[:, 2] <= scene.cut]
     tilt = np.radians(TILT)
     width, height = (scene.high - scene.low)[:2]
@@ -164,7 +174,7 @@ def from_corner(scene: Scene, box: tuple[int, int]) -> Image:
         along = shown[:, :2] @ way[:2]
         nearer = along > np.median(along)
         ahead = float(shown[nearer, 2].mean() - shown[~nearer, 2].mean()) if nearer.any() else 0.0
-        # A tie must not depend on rounding.
+        # Of corners that are equally good the first is taken, whatever rounding says.
         if ahead < least - 1e-3 * float(np.ptp(scene.sample[:, 2])) - 1e-9:
             least, toward = ahead, way
     right = np.cross([0.0, 0.0, 1.0], toward)
@@ -184,7 +194,7 @@ def _within(xyz: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[n
 
 
 def _step(scene: Scene) -> float:
-    """How far points lie apart as seen from above."""
+    """Distance between neighbouring points as seen from above."""
     span = float((scene.high - scene.low)[:2].max())
     if not span:
         return 0.0
@@ -200,7 +210,8 @@ def _step(scene: Scene) -> float:
     place = np.column_stack([column, row]) * edge
     step = spacing(place, span)
     if step > UNEVEN * edge:
-        # Where points are dense in one place and thin in another, gaps between the thin ones are no spacing.
+        # Where points are dense in one place and sparse in another, the gaps in the sparse places say nothing about the
+        # distance between points elsewhere.
         from scipy.spatial import cKDTree
 
         some = place[:: 1 + len(place) // NEAREST]
@@ -215,9 +226,9 @@ def _image(scene: Scene, camera: _Camera, box: tuple[int, int]) -> Image:
     width, height = np.minimum(np.ceil(size / pixel - 1e-9).astype(int), box).tolist()
     fine = pixel / FINE
     shape = (height * FINE, width * FINE)
-    # In the middle of the pixels that there are.
+    # The scene is in the middle of the picture, which is a whole number of pixels.
     corner = camera.corner - (np.array(shape[::-1]) * fine - camera.size) / 2
-    front = _Front(shape)
+    front = _DepthBuffer(shape)
     for block in scene.blocks():
         xyz = np.asarray(block, np.float64)
         hidden = ~_within(xyz, scene.low, scene.high) | (xyz[:, 2] > scene.cut)
@@ -229,7 +240,7 @@ def _image(scene: Scene, camera: _Camera, box: tuple[int, int]) -> Image:
     place = np.flatnonzero(front.rows != NO_POINT)
     row, column = np.divmod(place, shape[1])
     depth = front.depth[place]
-    # Nothing is smaller than a pixel that is shown.
+    # Each point covers at least a pixel that is shown.
     step = max(scene.step, pixel)
     owner = splats(row + 0.5, column + 0.5, depth, shape=shape, pixel=fine, step=step)
     rows = np.append(front.rows[place], NO_POINT)[owner]
@@ -238,11 +249,12 @@ def _image(scene: Scene, camera: _Camera, box: tuple[int, int]) -> Image:
 
 
 def _light(depth: NDArray[np.float64], full: NDArray[np.bool_], pixel: float, step: float) -> NDArray[np.float64]:
-    """(H, W) in 0..1: darker beside what is nearer, and where the surface turns away from the light."""
+    """(H, W) brightness in 0..1: pixels are darker beside something that is nearer to the camera, and where the surface
+    turns away from the light."""
     from scipy.ndimage import gaussian_filter
 
     half = max(depth.shape) * pixel / 2
-    # Points of one surface lie at somewhat different depths: only what is larger is a shape.
+    # Points of one surface differ somewhat in depth: smoothing over about the distance between points removes this.
     sigma = max(1.0, 0.8 * step / pixel)
     weight = gaussian_filter(full.astype(np.float64), sigma)
     smooth = gaussian_filter(np.where(full, depth, 0.0), sigma) / np.maximum(weight, 1e-9)
@@ -251,9 +263,9 @@ def _light(depth: NDArray[np.float64], full: NDArray[np.bool_], pixel: float, st
     return np.asarray(eye_dome(depth, half) * np.clip(0.65 + 0.35 * lit / SUN[2], 0.6, 1.0))
 
 
-class _Front:
-    """The nearest point of each pixel, of points that come by blocks. Of equally near ones it is the last, so that the
-    blocks' size makes no difference."""
+class _DepthBuffer:
+    """The nearest point of each pixel, of points that come in blocks. Of equally near points it is the last, so that
+    the result does not depend on the size of the blocks."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._shape = shape
@@ -269,12 +281,13 @@ class _Front:
         depth: NDArray[np.float64],
         hidden: NDArray[np.bool_],
     ) -> None:
-        """Each (B,); row, column: whole numbers, in the picture or not."""
+        """Adds a block of B points. row, column: (B,) whole numbers, which may be outside of the picture; depth: (B,)
+        larger is nearer; hidden: (B,) points that are not drawn."""
         height, width = self._shape
         inside = np.flatnonzero(~hidden & (row >= 0) & (row < height) & (column >= 0) & (column < width))
         nearest = inside[np.argsort(depth[inside], kind="stable")]
         place = row[nearest].astype(np.int64) * width + column[nearest].astype(np.int64)
-        # Of several written to a pixel the last one stays.
+        # If several are written to a pixel, the last one stays.
         self._last[place] = np.arange(len(place))
         won = self._last[place] == np.arange(len(place))
         nearest, place = nearest[won], place[won]
@@ -288,8 +301,9 @@ class _Front:
 def _front_walls(
     shown: NDArray[np.float64], toward: NDArray[np.float64], scene: Scene
 ) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None:
-    """Which points are of the walls that stand before a camera in the direction `toward` (2,); None if there are none.
-    shown: (S, 3) some of the points below the cut."""
+    """A function that tells which of (B, 3) positions belong to the walls between the camera and the room, or to what
+    is before these; None if there are no such walls. shown: (S, 3) some of the points below the cut; toward: (2,)
+    direction to the camera."""
     from scipy.ndimage import median_filter, minimum_filter
 
     toward = toward / np.linalg.norm(toward)
@@ -308,13 +322,14 @@ def _front_walls(
     limit = np.full(len(has), np.nan)
     for n in np.flatnonzero(tall.any(axis=1)):
         there, walls = np.flatnonzero(has[n].any(axis=1)), np.flatnonzero(tall[n])
-        # The wall at the back is none of them.
+        # A wall in the far half is the one at the back, which stays.
         if walls[-1] > (there[0] + there[-1]) / 2 and there[-1] > there[0] + 2:
             limit[n] = walls[-1]
     known = np.flatnonzero(~np.isnan(limit))
     if not len(known):
         return None
-    # Before a window or a door the wall is where it is beside them; what leads away is in several cells of a column.
+    # At a window or a door the wall is taken to be where it is beside them. The filters remove what stands out of the
+    # wall's line in a few columns only.
     limit = np.interp(np.arange(len(limit)), known, limit[known])
     last = start[1] + edge * (minimum_filter(median_filter(limit, 5, mode="nearest"), 3, mode="nearest") - 1)
     floor = scene.low[2] + 0.08 * height

@@ -1,4 +1,4 @@
-"""Draws the chosen points in their rooms: a PLY and a PNG for each scene."""
+"""Draws the selected points in their scenes: a PLY and a PNG for each scene."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def write_context(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> int:
-    """`folder/<scene>.ply` and `.png` for each scene with picks; returns how many scenes that is.
+    """Writes `folder/<scene>.ply` and `.png` for each scene with picks; returns the number of these scenes.
 
     radius: of FDS, in metres; it is drawn to scale.
 
     Raises:
-        HpalError: a file that is there already, unless `overwrite`.
+        HpalError: a file exists and `overwrite` is not given.
     """
     monitor = monitor or Silent()
     scenes = [store.table[int(n)] for n in np.unique(selection.rows["scene"])]

@@ -6,21 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_POINT = -1
-"""Of a pixel that shows no point."""
+"""Value of a pixel that shows no point."""
 
 DISC = 0.6
-"""Radius of a point's disc, in distances between points: on an even surface discs just meet."""
+"""Radius of a point's disc, as a multiple of the distance between points: on an even surface the discs just meet."""
 
 GAP = 2.0
-"""Widest gap that is closed, likewise. On a grid, points of neighbouring cells lie up to two edges apart, and here and
-there a cell is empty."""
+"""Widest gap that is closed, as a multiple of the distance between points. On a grid, points of neighbouring cells lie
+up to two edges apart, and here and there a cell is empty."""
 
 SAME = 2.4
-"""What lies farther behind, likewise, is no part of a surface but shines through it."""
+"""A point that lies this multiple of the distance between points behind its surroundings is not part of their surface:
+it is seen through a gap in it."""
 
 
 FINEST = 800
-"""Points of a scene are taken to lie at least this fraction of its longer side apart."""
+"""The distance between points is taken to be at least the longer side of the scene divided by this number."""
 
 
 def splats(
@@ -33,13 +34,13 @@ def splats(
     step: float,
     kept: int = NO_POINT,
 ) -> NDArray[np.int64]:
-    """`shape`, the number of the point that each pixel shows, or `NO_POINT`.
+    """An array of `shape`: the number of the point that each pixel shows, or `NO_POINT`.
 
-    row, column: (N,) places in pixels; depth: (N,) larger is nearer; pixel: its edge, and step: how far points lie
-    apart, both in the unit of `depth`; kept: a point that is no gap, however deep it lies between others.
-
-    Holes and gaps up to `GAP` wide have their nearest neighbours' points (a closing of the depths), which leaves
-    outlines, wires and legs as wide as their discs.
+    row, column: (N,) places in pixels; depth: (N,) larger is nearer; pixel: edge of a pixel, and step: distance between
+    neighbouring points, both in the unit of `depth`; kept: a point that is never covered as part of a gap, however deep
+    it lies between others.
+    Pixels in gaps up to `GAP` wide get the point of the nearest pixel outside of the gap. Gaps are found by a closing
+    of the depths, so that outlines, wires and legs stay as thin as their discs.
     """
     order = np.argsort(depth, kind="stable")
     at = np.floor(np.stack([row[order], column[order]])).astype(np.int64)
@@ -60,7 +61,8 @@ def splats(
 
 
 def spacing(xy: NDArray[np.float64], span: float) -> float:
-    """How far points lie apart on the ground: the edge of the smallest cells of which few are empty between others."""
+    """Distance between neighbouring points on the ground, from their positions xy (N, 2): the edge of the smallest
+    cells of which few between others are empty. span: longer side of the scene, in the same unit."""
     low = xy.min(axis=0)
     edge, coarsest = span / FINEST, span / 40
     if not (xy > low).any():
@@ -73,15 +75,16 @@ def spacing(xy: NDArray[np.float64], span: float) -> float:
         has[row * columns + column] = True
         return float(has.sum()) * edge * edge
 
-    # Where points lie farther apart, cells of twice the edge cover more ground.
+    # If points lie farther apart than the edge, cells of twice the edge cover more ground.
     while edge < coarsest and covered(edge) < 0.8 * covered(2 * edge):
         edge *= 1.2
     return edge
 
 
 def eye_dome(depth: NDArray[np.float64], half: float) -> NDArray[np.float64]:
-    """(H, W) what to multiply colours by: 1 on even ground, less where neighbours are nearer to the camera (eye-dome
-    lighting, Boucheny 2009). Shapes show without colours. half: of what the picture shows, in the unit of `depth`."""
+    """(H, W) factors for the colours: 1 on even ground, less where neighbouring pixels are nearer to the camera
+    (eye-dome lighting, Boucheny 2009), so that shapes are seen even without colours. depth: (H, W) larger is nearer;
+    half: half of the extent that the picture shows, in the unit of `depth`."""
     shade = np.zeros_like(depth)
     for reach, weight in ((1, 1.0), (3, 0.6)):
         padded = np.pad(depth, reach, mode="edge")
@@ -94,14 +97,15 @@ def eye_dome(depth: NDArray[np.float64], half: float) -> NDArray[np.float64]:
 
 
 def _painted(points: NDArray[np.int64], at: NDArray[np.int64], size: int, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """points: (N,) the nearest last; at: (2, N) their rows and columns; size: radius of their discs in pixels."""
-    # A rim as wide as the discs is cut off at the end.
+    """An array of `shape`: the point whose disc each pixel shows, or `NO_POINT`. points: (N,) numbers, the nearest
+    last; at: (2, N) their rows and columns; size: radius of their discs in pixels."""
+    # The discs are drawn on a larger image, whose rim, wide enough for a disc, is cut off at the end.
     height, width = shape
     rim = 2 * size + 1
     wide = width + 2 * rim
     inside = (at >= -size).all(axis=0) & (at[0] < height + size) & (at[1] < width + size)
     points, middle = points[inside], (at[0, inside] + rim) * wide + at[1, inside] + rim
-    # Of several points written to a pixel the last one stays; only its disc is seen.
+    # If several points are written to a pixel, the last one stays, and only its disc is drawn.
     owner = np.full((height + 2 * rim) * wide, NO_POINT, np.int64)
     owner[middle] = np.arange(len(middle))
     seen = np.sort(owner[owner != NO_POINT])

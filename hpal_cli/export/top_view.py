@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from hpal_cli.export.splats import NO_POINT, eye_dome, splats
 
 BELOW = 0.75
-"""Share of a room's height that is shown: a ceiling would hide all else."""
+"""Share of a room's height that is shown: the ceiling would hide everything else."""
 
 STOREY, FLAT = 6.0, 0.03
-"""Metres; and how far a flat ceiling strays from its median, in heights of the scene."""
+"""Metres above which a scene is higher than a storey; and the largest distance of a flat ceiling from its median
+height, as a share of the scene's height."""
 
 
 def top_view(
@@ -23,10 +24,10 @@ def top_view(
     below: float = BELOW,
     shaded: bool = False,
 ) -> NDArray[np.uint8]:
-    """(H, W, 3): the points from above, the highest on top, y up; white where there is none.
+    """(H, W, 3) picture of the points from above, the highest on top, y upwards, white where there is no point.
 
-    position: (N, 3); rgb: (N, 3); pixel: its edge, and step: how far points lie apart, in the unit of position;
-    shaded: what is beside something higher is darker.
+    position: (N, 3); rgb: (N, 3); pixel: edge of a pixel, and step: distance between neighbouring points, both in the
+    unit of `position`; below: share of the height that is shown; shaded: pixels beside something higher are darker.
     """
     low, high = position.min(axis=0), position.max(axis=0)
     shown = np.flatnonzero(position[:, 2] <= cut_height(position, below))
@@ -44,21 +45,23 @@ def top_view(
 
 
 def cut_height(position: NDArray[np.floating], below: float = BELOW) -> float:
-    """The z above which `top_view` shows nothing, of (N, 3) positions."""
+    """The z above which `top_view` shows nothing of the (N, 3) positions. below: share of the height that is shown."""
     low, high = position[:, 2].min(), position[:, 2].max()
-    # Rounding must not take the highest point from a view that cuts nothing.
+    # If nothing is to be cut, rounding must not cut the highest point.
     return float(high if below >= 1 else low + below * (high - low))
 
 
 def roofed(position: NDArray[np.floating], *, unit: float = 1.0) -> bool:
-    """Whether most of the ground plan of (N, 3) positions has points both above and below the cut: a room with its
-    ceiling has; a hill, or a room that was scanned without one, would lose its top and gain nothing.
+    """Whether the (N, 3) positions have a ceiling that hides the rest from above: whether most of the ground plan has
+    points both above and below the cut. A hill, or a room that was scanned without its ceiling, has not, and a cut
+    would only take its top away.
 
-    unit: metres in one unit of the positions. What is higher than `STOREY` is a ceiling only where it is flat: crowns
-    of trees are not.
+    unit: metres in one unit of the positions. In scenes higher than `STOREY` only what is flat counts as a ceiling,
+    which the crowns of trees are not.
     """
     low, high = position.min(axis=0), position.max(axis=0)
-    # Coarse, so that each cell has points of its floor and its ceiling, but not of a house's roof and of the street.
+    # Cells so coarse that each has points of its floor and its ceiling, but not so coarse that one has points of a
+    # house's roof and of the street.
     cells = int(np.clip(np.sqrt(len(position) / 30), 16, 64))
     edge = max(float((high - low)[:2].max()) / cells, np.finfo(np.float32).tiny)
     column, row = ((position[:, :2] - low[:2]) / edge).astype(int).T

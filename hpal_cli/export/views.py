@@ -13,22 +13,23 @@ TURN = 20
 """Degrees between the directions that are tried, around the vertical."""
 
 TILTS = (12, 28, 45, 62, 80, -12, -28, -45)
-"""Degrees above the horizon that are tried; from below for what hangs or stands out."""
+"""Degrees above the horizon that are tried; the negative ones look from below at what hangs or stands out."""
 
 USUAL, UNDER_ROOF = 28, -24
-"""Of these, what people are used to: from where they stand, and for what is near the ceiling."""
+"""The tilts that people are used to: looking down from where they stand, and looking up at what is near the ceiling."""
 
 APART = 60
-"""Degrees between the two views, at least."""
+"""Least angle between the two views, in degrees."""
 
 SURFACE = 2
-"""Distances between points within which another point before one is taken for the same surface."""
+"""A point that lies before another by less than this multiple of the distance between points is taken to be part of the
+same surface, and does not hide it."""
 
 
 @dataclass(frozen=True)
 class View:
-    """An orthographic camera. toward: (3,) unit vector from the point to the camera; right, up: (3,) of the picture;
-    near: what is nearer to the camera than that, counted from the point, is cut away."""
+    """An orthographic camera. toward: (3,) unit vector from the point to the camera; right, up: (3,) unit vectors of
+    the picture; near: points that lie this far from the point towards the camera, or farther, are cut away."""
 
     toward: NDArray[np.float64]
     right: NDArray[np.float64]
@@ -39,12 +40,12 @@ class View:
 def two_views(
     local: NDArray[np.floating], *, step: float, reach: float, floor: float, top: float, roof: bool
 ) -> tuple[View, View]:
-    """The two best views of the origin of `local` (N, 3), all in metres, at least `APART` degrees apart.
+    """The two best views of the origin of `local` (N, 3), at least `APART` degrees apart; all lengths in metres.
 
-    step: how far points lie apart; reach: what is to be seen around the point; floor, top: z of the scene's lowest and
-    highest point; roof: whether that is a ceiling. A view is the better the freer the way to the camera is for the
-    point and for what is around it, the more it faces the surface, and the nearer it is to how people look. It is not
-    taken from outside of the scene if it can be helped: walls seen from behind hide the room.
+    step: distance between neighbouring points; reach: radius around the point that is to be seen; floor, top: z of the
+    scene's lowest and highest point; roof: whether the highest is a ceiling. A view is good if nothing hides the point
+    and its surroundings, if it faces the surface, and if its tilt is one that people are used to. Views from outside of
+    the scene are avoided, because walls seen from behind hide the room.
     """
     xyz = np.asarray(local, np.float64)
     toward = _directions()
@@ -57,7 +58,7 @@ def two_views(
     usual = 1 - np.abs(tilt - (UNDER_ROOF if roof and top < 0.8 * reach else USUAL)) / 60
     value = 3 * free / reach + 2 * inside + 3 * shown + 0.8 * np.minimum(facing, 0.7) / 0.7 + 1.5 * usual
     first = int(value.argmax())
-    # Rounding must not take a direction that is as far away as asked for.
+    # Rounding must not exclude a direction that is exactly `APART` degrees away.
     apart = toward @ toward[first] <= np.cos(np.radians(APART)) + 1e-9
     second = int(np.where(apart, value, -np.inf).argmax())
     return _view(toward[first], free[first]), _view(toward[second], free[second])
@@ -73,10 +74,12 @@ def draw(
     pixels: int,
     step: float,
 ) -> NDArray[np.uint8]:
-    """(pixels, pixels, 3): the points (N, 3) around the origin, as discs, the nearest on top, on white.
+    """(pixels, pixels, 3) picture of the points `local` (N, 3) around the origin, as discs on white, the nearest on
+    top.
 
-    Points farther from the origin than `reach` are left out where they are nearer to the camera: they would hide it.
-    rgb: (N, 3); half: what the picture shows to each side of its middle; step: how far points lie apart.
+    Points farther from the origin than `reach` are left out if they are nearer to the camera than the origin, because
+    they would hide it. rgb: (N, 3); half: extent that the picture shows on each side of its middle; step: distance
+    between neighbouring points; both in the unit of `local`.
     """
     xyz = np.asarray(local, np.float64)
     pixel = 2 * half / pixels
@@ -85,7 +88,8 @@ def draw(
     edge = half + step
     shown = (np.abs(column) < edge) & (np.abs(row) < edge) & (depth < view.near)
     seen = np.flatnonzero(shown & ((depth < 0) | (distance < reach)))
-    # Its neighbours on a slanted surface would cover the point itself; they are no obstacle to `_free` either.
+    # On a slanted surface the neighbours of the point itself would cover it, so it is drawn as far before them as
+    # `_free` ignores obstacles.
     depth[distance == 0] += SURFACE * step
     owner = splats(
         row[seen] / pixel + pixels / 2,
@@ -117,10 +121,10 @@ def _view(toward: NDArray[np.float64], free: float) -> View:
 
 
 def _free(xyz: NDArray[np.float64], toward: NDArray[np.float64], step: float, most: float) -> float:
-    """How far it is from the origin to the first point that hides it, at most `most`."""
+    """Distance from the origin to the first point that hides it from the direction `toward`, at most `most`."""
     along = xyz @ toward
     aside = np.linalg.norm(xyz - along[:, None] * toward, axis=1)
-    # A point of the same surface is no obstacle.
+    # Points of the same surface do not hide it.
     blocking = along[(along > SURFACE * step) & (aside < 1.2 * step + 0.1 * along)]
     return float(min(most, blocking.min(initial=np.inf) - step))
 
@@ -145,13 +149,13 @@ def _shown(xyz: NDArray[np.float64], toward: NDArray[np.float64], step: float, r
 def _inside(
     xyz: NDArray[np.float64], camera: NDArray[np.float64], step: float, floor: float, top: float, roof: bool
 ) -> bool:
-    """Whether the camera is above something that was scanned, and below the roof if there is one."""
+    """Whether the camera is above something that was scanned, and below the ceiling if there is one."""
     under = np.abs(xyz[:, :2] - camera[:2]).max(axis=1) < max(3 * step, 0.1)
     return bool((xyz[under, 2] < camera[2]).any()) and floor < camera[2] and (not roof or camera[2] < top - 0.1)
 
 
 def _normal(xyz: NDArray[np.float64], step: float) -> NDArray[np.float64]:
-    """Across the surface through the origin; zeros where there is none."""
+    """(3,) normal of the surface through the origin; zeros if there are too few points to know it."""
     close = xyz[np.linalg.norm(xyz, axis=1) < max(0.12, 3 * step)]
     if len(close) < 4:
         return np.zeros(3)

@@ -1,1 +1,1 @@
-"""The forest: a model of superpoints that learns in a minute (docs/method.md, "The forest")."""
+"""The forest: a model that classifies superpoints and is trained in a minute (docs/method.md, "The forest")."""

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from hpal_cli.trees import SINGLE_LEAF, Trees, packed
 
 ROUNDS, RATE = 60, 0.06
+"""Number of rounds, and learning rate."""
 LEAVES, LEAST = 15, 5
+"""Leaves of a tree at most, and rows in a leaf at least."""
 COLUMNS, ROWS = 0.1, 0.5
+"""Share of the columns that a split chooses from, and share of the rows that a round draws."""
 CURVATURE = 0.5
-"""Added to the second derivative of a leaf, so that a leaf of certain rows does not leap."""
+"""Added to the second derivative of a leaf, which would be near 0 for rows whose class is nearly certain."""
 
 
 def boost(
@@ -28,18 +31,18 @@ def boost(
     seed: int = 0,
     threads: int = 1,
 ) -> Trees:
-    """Trees whose sum over a row is, in the softmax, its class probabilities: see `probabilities`.
+    """Trains boosted trees. `probabilities` applies them: the softmax of the sum of the trees' leaves.
 
-    The first tree is a single leaf with the log of each class's share of the weight, -inf for a class without any row.
-    Each round adds one tree a class, by Newton's method. Of the loss -sum_i w_i log p_i,label, with p the softmax of
-    the sum so far, a row has the derivative g = 1[label] - p and the second derivative h = p (1 - p). The tree is a
-    regression of g / h with the weight w h on a share of `ROWS` of the rows, and its leaf says
-    `RATE` * sum of w g / (sum of w h + `CURVATURE`).
+    The first tree is a single leaf with the logarithm of each class's share of the weight, which is -inf for a class
+    without rows. Each round then adds one tree for each class by Newton's method. The loss is
+    -sum_i w_i log p_i,label, where p is the softmax of the sum so far. Its negative derivative for a row is
+    g = 1[label] - p, and its second derivative is h = p (1 - p). The tree is a regression of g / h with the weight w h
+    on a share `ROWS` of the rows, and the value of a leaf is `RATE` * (sum of w g) / (sum of w h + `CURVATURE`).
 
     Args:
-        rows: (S, F); label: (S,) class of each; weight: (S,) above 0.
-        classes: C, how many there are; those that no row has get the probability 0.
-        threads: change no bit.
+        rows: (S, F); label: (S,) class of each row; weight: (S,) positive weights.
+        classes: C, the number of classes; those without rows get the probability 0.
+        threads: number of threads, on which the result does not depend.
     """
     known, label = np.unique(label, return_inverse=True)
     weight = weight / weight.mean()
@@ -81,7 +84,8 @@ def _tree(
     curve: NDArray[np.float64],
     seed: int,
 ) -> tuple[Any, NDArray[np.float64], NDArray[np.int64]]:
-    """A regression tree of the rows `some`, which `seen` holds, what its leaves say, and the leaf of each row."""
+    """Trains a regression tree on the rows `some` (K,), whose columns are `seen` (K, F). Returns the tree, the value of
+    each leaf (L,), and the leaf of each of the rows (S,)."""
     from sklearn.tree import ExtraTreeRegressor
 
     tree = (
@@ -96,12 +100,12 @@ def _tree(
     down = np.bincount(end[some], (weight * curve)[some], minlength=tree.node_count)
     value = RATE * up / (down + CURVATURE)
     leaf = np.flatnonzero(tree.children_left < 0)
-    # Rounded as it is kept, so that later rounds mend the rounding of earlier ones.
+    # Rounded to float16, in which it is stored, so that later rounds correct the rounding errors of earlier ones.
     return tree, value[leaf].astype(np.float16).astype(np.float64), np.searchsorted(leaf, end)
 
 
 def probabilities(boosted: Trees, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(S, F) -> (S, C) the softmax of what the trees add up to."""
+    """(S, F) rows -> (S, C) class probabilities: the softmax of the sum of the trees' leaves."""
     return _softmax(boosted.total(rows))
 
 
@@ -111,13 +115,15 @@ def _softmax(total: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def check(boosted: Trees, columns: int, classes: int, subject: object) -> None:
-    """Raises:
-    HpalError: arrays that do not fit each other, or these numbers of columns and classes: following them would not
-        end, or end elsewhere, or in what is no number.
+    """Checks boosted trees that were read from a file.
+
+    Raises:
+        HpalError: as `Trees.check`; the values of the leaves must be finite numbers, except in the first tree.
     """
     boosted.check(columns, classes, subject, leaf=_finite)
 
 
 def _finite(leaf: NDArray[np.float16]) -> bool:
-    """Only the first leaf may say -inf, and not of every class: so every sum has a finite entry, and none is NaN."""
+    """Whether the values of the leaves are valid: only the first leaf may have -inf, and not for every class, so that
+    each sum has a finite entry and none is NaN."""
     return bool(np.isfinite(leaf[1:]).all() and np.isfinite(leaf[0]).any() and (leaf[0] < np.inf).all())

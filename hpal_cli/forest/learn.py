@@ -1,5 +1,5 @@
-"""Trains the forest by auto-context (Tu and Bai, PAMI 2010): each stage of trees also sees what the stage before
-predicts for the surroundings."""
+"""Trains the forest by auto-context (Tu and Bai, PAMI 2010): each stage of trees also gets the predictions of the stage
+before for the surroundings of a superpoint."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.trees import Trees, fit
 
 STAGES, TREES, FOLDS, FOLD_TREES = 3, 200, 5, 60
+"""Stages, trees in each of them, folds for the predictions between stages, and trees for each fold."""
 COLUMNS = 0.1
+"""Share of the columns that a split chooses from."""
 LEAST = 2
+"""Superpoints in the smallest leaf."""
 BALANCE, BOOSTED_BALANCE = 0.3, 1.0
+"""A class has the weight share^-BALANCE, or share^-BOOSTED_BALANCE in the boosted trees."""
 LEAST_SHARE = 0.003
+"""Least share of a class in the computation of its weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A scene to learn from. target: (S, C) class probabilities of its superpoints, rows that sum to 1 or less."""
+    """A scene to learn from. target: (S, C) class probabilities of its superpoints; each row sums to 1 or less."""
 
     superpoints: Superpoints
     target: NDArray[np.float64]
@@ -32,8 +37,8 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """What has been learned: the extremely randomised trees of each stage, and boosted trees that see what the last
-    of them see."""
+    """The trained model. trees: the extremely randomised trees of each stage; boosted: boosted trees with the same
+    inputs as the last stage."""
 
     trees: list[Trees]
     boosted: Trees
@@ -52,14 +57,19 @@ def learn(
     threads: int = 1,
     task: Task | None = None,
 ) -> Stages:
-    """Trees of several stages, and boosted ones.
+    """Trains the stages and the boosted trees.
+    The label of a superpoint is the class of its largest probability p, and its weight is p sqrt(points). The input of
+    stage 0 is the description of a superpoint. Later stages also get the predictions of the stage before for the
+    superpoint and its `Surroundings`. Those predictions must come from trees that were trained without the scene, since
+    the next stage would otherwise learn to copy them. So the scenes are divided into `FOLDS` folds (of few scenes into
+    blocks), and each fold is predicted by trees that were trained on the others. The boosted trees have the inputs of
+    the last stage, and all classes have the same weight in them. They make other errors than the randomised trees, so
+    the mean of both is better than either.
 
-    A superpoint teaches the class of its largest probability p, with the weight p sqrt(points). Stage 0 sees the
-    description. Stage n sees besides what stage n - 1 says of the superpoint and, in the mean, of its surroundings.
-    For the scenes learned from that must come from trees that have not seen the scene, or else the second stage learns
-    to copy: they are shared out into `FOLDS` folds (blocks in plan of few scenes), each predicted by the trees of the
-    others. Boosted trees see what the last stage sees, and to them all classes weigh the same. They err elsewhere than
-    trees that are drawn at random, and so their mean is better than both.
+    Args:
+        scenes: the scenes to learn from.
+        columns, least: as for `trees.fit`; balance: as `BALANCE`.
+        threads: number of threads, on which the result does not depend.
     """
     task = task or Silent()
     label = np.concatenate([one.target.argmax(axis=1) for one in scenes])
@@ -69,7 +79,7 @@ def learn(
     ends = np.cumsum([0, *(len(one.superpoints) for one in scenes)])
     fold = folds([one.superpoints for one in scenes])
     own = np.concatenate([one.superpoints.feature for one in scenes])
-    # A class weighs by share^-balance: one that is rare would else be lost to the one that it looks like.
+    # Without the weight share^-balance, a rare class would be predicted as a frequent one that looks like it.
     mass = np.bincount(label, weight, minlength=classes)
     share = np.maximum(mass / max(mass.sum(), 1e-12), LEAST_SHARE)[label]
     boosted_weight = weight * share**-BOOSTED_BALANCE
@@ -89,15 +99,15 @@ def learn(
         task.advance(1, f"stage {stage + 1} of {stages}")
         if stage == stages - 1:
             break
-        said = np.zeros((len(own), classes))
+        predicted = np.zeros((len(own), classes))
         for number in np.unique(fold):
             inside = fold == number
             if (taught & ~inside).any():
-                said[inside] = learned(~inside, fold_trees, stage)(seen[inside])
+                predicted[inside] = learned(~inside, fold_trees, stage)(seen[inside])
             task.advance(1, f"stage {stage + 1} of {stages}, fold {number + 1}")
         seen = np.concatenate(
             [
-                with_context(one.superpoints.feature, said[start:end], surroundings)
+                with_context(one.superpoints.feature, predicted[start:end], surroundings)
                 for one, surroundings, start, end in zip(scenes, around, ends[:-1], ends[1:], strict=True)
             ]
         )
@@ -106,28 +116,32 @@ def learn(
     return Stages(found, boosted)
 
 
-def with_context(feature: NDArray[np.float32], said: NDArray[np.float64], around: Surroundings) -> NDArray[np.float32]:
-    """(S, F + 11 C) what a later stage sees of a scene; said: (S, C) by the stage before it."""
-    return np.column_stack([feature, said.astype(np.float32), around(said)])
+def with_context(
+    feature: NDArray[np.float32], predicted: NDArray[np.float64], around: Surroundings
+) -> NDArray[np.float32]:
+    """(S, F + 11 C) the inputs of a later stage: the description (S, F), the probabilities `predicted` (S, C) by the
+    stage before, and their means over the surroundings (S, 10 C)."""
+    return np.column_stack([feature, predicted.astype(np.float32), around(predicted)])
 
 
 def apply(stages: Stages, superpoints: Superpoints) -> NDArray[np.float64]:
-    """(S, C) class probabilities: half the mean of the stages after the first, or of the first alone, and half the
-    boosted trees."""
+    """(S, C) the class probabilities of the superpoints of a scene: the mean of the stages after the first (or of the
+    first, if it is the only one), averaged with the boosted trees."""
     around = Surroundings(superpoints) if len(stages.trees) > 1 else None
     seen = superpoints.feature
-    said = [stages.trees[0](seen)]
+    predicted = [stages.trees[0](seen)]
     for trees in stages.trees[1:]:
         assert around is not None
-        seen = with_context(superpoints.feature, said[-1], around)
-        said.append(trees(seen))
-    later = said[1:] or said
+        seen = with_context(superpoints.feature, predicted[-1], around)
+        predicted.append(trees(seen))
+    later = predicted[1:] or predicted
     return (sum(later[1:], later[0]) / len(later) + probabilities(stages.boosted, seen)) / 2
 
 
 def folds(scenes: Sequence[Superpoints]) -> NDArray[np.int64]:
-    """(all superpoints,) fold of each, 0 to `FOLDS` - 1: scene by scene in turn. Fewer scenes than folds are cut in
-    plan into as many blocks as make up for it."""
+    """(all superpoints,) the fold of each superpoint, 0 to `FOLDS` - 1. Scenes are assigned to the folds in turn. If
+    there are fewer scenes than folds, each scene is divided into blocks (seen from above), which are assigned
+    instead."""
     blocks = 1
     while blocks * len(scenes) < FOLDS:
         blocks *= 2
@@ -142,7 +156,8 @@ def folds(scenes: Sequence[Superpoints]) -> NDArray[np.int64]:
 
 
 def _halves(plan: NDArray[np.float64], rows: NDArray[np.int64], parts: int) -> Iterator[NDArray[np.int64]]:
-    """`parts`, a power of two, of about equally many rows, cut across the longer side each time."""
+    """Divides rows into `parts` blocks of about equally many, by halving across the longer side each time. plan: (S, 2)
+    x and y; parts: a power of two."""
     if parts == 1 or len(rows) < 2:
         yield rows
         return

@@ -29,18 +29,18 @@ SPEC = 2
 
 _META = "hpal.json"
 _WHEN = (1980, 1, 1, 0, 0, 0)
-"""Of every member: the same forest gives the same bytes."""
+"""The time of every member of the archive, so that the same forest gives the same bytes."""
 
 
 @dataclass
 class Forest:
     """A trained forest and all that is needed to use it.
 
-    stages: its trees; likeness: of the scenes learned from, whose components are the features of a prediction; columns:
-    of the description of a superpoint; scale: `scale_of` those scenes; appearance: what they had beside positions.
-    scenes: id of the scenes; labels: digest of the
-    answers; labelled: points it learned from; answered: scene name -> rows (int64) that someone has answered for,
-    labelled or unsure.
+    stages: its trees; likeness: of the scenes that it learned from, whose components are the features of predictions;
+    columns: number of columns of a superpoint's description; scale, appearance: of those scenes (`scale_of`,
+    `appearance_of`); scenes: id of the scenes store; labels: digest of the answers; labelled: number of labelled
+    points; answered: from scene names to rows (int64) that have an answer, a class or unsure; all_labelled: whether it
+    learned from every label of the scenes.
     """
 
     stages: Stages
@@ -58,10 +58,10 @@ class Forest:
     history: list[Entry] = field(default_factory=list)
 
     def save(self, path: Path, *, overwrite: bool) -> None:
-        """Writes it beside `path` and renames it.
+        """Writes the checkpoint.
 
         Raises:
-            HpalError: `path` exists, or cannot be written.
+            HpalError: `path` exists and `overwrite` is not set, or it cannot be written.
         """
         meta = {
             "spec": SPEC,
@@ -100,7 +100,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def is_forest(path: Path) -> bool:
-    """Whether a checkpoint is a forest's."""
+    """Whether the checkpoint at `path` is that of a forest."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _META in archive.namelist()
@@ -110,8 +110,8 @@ def is_forest(path: Path) -> bool:
 
 _UNREADABLE = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
-    # What a file that someone altered makes of the arrays and the JSON: RuntimeError is also what zipfile raises at a
-    # password and json at lists in lists in lists, MemoryError what numpy raises at a shape of a billion rows.
+    # Errors that a damaged file can cause in the arrays and the JSON. zipfile raises a RuntimeError for a password,
+    # json for deeply nested lists, and numpy a MemoryError for the shape of a billion rows.
     *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, MemoryError),
 )
 
@@ -124,7 +124,7 @@ def load(path: Path) -> Forest:
     """Reads a forest.
 
     Raises:
-        HpalError: cut short, altered, or of a newer specification.
+        HpalError: the file is no complete forest, is damaged, or its specification is not the one that hpal reads.
     """
     remedy = "give a model made by `hpal train --model forest`"
     try:

@@ -73,7 +73,7 @@ def predict_forest(
             elif same:
                 rows = np.unique(forest.answered.get(scene.name, rows))
                 if len(rows) and not 0 <= rows[0] <= rows[-1] < scene.points:
-                    raise HpalError("model", f"names answers that scene {scene.name} has no points for", "train again")
+                    raise HpalError("model", f"has answers for points that scene {scene.name} lacks", "train again")
             blocks = (
                 (prob[part], feat[part] if features else None)
                 for part in np.split(of, range(envelope.CHUNK_ROWS, len(of), envelope.CHUNK_ROWS))
@@ -84,12 +84,12 @@ def predict_forest(
 
 
 _WORTH_PROCESSES = 5_000_000
-"""Points from which starting processes takes less time than it saves."""
+"""Points from which on several processes save more time than it takes to start them."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One scene; a process of its own may do it."""
+    """One scene to predict, as a task for a worker process."""
 
     forest: Forest
     superpoints: SuperpointStore
@@ -97,7 +97,8 @@ class _Work:
 
 
 def _predict_scene(work: _Work) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32]]:
-    """(S, C) probabilities, (S, K) features and (N,) superpoints of a scene."""
+    """The probabilities (S, C) and features (S, K) of the superpoints of a scene, and the superpoint of each point
+    (N,)."""
     superpoints = work.superpoints.read(work.scene)
     require_columns(work.forest, superpoints, work.superpoints)
     prob = apply(work.forest.stages, superpoints).astype(np.float16)
@@ -106,7 +107,7 @@ def _predict_scene(work: _Work) -> tuple[NDArray[np.float16], NDArray[np.float16
 
 def require_columns(forest: Forest, superpoints: Superpoints, store: SuperpointStore) -> None:
     """Raises:
-    HpalError: superpoints that are described in other columns than the forest has learned from.
+    HpalError: the superpoints are described by other columns than those that the forest has learned from.
     """
     if superpoints.feature.shape[1] != forest.columns:
         raise HpalError(

@@ -13,21 +13,23 @@ from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import pairs_within
 
 NEAR, COLUMN = (0.7, 1.5), 0.4
-"""Metres at which a Gaussian weight has fallen to 1/e: around in space, and in plan for what is above or below."""
+"""Metres (divided by the scale) at which a Gaussian weight has fallen to 1/e: NEAR in space, for two radii, and COLUMN
+in the horizontal plane, for superpoints that are above or below."""
 
 CUT = 2.5
-"""Of these lengths, beyond which a weight counts as nothing."""
+"""Multiple of these lengths beyond which a weight is taken as 0."""
 
 COUNT = 10
-"""Weightings: touching, touching above and below, near at two radii, in the column above and below, by the walk's
-weight, two steps away, and the whole scene."""
+"""Number of weightings: touching superpoints, those of them that are above and that are below, near superpoints for two
+radii, those in the column above and below, touching ones by the graph's weights, those two steps away, and all."""
 
 _BLOCK, _KEPT = 1 << 12, 1 << 14
-"""Superpoints whose surroundings are found at a time; of how many they are kept from call to call."""
+"""Superpoints whose surroundings are computed at a time, and number of superpoints up to which they are kept in memory
+for the next call."""
 
 
 class Surroundings:
-    """Of the S superpoints of a scene."""
+    """The surroundings of the S superpoints of a scene."""
 
     def __init__(self, superpoints: Superpoints) -> None:
         self._centre = np.asarray(superpoints.centre, np.float64)
@@ -47,7 +49,8 @@ class Surroundings:
         self._blocks = list(self._find()) if len(self._size) <= _KEPT else None
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
-        """(S, C) -> (S, 10 C): the means of `values` over each weighting; zeros where it finds nothing."""
+        """(S, C) values -> (S, 10 C) their means over each of the `COUNT` weightings; zeros if a weighting has no
+        superpoint."""
         touching, above, below, strong = (weights @ values for weights in self._touching)
         around = [np.concatenate(part) for part in zip(*self._means(values), strict=True)]
         mean = (self._size @ values / self._size.sum())[None].repeat(len(values), axis=0)
@@ -60,7 +63,8 @@ class Surroundings:
             yield tuple(weights @ values for weights in block)
 
     def _find(self) -> Iterator[tuple[csr_array, ...]]:
-        """Row-normalised weights (B, S) of some superpoints after the other: near at two radii, above, below."""
+        """For one block of B superpoints after the other, four weight matrices (B, S) with normalised rows: near for
+        two radii, in the column above, and in the column below."""
         for start in range(0, len(self._size), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(self._size)))
             a, b = pairs_within(self._tree, self._centre[rows], CUT * max(NEAR))
@@ -87,7 +91,8 @@ class Surroundings:
         kept: NDArray[np.bool_],
         rows: NDArray[np.int64] | None = None,
     ) -> csr_array:
-        """(len(rows), S) rows that sum to 1, or to 0 where there is nothing."""
+        """The weight matrix (len(rows), S) with entries `weight` at (a, b), where `kept`. Each row is normalised to the
+        sum 1; a row without entries stays 0."""
         count = len(self._size) if rows is None else len(rows)
         a, b, weight = a[kept], b[kept], weight[kept]
         total = np.bincount(a, weight, minlength=count)

@@ -52,7 +52,7 @@ def train_forest(
     appearance = appearance_of(store, train[0])
     remedy = "use scenes that have the same"
     require_appearance(store, train, appearance, f"scene {train[0].name} has {appearance}", remedy)
-    # What is wrong with the call is said before superpoints are looked for, which may take minutes.
+    # The arguments are checked before the superpoints are computed, which may take minutes.
     if spread is not None and labels is None:
         raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
     known, answered = known_labels(store, labels)
@@ -104,7 +104,8 @@ def train_forest(
 def _shares(
     superpoints: Superpoints, index: NDArray[np.int64], label: NDArray[np.integer], classes: int
 ) -> NDArray[np.float64]:
-    """(S, C) the share of each class among the points of a superpoint. index, label: (A,) those that have a label."""
+    """(S, C) the share of each class among the points of each superpoint. index, label: (A,) rows and classes of the
+    points with an answer, -1 for unsure."""
     sure = label >= 0
     one_hot = np.eye(classes)[label[sure]]
     return sum_by(superpoints.of[index[sure]], one_hot, len(superpoints)) / superpoints.size[:, None]

@@ -1,1 +1,1 @@
-"""Inference: a trained network's class probabilities for every point of a scene, tile by tile."""
+"""Inference: predicts class probabilities for every point of a scene with a trained network, in tiles if needed."""

@@ -1,5 +1,5 @@
-"""Adds up what several tiles predict for a voxel, weighted and on disk, since the features of a large scene exceed the
-memory."""
+"""Adds up the weighted predictions of several tiles for each voxel. The sums are in a file, since the features of a
+large scene do not fit into memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ LARGEST = 65504
 
 
 class Blend:
-    """Sums over M voxels of probabilities (C, float32) and features (F, float16), all zero at first.
-
-    They lie in a file, by voxel.
-    """
+    """The weighted sums of probabilities (M, C) float32 and features (M, F) float16 of M voxels, all zero at first."""
 
     def __init__(self, file: IO[bytes], voxels: int) -> None:
-        """file: empty, to write and read."""
+        """file: an empty file, open for writing and reading; voxels: M."""
         self._file = file
         self._voxels = voxels
         self._row: np.dtype[np.void] | None = None
@@ -31,15 +28,16 @@ class Blend:
         prob: NDArray[np.float32],
         feat: NDArray[np.float32],
     ) -> None:
-        """Adds weight (K,) times prob (K, C) and feat (K, F) to the voxels `rows`, ascending, none twice."""
+        """Adds weight (K,) times prob (K, C) and feat (K, F) to the sums of the voxels `rows` (K,), which must be
+        ascending and different."""
         if self._row is None:
             self._row = np.dtype([("prob", "<f4", prob.shape[1:]), ("feat", "<f2", feat.shape[1:])])
-            # What was not written reads as zeros.
+            # Parts of the file that are not written read as zeros.
             self._file.truncate(self._voxels * self._row.itemsize)
         runs = _runs(rows)
         sums = self._read(runs)
         sums["prob"] += weight[:, None] * prob
-        # Beyond float16 a feature would become inf, and its direction NaN.
+        # A feature beyond the range of float16 would become infinite, and cosines with it NaN.
         feat = sums["feat"] + weight[:, None] * np.clip(feat, -LARGEST, LARGEST)
         sums["feat"] = np.clip(feat, -LARGEST, LARGEST)
         done = 0
@@ -49,13 +47,13 @@ class Blend:
             done += stop - start
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The sums of K voxels, in any order, repeated or not: (K, C) and (K, F)."""
+        """The sums (K, C) and (K, F) of the voxels `rows` (K,), in any order and possibly repeated."""
         wanted, place = np.unique(rows, return_inverse=True)
         sums = self._read(_runs(wanted))[place]
         return sums["prob"], sums["feat"].astype(np.float32)
 
     def _read(self, runs: list[list[int]]) -> NDArray[np.void]:
-        # Run by run, since the pages of a memory map count as the process's own.
+        # The file is read, not memory-mapped, since the pages of a map would count as memory of this process.
         assert self._row is not None
         parts = []
         for start, stop in runs:
@@ -65,7 +63,7 @@ class Blend:
 
 
 def _runs(rows: NDArray[np.int64]) -> list[list[int]]:
-    """Ascending rows as ranges (start, stop)."""
+    """Ascending rows (K,) as ranges [start, stop]."""
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     starts = np.concatenate([rows[:1], rows[breaks]])
     stops = np.concatenate([rows[breaks - 1], rows[-1:]]) + 1

@@ -15,145 +15,123 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.inference.blend import Blend
-from hpal_cli.inference.scene_voxels import SceneVoxels, rows_of
+from hpal_cli.inference.scene_voxels import SceneInput, SceneVoxels, rows_of
 from hpal_cli.inference.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, concatenated, rotated, scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
-from hpal_cli.network.point_inputs import ExtraColumns, ExtraColumnsReader
+from hpal_cli.network.point_inputs import ExtraColumnsReader
 from hpal_cli.predictions.prediction import InMemoryOutputs, Prediction, VoxelOutputs
 from hpal_cli.predictions.store import write_scene_blocks
 from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import metadata_of
-from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.checkpoint import Checkpoint
 
 
 def predict_points(
-    network: MinkUNet,
-    points: Points,
-    voxel: float,
-    *,
-    unit: float = 1.0,
-    color: bool = True,
-    further: ExtraColumns | None = None,
-    turns: int = 1,
-    device: torch.device,
-    backend: Backend | None = None,
-    name: str = "scene",
+    network: MinkUNet, scene: SceneInput, *, turns: int = 1, device: torch.device, backend: Backend | None = None
 ) -> Prediction:
     """Predicts one whole scene with a network in evaluation mode. All points of a voxel get the same prediction.
 
     Args:
-        further: columns that the network gets beside colour and position.
-        turns: how often the scene is predicted, turned by equal angles about its middle; it is not turned the first
-            time. The probabilities are the mean over the turns, the features are those of the first time.
+        turns: how often the scene is predicted, each time rotated by a further equal angle about its middle; the first
+            time it is not rotated. The probabilities are the mean over the turns, the features those of the first.
         backend: the library that computes the convolutions; None: what `auto` chooses.
-        name: the name of the scene, for messages.
 
     Raises:
         HpalError: a prediction is not finite.
+        UsageError: there is less than one turn.
     """
     backend = backend or choose("auto", device)
-    xyz = scene_origin(points.xyz, unit)
-    columns = concatenated(unit_color(points.rgb) if color else None, None if further is None else further(slice(None)))
-    answers = []
+    points, further = scene.points, scene.further
+    xyz = scene_origin(points.xyz, scene.unit)
+    color = unit_color(points.rgb) if scene.color else None
+    columns = concatenated(color, None if further is None else further(slice(None)))
+    outputs = []
     for angle in _angles(turns):
-        inputs = voxelise([(rotated(xyz, angle), columns)], voxel)
-        answers.append((predict_voxels(network, inputs, device, backend, name), inputs.inverse.numpy()))
-    return Prediction(*answers[0], *answers[1:])
+        inputs = voxelise([(rotated(xyz, angle), columns)], scene.voxel)
+        outputs.append((predict_voxels(network, inputs, device, backend, scene.name), inputs.inverse.numpy()))
+    return Prediction(*outputs[0], *outputs[1:])
 
 
 @contextlib.contextmanager
 def predict_large(
     network: MinkUNet,
-    points: Points,
-    voxel: float,
+    scene: SceneInput,
     *,
-    unit: float = 1.0,
-    color: bool = True,
-    further: ExtraColumns | None = None,
     turns: int = 1,
     device: torch.device,
     backend: Backend | None = None,
-    name: str = "scene",
     max_voxels: int = MAX_VOXELS,
     features: bool = True,
     folder: Path,
     task: Task | None = None,
     monitor: Monitor | None = None,
 ) -> Iterator[Prediction]:
-    """Predicts a scene of any size: as `predict_points` does, but in tiles if it has more than `max_voxels` voxels; 0:
-    never.
+    """Predicts a scene of any size. A scene of at most `max_voxels` voxels is predicted by `predict_points`, a larger
+    one in tiles. With 0, every scene is predicted as a whole.
 
     Args:
-        features: whether features are wanted; without, a scene in tiles has none.
-        folder: a folder on a disk with room for the predictions of a large scene (2 bytes for each feature, and 4 for
-            each class and turn, of each voxel). They are there until the block ends; the prediction cannot be read
-            after that.
+        features: whether features are wanted; without them, a scene in tiles has none.
+        folder: a folder on a disk with room for the predictions of a large scene: for each voxel, 2 bytes for each
+            feature, and 4 bytes for each class and turn. They are removed when the block ends, after which the
+            prediction cannot be read.
 
     Raises:
         HpalError: a prediction is not finite.
+        UsageError: there is less than one turn.
     """
     monitor = monitor or Silent()
     task = task or Silent()
     backend = backend or choose("auto", device)
-    # A voxel holds a point at least, so most scenes need no counting. A diagonal is the widest that a turn can make.
-    plan = np.ptp(points.xyz[:, :2], axis=0)
-    narrow = (plan.max() if turns == 1 else np.hypot(*plan)) * unit / voxel < WIDEST
-    if not max_voxels or (len(points.xyz) <= max_voxels and narrow):
-        yield predict_points(
-            network,
-            points,
-            voxel,
-            unit=unit,
-            color=color,
-            further=further,
-            turns=turns,
-            device=device,
-            backend=backend,
-            name=name,
-        )
+    xyz = scene.points.xyz
+    # Every voxel has a point, so the voxels of a small scene need not be counted. A rotated scene is at most as wide as
+    # its diagonal.
+    plan = np.ptp(xyz[:, :2], axis=0)
+    narrow = (plan.max() if turns == 1 else np.hypot(*plan)) * scene.unit / scene.voxel < WIDEST
+    if not max_voxels or (len(xyz) <= max_voxels and narrow):
+        yield predict_points(network, scene, turns=turns, device=device, backend=backend)
         return
     with contextlib.ExitStack() as files:
-        answers: list[tuple[VoxelOutputs, NDArray[np.int64]]] = []
+        outputs: list[tuple[VoxelOutputs, NDArray[np.int64]]] = []
         for turn, angle in enumerate(_angles(turns)):
-            voxels = SceneVoxels(points, voxel, unit=unit, color=color, further=further, angle=angle, name=name)
+            voxels = SceneVoxels(scene, angle)
             tiles = cut(voxels, max_voxels)
             largest = max(tile.count(voxels) for tile in tiles)
             if largest > max_voxels and not turn:
-                most = f"{largest:,} voxels, more than --max-voxels {max_voxels:,}"
+                problem = f"a tile has {largest:,} voxels, more than --max-voxels {max_voxels:,}"
                 monitor.warn(
-                    f"{name}: a tile has {most}: it is not cut to less than {SHORTEST} voxels and their surroundings"
+                    f"{scene.name}: {problem}: it is not cut to less than {SHORTEST} voxels and their surroundings"
                 )
             if len(tiles) == 1:
                 whole = voxels.inputs(np.arange(len(voxels)))
-                answers.append((predict_voxels(network, whole, device, backend, name), voxels.inverse))
+                outputs.append((predict_voxels(network, whole, device, backend, scene.name), voxels.inverse))
                 continue
             # Without a name, so that the system removes it however the process ends.
             blend = Blend(files.enter_context(tempfile.TemporaryFile(dir=folder)), len(voxels))
             for n, tile in enumerate(tiles, 1):
-                rows = rows_of(voxels.runs(*tile.seen()))
-                found = predict_voxels(network, voxels.inputs(rows), device, backend, name)
+                rows = rows_of(voxels.runs(*tile.with_margin()))
+                found = predict_voxels(network, voxels.inputs(rows), device, backend, scene.name)
                 weight = tile.weight(voxels.cell(rows))
                 used = weight > 0
                 feat = found.feat if features and not turn else found.feat[:, :0]
                 blend.add(rows[used], weight[used], found.prob[used], feat[used])
                 again = f" of turn {turn + 1}" if turn else ""
-                task.advance(0, f"{name}  tile {n} of {len(tiles)}{again}")
-            answers.append((blend, voxels.inverse))
-        yield Prediction(*answers[0], *answers[1:])
+                task.advance(0, f"{scene.name}  tile {n} of {len(tiles)}{again}")
+            outputs.append((blend, voxels.inverse))
+        yield Prediction(*outputs[0], *outputs[1:])
 
 
 def _angles(turns: int) -> list[float]:
-    """Radians.
+    """The angles of the turns in radians, beginning with 0.
 
     Raises:
-        UsageError: fewer than one turn.
+        UsageError: there is less than one turn.
     """
     if turns < 1:
         raise UsageError("--turns", f"{turns} is no number of turns", "give 1 or more")
@@ -164,16 +142,16 @@ def _angles(turns: int) -> list[float]:
 def predict_voxels(
     network: MinkUNet, inputs: NetworkInput, device: torch.device, backend: Backend, name: str
 ) -> InMemoryOutputs:
-    """The predictions for the voxels of a batch.
+    """Predicts the voxels of a batch. name: of the scene, for messages.
 
     Raises:
-        HpalError: one of them is not finite.
+        HpalError: a prediction is not finite.
     """
     inputs = inputs.to(device)
     logits, features = network(inputs.features, backend.geometry(inputs.voxel))
     prob = logits.softmax(1).cpu().numpy()
     if not np.isfinite(prob).all():
-        raise HpalError(name, "the network's answer is not finite", "train again with a lower --lr")
+        raise HpalError(name, "the network's prediction is not finite", "train again with a lower --lr")
     return InMemoryOutputs(prob, features.cpu().numpy())
 
 
@@ -231,17 +209,20 @@ def predict(
         for scene in chosen:
             points = store.points(scene)
             superpoints = None if read is None else read(scene)
-            work = predict_large(
-                network,
+            given = SceneInput(
                 points,
                 checkpoint.settings.voxel / checkpoint.scale,
                 unit=store.unit / checkpoint.scale,
                 color=checkpoint.color,
                 further=further_of(scene, points, superpoints),
+                name=scene.name,
+            )
+            work = predict_large(
+                network,
+                given,
                 turns=turns,
                 device=device,
                 backend=backend,
-                name=scene.name,
                 max_voxels=max_voxels,
                 features=features,
                 folder=partial,
@@ -264,8 +245,8 @@ def predict(
 
 def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[SceneInfo]) -> None:
     """Raises:
-    HpalError: other classes, or colours that the network needs and a scene lacks, or superpoints that were described
-        from other columns.
+    HpalError: the model has other classes than the scenes, or a scene lacks a column or the appearance that the model
+        needs.
     """
     if checkpoint.classes.names != store.classes.names:
         raise HpalError(
@@ -279,7 +260,7 @@ def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[Scene
                 raise HpalError(
                     store.path,
                     f"scene {scene.name} has no colour, which the model needs",
-                    "train on scenes without",
+                    "train on scenes without colour",
                 )
     if checkpoint.columns is not None:
         checkpoint.columns.require(store, scenes)

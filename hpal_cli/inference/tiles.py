@@ -11,51 +11,52 @@ from numpy.typing import NDArray
 from hpal_cli.inference.scene_voxels import SceneVoxels
 
 MAX_VOXELS = 400_000
-"""Voxels of a tile, its surroundings included."""
+"""Voxels of a tile with its margin, at most."""
 
 MARGIN = 32
-"""Voxels that a tile sees beyond a cut."""
+"""Width in voxels of the margin around a tile's core, which the network sees too."""
 
 RAMP = 8
-"""Voxels on either side of a cut in which the weight goes from one tile to the other. What is further from its tile's
-core than that is there to be seen, and its answer is not used."""
+"""Voxels on either side of a cut within which the weight passes from one tile to the other. Predictions further out in
+the margin are not used."""
 
 SHORTEST = MARGIN
-"""Voxels: a tile's core is never cut to less, or it would be all margin. At least two ramps long."""
+"""Least side of a tile's core in voxels, so that its margin does not become larger than the core. It must be at least
+two ramps."""
 
 WIDEST = 60_000
-"""Voxels along a side, whatever their number: the network's geometry ends at 65,000."""
+"""Longest side of a tile's core in voxels, since the network's coordinates end at 65,000."""
 
 Plan = tuple[int, int]
-"""(x, y) in voxels."""
+"""A position seen from above: (x, y) in voxels."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The voxels of low <= (x, y) < high, its core, and what is seen around it; extent: of the whole scene."""
+    """A tile. Its core are the voxels with low <= (x, y) < high; extent: that of the whole scene."""
 
     low: Plan
     high: Plan
     extent: Plan
 
-    def seen(self) -> tuple[Plan, Plan]:
-        """(low, high) of the core and its margin."""
+    def with_margin(self) -> tuple[Plan, Plan]:
+        """The bounds (low, high) of the core with its margin, which is what the network gets."""
         low, high = self.low, self.high
         return (low[0] - MARGIN, low[1] - MARGIN), (high[0] + MARGIN, high[1] + MARGIN)
 
     def count(self, voxels: SceneVoxels) -> int:
-        """Voxels that it sees."""
-        return voxels.count(*self.seen())
+        """The number of voxels in the core and its margin."""
+        return voxels.count(*self.with_margin())
 
     def weight(self, cell: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(K, 2 or 3) voxels -> (K,) their weight in this tile: 1 inside, linear across a cut, 0 beyond.
+        """(K, 2 or 3) voxels -> (K,) their weights in this tile: 1 inside, linear across a cut, 0 outside.
 
-        Over all tiles the weights of a voxel sum to 1.
+        The weights of a voxel in all tiles sum to 1.
         """
         weight = np.ones(len(cell))
         for axis in (0, 1):
             centre = cell[:, axis] + 0.5
-            # The scene's own border is no cut.
+            # At the border of the scene there is no cut.
             if self.low[axis] > 0:
                 weight *= np.clip((centre - self.low[axis] + RAMP) / (2 * RAMP), 0, 1)
             if self.high[axis] < self.extent[axis]:
@@ -66,16 +67,16 @@ class Tile:
         return self.high[axis] - self.low[axis]
 
     def halves(self, axis: int, at: int) -> tuple[Tile, Tile]:
-        """Both parts of a cut across `axis`."""
+        """The two tiles that result from a cut at the coordinate `at` of `axis`."""
         high, low = list(self.high), list(self.low)
         high[axis] = low[axis] = at
         return Tile(self.low, (high[0], high[1]), self.extent), Tile((low[0], low[1]), self.high, self.extent)
 
 
 def cut(voxels: SceneVoxels, most: int) -> list[Tile]:
-    """Tiles that see at most `most` voxels each, as far as `SHORTEST` allows; one tile if the scene fits.
-
-    A tile that is too large is cut across its longer side, into halves of equally many voxels.
+    """Divides a scene into tiles of at most `most` voxels each, margins included, as far as `SHORTEST` allows. A scene
+    that is small enough is one tile. A tile that is too large is cut across its longer side, into two tiles with about
+    the same number of voxels.
     """
     extent = voxels.extent[:2]
     done: list[Tile] = []
@@ -92,9 +93,9 @@ def cut(voxels: SceneVoxels, most: int) -> list[Tile]:
 
 
 def _middle(voxels: SceneVoxels, tile: Tile, axis: int) -> int:
-    """Where to cut: half the voxels lie on either side, as far as neither side gets too short."""
+    """The coordinate to cut at, such that each part has half of the voxels, unless a part would become too short."""
     if tile.side(axis) > WIDEST:
-        # Mostly empty: halves of the voxels could leave all of the width on one side.
+        # Such a wide tile is mostly empty, and parts of equally many voxels might not become narrower.
         return (tile.low[axis] + tile.high[axis]) // 2
     first, last = tile.low[axis] + SHORTEST, tile.high[axis] - SHORTEST
     half = voxels.count(tile.low, tile.high) // 2

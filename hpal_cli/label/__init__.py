@@ -1,1 +1,2 @@
-"""Collects answers for the chosen points, from an oracle or a person, in a store to which answers are only added."""
+"""Asks a person or an oracle for the classes of the chosen points, and reads the answers from files of several
+kinds."""

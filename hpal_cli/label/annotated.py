@@ -18,23 +18,25 @@ from hpal_cli.scene_table import SceneInfo, SceneTable
 from hpal_cli.writers import las as written
 
 UNANSWERED = -2
-"""Of a point that says nothing; -1 is "unsure"."""
+"""The label of a point for which the file has no answer; -1 is the answer "unsure"."""
 
 ANSWERS = ("label", "class", "classification")
-"""Fields that answers are looked for in, in this order and any case, with or without `scalar_` before them."""
+"""Names of fields with answers, of which the first that a file has is read. Case and a prefix `scalar_` do not
+matter."""
 
 NOTHING = "nothing of this file was taken; correct it"
 
 
 @dataclass
 class Annotated:
-    """What a file says about N points, in its order.
+    """The answers in a file of N points, in the order of the file.
 
-    label: (N,) int32 class ids, -1 = unsure, -2 = unanswered; row: (N,) what the file calls its points; what: the word
-    for one of them; scene: (N,) numbers, -1 = not said, or None; index: (N,) rows of the scene, -1 = not said, or None;
-    position: (N, 3) or None; named: the scenes that the file may be of, by its name; table: the id of the scenes that
-    the file says it is of; typed: positions are as `hpal` wrote them, for no viewer shifts or rounds them; regions:
-    answers that are meant for several points; notes: what a person should be told.
+    label: (N,) int32 class ids, -1 for unsure, -2 for unanswered; row: (N,) the number of each point in messages; what:
+    the word before this number, such as "row"; scene: (N,) scene numbers, -1 where the file has none, or None; index:
+    (N,) rows in the scene, -1 where the file has none, or None; position: (N, 3) or None; named: the scenes that the
+    name of the file may stand for; table: the id of the scenes store that the file names, or None; typed: positions
+    come from a table, so no viewer has shifted or rounded them; regions: number of answers that are meant for several
+    points; notes: messages for the person who runs the command.
     """
 
     path: Path
@@ -56,11 +58,12 @@ class Annotated:
 
 
 def read_ply(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
-    """Answers in a field of a PLY file: class ids where it has a field `index`, as clouds of hpal do, else the codes of
-    the class table, as `hpal prep` reads the file. NaN and anything below -1 is unanswered.
+    """Reads the answers in a field of a PLY file. If the file has a field `index`, as the clouds of hpal do, the
+    answers are class ids, else codes of the class table, as `hpal prep` reads them. NaN and values below -1 are
+    unanswered.
 
     Raises:
-        HpalError: no PLY, no field of answers, or answers that are no classes.
+        HpalError: the file is no PLY, has no field of answers, or has an answer that is no class.
     """
     from hpal_cli.readers import ply
     from hpal_cli.stream.header import parse, read_text
@@ -75,12 +78,12 @@ def read_ply(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
 
 
 def read_las(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
-    """Answers in a LAS or LAZ file. In `classification` 0 and 1 are unanswered. Other numbers are the `las` of a class
-    or, for classes without, their `code`; from 64 on they are ids + 64, as results are written, unless the table has
-    such codes. A further field called label or class goes before it, and is read as in `read_ply`.
+    """Reads the answers in a LAS or LAZ file. A field called label or class is read as by `read_ply`. Without one, the
+    answers are in `classification`: 0 and 1 are unanswered, and other numbers are the `las` of a class or, if it has
+    none, its `code`. Numbers from 64 on are class ids plus 64, as hpal writes them, unless the table has such codes.
 
     Raises:
-        HpalError: as `read_ply`, and whatever is wrong with the file.
+        HpalError: the file cannot be read, has no field of answers, or has an answer that is no class.
     """
     from hpal_cli.readers import las
 
@@ -108,7 +111,7 @@ def scenes_named(path: Path, table: SceneTable) -> list[SceneInfo]:
 
 
 def _bare(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """By lower-case names without `scalar_`; of two that become one, the first counts."""
+    """The columns under lower-case names without `scalar_`. If two get the same name, the first is kept."""
     bare: dict[str, NDArray[Any]] = {}
     for name, values in columns.items():
         bare.setdefault(name.casefold().removeprefix("scalar_"), values)
@@ -116,7 +119,7 @@ def _bare(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def _identified(path: Path, columns: Mapping[str, NDArray[Any]], table: SceneTable) -> Annotated:
-    """All but the answers."""
+    """The points of a file, all of them still unanswered."""
     position = np.column_stack([columns[axis] for axis in "xyz"]).astype(np.float64)
     count = len(position)
     scene, index = (_rows(columns[name]) if name in columns else None for name in ("scene", "index"))
@@ -132,7 +135,8 @@ def _identified(path: Path, columns: Mapping[str, NDArray[Any]], table: SceneTab
 
 
 def _rows(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Whole numbers of 0 and more, -1 for everything else: viewers hand integers back as floats, merged clouds NaN."""
+    """Values as whole numbers, or -1 where a value is none or is below 0. Viewers write integers as floats, and clouds
+    that were merged may have NaN."""
     number = np.asarray(values, np.float64)
     whole = np.isfinite(number) & (number == np.rint(number)) & (number >= 0) & (number < 2**53)
     return np.where(whole, number, -1).astype(np.int64)
@@ -146,8 +150,8 @@ def _refuse_predictions(path: Path, columns: Mapping[str, NDArray[Any]], name: s
     if name != "label" and {"confidence", "uncertainty"} <= set(columns):
         raise HpalError(
             path,
-            f"its {name} is what the network predicted (it has a field confidence)",
-            "answer in a field of its own, called label",
+            f"its {name} holds predictions, not answers (it has a field confidence too)",
+            "answer in a further field, called label",
         )
 
 
@@ -155,7 +159,7 @@ def _field(found: Annotated, columns: Mapping[str, NDArray[Any]], classes: Class
     """(N,) the answers in a numeric field.
 
     Raises:
-        HpalError: there is none, or a value is no class; the first such point is named.
+        HpalError: there is no such field, or a value is no class; the message names the first such point.
     """
     name = _answers_in(columns)
     if name is None:
@@ -193,7 +197,11 @@ def _of_las(found: Annotated, codes: NDArray[np.int64], classes: ClassTable) -> 
 
 
 def _known(found: Annotated, values: NDArray[np.int64], numbers: Mapping[int, int]) -> NDArray[np.int32]:
-    """(N,) numbers of classes, by what each stands for, as ids; -1 and -2 stay."""
+    """(N,) the ids of the classes that values (N,) stand for; -1 and -2 stay. numbers: from each number to a class id.
+
+    Raises:
+        HpalError: a value stands for no class.
+    """
     known = np.array(sorted(numbers), np.int64)
     at = np.minimum(np.searchsorted(known, values), len(known) - 1)
     label = np.where(values < 0, values, np.array([numbers[number] for number in known.tolist()])[at])

@@ -12,7 +12,8 @@ from hpal_cli.labels.store import Batch
 
 
 class Annotator(NamedTuple):
-    """answers: those that nobody took back; hours: spent on them; seconds: the median of one answer."""
+    """What one person did. answers: number of answers that were not withdrawn; hours: time spent on them; seconds: the
+    median time of an answer."""
 
     name: str
     answers: int
@@ -25,8 +26,8 @@ class Annotator(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Of two people on the queries that both answered. same: share with the same answer; kappa: Cohen's (1960), None
-    where both gave one and the same answer to all."""
+    """How far two people agree on the queries that both answered. same: share of queries with the same answer, 0 to 1;
+    kappa: Cohen's kappa (1960), None if both gave the same answer to every query."""
 
     first: str
     second: str
@@ -36,7 +37,7 @@ class Agreement(NamedTuple):
 
 
 def annotators(batches: Sequence[Batch]) -> list[Annotator]:
-    """Those whose time was measured, in order of their first answer. An answer to a region counts once."""
+    """The people whose time was measured, in the order of their first answers. An answer for a region counts once."""
     times: dict[str, list[float]] = {}
     for batch in _timed(batches):
         times.setdefault(batch.source, []).append(batch.seconds or 0.0)
@@ -44,7 +45,7 @@ def annotators(batches: Sequence[Batch]) -> list[Annotator]:
 
 
 def agreements(batches: Sequence[Batch]) -> list[Agreement]:
-    """Of every two people who answered the same queries. Unsure is an answer like a class."""
+    """The agreement of every two people who answered some of the same queries. Unsure counts as a class."""
     given: dict[str, dict[tuple[int, int], int]] = {}
     for batch in _timed(batches):
         scene, index, label = batch.rows[["scene", "index", "label"]][0].tolist()
@@ -59,8 +60,8 @@ def agreements(batches: Sequence[Batch]) -> list[Agreement]:
 
 
 def kappa(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Cohen's kappa of two rows of answers (K,): (p - e) / (1 - e), p the share of equal ones, e what it would be by
-    chance with the same frequencies. None where e is 1."""
+    """Cohen's kappa of the answers a and b (K,) of two people: (p - e) / (1 - e), where p is the share of equal answers
+    and e the share to expect by chance from how often each person gave each answer. None if e is 1."""
     labels, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
     left, right = (np.bincount(part, minlength=len(labels)) / len(a) for part in np.split(codes, 2))
     chance = float(left @ right)

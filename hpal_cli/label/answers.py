@@ -24,9 +24,10 @@ from hpal_cli.wording import counted
 
 @dataclass
 class ImportedAnswers:
-    """rows: (K,) records of `ANSWER`, each point once; source: what they are said to come from; given: answers that the
-    person gave; blank: rows or points (`word`) without one; unasked: answers about points that were not asked about,
-    None if that cannot be told; notes: what a person should be told."""
+    """The answers in a file. rows: (K,) records of `ANSWER`, each point once; source: the text that the store records
+    as their source; given: number of answers that the person gave; blank: number of rows or points (`word`) without an
+    answer; unasked: number of answers for points that were not asked about, None if that is not known; notes: messages
+    for the person who runs the command."""
 
     rows: NDArray[np.void]
     source: str
@@ -38,10 +39,10 @@ class ImportedAnswers:
 
 
 def open_scenes(path: Path) -> Store:
-    """The scenes, predictions or labels store at `path`: each knows its scenes and classes.
+    """Opens a store of any kind that has a table of scenes and classes: scenes, predictions or labels.
 
     Raises:
-        HpalError: something else.
+        HpalError: there is no such store at `path`.
     """
     kind = kind_of(path)
     if kind == "predictions":
@@ -52,13 +53,14 @@ def open_scenes(path: Path) -> Store:
 def import_answers(
     path: Path, store: Store, *, asked: Rows | None = None, labels: LabelStore | None = None
 ) -> ImportedAnswers:
-    """The answers in a table (.csv, .tsv, .txt), a cloud (.ply, .las, .laz) or labelCloud's folder.
+    """Reads the answers in a table (.csv, .tsv, .txt), a cloud (.ply, .las, .laz) or the folder of labelCloud.
 
-    store: the scenes that they are about. asked: the selection that was answered, (K,) with scene and index; where it
-    has regions, an answer to one of a region's points is one to all of them. labels: knows what was asked, too.
+    store: has the scenes that the answers are for. asked: (K,) the selection that was answered, with scene and index.
+    If it has regions, an answer for one point of a region is an answer for all of them. labels: a store that also
+    records which points were asked about.
 
     Raises:
-        HpalError: the file cannot be read, or one of its answers cannot be taken; it is named, and none is taken.
+        HpalError: the file cannot be read, or one of its answers is wrong. The message names it, and no answer is read.
     """
     files, what = _read(path, store)
     matched = [match(found, store) for found in files]
@@ -79,7 +81,7 @@ def import_answers(
         taken.notes.append(f"{counted(len(rows), 'answer')} for {counted(len(taken.rows), 'point')} of regions")
     elif regions := sum(found.regions for found in files):
         taken.notes.append(
-            f"{counted(regions, 'answer')} to whole regions taken for one point each; give the selection too for all"
+            f"{counted(regions, 'answer')} for regions label one point each; give the selection too to label all points"
         )
     return taken
 
@@ -99,14 +101,14 @@ def _read(path: Path, store: Store) -> tuple[list[Annotated], str]:
 def _compare(taken: ImportedAnswers, asked: Rows | None, labels: LabelStore | None) -> None:
     known = [point_keys(asked)] if asked is not None else []
     if labels is not None and len(found := labels.asked()):
-        # What was answered before may be answered again.
+        # A point that has an answer may be answered again, and is not counted as one that nobody asked about.
         known += [point_keys(found), point_keys(labels.latest())]
     if known:
         taken.unasked = int((~np.isin(point_keys(taken.rows), np.concatenate(known))).sum())
 
 
 def _by_region(rows: NDArray[np.void], asked: Rows) -> NDArray[np.void]:
-    """Answers to all asked points of the answered regions, and those to points that were not asked as they are."""
+    """The answers, each for all asked points of its region; answers for points that were not asked about stay alone."""
     answer, point = spread(asked, rows["scene"], rows["index"])
     more = rows[answer]
     for name in ("scene", "index", "x", "y", "z"):

@@ -14,8 +14,8 @@ from hpal_cli.wording import counted
 
 @dataclass(frozen=True)
 class Cost:
-    """clicks: decisions of the annotator; points: labelled grid points; area: in square metres, None if there is no
-    grid to tell it."""
+    """The cost of some answers. clicks: decisions of the annotator; points: labelled grid points; area: square metres
+    of labelled surface, None if the points are on no grid."""
 
     clicks: int
     points: int
@@ -23,7 +23,7 @@ class Cost:
 
     @classmethod
     def of(cls, answers: NDArray[np.void], clicks: int, grid: float | None) -> Cost:
-        """answers: records with `scene`, `index` and `label`, unsure ones among them; grid: cell edge in metres."""
+        """answers: (K,) records with `scene`, `index` and `label`, also unsure ones; grid: edge of a cell in metres."""
         points = len(np.unique(point_keys(answers[answers["label"] >= 0])))
         return cls(clicks, points, None if grid is None else points * grid**2)
 

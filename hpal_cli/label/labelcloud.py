@@ -20,18 +20,18 @@ MOST = 127
 
 
 def labels_in(folder: Path) -> Path | None:
-    """The folder of labels, given itself or the folder above; None if this is neither."""
+    """The folder with labelCloud's labels, which is `folder` or `folder/labels`; None if it is neither."""
     return next((f for f in (folder, folder / "labels") if (f / CLASSES).is_file()), None)
 
 
 def read_folder(folder: Path, classes: ClassTable, table: SceneTable) -> list[Annotated]:
-    """One for each `.bin` file, whose name is that of a scene: its points in the order of the scene's cloud as it was
-    read, or as `hpal export` wrote it, whichever has as many points. Classes are matched by name; `unsure` is one too.
-
-    A point of labelCloud's default class is unanswered: that is what it writes for points that nobody touched.
+    """Reads each `.bin` file of the folder; its name says which scene it is for. The points are in the order of the
+    scene's original points or of its grid points, whichever are as many. Classes are matched by name, and one may be
+    called `unsure`. Points of labelCloud's default class are unanswered, since it writes that class for all points that
+    nobody labelled.
 
     Raises:
-        HpalError: no such folder, a class that the store does not have, a file of no scene, or of another length.
+        HpalError: the folder has no such files, a class is not in the store, or a file does not fit any scene.
     """
     home = labels_in(folder)
     if home is None:
@@ -44,7 +44,7 @@ def read_folder(folder: Path, classes: ClassTable, table: SceneTable) -> list[An
 
 
 def _numbers(path: Path, classes: ClassTable) -> NDArray[np.int32]:
-    """(128,) what each of labelCloud's numbers means: a class id, -1 unsure, -2 unanswered, -3 nothing."""
+    """(128,) what each of labelCloud's numbers stands for: a class id, -1 unsure, -2 unanswered, -3 no class."""
     meaning = np.full(MOST + 1, -3, np.int32)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

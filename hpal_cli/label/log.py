@@ -1,4 +1,4 @@
-"""Lists the rounds of a labels store, and what became of each answer."""
+"""Lists the rounds of a labels store, and which answers count today."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpal_cli.labels.store import ANSWER, Batch, LabelStore, same_as_next
 
 
 class Logged(NamedTuple):
-    """One batch. changed: answers that took the place of an earlier one; counting: answers that count today."""
+    """One batch and its counts. changed: answers that replaced an earlier one; counting: answers that count today."""
 
     batch: Batch
     unsure: int
@@ -23,15 +23,15 @@ class Logged(NamedTuple):
 
 @dataclass(frozen=True)
 class Log:
-    """batches: oldest first; rows: (N,) records of `ANSWER`, every answer ever given in the order they came; counts:
-    (N,) which of them count today."""
+    """All that a labels store records. batches: the oldest first; rows: (N,) records of `ANSWER`, every answer in the
+    order in which they were given; counts: (N,) whether each of them counts today."""
 
     batches: list[Logged]
     rows: NDArray[np.void]
     counts: NDArray[np.bool_]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The batches; `round` is None for one that only asks."""
+        """A member for each batch. `round` is None for a batch that only records which points were asked about."""
         return [
             {
                 "round": batch.round if len(batch.rows) or batch.undoes else None,
@@ -49,7 +49,7 @@ class Log:
         ]
 
     def answers_to_json(self, store: LabelStore) -> list[dict[str, Any]]:
-        """Every answer ever given to the store; `label` is the name of a class, None for "unsure"."""
+        """A member for each answer that was ever given; `label` is the name of a class, None for "unsure"."""
         return [
             {
                 "round": int(row["round"]),
@@ -68,7 +68,7 @@ def utc(seconds: float) -> str:
 
 
 def read_log(store: LabelStore) -> Log:
-    """All of a store. An answer that was undone neither counts nor takes the place of another."""
+    """Reads the log of a store. An answer that was undone does not count, and replaces no other answer."""
     batches = store.batches()
     rows = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in batches)])
     home = np.repeat(np.arange(len(batches)), [len(batch.rows) for batch in batches])

@@ -23,32 +23,32 @@ from hpal_cli.wording import counted
 Store = SceneStore | PredictionStore | LabelStore
 
 SAME = 1e-3
-"""Metres within which an original point is found again: what a viewer that stores 32-bit floats leaves of a
-position."""
+"""Metres by which a position may differ from its original point, since some viewers store positions as 32-bit
+floats."""
 
 STEP = 0.1
-"""Metres that a row of a table may lie away from its point, in scenes without a grid."""
+"""Metres by which the position in a row of a table may differ from its point, in scenes without a grid."""
 
 
 @dataclass
 class Matched:
-    """rows: (K,) records of `ANSWER`, each point once; notes: how they were found."""
+    """rows: (K,) records of `ANSWER`, each point once; notes: messages that say how the points were found."""
 
     rows: NDArray[np.void]
     notes: list[str] = field(default_factory=list)
 
 
 def match(found: Annotated, store: Store) -> Matched:
-    """The answered points of a file as answers to grid points of a store.
+    """The answered points of a file as answers for grid points of a store.
 
-    A point with an index is that row of its scene, the one that it names or else the one that the file is named after.
-    If the points are those of a scene's original cloud, or pieces of it, each cell gets the class that most of its
-    answered points have (of equally many the smallest). Any other point is the grid point nearest to it, if that is
-    within half a grid step and no other answered point or scene comes as near.
+    An answered point with an index belongs to the grid point of that row, in the scene that the point names or else in
+    the scene that the file is named after. If all points are original points of one scene, each cell gets the class
+    that most of its answered points have, on a tie the class of the smallest id. Any other point belongs to the nearest
+    grid point, if that is within half a grid step and no other answered point or scene is as near.
 
     Raises:
-        HpalError: a point that belongs nowhere, or to several scenes, or whose number was rounded, or an answer
-            that contradicts another one about the same grid point; its row is named.
+        HpalError: a point belongs to no grid point or to several scenes, its index was rounded, or its answer
+            contradicts another one for the same grid point. The message names its row.
     """
     if found.table not in (None, store.table.id):
         raise HpalError(found.path, f"holds points of other scenes than {store.path}", "give matching files")
@@ -67,7 +67,7 @@ def match(found: Annotated, store: Store) -> Matched:
 
 
 def _place(rows: NDArray[np.void], store: SceneStore | PredictionStore) -> None:
-    """Gives answers the positions of their grid points: a file's may be rounded, or missing."""
+    """Replaces the positions of answers by those of their grid points, since a file may round them or have none."""
     for _, here, points in _scenes_of(rows["scene"], store):
         position = points.position[rows["index"][here]]
         rows["x"][here], rows["y"][here], rows["z"][here] = position.T
@@ -76,7 +76,8 @@ def _place(rows: NDArray[np.void], store: SceneStore | PredictionStore) -> None:
 def _scenes_of(
     numbers: NDArray[np.integer], store: SceneStore | PredictionStore
 ) -> Iterator[tuple[SceneInfo, NDArray[np.int64], Points]]:
-    """The scenes of (K,) numbers that the store has the points of, and which of the K are theirs."""
+    """For each scene among the numbers (K,) whose points the store has: the scene, which of the K numbers are its own,
+    and its points."""
     for number in np.unique(numbers):
         scene = store.table[int(number)]
         if isinstance(store, SceneStore) or store.has(scene):
@@ -118,8 +119,11 @@ def _require_there(
     index: NDArray[np.int64],
     store: SceneStore | PredictionStore,
 ) -> None:
-    """Raises:
-    HpalError: a point lies elsewhere than the one that it names, by more than a grid step, and not all by the same way.
+    """Checks the positions of points that have an index too.
+
+    Raises:
+        HpalError: a point lies more than a grid step away from the grid point of its index, and the points are not all
+            shifted by the same vector.
     """
     assert found.position is not None
     off = np.full((len(answered), 3), np.nan)
@@ -130,19 +134,20 @@ def _require_there(
     wrong = np.linalg.norm(off, axis=1) > step
     if not wrong.any():
         return
-    # Somebody may have moved all of them to other axes; a single point says nothing about that.
+    # A viewer may have shifted all points by the same vector. A single point cannot show that.
     if len(off) > 1 and (np.linalg.norm(off - np.median(off, axis=0), axis=1) <= step).all():
         return
     n = int(given[wrong.argmax()])
     name = store.table[int(scene[n])].name
     more = f" ({counted(int(wrong.sum()), 'such row')})" if wrong.sum() > 1 else ""
-    problem = f"does not lie where point {index[n]} of {name} does: were columns sorted apart?{more}"
+    problem = f"does not lie at point {index[n]} of {name}: was one column sorted without the others?{more}"
     remedy = "sort whole rows, or empty x, y and z; nothing of this file was taken"
     raise HpalError(found.path, f"{found.where(int(answered[n]))} {problem}", remedy)
 
 
 def _by_order(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:
-    """A file with nothing but a label a point, which is as long as the one cloud of its scene or the other."""
+    """Matches a file that has only a label for each point, and as many as its scene has grid points or original
+    points."""
     (scene,) = found.named
     if len(found.label) != scene.original:
         return Matched(_answers(found, answered, np.full(len(answered), scene.number), answered))
@@ -157,13 +162,14 @@ def _by_order(found: Annotated, answered: NDArray[np.int64], store: Store) -> Ma
 
 
 def _by_majority(found: Annotated, answered: NDArray[np.int64], scene: SceneInfo, cell: NDArray[np.int64]) -> Matched:
-    """cell: (K,) the grid points of the answered ones. A class goes before "unsure"."""
+    """Gives each grid point the class of most of its original points. cell: (K,) the grid point of each answered point.
+    "Unsure" counts only if no original point of the cell has a class."""
     label = found.label[answered].astype(np.int64)
-    # One number for both: by far faster to count than pairs.
+    # Cell and label in one number, since counting numbers is much faster than counting pairs.
     base = int(label.max()) + 2
     both, count = np.unique(cell * base + label + 1, return_counts=True)
     votes = np.column_stack([both // base, both % base - 1])
-    # The last of each cell is the one with most votes, and among equals the smallest class.
+    # The last row of each cell then has the most votes, and on a tie the smallest class.
     votes = votes[np.lexsort((-votes[:, 1], count, votes[:, 1] >= 0, votes[:, 0]))]
     votes = votes[np.append(votes[1:, 0] != votes[:-1, 0], True)]
     rows = np.full(len(votes), np.array((scene.number, 0, np.nan, np.nan, np.nan, 0, 0), ANSWER))
@@ -192,7 +198,7 @@ def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) ->
         at = np.flatnonzero(inside)[np.isfinite(distance)]
         distance, nearest = distance[np.isfinite(distance)], nearest[np.isfinite(distance)]
         same = distance <= SAME / store.unit
-        # Rooms share walls: the very point goes before one that is only near.
+        # Neighbouring rooms share walls: a point at the same position is preferred to one that is only near.
         taken, better = home[at] >= 0, same & ~exact[at]
         double[at] = np.where(better, False, double[at] | (taken & (same == exact[at])))
         new = ~taken | better
@@ -211,8 +217,8 @@ def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) ->
 def _around(
     found: Annotated, place: NDArray[np.float64], store: SceneStore | PredictionStore
 ) -> Iterator[tuple[SceneInfo, NDArray[np.floating], NDArray[np.float64], NDArray[np.bool_]]]:
-    """The scenes that some of the positions (K, 3) may be of: with each its grid points (N, 3), the positions seen from
-    its offset (K, 3), and (K,) which of them are within its bounds."""
+    """For each scene that some of the positions `place` (K, 3) may belong to: the scene, its grid points (N, 3), the
+    positions relative to its offset (K, 3), and whether each of them is within its bounds (K,)."""
     for scene in found.named or store.table:
         if isinstance(store, PredictionStore) and not store.has(scene):
             continue
@@ -246,10 +252,10 @@ def _originals(local: NDArray[np.float64], store: SceneStore, scene: SceneInfo) 
 def _answers(
     found: Annotated, of: NDArray[np.int64], scene: NDArray[np.integer], index: NDArray[np.integer]
 ) -> NDArray[np.void]:
-    """(K,) records for the points `of` a file, each grid point once.
+    """(K',) records for the points `of` (K,) a file, each grid point once.
 
     Raises:
-        HpalError: two of them contradict each other.
+        HpalError: two answers for one grid point contradict each other.
     """
     rows = np.zeros(len(of), ANSWER)
     rows["scene"], rows["index"], rows["label"] = scene, index, found.label[of]
@@ -261,7 +267,7 @@ def _answers(
     other = again[rows["label"][order[again + 1]] != rows["label"][order[again]]]
     if len(other):
         first, second = of[order[other[0]]], of[order[other[0] + 1]]
-        problem = f"{found.where(second)} answers otherwise than {found.where(first)} for the same point"
+        problem = f"{found.where(second)} and {found.where(first)} have different answers for the same point"
         raise HpalError(found.path, problem, NOTHING)
     keep = np.ones(len(of), bool)
     keep[order[again + 1]] = False
@@ -270,7 +276,7 @@ def _answers(
 
 def _refuse(found: Annotated, of: NDArray[np.int64], bad: NDArray[Any], problem: str, *, colon: bool = False) -> None:
     """Raises:
-    HpalError: some of the points `of` the file are bad; the first is named, the others are counted.
+    HpalError: some of the points `of` (K,) the file are bad (K,). The message names the first and counts the others.
     """
     if bad.any():
         more = f" ({counted(int(bad.sum()), 'such point')})" if bad.sum() > 1 else ""

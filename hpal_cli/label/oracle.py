@@ -1,4 +1,4 @@
-"""An oracle: answers from the true labels of a scenes store, and reads only those of the points it is asked about."""
+"""An oracle, which answers in a person's place with the true labels of a scenes store."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
 
 NEAR = 0.02
-"""Metres that a point may have moved: half a step of the usual grid."""
+"""Metres by which the position of an asked point may differ from that of its index: half a step of the usual grid."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
-    """The labels of the asked points: (N,) records of `ANSWER`; -1 ("unsure") where the truth is to be ignored.
+    """(K,) records of `ANSWER` with the true labels of K points; -1 ("unsure") for points without a true label.
 
-    asked: records with `scene` and `index`; with x, y, z too, rounded ones are noticed.
+    asked: (K,) records with `scene` and `index`. If they have x, y and z too, an index that a viewer rounded is
+    detected. subject: the name of the selection for messages.
 
     Raises:
-        HpalError: a scene without labels, a scene or row that the store does not have, or a number that was rounded.
+        HpalError: a scene has no labels, the store has no such scene or row, or an index was rounded.
     """
     answers = np.zeros(len(asked), ANSWER)
     answers["scene"], answers["index"] = asked["scene"], asked["index"]
@@ -59,7 +60,7 @@ def parse_noise(text: str) -> float:
     """A share of the answers, `5%` or `0.05`, as a number from 0 to 1.
 
     Raises:
-        UsageError: something else.
+        UsageError: the text is no share.
     """
     return parse_share(text, "--noise", "answers", "5% or 0.05")
 
@@ -73,12 +74,14 @@ def with_noise(
     classes: int,
     seed: int,
 ) -> NDArray[np.int32]:
-    """(K,) class ids of which about `share` are another class, each other class as often; -1 stays.
+    """(K,) the class ids `label` (K,), of which about a `share` is replaced by another class, all others being equally
+    likely; -1 stays.
 
-    scene, index: (K,) the points. What becomes of one depends on it and the seed alone, not on what else was asked.
+    scene, index: (K,) the points. The noise of a point depends only on the point and the seed, so it does not matter
+    which other points are asked about.
 
     Raises:
-        UsageError: there is no other class.
+        UsageError: there is only one class.
     """
     if share and classes < 2:
         raise UsageError("--noise", "needs another class to answer with, and there is one", "leave it out")
@@ -92,7 +95,7 @@ def with_noise(
 
 
 def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele et al. 2014): every bit of the input moves every bit of the output."""
+    """(K,) random numbers for K numbers, by SplitMix64 (Steele et al. 2014): the same number always gives the same."""
     with np.errstate(over="ignore"):
         state = state + _GOLDEN
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""The queries for a person: one for each point or region, in the order of a tour through each room."""
+"""Makes the queries for a person: one for each point or region, in the order of a short tour through each scene."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A query to a person: which class does this point have?
+    """A question to a person: which class does the point `index` of scene `scene` have?
 
-    number: its place in the tour through its scene, from 1; points: (P,) rows of the points that get the answer, among
-    them the point itself; rank, score and guess: None if they are not known.
+    position: (3,) of the point; number: place of the query in the tour through its scene, from 1; points: (P,) rows of
+    the points that get the answer, the point itself among them; rank, score and guess: None if they are not known.
     """
 
     scene: int
@@ -44,12 +44,12 @@ class Query:
     guess: Guess | None
 
 
-def rooms_of(header: Header, source: Path | None, beside: Path | None) -> PredictionStore | SceneStore | None:
-    """The store with the points around a selection: `source` if given, else the one that was scored, looked for from
-    here and from the folder `beside`; None if it is not there.
+def selection_store(header: Header, source: Path | None, beside: Path | None) -> PredictionStore | SceneStore | None:
+    """Opens the store with the points around a selection: `source` if given, else the store that was scored. Returns
+    None if that is neither where the header says nor in the folder `beside`.
 
     Raises:
-        HpalError: `source` is no such store, or of other scenes than the selection.
+        HpalError: `source` is no scenes or predictions store, or the store is of other scenes than the selection.
     """
     path = source or scored_store(header, beside)
     if path is None or (source is None and not path.exists()):
@@ -59,12 +59,12 @@ def rooms_of(header: Header, source: Path | None, beside: Path | None) -> Predic
     return store
 
 
-def queries(asked: Rows, rooms: PredictionStore | SceneStore | None = None) -> list[Query]:
-    """The queries of a selection, scene by scene, each scene in the order of a walk.
+def queries(asked: Rows, store: PredictionStore | SceneStore | None = None) -> list[Query]:
+    """The queries of a selection, scene by scene, each scene in the order of a short tour.
 
     asked: (K,) records with scene, index, x, y, z, and perhaps rank and score. If they have regions, there is one query
-    for each region, at the point nearest to the middle of its points. predictions: the store that the guesses are read
-    from.
+    for each region, at the point nearest to the middle of its points. store: if it has predictions, they are the
+    guesses.
     """
     names = asked.dtype.names or ()
     found = []
@@ -73,7 +73,7 @@ def queries(asked: Rows, rooms: PredictionStore | SceneStore | None = None) -> l
         place = np.column_stack([here[axis] for axis in "xyz"]).astype(np.float64)
         groups = _groups(here)
         middle = np.array([_middle(place, group) for group in groups], np.int64)
-        guesses = _guesses(here["index"][middle].astype(np.int64), int(number), rooms)
+        guesses = _guesses(here["index"][middle].astype(np.int64), int(number), store)
         for n, at in enumerate(short_tour(place[middle])):
             row = here[middle[at]]
             found.append(
@@ -94,11 +94,11 @@ def queries(asked: Rows, rooms: PredictionStore | SceneStore | None = None) -> l
 def spread(
     asked: Rows, scene: NDArray[np.integer], index: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Gives the answer for a region to all of its points that were asked about.
+    """Finds the asked points that an answer for one point of their region holds for.
 
-    asked: (K,) records with scene, index and region; scene, index: (A,) the answered points. Returns rows of the
-    answers (M,) and rows of `asked` (M,), one for each asked point whose region has an answer. If there are several,
-    the answer for the point itself counts, else the last one.
+    asked: (K,) records with scene, index and region; scene, index: (A,) the answered points. Returns the rows of
+    answers (M,) and the rows of `asked` (M,) that they are for. If a region has several answers, a point gets the one
+    for itself, or else the last one.
     """
     region = np.unique(np.column_stack([asked["scene"], asked[REGION]]), axis=0, return_inverse=True)[1].reshape(-1)
     row_of = {
@@ -115,7 +115,7 @@ def spread(
 
 
 def _groups(rows: Rows) -> list[NDArray[np.int64]]:
-    """Rows by region; each row alone where there are none."""
+    """The rows of each region, or each row by itself if there are no regions."""
     if REGION not in (rows.dtype.names or ()):
         return list(np.arange(len(rows))[:, None])
     order = np.lexsort((rows["index"], rows[REGION]))
@@ -126,14 +126,14 @@ def _middle(place: NDArray[np.float64], group: NDArray[np.int64]) -> int:
     return int(group[np.linalg.norm(place[group] - place[group].mean(axis=0), axis=1).argmin()])
 
 
-def _guesses(index: NDArray[np.int64], number: int, rooms: PredictionStore | SceneStore | None) -> list[Guess | None]:
-    if not isinstance(rooms, PredictionStore) or len(rooms.classes) < 2:
+def _guesses(index: NDArray[np.int64], number: int, store: PredictionStore | SceneStore | None) -> list[Guess | None]:
+    if not isinstance(store, PredictionStore) or len(store.classes) < 2:
         return [None] * len(index)
-    scene = rooms.table[number]
-    prob = rooms.probabilities(scene)[index].astype(np.float32)
+    scene = store.table[number]
+    prob = store.probabilities(scene)[index].astype(np.float32)
     order = np.argsort(-prob, axis=1, kind="stable")
-    names = rooms.classes.names
+    names = store.classes.names
     return [
         Guess(names[o[0]], names[o[1]], float(p[o[0]])) if known else None
-        for p, o, known in zip(prob, order, rooms.predicted(scene)[index] >= 0, strict=True)
+        for p, o, known in zip(prob, order, store.predicted(scene)[index] >= 0, strict=True)
     ]

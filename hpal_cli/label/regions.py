@@ -16,29 +16,30 @@ PART_POINTS = 5
 
 
 class Answered(NamedTuple):
-    """mask: (K,) which of the asked points have an answer; label: (K,) int32, -1 for unsure and where there is none;
-    home: (K,) number of the region or part that a point was answered with; clicks: what it took."""
+    """The answers to K asked points. mask: (K,) which of them have an answer; label: (K,) int32, -1 for unsure and for
+    points without an answer; group: (K,) number of the region or part of a region that a point was answered with;
+    clicks: number of clicks."""
 
     mask: NDArray[np.bool_]
     label: NDArray[np.int32]
-    home: NDArray[np.int64]
+    group: NDArray[np.int64]
     clicks: int
 
-    def speaker(self, index: NDArray[np.integer]) -> NDArray[np.int64]:
-        """(K,) for each point the one, of those answered with it, that has the lowest of `index` (K,)."""
-        order = np.lexsort((index, self.home))
-        first = order[np.unique(self.home[order], return_index=True)[1]]
-        return first[np.unique(self.home, return_inverse=True)[1].reshape(-1)]
+    def representative(self, index: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(K,) for each point, the row of the point of its group whose `index` (K,) is lowest."""
+        order = np.lexsort((index, self.group))
+        first = order[np.unique(self.group[order], return_index=True)[1]]
+        return first[np.unique(self.group, return_inverse=True)[1].reshape(-1)]
 
 
 def by_regions(asked: Rows, truth: NDArray[np.integer], strategy: str | None) -> Answered | None:
-    """The answers to points that `--strategy ssdr` chose, truth (K,) being the label of each; None for the points of
-    another strategy, each of which is asked about by itself.
+    """The oracle's answers to K points that `--strategy ssdr` chose. None for the points of any other strategy, since
+    each of these is asked about by itself.
 
-    asked: (K,) with `scene`, `region` and `guess`.
+    asked: (K,) records with `scene`, `region` and `guess`; truth: (K,) their true labels.
 
     Raises:
-        HpalError: points of this strategy without their regions.
+        HpalError: the points lack the column `region` or `guess`.
     """
     if strategy is None or strategy.split()[0] != "ssdr":
         return None
@@ -52,7 +53,7 @@ def by_regions(asked: Rows, truth: NDArray[np.integer], strategy: str | None) ->
 
 
 def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], truth: NDArray[np.integer]) -> Answered:
-    """SSDR-AL: one click for a region; if it is mixed, one more for each of its pure parts.
+    """The answers of SSDR-AL: one click for each region, and one more for each pure part of a mixed region.
 
     Purity is the share of the most frequent true label among the asked points. From 0.9 on, all points of the region
     get that label. Other regions are split by predicted class: each part of more than 5 points whose purity is 0.9 or
@@ -65,7 +66,7 @@ def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], 
         return Answered(np.zeros(0, bool), np.zeros(0, np.int32), np.zeros(0, np.int64), 0)
     of, share, _, label = _most_frequent(region, truth)
     whole = share[of] >= PURITY
-    mask, found, home = whole.copy(), np.where(whole, label[of], -1), of.astype(np.int64)
+    mask, found, group = whole.copy(), np.where(whole, label[of], -1), of.astype(np.int64)
     clicks = len(share)
     rest = np.flatnonzero(~whole)
     if len(rest):
@@ -75,18 +76,18 @@ def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], 
         clicks += int(pure.sum())
         mask[rest] = pure[part]
         found[rest] = np.where(pure, label, -1)[part]
-        home[rest] = of.max() + 1 + part
-    return Answered(mask, found.astype(np.int32), home, clicks)
+        group[rest] = of.max() + 1 + part
+    return Answered(mask, found.astype(np.int32), group, clicks)
 
 
 def _most_frequent(
     group: NDArray[np.integer], truth: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.float64], NDArray[np.int64], NDArray[np.integer]]:
-    """The group of each point (K,), numbered from 0; and for each group the share of its most frequent label, its
-    points, and this label (the lowest on a tie, which no pure group has)."""
-    home = np.unique(group, return_inverse=True)[1]
+    """The group of each point (K,), numbered from 0; and for each of the G groups the share of its most frequent label,
+    its number of points, and this label, which is the lowest on a tie."""
+    number = np.unique(group, return_inverse=True)[1]
     values, code = np.unique(truth, return_inverse=True)
-    count = np.zeros((home.max() + 1, len(values)), np.int64)
-    np.add.at(count, (home, code), 1)
+    count = np.zeros((number.max() + 1, len(values)), np.int64)
+    np.add.at(count, (number, code), 1)
     size = count.sum(axis=1)
-    return home, count.max(axis=1) / size, size, values[count.argmax(axis=1)]
+    return number, count.max(axis=1) / size, size, values[count.argmax(axis=1)]

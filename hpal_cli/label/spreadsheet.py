@@ -1,4 +1,4 @@
-"""Writes queries as a table for a person with a spreadsheet, and reads the answers in it."""
+"""Writes queries as a CSV table that a person fills in with a spreadsheet program, and reads the answers in it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def write_queries(
     clips: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """One row a query, in their order, with an empty `label` to fill in.
+    """Writes a row for each query, in their order, with an empty column `label` to fill in.
 
-    names: of the scenes, by number; clips: where the picture of each query is, for a column `clip` at the end. If a
-    query stands for several points, a column `points` before `label` says for how many.
+    names: of the scenes, by number; clips: the address of each query's picture, for a column `clip` at the end. If a
+    query is for several points, a column `points` before `label` says for how many.
 
     Raises:
-        HpalError: the table is there already and not to be replaced, or holds answers.
+        HpalError: the table exists and may not be replaced, or it has answers.
     """
     require_unanswered(path)
     wide = any(len(query.points) > 1 for query in queries)
@@ -69,31 +69,31 @@ def write_queries(
 
 def require_unanswered(path: Path) -> None:
     """Raises:
-    HpalError: the table that would be replaced holds a person's work.
+    HpalError: the table that would be replaced has answers of a person.
     """
     if not path.is_file():
         return
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         given = sum(bool((row.get("label") or "").strip()) for row in _rows(file))
     if given:
-        remedy = "take them with `hpal label --from` and remove it, or name another"
+        remedy = "read them with `hpal label --from` and remove the table, or give another name"
         raise HpalError(path, f"holds {counted(given, 'answer')}", remedy)
 
 
 def _rows(file: IO[str]) -> csv.DictReader[str]:
     header = file.readline()
     file.seek(0)
-    # Spreadsheets of half of Europe save semicolons.
+    # Where a comma separates decimals, spreadsheet programs separate columns by semicolons.
     return csv.DictReader(file, delimiter=max(",;\t", key=header.count))
 
 
 def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
-    """The rows of a table that were answered. `label` is a class name or id, `unsure`, or blank (unanswered); `scene` a
-    name or number. Without `scene` and `index` there are x, y and z. Numbers may have a decimal comma where semicolons
-    part the columns.
+    """Reads the rows of a table. `label` is the name or id of a class, `unsure`, or blank (unanswered), and `scene` is
+    a name or number. A table without `scene` and `index` must have x, y and z. If semicolons separate the columns,
+    numbers may have a decimal comma.
 
     Raises:
-        HpalError: no such columns, or a row with an answer whose scene, index, position or label makes no sense.
+        HpalError: a column is missing, or the scene, index, position or label of an answered row is not valid.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -130,8 +130,8 @@ def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
 def _take(
     found: Annotated, n: int, line: Mapping[str, str], classes: ClassTable, table: SceneTable, *, comma: bool
 ) -> None:
-    """Row n. comma: numbers have a decimal comma, as where semicolons part the columns."""
-    # csv keeps what is beyond the last column under None, and has None for what is missing.
+    """Reads a line of the table into row n of `found`. comma: numbers have a decimal comma."""
+    # The csv module lists cells beyond the last column under the key None, and has None for missing cells.
     extra = [text for text in line.get(None) or () if text.strip()]  # type: ignore[call-overload]
     if extra or (line["label"] is None and any((text or "").strip() for text in line.values())):
         what = f"has {extra[0]!r} beyond the last column" if extra else "ends before the column label"
@@ -139,7 +139,7 @@ def _take(
     text = (line["label"] or "").strip()
     if not text:
         return
-    # Perhaps copied from the column `predicted`, where a name like a formula is marked.
+    # The label may be copied from the column `predicted`, in which a name that looks like a formula is marked.
     label = IGNORE if text.casefold() == UNSURE else classes.id_of(plain_cell(text))
     if label is None:
         label = classes.id_of(text)
@@ -155,7 +155,7 @@ def _take(
     try:
         position = [_number(line.get(axis) or "nan", comma=comma) for axis in "xyz"]
     except ValueError as error:
-        # Whoever has an index needs no position.
+        # A row with an index needs no position.
         if not row:
             raise _bad(found, n, str(error)) from error
         position = [math.nan] * 3

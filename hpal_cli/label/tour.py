@@ -1,4 +1,4 @@
-"""The order in which a person walks from query to query through a room."""
+"""Orders queries as a short tour, so that the view of a person who answers them moves little from one to the next."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_NEAREST_NEIGHBOUR = 5_000
-"""Up to so many queries a room, the next one is the nearest that is left: the work grows with their square."""
+"""Queries in a scene up to which a nearest-neighbour tour is made, which takes time that grows with their square."""
 
 MAX_TWO_OPT = 1_000
-"""Up to so many, crossings are undone as well (2-opt), which takes a table of all distances."""
+"""Queries in a scene up to which 2-opt then shortens the tour, which needs a table of all distances."""
 
 TWO_OPT_ROUNDS = 40
+"""Passes of 2-opt over the tour, at most."""
 
 
 def short_tour(xyz: NDArray[np.floating]) -> NDArray[np.int64]:
     """(Q, 3) positions -> (Q,) rows in the order of a short tour that begins at the corner of least x and y.
 
-    A nearest-neighbour tour, then 2-opt. More than `MAX_NEAREST_NEIGHBOUR` positions are walked in strips, up one and
-    down the next.
+    It is a nearest-neighbour tour that 2-opt then shortens. For more than `MAX_NEAREST_NEIGHBOUR` positions it runs
+    along strips in y, up one strip and down the next.
     """
     place = np.asarray(xyz, np.float64).reshape(-1, 3)
     if len(place) < 3:
@@ -30,7 +31,7 @@ def short_tour(xyz: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def _nearest_neighbour_tour(place: NDArray[np.float64]) -> NDArray[np.int64]:
-    # Of equally near ones the first row is next, so the rows are put in an order of their own.
+    # On a tie the first row is next. Sorting the rows by position makes the tour independent of their order.
     rows = np.lexsort((place[:, 2], place[:, 1], place[:, 0]))
     left = place[rows]
     corner = left[:, :2].min(axis=0)
@@ -46,7 +47,7 @@ def _nearest_neighbour_tour(place: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _two_opt(place: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """2-opt: a stretch of the tour is turned round wherever that makes it shorter. The beginning stays."""
+    """2-opt: reverses parts of the tour as long as that makes it shorter. The first query stays the first."""
     way = place[order]
     far = np.linalg.norm(way[:, None] - way[None], axis=2)
     turn = np.arange(len(order))
@@ -69,7 +70,7 @@ def _two_opt(place: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np
 def _strip_tour(place: NDArray[np.float64]) -> NDArray[np.int64]:
     low = place.min(axis=0)
     size = np.maximum(place.max(axis=0) - low, 1e-9)
-    # As many strips as make the way across one about as long as the way along it from query to query.
+    # The width of a strip is chosen such that the tour moves about as far across it as along it between two queries.
     width = max(float(np.sqrt(3 * size[0] * size[1] / len(place))), size[0] / len(place))
     strip = ((place[:, 0] - low[0]) / width).astype(np.int64)
     along = np.where(strip % 2 == 0, place[:, 1], -place[:, 1])

@@ -1,1 +1,1 @@
-"""Labels: the store of all answers, which only grows."""
+"""Labels: the store of all answers, to which answers are only added."""

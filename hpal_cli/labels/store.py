@@ -35,20 +35,20 @@ ANSWER = np.dtype(
         ("round", "<i4"),
     ]
 )
-"""One answer; label -1 is "unsure": never asked again, never trained on."""
+"""One answer. The label -1 is "unsure": the point is not asked about again, and no model learns from it."""
 
 QUERY = np.dtype([("scene", "<i4"), ("index", "<i8")])
-"""A point that somebody was asked about."""
+"""One point that a person was asked about."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What came in one go: answers, points that were asked about, or rounds that were taken back.
+    """What was added to the store at once: answers, points that were asked about, or rounds that are withdrawn.
 
-    round: its number; a batch that only asks has that of the batch before it, -1 if there is none. source: who or what
-    gave it; time: seconds since 1970; rows: (K,) records of `ANSWER`; asked: (Q,) records of `QUERY`; undoes: rounds;
-    stands: False if a later batch undoes it; entry: the command; seconds: how long a person looked before answering,
-    None where nobody measured it.
+    round: the number of the round; a batch that only records questions has that of the batch before it, or -1; source:
+    who or what gave the answers; time: seconds since 1970; rows: (K,) records of `ANSWER`; asked: (Q,) records of
+    `QUERY`; undoes: the rounds that it withdraws; stands: False if a later batch withdraws it; entry: the history entry
+    of the command; seconds: how long a person looked before answering, None if that was not measured.
     """
 
     round: int
@@ -71,17 +71,21 @@ class LabelStore:
 
     def __init__(self, path: Path) -> None:
         """Raises:
-        HpalError: not a complete labels store that this version reads.
+        HpalError: there is no complete labels store at `path`, or only a newer version can read it.
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "labels")
         self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
-        # A batch never changes once it is there (docs/formats.md section 4.3), so each is read once.
+        # A batch never changes after it was written (docs/formats.md section 4.3), so each is read only once.
         self._read: dict[str, Batch] = {}
 
     @classmethod
     def create(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float = 1.0) -> LabelStore:
-        """A new, empty store for these scenes."""
+        """Creates an empty store for these scenes.
+
+        Raises:
+            HpalError: `path` exists, or cannot be written.
+        """
         attributes = {"id": table.id, "classes": classes.to_json(), "unit": unit, "scenes": table.to_json()}
         with envelope.create(path, "labels", attributes, overwrite=False) as (root, _):
             root.create_group("answers")
@@ -91,16 +95,16 @@ class LabelStore:
 
     @classmethod
     def at(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float, subject: object) -> LabelStore:
-        """The store at `path`, made if it is not there.
+        """Opens the store at `path`, and creates it if it does not exist.
 
         Raises:
-            HpalError: it is there, for other scenes or classes than those of `subject`.
+            HpalError: the store exists, but is for other scenes or classes than those of `subject`.
         """
         if not path.exists():
             try:
                 return cls.create(path, classes, table, unit=unit)
             except HpalError:
-                # Somebody else made it meanwhile: both answers go there.
+                # Another process created it meanwhile, and both can add answers to it.
                 if not path.exists():
                     raise
         store = cls(path)
@@ -115,7 +119,7 @@ class LabelStore:
         """Checks that this store belongs to the scenes with the id `scenes`.
 
         Raises:
-            HpalError: it belongs to others than `other` does.
+            HpalError: it belongs to other scenes than `other`, which names them in the message.
         """
         if self.table.id != scenes:
             raise HpalError(
@@ -125,13 +129,13 @@ class LabelStore:
             )
 
     def batches(self) -> list[Batch]:
-        """Everything that was ever added, oldest first; each batch is what was added at once."""
+        """All batches that were ever added, the oldest first."""
         return self._batches(self._names())
 
     def _batches(self, names: list[str]) -> list[Batch]:
         undone: set[int] = set()
         batches = []
-        # From the newest to the oldest: whether an undoing stands is known before what it undoes.
+        # From the newest to the oldest, since a batch that withdraws another may itself be withdrawn by a later one.
         for name in reversed(names):
             batch = self._batch(name)
             batch = replace(batch, stands=batch.round not in undone)
@@ -144,7 +148,7 @@ class LabelStore:
         """Reads every chunk of every array.
 
         Raises:
-            HpalError: one is damaged or missing, or an answer is for a scene, row or class that does not exist.
+            HpalError: a chunk is damaged or missing, or an answer is for a scene, row or class that does not exist.
         """
         envelope.check_arrays(self._root, self.path)
         for batch in self.batches():
@@ -168,7 +172,7 @@ class LabelStore:
         """For each scene number the rows of the points that have an answer, "unsure" included.
 
         Raises:
-            HpalError: `other`, whose scenes have the id `scenes`, is about other scenes.
+            HpalError: this store is for other scenes than `other`, whose scenes have the id `scenes`.
         """
         self.require_scenes(scenes, other)
         latest = self.latest()
@@ -248,18 +252,19 @@ class LabelStore:
         folder = self.path / "answers"
         while True:
             names = self._names()
-            # What is new or stands depends on who came first, and the name below is free only if these are all batches.
+            # Another process may have added batches. What is new, and which rounds stand, depends on them, and the name
+            # below is only free if these are all.
             if undoes is not None:
                 self._require_standing(undoes, self._batches(names))
             rows = _new(given, _latest(self._batches(names))) if only_new else given
             if only_new and not len(rows):
                 return None
-            # A round is a pass of the loop: it goes on from the last, whatever the number of batches.
+            # The number of the round follows that of the last one, and not the number of batches.
             number = max((self._round(name) for name in names), default=-1) + (asked is None)
             rows["round"] = number
             name = f"{1 + int(names[-1]) if names else 0:06d}"
             try:
-                # Beside the store, not in it: whoever lists the batches sees only whole ones.
+                # Written beside the store and not in it, so that a list of the batches has only complete ones.
                 with unfinished_folder(self.path) as partial:
                     group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
                     for column in ("scene", "index", "label"):
@@ -275,21 +280,22 @@ class LabelStore:
                         group.attrs["undoes"] = [undoes]
                     if seconds is not None:
                         group.attrs["seconds"] = seconds
-                    # Who is told that an answer was taken may forget it: it must survive a power cut.
+                    # A person who was told that the answer is stored may not remember it, so it must survive a power
+                    # cut.
                     sync(partial)
-                    ours = _take(folder / name, partial)
+                    renamed = _rename(partial, folder / name)
             except OSError as error:
                 raise HpalError(
                     self.path, f"cannot be written ({error.strerror})", "check the disk and try again"
                 ) from error
-            if not ours:
+            if not renamed:
                 continue
             try:
                 sync(folder, below=False)
             except OSError as error:
                 problem = f"has the answers, but the disk does not say that they will stay ({error.strerror})"
                 raise HpalError(self.path, problem, "check the disk, and `hpal label --log`") from error
-            # As it was written: a page that asks the next question need not wait for it to be read again.
+            # Kept as it was written, so that it need not be read again before the next question.
             batch = Batch(
                 number,
                 source,
@@ -381,11 +387,11 @@ class LabelStore:
             raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
 
 
-def _take(name: Path, partial: Path) -> bool:
-    """Renames a batch; False: somebody else took the name, and whoever comes second tries the next number.
+def _rename(partial: Path, name: Path) -> bool:
+    """Renames a batch from its temporary name. Returns False if another process has used the name already.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the batch cannot be renamed.
     """
     try:
         os.rename(partial, name)
@@ -412,7 +418,7 @@ def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
 
 
 def answers_digest(latest: NDArray[np.void]) -> str:
-    """The same for the same answers: 16 hex digits of the SHA-256 of scene, index and label of each, in order."""
+    """A digest of answers: 16 hex digits of the SHA-256 of their scenes, indices and labels, in order."""
     digest = hashlib.sha256()
     for name, kind in (("scene", "<i8"), ("index", "<i8"), ("label", "<i8")):
         digest.update(latest[name].astype(kind).tobytes())
@@ -420,12 +426,12 @@ def answers_digest(latest: NDArray[np.void]) -> str:
 
 
 def point_keys(points: NDArray[np.void]) -> NDArray[np.int64]:
-    """(N,) one number for each (scene, index): below 2^40 points a scene."""
+    """(N,) a number for each pair of scene and index, for scenes of less than 2^40 points."""
     return points["scene"].astype(np.int64) << 40 | points["index"].astype(np.int64)
 
 
 def same_as_next(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-    """(N,) whether the next row is of the same point, in rows that are sorted by scene and index."""
+    """(N,) whether the next row is for the same point. The rows must be sorted by scene and index."""
     same = np.zeros(len(rows), bool)
     same[:-1] = (rows["scene"][1:] == rows["scene"][:-1]) & (rows["index"][1:] == rows["index"][:-1])
     return same

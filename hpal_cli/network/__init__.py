@@ -1,1 +1,1 @@
-"""The network: MinkowskiNet, on hpal's own sparse convolution or on MinkowskiEngine's."""
+"""The network MinkowskiNet, computed by hpal's own sparse convolution or by MinkowskiEngine."""

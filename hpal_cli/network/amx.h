@@ -1,30 +1,31 @@
-/* AMX: tiles of 16 rows of 64 bytes, which the processor multiplies whole. For sparse_bf16.c.
+/* AMX: registers called tiles, of 16 rows of 64 bytes, which the processor multiplies as matrices. For sparse_bf16.c.
  *
- * A tile of sums, (16, 16) of float, grows by the product of a tile of rows' factors, (16, 32) of bfloat16, and one of
- * columns' factors, (32, 16), of which two rows lie side by side: (16, 16, 2). Two by two tiles are summed at once.
+ * To a tile of sums, (16, 16) float, the processor adds the product of a tile of the left matrix, (16, 32) bfloat16,
+ * and one of the right matrix, (32, 16), stored as (16, 16, 2) with two rows interleaved. 2 x 2 tiles of sums are
+ * computed at once. In the names below, `rows` is the left matrix and `columns` the right one.
  */
 #pragma once
 #include "pairs.h"
 
 #include <immintrin.h>
 
-/* A tile has SIDE rows or columns of DEEP factors. */
+/* A tile of bfloat16 has SIDE rows (of the left matrix) or columns (of the right one) of DEEP numbers. */
 enum { SIDE = 16, DEEP = 32, TILE = SIDE * DEEP };
 
 #if defined(__AMX_BF16__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Whether they are used. */
+/* Whether tiles are used. */
 static int tiles;
 
-/* Linux gives tiles to the processes that ask for them, if it knows them. */
+/* Asks Linux for permission to use tiles, which each process has to do; kernels that do not know tiles refuse. */
 static void allow_tiles(void) {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     tiles = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
-/* Gives the calling thread its tiles, all of full size. */
+/* Configures the tiles of the calling thread, all at full size. */
 static void begin_tiles(void) {
     struct {
         uint8_t palette, start, none[14];
@@ -35,7 +36,7 @@ static void begin_tiles(void) {
         shape.bytes[i] = 64;
         shape.rows[i] = SIDE;
     }
-    /* gcc believes that only the first 8 bytes are read, and would leave the others unwritten. */
+    /* gcc assumes that only the first 8 bytes are read, and would not write the others. */
     __asm__ volatile("" : : "r"(&shape) : "memory");
     if (tiles) _tile_loadconfig(&shape);
 }
@@ -44,7 +45,7 @@ static void end_tiles(void) {
     if (tiles) _tile_release();
 }
 
-/* The eight registers: sums of two by two, rows' factors, columns' factors. */
+/* The eight tiles: 2 x 2 of sums, two of the left matrix, two of the right one. */
 #define SUM_00 0
 #define SUM_01 1
 #define SUM_10 2
@@ -88,9 +89,10 @@ INLINE void sum_some(const uint16_t *rows, ptrdiff_t next_rows, const uint16_t *
     if (tall == 2 && wide == 2) _tile_stored(SUM_11, sums + SIDE * width + SIDE, pitch);
 }
 
-/* sums[tall * SIDE][wide * SIDE] = rows' factors times columns' factors, for 1 or 2 of `tall` and of `wide`; onto: added.
- * steps: tiles that follow one another in both; the second ones begin `next` behind the first. width: from a row of sums
- * to the one below it. */
+/* sums[tall * SIDE][wide * SIDE] = left matrix @ right matrix, with `tall` and `wide` 1 or 2; with `onto`, the product
+ * is added to the sums. steps: number of tiles along the inner dimension, which follow one another in memory; the
+ * second row (column) of tiles begins `next_rows` (`next_columns`) numbers after the first. width: numbers from one
+ * row of sums to the next. */
 INLINE void sum_tiles(const uint16_t *rows, ptrdiff_t next_rows, const uint16_t *columns, ptrdiff_t next_columns,
                       int steps, float *sums, int width, int tall, int wide, const int onto) {
     /* The compiler does not know that loading a tile reads memory. */

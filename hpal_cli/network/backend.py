@@ -1,5 +1,4 @@
-"""Chooses who computes sparse convolutions: hpal's own code in PyTorch, or MinkowskiEngine. All else is the same for
-both."""
+"""Chooses the library that computes sparse convolutions: hpal's own code in PyTorch, or MinkowskiEngine."""
 
 from __future__ import annotations
 
@@ -21,34 +20,45 @@ ON_GPU_ONLY = ("tf32", "fp16")
 
 
 class AnyGeometry(Protocol):
-    """The voxels of a batch at all strides, and the convolutions between them (`geometry.Geometry` says which).
+    """The voxels of a batch at all strides, and the convolutions between them (see `geometry.Geometry`).
 
-    fused: whether it is a `tables.TableGeometry`, for which batch norm, addition and ReLU are launches of Triton, too.
+    fused: whether it is a `tables.TableGeometry`, for which Triton also computes batch norm, addition and ReLU.
     """
 
     fused: bool
 
-    def sizes(self) -> list[int]: ...
+    def sizes(self) -> list[int]:
+        """The number of voxels at each stride."""
+        ...
 
-    def enter(self, features: Tensor) -> Tensor: ...
+    def permute(self, features: Tensor) -> Tensor:
+        """(M, C) in the order of the input voxels -> in the network's order and type."""
+        ...
 
-    def leave(self, features: Tensor) -> Tensor: ...
+    def unpermute(self, features: Tensor) -> Tensor:
+        """(M, C) in the network's order and type -> in the order of the input voxels."""
+        ...
 
-    def pointwise(self, features: Tensor, kernel: Tensor) -> Tensor: ...
+    def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
+        """The 3x3x3 convolution of features (M, C_in) at stride 2^level; kernel: (27, C_in, C_out)."""
+        ...
 
-    def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor: ...
+    def down(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
+        """The 2x2x2 convolution from stride 2^level to the next one; kernel: (8, C_in, C_out)."""
+        ...
 
-    def down(self, features: Tensor, kernel: Tensor, level: int) -> Tensor: ...
-
-    def up(self, features: Tensor, kernel: Tensor, level: int) -> Tensor: ...
+    def up(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
+        """The transposed 2x2x2 convolution from stride 2^level to the one before; kernel: (8, C_in, C_out)."""
+        ...
 
 
 @dataclass(frozen=True)
 class Backend:
-    """name: torch or minkowski; reason: why it was taken, or what it computes with; geometry: from (M, 4) int64 voxels
-    to their maps; precision: of the factors of the convolutions' products, whose sums are float32: fp32, bf16, and
-    on a GPU also tf32 (float32 of which the products read 10 bits) and fp16 (for which `train` scales the loss). With
-    Triton bf16 and fp16 are also what lies between the layers."""
+    """A way to compute sparse convolutions. name: torch or minkowski; reason: why it was chosen, for messages;
+    geometry: makes the geometry of voxels (M, 4) int64; precision: number format of the factors in the convolutions'
+    products, whose sums are float32. It is fp32 or bf16, or on a GPU also tf32 (float32 with 10 bits of mantissa) or
+    fp16 (for which `train` scales the loss). With Triton, bf16 and fp16 are also the format of the features between the
+    layers."""
 
     name: str
     reason: str
@@ -60,10 +70,11 @@ class Backend:
 
 
 def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
-    """`auto` (the fastest of what is installed for the device, docs/benchmarks.md), `torch` or `minkowski`.
+    """The backend `torch`, `minkowski`, or with `auto` the fastest that is installed for the device
+    (docs/benchmarks.md).
 
     Raises:
-        UsageError: no such backend or precision, or a MinkowskiEngine that is missing, does not load or was built
+        UsageError: there is no such backend or precision, or MinkowskiEngine is missing, does not load or was built
             without CUDA.
     """
     if name not in NAMES:
@@ -84,8 +95,8 @@ def choose(name: str, device: torch.device, precision: str = "fp32") -> Backend:
 
 
 def _on_cuda(name: str, device: torch.device, precision: str) -> Backend:
-    """`auto` takes the first that is there: Triton's kernels, MinkowskiEngine, and last a few torch calls for every
-    offset, which the engine was measured to be faster than."""
+    """The backend for a GPU. `auto` chooses the first that is installed of Triton's kernels, MinkowskiEngine, and
+    several torch calls for every kernel offset, which are the slowest."""
     lacking = _without_triton()
     if lacking is None:
         from hpal_cli.network.tables import TableGeometry
@@ -96,7 +107,7 @@ def _on_cuda(name: str, device: torch.device, precision: str) -> Backend:
         try:
             return _minkowski(device, precision, f"fastest of what is installed: {lacking}; does not repeat to the bit")
         except UsageError:
-            # Not there, which a person who did not ask for it need not hear.
+            # It is not installed, and nobody asked for it.
             pass
     return Backend("torch", f"slower here: {lacking}", partial(Geometry, half=precision == "bf16"), precision)
 

@@ -1,6 +1,6 @@
-"""Batch norm over all voxels of a batch, including those in other processes that train the same network.
+"""Batch norm over all voxels of a batch, including those of other processes that train the same network.
 
-On a GPU the convolution before it, and the addition and the ReLU after it, are computed in the same launches."""
+On a GPU it is computed together with the convolution before it, or with the addition and the ReLU after it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all voxels of the batch, of all processes if torch.distributed runs several; and what follows it,
-    so that a GPU does all of it at once."""
+    """Batch norm over all voxels of the batch (of all processes, if torch.distributed runs several), followed by the
+    addition of a shortcut and a ReLU if there are any, so that a GPU can compute all of them at once."""
 
     def __init__(self, width: int, *, rectified: bool = True) -> None:
         """rectified: whether a ReLU follows."""
@@ -27,35 +27,36 @@ class BatchNorm(nn.Module):
         self.bn = nn.BatchNorm1d(width)
         self.rectified = rectified
         self.counts = False
-        """Whether the last pass is one of those that `bn.num_batches_tracked` counts; `count_batches` does it."""
+        """Whether `count_batches` must add the last pass to `bn.num_batches_tracked`."""
 
     def before(self, geometry: AnyGeometry, shortcut: Callable[[], Tensor] | None = None) -> AnyGeometry:
-        """What the convolution before is given: on a GPU, without gradients, a geometry whose convolutions end with all
-        that `forward` does, in the same launch."""
-        if not self._ends(geometry):
+        """The geometry for the convolution before this norm. On a GPU, without gradients, the convolutions of the
+        returned geometry also compute all that `forward` computes, as their epilogue."""
+        if not self._is_epilogue(geometry):
             return geometry
-        from hpal_cli.network.implicit_gemm import Ending
+        from hpal_cli.network.implicit_gemm import Epilogue
 
         added = None if shortcut is None else shortcut()
-        return cast("TableGeometry", geometry).ending(Ending.of(self.bn, added, rectified=self.rectified))
+        return cast("TableGeometry", geometry).with_epilogue(Epilogue.of(self.bn, added, rectified=self.rectified))
 
     def forward(self, x: Tensor, geometry: AnyGeometry, shortcut: Callable[[], Tensor] | None = None) -> Tensor:
-        """`relu(norm(x) + shortcut())` of what the convolution has made of `before(geometry, shortcut)`."""
+        """(M, C) `relu(norm(x) + shortcut())`, where x (M, C) is the result of the convolution with the geometry that
+        `before(geometry, shortcut)` returned."""
         self.counts = False
-        if self._ends(geometry):
+        if self._is_epilogue(geometry):
             return x
         if geometry.fused and self.training and not _several_processes() and len(x) > 1:
             from hpal_cli.network.fused_norm import normalise_batch
 
             self.counts = True
-            added, room = None if shortcut is None else shortcut(), cast("TableGeometry", geometry).room
-            return normalise_batch(x, self.bn, added, rectified=self.rectified, room=room)
+            added, buffers = None if shortcut is None else shortcut(), cast("TableGeometry", geometry).buffers
+            return normalise_batch(x, self.bn, added, rectified=self.rectified, buffers=buffers)
         x = self._normalised(x)
         if shortcut is not None:
             x = x.add_(shortcut())
         return torch.relu_(x) if self.rectified else x
 
-    def _ends(self, geometry: AnyGeometry) -> bool:
+    def _is_epilogue(self, geometry: AnyGeometry) -> bool:
         return geometry.fused and not self.training and not torch.is_grad_enabled()
 
     def _normalised(self, x: Tensor) -> Tensor:
@@ -77,7 +78,8 @@ def _several_processes() -> bool:
 
 
 def count_batches(norms: Sequence[BatchNorm]) -> None:
-    """Counts the pass that is over, for all of them in one call: on a GPU each call is a launch."""
+    """Adds the pass that is over to the counters of all norms, in a single call, since on a GPU each call is a kernel
+    launch."""
     counters = [
         norm.bn.num_batches_tracked for norm in norms if norm.counts and norm.bn.num_batches_tracked is not None
     ]
@@ -86,8 +88,8 @@ def count_batches(norms: Sequence[BatchNorm]) -> None:
 
 
 def _in_place(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
-    """In evaluation every column is scaled and shifted: where the row lies, since nobody else reads what a
-    convolution has just made."""
+    """Batch norm in evaluation, which scales and shifts every column. It overwrites x (M, C), the result of a
+    convolution, since nothing else reads it."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
@@ -95,13 +97,14 @@ def _in_place(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
 
 
 def _by_running_average(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
-    """One voxel has no variance: at the coarsest strides of a small cloud the running one stands in."""
+    """Batch norm with the running statistics. It is used for a single voxel, which has no variance, as at the coarsest
+    strides of a small cloud."""
     return functional.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
 
 
 def _over_processes(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
-    """torch's batch norm in training (biased variance for the output, unbiased for the running average), with its
-    sums taken over all processes. Written out, since torch's own synchronised one is for CUDA only."""
+    """torch's batch norm in training (biased variance for the output, unbiased for the running average), with sums over
+    all processes. torch's own synchronised batch norm cannot be used, since it is for CUDA only."""
     from torch.distributed.nn.functional import all_reduce
 
     assert bn.running_mean is not None
@@ -111,7 +114,7 @@ def _over_processes(x: Tensor, bn: nn.BatchNorm1d) -> Tensor:
     dtype, x = x.dtype, x.to(bn.running_mean.dtype)
     count = x.new_tensor([len(x)])
     distributed.all_reduce(count)
-    # Decided where the numbers are: asking for them would make the host wait for a GPU.
+    # A tensor on the device, since reading the number would make the host wait for the GPU.
     alone = count <= 1
     mean = torch.where(alone, bn.running_mean, all_reduce(x.sum(0)) / count)
     centred = x - mean

@@ -1,6 +1,7 @@
 """Sparse convolution: for each kernel offset, rows are read, multiplied by that offset's matrix, and added up.
 
-On a CPU one compiled pass does it (native.py); elsewhere, and in other precisions, three torch calls an offset do.
+On a CPU, compiled code does that in one pass (native.py). On other devices and in other precisions, there are three
+torch calls for each offset.
 """
 
 from __future__ import annotations
@@ -16,30 +17,34 @@ from hpal_cli.network import native
 
 
 class Pair(NamedTuple):
-    """Rows that one kernel offset brings together: (P,) source rows, (P,) target rows, both ascending."""
+    """The rows that one kernel offset connects: source rows (P,) and target rows (P,), both ascending."""
 
     source: Tensor
     target: Tensor
 
 
 class KernelMap:
-    """One pair for each kernel offset; None is the identity (the centre of a cube: every row meets itself)."""
+    """The pairs of rows of each kernel offset. None stands for the identity: at the centre of a 3x3x3 kernel, every row
+    is connected with itself."""
 
     def __init__(self, pairs: Sequence[Pair | None]) -> None:
         self.pairs = tuple(pairs)
-        self._turned: KernelMap | None = None
+        self._transposed: KernelMap | None = None
 
     @property
-    def turned(self) -> KernelMap:
-        """Sources and targets swapped: the map of the transposed convolution."""
-        if self._turned is None:
-            self._turned = KernelMap([None if pair is None else Pair(pair.target, pair.source) for pair in self.pairs])
-            self._turned._turned = self
-        return self._turned
+    def transposed(self) -> KernelMap:
+        """The map of the transposed convolution, which has sources and targets exchanged."""
+        if self._transposed is None:
+            self._transposed = KernelMap(
+                [None if pair is None else Pair(pair.target, pair.source) for pair in self.pairs]
+            )
+            self._transposed._transposed = self
+        return self._transposed
 
     @cached_property
     def table(self) -> Tensor:
-        """(K, 3) addresses of sources and targets, and their number, for native.py; the identity's number is -1."""
+        """(K, 3) for native.py: the memory addresses of the sources and targets of each offset, and their number, which
+        is -1 for the identity."""
         rows = []
         for pair in self.pairs:
             if pair is None:
@@ -54,9 +59,9 @@ class KernelMap:
 def sparse_matmul(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, *, half: bool = False) -> Tensor:
     """`out[target_k] += features[source_k] @ kernel[k]` over all offsets k.
 
-    features (N, C_in), kernel (K, C_in, C_out), K pairs -> (rows, C_out). Only the input and the kernel are kept for
-    the backward pass; the index lists are shared by all layers of a stride. half: the factors of every product are
-    rounded to bfloat16; sums stay in the features' type.
+    features (N, C_in), kernel (K, C_in, C_out), K pairs -> (rows, C_out). The backward pass keeps only the features and
+    the kernel; all layers of a stride share the pairs. half: whether the factors of every product are rounded to
+    bfloat16; sums have the type of the features.
     """
     return _SparseMatmul.apply(features, kernel, pairs, rows, half)
 
@@ -75,14 +80,15 @@ class _SparseMatmul(torch.autograd.Function):
         wanted_features, wanted_kernel = ctx.needs_input_grad[:2]
         to_features = to_kernel = None
         if wanted_features:
-            to_features = _multiply(gradient, kernel.transpose(1, 2), ctx.pairs.turned, len(features), ctx.half)
+            to_features = _multiply(gradient, kernel.transpose(1, 2), ctx.pairs.transposed, len(features), ctx.half)
         if wanted_kernel:
             to_kernel = _outer(features, gradient, kernel, ctx.pairs, ctx.half)
         return to_features, to_kernel, None, None, None
 
 
 def _rounded(x: Tensor, half: bool) -> Tensor:
-    """The factors of a product: rounded to bfloat16 if wanted; a CPU that cannot multiply that goes on in float32."""
+    """The factors of a product, rounded to bfloat16 if `half`. On a CPU they are float32 again after the rounding,
+    since not every CPU multiplies bfloat16."""
     if not half:
         return x
     return x.bfloat16().to(x.dtype) if x.device.type == "cpu" else x.bfloat16()
@@ -97,7 +103,8 @@ def _multiply(features: Tensor, kernel: Tensor, pairs: KernelMap, rows: int, hal
         return native.multiply(features, kernel, pairs.table, rows)
     out = features.new_zeros(rows, kernel.shape[2], dtype=dtype)
     for k, pair in enumerate(pairs.pairs):
-        # No row occurs twice in a list, so the sum's order is the offsets' order: the same bits on every run.
+        # No target occurs twice for an offset, so sums are in the order of the offsets, and every run gives the same
+        # bits.
         if pair is None:
             out += features @ kernel[k]
         elif len(pair.source):

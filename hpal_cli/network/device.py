@@ -1,4 +1,4 @@
-"""Chooses the device that computes the network."""
+"""Chooses the device on which the network is computed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hpal_cli.errors import UsageError
 
 
 def choose(name: str) -> torch.device:
-    """`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+    """The device `cpu`, `cuda`, `cuda:N`, or with `auto` CUDA if there is any.
 
     Raises:
-        UsageError: no such device here.
+        UsageError: there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,7 +32,8 @@ def choose(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """float32 products in float32: TF32 would make two GPUs disagree in the third digit."""
+    """Within the block, products of float32 are computed in float32. In TF32, results of two GPUs would differ in the
+    third digit."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,8 +1,8 @@
-"""Batch norm, addition and ReLU on a GPU, in Triton: two launches forward and two backward for the three of them.
-
-Statistics are those of the voxels of this process. Rows are divided into shares whose number follows from the shapes; a
-share's mean and squared deviations are merged block by block (Chan, Golub and LeVeque 1979), and every program of the
-second launch adds up all shares, in their order, before it writes its rows. So the same step gives the same bits.
+"""Batch norm, addition and ReLU together on a GPU, in Triton, with two launches forward and two backward.
+The statistics are those of the voxels of this process. The rows are divided into shares whose number depends only on
+the shapes. The first launch computes the mean and the squared deviations of each share, which it merges block by block
+(Chan, Golub and LeVeque 1979). In the second, every program adds up all shares in their order before it writes its
+rows. So the same step always gives the same bits.
 
 Importing this module imports Triton. TRITON_INTERPRET=1 (before the import) runs the kernels on CPU tensors.
 """
@@ -17,16 +17,16 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from hpal_cli.network.implicit_gemm import Ending, sums_of
+from hpal_cli.network.implicit_gemm import Epilogue, norm_and_relu, sums_of
 
 ROWS = 64
-"""Rows that a program reads at once."""
+"""Rows that a program reads at a time."""
 
 SHARES = 64
-"""Shares of the rows whose sums are kept, at most: every program of the second launch reads all of them."""
+"""Number of shares, at most, since every program of the second launch reads the sums of all of them."""
 
 PROGRAMS = 256
-"""Programs that write rows, at most, for each group of columns."""
+"""Number of programs that write rows, at most, for each group of columns."""
 
 
 @triton.jit
@@ -37,14 +37,14 @@ def _columns(WIDTH: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def _block(start, last, column, real, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """(BLOCK, WIDE) where the entries of some rows from `start` on lie, and which of them are before row `last`."""
+    """(BLOCK, WIDE) the offsets of the entries of the rows from `start` on, and whether each is before row `last`."""
     row = start + tl.arange(0, BLOCK)
     return row.to(tl.int64)[:, None] * WIDTH + column[None, :], (row < last)[:, None] & real[None, :]
 
 
 @triton.jit
 def _shares(part, column, real, shares, WIDTH: tl.constexpr, SHARES: tl.constexpr):
-    """(SHARES, WIDE) the two sums of all shares, 0 behind the last, and (SHARES,) their numbers."""
+    """(SHARES, WIDE) the two sums of each share, 0 after the last share, and (SHARES,) the numbers of the shares."""
     share = tl.arange(0, SHARES)
     there = (share < shares)[:, None] & real[None, :]
     at = part + share[:, None] * (2 * WIDTH) + column[None, :]
@@ -53,7 +53,7 @@ def _shares(part, column, real, shares, WIDTH: tl.constexpr, SHARES: tl.constexp
 
 @triton.jit
 def _kept(kept_mean, kept_factor, weight, bias, column, real):
-    """For these columns the mean and the factor, and what multiplies and is added to x less the mean."""
+    """For these columns the mean, the factor 1 / sqrt(variance + EPS), and the scale and the shift of (x - mean)."""
     factor = tl.load(kept_factor + column, mask=real, other=0.0)
     scale = factor * tl.load(weight + column, mask=real, other=0.0)
     return (
@@ -65,11 +65,21 @@ def _kept(kept_mean, kept_factor, weight, bias, column, real):
 
 
 @triton.jit
-def _slope_of(
-    slope, out, at, inside, centred, scale, shift, RECTIFIED: tl.constexpr, SHORTCUT: tl.constexpr, SUMS: tl.constexpr
+def _upstream_gradient(
+    upstream,
+    out,
+    at,
+    inside,
+    centred,
+    scale,
+    shift,
+    RECTIFIED: tl.constexpr,
+    SHORTCUT: tl.constexpr,
+    SUMS: tl.constexpr,
 ):
-    """The slope behind the ReLU, before it. Without a shortcut x says whether the ReLU let it pass."""
-    value = tl.load(slope + at, mask=inside, other=0.0).to(SUMS)
+    """The gradient before the ReLU, from `upstream`, which is the gradient after it. Without a shortcut, the sign of
+    the ReLU's input follows from x, else from `out`."""
+    value = tl.load(upstream + at, mask=inside, other=0.0).to(SUMS)
     if RECTIFIED:
         if SHORTCUT:
             stopped = tl.load(out + at, mask=inside, other=0.0).to(SUMS) <= 0
@@ -83,7 +93,7 @@ def _slope_of(
 def _statistics_kernel(
     x, part, rows, each, WIDTH: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, SUMS: tl.constexpr
 ):
-    """part[s] = mean, and sum of squared deviations from it, of the s-th `each` rows."""
+    """part[s] = the mean, and the sum of squared deviations from it, of share s, which has `each` rows."""
     column, real = _columns(WIDTH, WIDE)
     first = tl.program_id(0) * each
     last = tl.minimum(first + each, rows)
@@ -114,7 +124,8 @@ def _normalise_kernel(
 ):  # fmt: skip
     """out = relu((x - mean) / sqrt(variance + EPS) weight + bias + shortcut) for `each` rows.
 
-    TRAINING: mean and variance are those of `part`; kept: the mean and the factor 1 / sqrt(variance + EPS).
+    TRAINING: mean and variance are computed from `part`. kept_mean and kept_factor then get the mean and the factor
+    1 / sqrt(variance + EPS) for the backward pass, and the running statistics are updated.
     """
     column, real = _columns(WIDTH, WIDE)
     if TRAINING:
@@ -135,15 +146,11 @@ def _normalise_kernel(
     last = tl.minimum(first + each, rows)
     for start in range(first, last, BLOCK):
         at, inside = _block(start, last, column, real, WIDTH, BLOCK)
-        centred = tl.load(x + at, mask=inside, other=0.0).to(SUMS) - mean[None, :]
-        value = centred * scale[None, :] + shift[None, :]
-        if SHORTCUT:
-            value += tl.load(shortcut + at, mask=inside, other=0.0).to(SUMS)
-        if RECTIFIED:
-            value = tl.where(value < 0, 0.0, value)
+        value = tl.load(x + at, mask=inside, other=0.0).to(SUMS)
+        value = norm_and_relu(value, mean, scale, shift, shortcut, at, inside, SHORTCUT, RECTIFIED, SUMS)
         tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
     if TRAINING:  # noqa: SIM102
-        # One program of each group of columns keeps the statistics; no other reads what it writes here.
+        # One program of each group of columns writes the statistics; no other program reads them.
         if tl.program_id(0) == 0:
             tl.store(kept_mean + column, mean, mask=real)
             tl.store(kept_factor + column, factor, mask=real)
@@ -156,12 +163,13 @@ def _normalise_kernel(
 
 
 @triton.jit(do_not_specialize=["rows", "each"])
-def _slopes_kernel(
-    x, out, slope, kept_mean, kept_factor, weight, bias, part, rows, each,
+def _gradient_sums_kernel(
+    x, out, upstream, kept_mean, kept_factor, weight, bias, part, rows, each,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, SUMS: tl.constexpr,
     SHORTCUT: tl.constexpr, RECTIFIED: tl.constexpr,
 ):  # fmt: skip
-    """part[s] = sums of the slope, and of the slope times the normalised x, of the s-th `each` rows."""
+    """part[s] = the sums over share s, which has `each` rows, of the gradient g before the ReLU, and of g times the
+    normalised x."""
     column, real = _columns(WIDTH, WIDE)
     mean, factor, scale, shift = _kept(kept_mean, kept_factor, weight, bias, column, real)
     first = tl.program_id(0) * each
@@ -171,7 +179,7 @@ def _slopes_kernel(
     for start in range(first, last, BLOCK):
         at, inside = _block(start, last, column, real, WIDTH, BLOCK)
         centred = tl.load(x + at, mask=inside, other=0.0).to(SUMS) - mean[None, :]
-        value = _slope_of(slope, out, at, inside, centred, scale, shift, RECTIFIED, SHORTCUT, SUMS)
+        value = _upstream_gradient(upstream, out, at, inside, centred, scale, shift, RECTIFIED, SHORTCUT, SUMS)
         normal = centred * factor[None, :]
         one += tl.sum(value, axis=0)
         other += tl.sum(value * normal, axis=0)
@@ -182,12 +190,13 @@ def _slopes_kernel(
 
 @triton.jit(do_not_specialize=["rows", "each", "shares"])
 def _gradient_kernel(
-    x, out, slope, kept_mean, kept_factor, weight, bias, part, to_x, to_shortcut, to_weight, to_bias,
+    x, out, upstream, kept_mean, kept_factor, weight, bias, part, to_x, to_shortcut, to_weight, to_bias,
     rows, each, shares,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr, SHARES: tl.constexpr, SUMS: tl.constexpr,
     SHORTCUT: tl.constexpr, RECTIFIED: tl.constexpr,
 ):  # fmt: skip
-    """to_x = weight factor (slope - mean of the slope - normalised x times mean of their product) for `each` rows."""
+    """to_x = weight factor (g - mean(g) - n mean(g n)) for `each` rows, where g is the gradient before the ReLU and n
+    the normalised x."""
     column, real = _columns(WIDTH, WIDE)
     mean, factor, scale, shift = _kept(kept_mean, kept_factor, weight, bias, column, real)
     ones, others, _ = _shares(part, column, real, shares, WIDTH, SHARES)
@@ -202,7 +211,7 @@ def _gradient_kernel(
     for start in range(first, last, BLOCK):
         at, inside = _block(start, last, column, real, WIDTH, BLOCK)
         centred = tl.load(x + at, mask=inside, other=0.0).to(SUMS) - mean[None, :]
-        value = _slope_of(slope, out, at, inside, centred, scale, shift, RECTIFIED, SHORTCUT, SUMS)
+        value = _upstream_gradient(upstream, out, at, inside, centred, scale, shift, RECTIFIED, SHORTCUT, SUMS)
         if RECTIFIED and SHORTCUT:
             tl.store(to_shortcut + at, value.to(to_shortcut.dtype.element_ty), mask=inside)
         normal = centred * factor[None, :]
@@ -210,19 +219,18 @@ def _gradient_kernel(
         tl.store(to_x + at, value.to(to_x.dtype.element_ty), mask=inside)
 
 
-def normalise(x: Tensor, ending: Ending) -> Tensor:
-    """(M, C) by the running statistics, in evaluation: what `implicit_gemm.multiply` does behind a convolution."""
+def normalise(x: Tensor, epilogue: Epilogue) -> Tensor:
+    """(M, C) the epilogue of x (M, C), as `implicit_gemm.multiply` applies it to the result of a convolution."""
     out = torch.empty_like(x)
     if len(x):
-        _normalise(x, ending, out)
+        _normalise(x, epilogue, out)
     return out
 
 
-class Room:
-    """Memory of one pass through a network, made in a few calls for all of its layers: for each norm its mean, its
-    factor and the gradients of its weight and its bias, all (C,), and for all of them one place for sums of shares.
-
-    Layers follow one another on one stream, so each may write where the one before it has finished reading.
+class NormBuffers:
+    """The memory for the norms in one pass through a network, which a few calls allocate for all layers: for each norm
+    its mean, its factor and the gradients of its weight and bias, (C,) each, and for all norms together one buffer for
+    the sums of shares. They can share it since the layers run one after the other on one stream.
     """
 
     def __init__(self, norms: Sequence[nn.BatchNorm1d]) -> None:
@@ -231,23 +239,24 @@ class Room:
         rows = weight.new_empty(4, sum(widths)).unbind()
         self._of = dict(zip(norms, zip(*(row.split(widths) for row in rows))))
         self.part = weight.new_empty(SHARES * 2 * max(widths))
-        """Where sums of shares lie between two launches."""
+        """The sums of shares between two launches."""
 
     def take(self, bn: nn.BatchNorm1d) -> tuple[Tensor, ...]:
-        """Mean, factor, and the gradients of weight and bias: for a norm's first call, since later ones need others."""
+        """The memory (C,) for the mean, the factor, and the gradients of weight and bias of a norm. Only the first call
+        for a norm returns memory of this pass, since a later call must not overwrite it."""
         return self._of.pop(bn, None) or tuple(torch.empty_like(bn.weight) for _ in range(4))
 
 
 def normalise_batch(
-    x: Tensor, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool, room: Room | None = None
+    x: Tensor, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool, buffers: NormBuffers | None = None
 ) -> Tensor:
-    """`relu(bn(x) + shortcut)` in training, and bn's running statistics as torch keeps them.
+    """(M, C) `relu(bn(x) + shortcut)` in training; updates bn's running statistics as torch does.
 
-    x, shortcut: (M, C), M > 1 (one row has no variance); room: that of the pass; the sums of bfloat16 and float16 are
-    float32. Repeats to the bit, and so does its backward pass.
+    x, shortcut: (M, C) with M > 1, as one row has no variance; buffers: of the pass. Sums of bfloat16 and float16 are
+    float32. The result and the gradients repeat to the bit.
     """
     assert len(x) > 1
-    return _Normalised.apply(x, bn.weight, bn.bias, shortcut, bn, rectified, room or Room([bn]))
+    return _Normalised.apply(x, bn.weight, bn.bias, shortcut, bn, rectified, buffers or NormBuffers([bn]))
 
 
 class _Normalised(torch.autograd.Function):
@@ -260,39 +269,41 @@ class _Normalised(torch.autograd.Function):
         shortcut: Tensor | None,
         bn: nn.BatchNorm1d,
         rectified: bool,
-        room: Room,
+        buffers: NormBuffers,
     ) -> Tensor:
         x = x.contiguous()
         out, each = torch.empty_like(x), _each(len(x), SHARES)
-        mean, factor, *ctx.to_parameters = room.take(bn)
+        mean, factor, *ctx.to_parameters = buffers.take(bn)
         with torch.cuda.device_of(x):
-            _statistics_kernel[_grid(x, each)](x, room.part, len(x), each, **_shape(x), num_warps=4)
+            _statistics_kernel[_grid(x, each)](x, buffers.part, len(x), each, **_shape(x), num_warps=4)
         shortcut = None if shortcut is None else shortcut.contiguous()
-        _normalise(x, Ending.of(bn, shortcut, rectified=rectified), out, (room.part, mean, factor), each, bn.momentum)
+        _normalise(
+            x, Epilogue.of(bn, shortcut, rectified=rectified), out, (buffers.part, mean, factor), each, bn.momentum
+        )
         ctx.save_for_backward(x, weight, bias)
-        ctx.kept, ctx.room = (mean, factor), room
+        ctx.kept, ctx.buffers = (mean, factor), buffers
         ctx.rectified, ctx.shortcut = rectified, shortcut is not None
-        # Not the output itself, which would keep this node, and so itself, alive.
+        # Detached, since the output itself refers to this node, and the two would keep each other in memory.
         ctx.out = out.detach() if rectified and ctx.shortcut else None
         return out
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
-        slope, to_x = slopes[0].contiguous(), torch.empty_like(x)
-        # Given away, so that autograd keeps them as they are instead of copies.
+        upstream, to_x = gradients[0].contiguous(), torch.empty_like(x)
+        # No reference to them is kept, so that autograd takes them as they are and does not copy them.
         (to_weight, to_bias), ctx.to_parameters = ctx.to_parameters or (None, None), None
         if to_weight is None:
             to_weight, to_bias = torch.empty_like(weight), torch.empty_like(weight)
-        # Without a ReLU the shortcut's slope is the slope itself.
+        # Without a ReLU, the gradient of the shortcut is the upstream gradient itself.
         own = ctx.shortcut and ctx.rectified
-        to_shortcut = torch.empty_like(x) if own else slope if ctx.shortcut else None
-        part, each, to_write = ctx.room.part, _each(len(x), SHARES), _each(len(x), PROGRAMS)
+        to_shortcut = torch.empty_like(x) if own else upstream if ctx.shortcut else None
+        part, each, to_write = ctx.buffers.part, _each(len(x), SHARES), _each(len(x), PROGRAMS)
         shares = triton.cdiv(len(x), each)
         with torch.cuda.device_of(x):
-            given = (x, ctx.out if own else x, slope, *ctx.kept, weight, bias, part)
+            given = (x, ctx.out if own else x, upstream, *ctx.kept, weight, bias, part)
             what = {"SHORTCUT": ctx.shortcut, "RECTIFIED": ctx.rectified, **_shape(x)}
-            _slopes_kernel[_grid(x, each)](*given, len(x), each, **what, num_warps=4)
+            _gradient_sums_kernel[_grid(x, each)](*given, len(x), each, **what, num_warps=4)
             _gradient_kernel[_grid(x, to_write)](
                 *given, to_x, to_shortcut if own else to_x, to_weight, to_bias, len(x), to_write, shares,
                 SHARES=triton.next_power_of_2(shares), **what, num_warps=4,
@@ -302,30 +313,33 @@ class _Normalised(torch.autograd.Function):
 
 def _normalise(
     x: Tensor,
-    ending: Ending,
+    epilogue: Epilogue,
     out: Tensor,
     batch: tuple[Tensor, Tensor, Tensor] | None = None,
     each: int = 1,
     momentum: float | None = None,
 ) -> None:
-    """batch: in training, the sums of the shares, of `each` rows, and where the mean and the factor are kept."""
+    """Writes the epilogue of x to `out`. batch: in training, the sums of the shares, which have `each` rows, and the
+    memory for the mean and the factor."""
     shares, to_write = 1 if batch is None else triton.cdiv(len(x), each), _each(len(x), PROGRAMS)
     with torch.cuda.device_of(x):
         _normalise_kernel[_grid(x, to_write)](
-            x, *(batch or (x, x, x)), ending.mean, ending.variance, ending.weight, ending.bias,
-            x if ending.shortcut is None else ending.shortcut, out, len(x), to_write, shares, each,
-            SHARES=triton.next_power_of_2(shares), EPS=ending.eps, MOMENTUM=momentum or 0.0, TRAINING=batch is not None,
-            SHORTCUT=ending.shortcut is not None, RECTIFIED=ending.rectified, **_shape(x), num_warps=4,
+            x, *(batch or (x, x, x)), epilogue.mean, epilogue.variance, epilogue.weight, epilogue.bias,
+            x if epilogue.shortcut is None else epilogue.shortcut, out, len(x), to_write, shares, each,
+            SHARES=triton.next_power_of_2(shares), EPS=epilogue.eps, MOMENTUM=momentum or 0.0,
+            TRAINING=batch is not None, SHORTCUT=epilogue.shortcut is not None, RECTIFIED=epilogue.rectified,
+            **_shape(x), num_warps=4,
         )  # fmt: skip
 
 
 def _each(rows: int, programs: int) -> int:
-    """Rows of a program, of at most so many: a function of the shape alone, so that the order of a sum is, too."""
+    """Rows of a program if there are at most `programs`. It depends only on the shape, as does the order of sums
+    then."""
     return triton.cdiv(triton.cdiv(rows, programs), ROWS) * ROWS
 
 
 def _wide(width: int) -> int:
-    """Columns of a program: a power of 2 that divides them, so that none computes for nothing."""
+    """Columns of a program: a power of 2 that divides the width, so that no column is computed in vain."""
     return max(16, min(64, width & -width))
 
 

@@ -1,9 +1,9 @@
-"""Sparse convolution on a GPU: one launch for all offsets of a kernel, in Triton, which ships with torch for CUDA.
+"""Sparse convolution on a GPU by one launch for all offsets of a kernel, in Triton, which is part of torch for CUDA.
 
-For each block of target rows a kernel reads the source rows that an offset brings to them, multiplies them by that
-offset's matrix on tensor cores and adds up in float32 ("implicit GEMM"); nothing is written between offsets. Targets
-are taken in the order of which offsets they have, so that a block has few, and the others are skipped. No sum is made
-by atomic additions: the same step gives the same bits.
+For each block of target rows, a program reads the source rows of each offset, multiplies them by that offset's matrix
+on tensor cores and adds up in float32 ("implicit GEMM"), without writing anything between offsets. Target rows are
+sorted by the set of offsets that they have, so that a block has few offsets and skips the others. No sum uses atomic
+additions, so the same step always gives the same bits.
 
 Importing this module imports Triton. TRITON_INTERPRET=1 (before the import) runs the kernels on CPU tensors.
 """
@@ -28,15 +28,17 @@ ROWS = 64
 WIDEST = 128
 """Columns of one accumulator."""
 
-# Places in a table are counted in 32 bits: 79 million voxels, more than any GPU's memory is enough for.
+# Entries of a table are counted in 32 bits, which is enough for 79 million voxels, more than fit into any GPU.
 
 PROGRAMS = 1024
-"""Programs that the gradient of a kernel is shared out to, about: several for each multiprocessor of a large GPU."""
+"""Approximate number of programs that compute the gradient of a kernel: several for each multiprocessor of a large
+GPU."""
 
 
 @triton.jit
 def _first_not_below(key, count, wanted, steps):
-    """For each wanted number the first place in `key`, ascending, whose number is not below it; count: how many."""
+    """For each number in `wanted`, the first index in the ascending list `key` whose number is not below it, by binary
+    search. count: numbers in `key`; steps: of the search."""
     low = tl.zeros(wanted.shape, tl.int32)
     high = low + count
     for _ in range(steps):
@@ -53,10 +55,10 @@ def _neighbours_kernel(
     key, count, target, targets, shift, table, code, first, number, steps,
     COLUMNS: tl.constexpr, DEEP: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """table[k, row] = place of `target[row] + shift[c] + STRIDE z` in `key`, or -1, for k = c + COLUMNS z.
+    """table[k, row] = the index of `target[row] + shift[c] + STRIDE z` in `key`, or -1, for k = c + COLUMNS z.
 
-    Voxels above one another lie side by side in `key`, so a search a column is enough. code[first + row]: which k were
-    found, and the table's number.
+    Voxels of a column are side by side in `key`, so one search for each column is enough. code[first + row] gets a bit
+    for each k that was found, and the number of the table.
     """
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < targets
@@ -79,7 +81,8 @@ def _neighbours_kernel(
 def _parents_kernel(
     key, count, target, targets, mask, level, table, code, first, number, steps, BITS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """table[k, row] = place of `target[row] & mask` in `key` where k is the row's corner of that cell, -1 elsewhere."""
+    """table[k, row] = the index of `target[row] & mask` in `key` if k is the corner of that cell in which the row is,
+    else -1."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < targets
     start = tl.load(target + row, mask=inside, other=0)
@@ -97,7 +100,8 @@ def _plan_kernel(
     raw, order, first, table, row_of, offset, count, there, targets, blocks,
     VOLUME: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Columns of `raw` in the order of `order[first:]`, which counts from -first, and each block's offsets."""
+    """Sorts the columns of `raw` by `order[first:]`, whose numbers begin with `first`, and lists the offsets of each
+    block."""
     block = tl.program_id(0)
     column = block * BLOCK + tl.arange(0, BLOCK)
     inside = column < targets
@@ -116,7 +120,7 @@ def _plan_kernel(
 
 @triton.jit(do_not_specialize=["blocks"])
 def _blocks_kernel(there, block_of, count, blocks, BLOCK: tl.constexpr):
-    """The blocks that have an offset, ascending: one program an offset."""
+    """Lists, ascending, the blocks that have an offset. There is a program for each offset."""
     k = tl.program_id(0)
     done = tl.zeros((), tl.int32)
     for start in range(0, blocks, BLOCK):
@@ -128,34 +132,45 @@ def _blocks_kernel(there, block_of, count, blocks, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _ended(
-    sums, add, inside, column, mean, variance, gain, bias,
+def norm_and_relu(
+    x, mean, scale, shift, shortcut, at, inside, SHORTCUT: tl.constexpr, RECTIFIED: tl.constexpr, SUMS: tl.constexpr
+):
+    """relu((x - mean) scale + shift + shortcut) for a block of rows. mean, scale, shift: of its columns; at, inside:
+    the entries of the block in `shortcut`, and which of them exist."""
+    value = (x - mean[None, :]) * scale[None, :] + shift[None, :]
+    if SHORTCUT:
+        value += tl.load(shortcut + at, mask=inside, other=0.0).to(SUMS)
+    if RECTIFIED:
+        value = tl.where(value < 0, 0.0, value)
+    return value
+
+
+@triton.jit
+def _apply_epilogue(
+    sums, shortcut, inside, column, mean, variance, gain, bias,
     OUTPUTS: tl.constexpr, EPS: tl.constexpr, SHORTCUT: tl.constexpr, RECTIFIED: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """relu((sums - mean) / sqrt(variance + EPS) gain + bias + shortcut) for these columns."""
     real = column < OUTPUTS
     spread = tl.load(variance + column, mask=real, other=1.0).to(SUMS) + tl.full((), EPS, SUMS)
     scale = tl.load(gain + column, mask=real, other=0.0) / tl.sqrt(spread)
-    middle = tl.load(mean + column, mask=real, other=0.0)
-    sums = (sums - middle[None, :]) * scale[None, :] + tl.load(bias + column, mask=real, other=0.0)[None, :]
-    if SHORTCUT:
-        sums += tl.load(add + column[None, :], mask=inside & real[None, :], other=0.0).to(SUMS)
-    if RECTIFIED:
-        sums = tl.where(sums < 0, 0.0, sums)
-    return sums
+    middle, shift = tl.load(mean + column, mask=real, other=0.0), tl.load(bias + column, mask=real, other=0.0)
+    there = inside & real[None, :]
+    return norm_and_relu(sums, middle, scale, shift, shortcut, column[None, :], there, SHORTCUT, RECTIFIED, SUMS)
 
 
 @triton.jit(do_not_specialize=["blocks"])
 def _multiply_kernel(
     x, weight, out, table, row_of, offset, count, blocks, mean, variance, gain, bias, shortcut,
-    VOLUME: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, TURNED: tl.constexpr, FLIPPED: tl.constexpr,
+    VOLUME: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, TRANSPOSED: tl.constexpr, FLIPPED: tl.constexpr,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr,
     PRECISION: tl.constexpr, FACTORS: tl.constexpr, SUMS: tl.constexpr,
     NORM: tl.constexpr, EPS: tl.constexpr, SHORTCUT: tl.constexpr, RECTIFIED: tl.constexpr,
 ):  # fmt: skip
     """out[row] = sum over offsets k of x[table[k, row]] @ weight[k], for a block of rows and WIDE + REST columns.
 
-    TURNED: weight[k] is (OUTPUTS, INPUTS); FLIPPED: the last offset takes the first matrix. NORM: `_ended` follows.
+    TRANSPOSED: weight[k] is (OUTPUTS, INPUTS); FLIPPED: offset k takes the matrix VOLUME - 1 - k; NORM: whether the
+    epilogue is applied.
     """
     block = tl.program_id(0)
     first = tl.program_id(1) * (WIDE + REST)
@@ -167,8 +182,8 @@ def _multiply_kernel(
         rest = first + WIDE + tl.arange(0, REST)
         more = tl.zeros((BLOCK, REST), SUMS)
     CHUNKS: tl.constexpr = (INPUTS + DEPTH - 1) // DEPTH
-    DOWN: tl.constexpr = 1 if TURNED else OUTPUTS
-    ACROSS: tl.constexpr = INPUTS if TURNED else 1
+    DOWN: tl.constexpr = 1 if TRANSPOSED else OUTPUTS
+    ACROSS: tl.constexpr = INPUTS if TRANSPOSED else 1
     for step in range(tl.load(count + block) * CHUNKS):
         k = tl.load(offset + block * VOLUME + step // CHUNKS)
         channel = step % CHUNKS * DEPTH + tl.arange(0, DEPTH)
@@ -191,9 +206,13 @@ def _multiply_kernel(
     to, add = out + line, shortcut + line
     inside = (row >= 0)[:, None]
     if NORM:
-        sums = _ended(sums, add, inside, wide, mean, variance, gain, bias, OUTPUTS, EPS, SHORTCUT, RECTIFIED, SUMS)
+        sums = _apply_epilogue(
+            sums, add, inside, wide, mean, variance, gain, bias, OUTPUTS, EPS, SHORTCUT, RECTIFIED, SUMS
+        )
         if REST:
-            more = _ended(more, add, inside, rest, mean, variance, gain, bias, OUTPUTS, EPS, SHORTCUT, RECTIFIED, SUMS)
+            more = _apply_epilogue(
+                more, add, inside, rest, mean, variance, gain, bias, OUTPUTS, EPS, SHORTCUT, RECTIFIED, SUMS
+            )
     tl.store(to + wide[None, :], sums.to(out.dtype.element_ty), mask=inside & (wide < OUTPUTS)[None, :])
     if REST:
         tl.store(to + rest[None, :], more.to(out.dtype.element_ty), mask=inside & (rest < OUTPUTS)[None, :])
@@ -206,7 +225,7 @@ def _outer_kernel(
     BLOCK: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, REST: tl.constexpr,
     PRECISION: tl.constexpr, FACTORS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """part[s, k] = sum over the s-th share of the rows of x[table[k, row]]^T gradient[row]."""
+    """part[s, k] = the sum of x[table[k, row]]^T gradient[row] over share s of the rows."""
     ACROSS: tl.constexpr = (OUTPUTS + WIDE + REST - 1) // (WIDE + REST)
     tile, k, share = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     left = tile // ACROSS * HIGH + tl.arange(0, HIGH)
@@ -242,12 +261,13 @@ def _outer_kernel(
 
 @dataclass(frozen=True)
 class Table:
-    """Which source row each of `volume` = K offsets brings to each of `rows` = M target rows, in B blocks of ROWS.
+    """The source row that each of K = `volume` offsets connects with each of M = `rows` target rows. The target rows
+    are sorted into B blocks of ROWS columns.
 
-    All are flat int32, some longer than they need be. source: (K, B ROWS), -1 for none; row_of: (B ROWS,) target row of
-    each column, -1 behind the last; offset: (B, K) the offsets that a block has, of which the first `count` (B,) count;
-    there: (K, B) 1 where it has them; block_of: (K, B) the blocks that have an offset, of which the first `blocks_with`
-    (K,) count, once `blocks_by_offset` was asked for them.
+    All tensors are flat int32, and some are longer than needed. source: (K, B ROWS), -1 for none; row_of: (B ROWS,) the
+    target row of each column, -1 after the last; offset: (B, K) the offsets that a block has, of which only the first
+    `count` (B,) are valid; there: (K, B) 1 if the block has the offset; block_of: (K, B) the blocks that have an
+    offset, of which only the first `blocks_with` (K,) are valid. `blocks_by_offset` computes the last two.
     """
 
     volume: int
@@ -266,7 +286,7 @@ class Table:
 
     @cached_property
     def blocks_by_offset(self) -> tuple[Tensor, Tensor]:
-        """`block_of` and `blocks_with`, which only a backward pass wants."""
+        """Computes and returns `block_of` and `blocks_with`, which only a backward pass needs."""
         with torch.cuda.device_of(self.there):
             _blocks_kernel[(self.volume,)](self.there, self.block_of, self.blocks_with, self.blocks, BLOCK=1024)
         return self.block_of, self.blocks_with
@@ -278,11 +298,12 @@ def blocks_of(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Search:
-    """How one table is found. target: (M,) int64 keys; key: (N,) int64, ascending, those of the source rows.
+    """The search that finds one table. target: (M,) int64 keys of the target rows; key: (N,) int64, ascending, keys of
+    the source rows; level: of the finer stride.
 
-    shift: (C,) int64, from a target's key to the lowest of each column of `deep` voxels, so that offset k = c + C z;
-    or None: source rows are the cells that targets lie in, by their key "and" `mask` (1,), at the offset of the corner.
-    level: that of the lower stride.
+    shift: (C,) int64, the difference from a target's key to the lowest key of each column of `deep` voxels, where
+    k = c + C z; or None if the source rows are the cells that the targets are in, whose key is the target's key "and"
+    `mask` (1,), and k is the corner of the cell.
     """
 
     target: Tensor
@@ -298,14 +319,15 @@ class Search:
 
 
 LINE = 32
-"""Numbers of 32 bits in a line of memory."""
+"""Numbers of 32 bits in a cache line."""
 
 CODE_BITS = 27
-"""Bits of a code that say which offsets a target has; those above say of which table it is."""
+"""Bits of a code that tell which offsets a target has. The bits above them are the number of the table."""
 
 
 def tables(searches: Sequence[Search], bits: int) -> list[Table]:
-    """The tables of at most 16 searches, made together: one piece of memory, one sort; bits: of a key's coordinate."""
+    """The tables of at most 16 searches. They are made together, with a single allocation and a single sort. bits: of a
+    coordinate in a key."""
     sizes: list[int] = []
     for search in searches:
         volume, blocks = search.volume, blocks_of(len(search.target))
@@ -331,7 +353,8 @@ def tables(searches: Sequence[Search], bits: int) -> list[Table]:
 
 
 def _pieces(sizes: Sequence[int], like: Tensor) -> Sequence[Tensor]:
-    """Flat int32 tensors of one piece of memory. Each begins with a line of memory, as Triton likes its pointers."""
+    """Flat int32 tensors of these sizes in one allocation. Each begins at a cache line, which makes Triton's accesses
+    faster."""
     whole = [-(-size // LINE) * LINE for size in sizes]
     return like.new_empty(sum(whole), dtype=torch.int32).split(whole)
 
@@ -357,28 +380,28 @@ def _search(search: Search, raw: Tensor, code: Tensor, first: int, number: int, 
 def convolve(
     features: Tensor,
     kernel: Tensor,
-    forth: Table,
-    back: Table,
+    forward_table: Table,
+    backward_table: Table,
     *,
     flipped: bool = False,
     tf32: bool = False,
-    ending: Ending | None = None,
+    epilogue: Epilogue | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """`out[row] = sum_k features[forth[k, row]] @ kernel[k]`.
+    """`out[row] = sum_k features[forward_table[k, row]] @ kernel[k]`.
 
-    features (N, C_in), kernel (K, C_in, C_out) -> (M, C_out). Factors have the type of the features, sums of bfloat16
-    and float16 are float32, and so is the kernel's gradient; the result is of the features' type again. back: the table
-    from targets to sources, whose offset k is `forth`'s k, or with `flipped` (forth and back are one table) its
-    K - 1 - k; tf32: float32 factors may be rounded to 10 bits; ending: without gradients, what follows;
-    weight: the kernel in the features' type, if somebody has it.
+    features (N, C_in), kernel (K, C_in, C_out) -> (M, C_out). Factors and the result have the type of the features.
+    Sums of bfloat16 and float16 are float32, and so is the gradient of the kernel. backward_table: from targets to
+    sources, with the same offsets; with `flipped`, both are the same table, in which offset k stands for K - 1 - k
+    backward; tf32: whether float32 factors may be rounded to 10 bits; epilogue: for a pass without gradients; weight:
+    the kernel in the type of the features, if it is already there.
     """
     features = features.contiguous()
     weight = kernel.detach().to(features.dtype).contiguous() if weight is None else weight
-    if ending is not None:
+    if epilogue is not None:
         assert not torch.is_grad_enabled()
-        return multiply(features, weight, forth, tf32=tf32, ending=ending)
-    return _Convolution.apply(features, kernel, weight, forth, back, flipped, tf32)
+        return multiply(features, weight, forward_table, tf32=tf32, epilogue=epilogue)
+    return _Convolution.apply(features, kernel, weight, forward_table, backward_table, flipped, tf32)
 
 
 class _Convolution(torch.autograd.Function):
@@ -388,14 +411,14 @@ class _Convolution(torch.autograd.Function):
         features: Tensor,
         kernel: Tensor,
         weight: Tensor,
-        forth: Table,
-        back: Table,
+        forward_table: Table,
+        backward_table: Table,
         flipped: bool,
         tf32: bool,
     ) -> Tensor:
         ctx.save_for_backward(features, weight)
-        ctx.forth, ctx.back, ctx.flipped, ctx.tf32 = forth, back, flipped, tf32
-        return multiply(features, weight, forth, tf32=tf32)
+        ctx.forward_table, ctx.backward_table, ctx.flipped, ctx.tf32 = forward_table, backward_table, flipped, tf32
+        return multiply(features, weight, forward_table, tf32=tf32)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -403,17 +426,18 @@ class _Convolution(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         to_features = to_kernel = None
         if ctx.needs_input_grad[0]:
-            to_features = multiply(gradient, weight, ctx.back, turned=True, flipped=ctx.flipped, tf32=ctx.tf32)
+            to_features = multiply(
+                gradient, weight, ctx.backward_table, transposed=True, flipped=ctx.flipped, tf32=ctx.tf32
+            )
         if ctx.needs_input_grad[1]:
-            to_kernel = outer(features, gradient, ctx.forth, tf32=ctx.tf32)
+            to_kernel = outer(features, gradient, ctx.forward_table, tf32=ctx.tf32)
         return to_features, to_kernel, None, None, None, None, None
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What follows a convolution in evaluation: batch norm by running statistics, all (C,), an addition, a ReLU.
-
-    shortcut: (M, C), None for none; rectified: whether a ReLU comes last.
+class Epilogue:
+    """The operations after a convolution in evaluation: batch norm with the running statistics mean, variance, weight
+    and bias (C,), then the addition of `shortcut` (M, C) if it is not None, and a ReLU if `rectified`.
     """
 
     mean: Tensor
@@ -425,7 +449,8 @@ class Ending:
     rectified: bool
 
     @classmethod
-    def of(cls, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool) -> Ending:
+    def of(cls, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool) -> Epilogue:
+        """The epilogue of a batch norm with its running statistics."""
         assert bn.running_mean is not None
         assert bn.running_var is not None
         return cls(bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps, shortcut, rectified)
@@ -436,41 +461,42 @@ def multiply(
     weight: Tensor,
     table: Table,
     *,
-    turned: bool = False,
+    transposed: bool = False,
     flipped: bool = False,
     tf32: bool = False,
-    ending: Ending | None = None,
+    epilogue: Epilogue | None = None,
 ) -> Tensor:
-    """`out[row] = sum_k x[table[k, row]] @ weight[k]`, of x's type; turned: `weight[k]^T`; flipped: `weight[K-1-k]`;
-    ending: what is done to the sums before they are written."""
+    """(M, C_out) `out[row] = sum_k x[table[k, row]] @ weight[k]`, of the type of x (N, C_in). transposed: `weight[k]^T`
+    instead; flipped: `weight[K - 1 - k]` instead; epilogue: is applied to the sums before they are written."""
     volume = len(weight)
-    inputs, outputs = weight.shape[:0:-1] if turned else weight.shape[1:]
+    inputs, outputs = weight.shape[:0:-1] if transposed else weight.shape[1:]
     out = x.new_empty(table.rows, outputs)
     wide, rest = _columns(outputs)
-    shortcut = None if ending is None else ending.shortcut
-    norm = (x, x, x, x) if ending is None else (ending.mean, ending.variance, ending.weight, ending.bias)
+    shortcut = None if epilogue is None else epilogue.shortcut
+    norm = (x, x, x, x) if epilogue is None else (epilogue.mean, epilogue.variance, epilogue.weight, epilogue.bias)
     if table.rows:
         with torch.cuda.device_of(x):
             _multiply_kernel[(table.blocks, triton.cdiv(outputs, wide + rest))](
                 x, weight, out, table.source, table.row_of, table.offset, table.count, table.blocks,
                 *norm, x if shortcut is None else shortcut,
-                VOLUME=volume, INPUTS=inputs, OUTPUTS=outputs, TURNED=turned, FLIPPED=flipped,
+                VOLUME=volume, INPUTS=inputs, OUTPUTS=outputs, TRANSPOSED=transposed, FLIPPED=flipped,
                 BLOCK=ROWS, DEPTH=_depth(inputs, x.dtype), WIDE=wide, REST=rest,
                 PRECISION=_precision(tf32), FACTORS=_factors(x.dtype), SUMS=sums_of(x.dtype),
-                NORM=ending is not None, EPS=0.0 if ending is None else ending.eps, SHORTCUT=shortcut is not None,
-                RECTIFIED=ending is not None and ending.rectified,
+                NORM=epilogue is not None, EPS=0.0 if epilogue is None else epilogue.eps, SHORTCUT=shortcut is not None,
+                RECTIFIED=epilogue is not None and epilogue.rectified,
                 num_warps=4, num_stages=3,
             )  # fmt: skip
     return out
 
 
 def outer(x: Tensor, gradient: Tensor, table: Table, *, tf32: bool = False) -> Tensor:
-    """(K, C_in, C_out) float32: `sum over rows of x[table[k, row]]^T gradient[row]`."""
+    """(K, C_in, C_out) float32: the sum over rows of `x[table[k, row]]^T gradient[row]`, from x (N, C_in) and gradient
+    (M, C_out)."""
     volume, inputs, outputs = table.volume, x.shape[1], gradient.shape[1]
     high, (wide, rest) = _high(inputs), _columns(outputs)
     tiles = triton.cdiv(inputs, high) * triton.cdiv(outputs, wide + rest)
     blocks = table.blocks
-    # A function of the shapes alone, so that the order of the sum is, too.
+    # The number of shares depends only on the shapes, and so does the order of the sums.
     shares = max(1, min(PROGRAMS // (volume * tiles), triton.cdiv(blocks, 4)))
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     part = x.new_empty((shares, volume, inputs, outputs) if shares > 1 else (volume, inputs, outputs), dtype=dtype)
@@ -487,7 +513,7 @@ def outer(x: Tensor, gradient: Tensor, table: Table, *, tf32: bool = False) -> T
 
 
 def _columns(outputs: int) -> tuple[int, int]:
-    """Columns of a program, as two powers of 2: 96 are 64 and 32, since 128 would compute 32 for nothing."""
+    """The columns of a program as two powers of 2. 96 columns are 64 and 32, since 128 would compute 32 in vain."""
     if outputs > WIDEST and outputs != 192:
         return WIDEST, 0
     wide = max(16, 1 << min(outputs, WIDEST).bit_length() - 1)
@@ -495,7 +521,7 @@ def _columns(outputs: int) -> tuple[int, int]:
 
 
 def _depth(inputs: int, dtype: torch.dtype) -> int:
-    """Channels that are multiplied at once: one line of memory, where they fill it."""
+    """Channels that are multiplied at a time: as many as fill a cache line, if there are enough."""
     return 16 if inputs <= 16 else 64 if inputs % 64 == 0 and dtype.itemsize == 2 else 32
 
 
@@ -508,7 +534,7 @@ def _precision(tf32: bool) -> str:
 
 
 def _factors(dtype: torch.dtype) -> tl.dtype:
-    # The interpreter, which is NumPy, does not multiply bfloat16; as float32 the products are the same.
+    # Triton's interpreter uses NumPy, which has no bfloat16. In float32 the products are the same.
     half = tl.float32 if isinstance(_multiply_kernel, InterpretedFunction) else tl.bfloat16
     return {torch.bfloat16: half, torch.float16: tl.float16, torch.float64: tl.float64}.get(dtype, tl.float32)
 

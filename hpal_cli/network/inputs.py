@@ -19,7 +19,7 @@ POSITION = ("x", "y", "z")
 
 @dataclass
 class NetworkInput:
-    """A batch of M voxels that stand for N points.
+    """A batch of M voxels, which hold N points.
 
     features: (M, channels) float32; voxel: (M, 4) int64 (scene in the batch, x, y, z);
     inverse: (N,) int64, the voxel row of every point, scenes one after the other.
@@ -37,23 +37,24 @@ class NetworkInput:
         )
 
     def pin_memory(self) -> NetworkInput:
-        """In memory from which a GPU copies without making anyone wait."""
+        """The same in pinned memory, from which a GPU copies while the program continues."""
         return NetworkInput(self.features.pin_memory(), self.voxel.pin_memory(), self.inverse.pin_memory())
 
 
 def scene_origin(xyz: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
-    """(N, 3) in metres from the origin of the whole scene, which `xyz` must be.
+    """(N, 3) positions of a whole scene -> (N, 3) metres from its origin. unit: metres in one unit of `xyz`.
 
-    Training and prediction both use this origin: the x y z channels must mean the same in both.
+    Training and prediction both use this origin, because the x y z channels must mean the same in both.
     """
     return metres_from(origin_of(xyz), xyz, unit)
 
 
 def origin_of(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(3,) the middle of a whole scene's bounding box in plan, at its lowest point.
+    """(3,) the origin of a whole scene, from its positions (N, 3): the middle of the bounding box in x and y, and the
+    lowest z.
 
-    Counted from a corner, a room in its own position would look like none of the turned rooms that training shows:
-    window lost half of its IoU by it.
+    Training turns scenes about the vertical axis. If the origin were a corner, a scene that is not turned would have
+    other coordinates than all turned ones; the class window lost half of its IoU by this.
     """
     low, high = xyz.min(axis=0).astype(np.float64), xyz.max(axis=0).astype(np.float64)
     origin = (low + high) / 2
@@ -62,7 +63,7 @@ def origin_of(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def metres_from(origin: NDArray[np.float64], xyz: NDArray[np.floating], unit: float) -> NDArray[np.float32]:
-    """(N, 3) in metres from the origin of the scene that they are points of."""
+    """(N, 3) positions in a scene with this origin (3,) -> (N, 3) metres from the origin."""
     return ((np.asarray(xyz, np.float64) - origin) * unit).astype(np.float32)
 
 
@@ -77,13 +78,13 @@ def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
 
 
 def concatenated(*columns: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-    """(N, F) what there is beside position: colours and others, side by side; None if there is nothing."""
+    """(N, F) the columns beside position, such as colours (N, 3), joined; None if all are None."""
     there = [one for one in columns if one is not None]
     return None if not there else there[0] if len(there) == 1 else np.concatenate(there, axis=1)
 
 
 def rotated(xyz: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
-    """(N, 3) turned about the vertical axis through the origin; 0 changes no bit."""
+    """(N, 3) turned by `angle` radians about the vertical axis through the origin; 0 changes no bit."""
     if not angle:
         return xyz
     sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
@@ -92,7 +93,7 @@ def rotated(xyz: NDArray[np.float32], angle: float) -> NDArray[np.float32]:
 
 
 def channels(xyz: NDArray[np.float32], columns: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """(M, 3) and (M, F) or None -> (M, F + 3): what the network is given of each voxel's point."""
+    """(M, 3) positions and (M, F) columns or None -> (M, F + 3) the input of the network for each voxel."""
     return xyz if columns is None else np.concatenate([columns, xyz], axis=1)
 
 

@@ -1,7 +1,7 @@
-"""The voxels of a batch in MinkowskiEngine: its coordinate maps and its convolution, under the interface of `Geometry`.
+"""MinkowskiEngine's coordinate maps and convolutions, under the interface of `Geometry`.
 
-Importing this module imports MinkowskiEngine, so only `backend.choose` does it. Kernel shapes and their order are the
-same in both (geometry.py), and so is the state of a network.
+Importing this module imports MinkowskiEngine, so only `backend.choose` imports it. Kernels have the same shapes and
+order as in geometry.py, so a trained network works with both.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from hpal_cli.network.geometry import LEVELS
 
 
 @contextlib.contextmanager
-def _as_it_was_in_python_3_9() -> Iterator[None]:
-    """MinkowskiEngine 0.5.4 imports `collections.Sequence`, which Python 3.10 took away. It also warns on every import
-    that it was built without CUDA: `backend.choose` says so where it matters."""
+def _python_3_9_collections() -> Iterator[None]:
+    """Within the block there is `collections.Sequence`, which MinkowskiEngine 0.5.4 imports and Python 3.10 removed.
+    Warnings are off, since the engine warns on every import that it was built without CUDA; `backend.choose` reports
+    that if it matters."""
     collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
@@ -32,7 +33,7 @@ def _as_it_was_in_python_3_9() -> Iterator[None]:
         del collections.Sequence  # type: ignore[attr-defined]
 
 
-with _as_it_was_in_python_3_9():
+with _python_3_9_collections():
     import MinkowskiEngine as me
     from MinkowskiEngineBackend._C import ConvolutionMode
 
@@ -51,7 +52,7 @@ class MinkowskiGeometry:
         """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z).
 
         Raises:
-            HpalError: a voxel beyond 32 bits, or given twice.
+            HpalError: a coordinate does not fit into 32 bits, or a voxel comes twice.
         """
         number = voxel.to(torch.int32).contiguous()
         if not torch.equal(number.long(), voxel):
@@ -60,7 +61,7 @@ class MinkowskiGeometry:
                 f"reaches voxel {int(voxel.abs().max())}, more than 32 bits hold",
                 "train with a larger --voxel, or cut the scene",
             )
-        # Each manager sets the number of OpenMP threads, torch's included: to what torch has.
+        # A manager sets the number of OpenMP threads for torch too, so it is given torch's own number.
         self._manager = me.CoordinateManager(
             D=3,
             num_threads=torch.get_num_threads(),
@@ -70,7 +71,7 @@ class MinkowskiGeometry:
         if self._manager.size(key) < len(voxel):
             raise HpalError("batch", "holds a voxel twice", "group the points by voxel first")
         if not len(self._first):
-            # So the engine says on CUDA that no voxel came twice and the order is the given one.
+            # On CUDA, empty maps mean that no voxel came twice and that the order is unchanged.
             self._first = self._inverse = torch.arange(len(voxel), device=voxel.device)
         self._keys = [key]
         for _ in range(LEVELS - 1):
@@ -80,28 +81,24 @@ class MinkowskiGeometry:
         """The number of voxels at each stride."""
         return [self._manager.size(key) for key in self._keys]
 
-    def enter(self, features: Tensor) -> Tensor:
-        """(M, C) in the order of the input voxels -> the network's order, which on CUDA is any order."""
+    def permute(self, features: Tensor) -> Tensor:
+        """(M, C) in the order of the input voxels -> in the network's order, which on CUDA can be any order."""
         return features[self._first]
 
-    def leave(self, features: Tensor) -> Tensor:
-        """(M, C) in the network's order -> the order of the input voxels."""
+    def unpermute(self, features: Tensor) -> Tensor:
+        """(M, C) in the network's order -> in the order of the input voxels."""
         return features[self._inverse]
-
-    def pointwise(self, features: Tensor, kernel: Tensor) -> Tensor:
-        """1x1x1 convolution, kernel (C_in, C_out): a matrix product."""
-        return features @ kernel.to(features.dtype)
 
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """3x3x3 convolution at stride 2^level: `out[u] = sum_k W[k]^T x[u + off_k]`; kernel (27, C_in, C_out)."""
         return self._apply(me.MinkowskiConvolutionFunction, features, kernel, _CUBE, level, level)
 
     def down(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
-        """2x2x2 convolution of stride 2, from `level` to `level + 1`; kernel (8, C_in, C_out)."""
+        """2x2x2 convolution of stride 2, from stride 2^level to the next; kernel (8, C_in, C_out)."""
         return self._apply(me.MinkowskiConvolutionFunction, features, kernel, _CELL, level, level + 1)
 
     def up(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
-        """Its transpose, from `level` to `level - 1`; kernel (8, C_in, C_out)."""
+        """Transposed 2x2x2 convolution of stride 2, from stride 2^level to the one before; kernel (8, C_in, C_out)."""
         return self._apply(me.MinkowskiConvolutionTransposeFunction, features, kernel, _CELL, level, level - 1)
 
     def _apply(

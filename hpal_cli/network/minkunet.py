@@ -1,7 +1,7 @@
 """MinkowskiNet: a residual U-Net of sparse convolutions (docs/method.md).
 
-Parameter names and shapes are those that the same network built of MinkowskiEngine layers has: `kernel` of
-(27 or 8, C_in, C_out), (C_in, C_out) for kernel 1, batch norm wrapped as `.bn`.
+The names and shapes of the parameters are those of the same network made of MinkowskiEngine layers: `kernel`
+(27 or 8, C_in, C_out), or (C_in, C_out) for 1x1x1 convolutions, and batch norm as `.bn`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from hpal_cli.network.backend import AnyGeometry
 from hpal_cli.network.batch_norm import BatchNorm, count_batches
 
 if TYPE_CHECKING:
-    from hpal_cli.network.tables import Halves, TableGeometry
+    from hpal_cli.network.tables import HalfKernels, TableGeometry
 
 
 @dataclass(frozen=True)
 class Size:
-    """Widths of the stem, the four encoder and the four decoder stages, and residual blocks in each stage.
-
-    A last decoder stage that is narrower than the features is widened to them, voxel by voxel.
+    """The numbers of channels of the stem, the four encoder stages and the four decoder stages, and the number of
+    residual blocks in each stage.
+    If the last decoder stage has fewer channels than `FEATURES`, a 1x1x1 convolution follows that has as many.
     """
 
     stem: int
@@ -35,20 +35,21 @@ class Size:
 
 
 FEATURES = 96
-"""Channels of the features that FDS compares, at every size."""
+"""Number of features of a point, which FDS compares; it is the same for every size of the network."""
 
 SIZES = {
     # The paper's network: 21.7 M parameters.
     "full": Size(32, (32, 64, 128, 256), (256, 128, 96, 96), 2),
-    # For a CPU: half the widths, one block a stage.
+    # For a CPU: half of the widths, and one block in each stage.
     "small": Size(16, (16, 32, 64, 128), (128, 64, 48, 48), 1),
 }
 
 
 class MinkUNet(nn.Module):
-    """(M, C_in) voxel features -> logits (M, classes) and the last decoder block's output (M, 96)."""
+    """Input features (M, C_in) of voxels -> logits (M, classes), and the output of the last decoder block (M, 96)."""
 
     def __init__(self, channels: int, classes: int, size: Size, *, dropout: float = 0.0) -> None:
+        """channels: C_in; dropout: share of the last features that is set to 0 at each step of a training."""
         super().__init__()
         self.stem = Chain(
             Convolution(channels, size.stem, 0), BatchNorm(size.stem),
@@ -80,12 +81,13 @@ class MinkUNet(nn.Module):
         self.classifier = nn.Linear(FEATURES, classes)
         self._norms = tuple(module for module in self.modules() if isinstance(module, BatchNorm))
         self._kernels = tuple(module.kernel for module in self.modules() if isinstance(module, _Kernel))
-        self._halves: Halves | None = None
+        self._half_kernels: HalfKernels | None = None
 
     def forward(self, features: Tensor, geometry: AnyGeometry) -> tuple[Tensor, Tensor]:
+        """features: (M, C_in) in the order of the voxels of `geometry`; the results are in the same order."""
         if geometry.fused:
             self._begin(cast("TableGeometry", geometry))
-        x = self.stem(geometry.enter(features), geometry)
+        x = self.stem(geometry.permute(features), geometry)
         skips = []
         for n in range(4):
             skips.append(x)
@@ -93,16 +95,16 @@ class MinkUNet(nn.Module):
         for n in range(4):
             up, body = self.get_submodule(f"up{n + 1}").children()
             x = body(torch.cat([up(x, geometry), skips.pop()], dim=1), geometry)
-        x = geometry.leave(self.widen(x, geometry))
+        x = geometry.unpermute(self.widen(x, geometry))
         if self.training:
             count_batches(self._norms)
         return self.classifier(self.dropout(x)), x
 
     def _begin(self, geometry: TableGeometry) -> None:
-        from hpal_cli.network.tables import Halves
+        from hpal_cli.network.tables import HalfKernels
 
-        self._halves = self._halves or Halves()
-        geometry.begin(self._kernels, self._halves, [norm.bn for norm in self._norms] if self.training else [])
+        self._half_kernels = self._half_kernels or HalfKernels()
+        geometry.begin(self._kernels, self._half_kernels, [norm.bn for norm in self._norms] if self.training else [])
 
 
 def _blocks(inputs: int, outputs: int, level: int, count: int) -> list[nn.Module]:
@@ -110,9 +112,9 @@ def _blocks(inputs: int, outputs: int, level: int, count: int) -> list[nn.Module
 
 
 class Chain(nn.Sequential):
-    """Residual blocks, and convolutions with the batch norm behind each, one after the other.
+    """A sequence of residual blocks, or of convolutions each followed by its batch norm.
 
-    A ReLU has a number of its own in the names of the parameters, though it is its batch norm that computes it.
+    In the names of the parameters a ReLU counts as a layer, although its batch norm computes it.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -135,7 +137,8 @@ class Chain(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """relu(conv-bn-relu-conv-bn(x) + x), x through a 1x1x1 convolution where the width changes."""
+    """relu(bn(conv(relu(bn(conv(x))))) + x). If the number of channels changes, x passes a 1x1x1 convolution and a
+    batch norm before it is added."""
 
     def __init__(self, inputs: int, outputs: int, level: int) -> None:
         super().__init__()
@@ -160,7 +163,7 @@ class Residual(nn.Module):
 
 
 class _Kernel(nn.Module):
-    """A weight (volume, C_in, C_out) between two widths, at a level of the pyramid."""
+    """A convolution with the weight `kernel` (volume, C_in, C_out); level: its input has the stride 2^level."""
 
     volume: int
 
@@ -172,7 +175,7 @@ class _Kernel(nn.Module):
 
 
 class Convolution(_Kernel):
-    """3x3x3, stride 1."""
+    """A 3x3x3 convolution that keeps the stride."""
 
     volume = 27
 
@@ -181,7 +184,7 @@ class Convolution(_Kernel):
 
 
 class Down(_Kernel):
-    """2x2x2, stride 2, to the next level."""
+    """A 2x2x2 convolution of stride 2, to the next level."""
 
     volume = 8
 
@@ -190,7 +193,7 @@ class Down(_Kernel):
 
 
 class Up(_Kernel):
-    """2x2x2 transposed, stride 2, to the level before."""
+    """A transposed 2x2x2 convolution of stride 2, to the level before."""
 
     volume = 8
 
@@ -199,7 +202,7 @@ class Up(_Kernel):
 
 
 class Pointwise(nn.Module):
-    """1x1x1: a matrix product, kernel (C_in, C_out)."""
+    """A 1x1x1 convolution, which is a matrix product; kernel (C_in, C_out)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -207,4 +210,5 @@ class Pointwise(nn.Module):
         nn.init.normal_(self.kernel, std=math.sqrt(2 / inputs))
 
     def forward(self, x: Tensor, geometry: AnyGeometry) -> Tensor:
-        return geometry.pointwise(x, self.kernel)
+        x = x @ self.kernel.to(x.dtype)
+        return cast("TableGeometry", geometry).apply_epilogue(x) if geometry.fused else x

@@ -1,7 +1,6 @@
-"""pairs.c, sparse.c and sparse_bf16.c: built by the machine's own C compiler at first use, kept for the next.
+"""The compiled parts of sparse convolution on a CPU (pairs.c, sparse.c and sparse_bf16.c; see hpal_cli/compiled.py).
 
-Without a compiler (or with `HPAL_NATIVE=0`) convolution.py computes the same with torch alone, two to three times
-slower; `missing()` says why.
+Without a compiler, or with `HPAL_NATIVE=0`, convolution.py computes the same by torch, two to three times slower.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ def missing_pairs() -> str | None:
 
 
 def supports(features: Tensor, kernel: Tensor) -> bool:
-    """Whether `multiply` and `outer` take these: float32 on the CPU, outputs that fill whole vectors."""
+    """Whether `multiply` and `outer` can be used: features and kernel are float32 on the CPU, and the number of outputs
+    is a multiple of the vector length."""
     if features.device.type != "cpu" or features.dtype != torch.float32 or kernel.dtype != torch.float32:
         return False
     library = _float_library()
@@ -44,16 +44,18 @@ def supports(features: Tensor, kernel: Tensor) -> bool:
 
 
 def supports_half(features: Tensor, kernel: Tensor) -> bool:
-    """Whether both also round the factors to bfloat16 and multiply these: the processor can, and the widths fit."""
+    """Whether `multiply` and `outer` can be used with `half`: the processor multiplies bfloat16, and the numbers of
+    channels are multiples of 16 up to 512."""
     if not supports(features, kernel) or isinstance(_half_library(), str):
         return False
     return all(width % 16 == 0 and width <= 512 for width in kernel.shape[1:])
 
 
 def multiply(features: Tensor, kernel: Tensor, table: Tensor, rows: int, *, half: bool = False) -> Tensor:
-    """`out[target_k] += features[source_k] @ kernel[k]` over all offsets k; table: KernelMap.table.
+    """`out[target_k] += features[source_k] @ kernel[k]` over all offsets k: features (N, C_in), kernel (K, C_in, C_out)
+    -> (rows, C_out); table: of `KernelMap`.
 
-    half: the factors are rounded to bfloat16 (ask `supports_half` first).
+    half: whether the factors are rounded to bfloat16, which needs `supports_half`.
     """
     library = _loaded(_half_library() if half else _float_library())
     volume, inputs, outputs = kernel.shape
@@ -70,7 +72,8 @@ def multiply(features: Tensor, kernel: Tensor, table: Tensor, rows: int, *, half
 
 
 def outer(features: Tensor, gradient: Tensor, table: Tensor, *, half: bool = False) -> Tensor:
-    """The kernel's gradient: `features[source_k].T @ gradient[target_k]` for every offset k; half as in `multiply`."""
+    """(K, C_in, C_out) the gradient of the kernel: `features[source_k].T @ gradient[target_k]` for every offset k, from
+    features (N, C_in) and gradient (rows, C_out); half: as in `multiply`."""
     library = _loaded(_half_library() if half else _float_library())
     volume, inputs, outputs = len(table), features.shape[1], gradient.shape[1]
     out = features.new_empty(volume, inputs, outputs)
@@ -85,10 +88,10 @@ def outer(features: Tensor, gradient: Tensor, table: Tensor, *, half: bool = Fal
 
 
 def kernel_pairs(key: Tensor, shifts: list[int]) -> list[tuple[Tensor, Tensor]] | None:
-    """For each shift the rows `(source, target)` with `key[source] == key[target] + shift`, ascending; None where
-    nothing is compiled.
+    """For each shift the rows `(source, target)` with `key[source] == key[target] + shift`, ascending. None if the
+    compiled code cannot be used.
 
-    key: (M,) int64 on the CPU, ascending, no number twice.
+    key: (M,) int64, ascending and without duplicates.
     """
     library = _pairs_library()
     if isinstance(library, str) or key.device.type != "cpu":
@@ -100,23 +103,23 @@ def kernel_pairs(key: Tensor, shifts: list[int]) -> list[tuple[Tensor, Tensor]] 
         key.data_ptr(), len(key), shift.data_ptr(), len(shift),
         source.data_ptr(), target.data_ptr(), found.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    # Copies, so that the room that was not needed is given back.
+    # Copies, so that the memory that was not needed is freed.
     return [(source[s, :n].clone(), target[s, :n].clone()) for s, n in enumerate(found.tolist())]
 
 
 def _packed(library: ctypes.CDLL, kernel: Tensor, threads: int) -> Tensor:
-    """A kernel in bfloat16, in the order in which the products read it."""
+    """The kernel in bfloat16, in the order in which sparse_bf16.c reads it."""
     volume, inputs, outputs = kernel.shape
-    turned = kernel.transpose(1, 2).is_contiguous()
-    kernel = kernel if turned else kernel.contiguous()
-    # The inputs are filled up to a multiple of 32.
+    transposed = kernel.transpose(1, 2).is_contiguous()
+    kernel = kernel if transposed else kernel.contiguous()
+    # The inputs are padded to a multiple of 32.
     packed = kernel.new_empty(volume * outputs * -(-inputs // 32) * 32, dtype=torch.bfloat16)
-    library.hpal_pack(kernel.data_ptr(), packed.data_ptr(), volume, inputs, outputs, turned, threads)
+    library.hpal_pack(kernel.data_ptr(), packed.data_ptr(), volume, inputs, outputs, transposed, threads)
     return packed
 
 
 def _loaded(library: ctypes.CDLL | str) -> ctypes.CDLL:
-    assert not isinstance(library, str), "ask serves() first"
+    assert not isinstance(library, str), "ask supports() first"
     return library
 
 
@@ -142,7 +145,7 @@ def _half_library() -> ctypes.CDLL:
 
 
 def half_library(flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
-    """The products of bfloat16, compiled with these flags.
+    """The library of sparse_bf16.c, compiled with these flags.
 
     Raises:
         NotCompiled: there is no compiler, or the processor does not multiply bfloat16.
@@ -163,7 +166,7 @@ def _declare_products(library: ctypes.CDLL) -> None:
 
 
 def _load(source: str, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
-    # The thread pool must be torch's own: two pools would spin against each other on the same cores.
+    # The library must use torch's own thread pool, since two pools would compete for the same cores.
     openmp = sorted(path for folder in _torch_folders() for path in folder.glob("libgomp*.so*"))
     if not openmp:
         raise NotCompiled("torch has no libgomp to share")

@@ -1,7 +1,8 @@
-/* The rows that the offsets of a kernel bring together (convolution.KernelMap.table), for the products of this folder.
+/* The pairs of rows that the offsets of a kernel connect (convolution.KernelMap.table), for the products of this
+ * folder.
  *
- * Every number of a result is summed by one thread in the order of the kernel's offsets, and of a kernel's gradient in
- * the order of the rows: the same bits for any number of threads.
+ * Each number of a result is summed by one thread, in the order of the kernel's offsets; each number of a kernel's
+ * gradient in the order of the rows. The result has therefore the same bits with any number of threads.
  */
 #pragma once
 #include <stddef.h>
@@ -11,13 +12,13 @@
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* One offset's rows, both ascending; a count below 0: every row meets itself. */
+/* The pairs of one offset; both lists are ascending. A count below 0 means that each row is paired with itself. */
 typedef struct {
     const int64_t *source, *target;
     int64_t count;
 } pair_list;
 
-/* Those of its pairs whose target lies in some range of rows. */
+/* The pairs of an offset whose targets are in a range of rows. */
 typedef struct {
     const int64_t *source, *target;
     int64_t begin, count;
@@ -60,12 +61,12 @@ typedef struct {
 
 enum { ROWS_AT_A_TIME = 512 };
 
-/* In how many parts the columns are computed: in one, unless the rows are too few to occupy the threads. */
+/* The number of parts in which the columns are computed: one, unless there are too few rows to occupy the threads. */
 static int parts_of(int64_t rows, int outputs, int width, int threads) {
     return rows < (int64_t)4 * threads * ROWS_AT_A_TIME ? (outputs + width - 1) / width : 1;
 }
 
-/* Part `task`, with all of its sums at 0. */
+/* Part `task` of a product; its numbers in `out` are set to 0. */
 static block begin_part(float *out, int64_t task, int parts, int64_t rows, int outputs, int width) {
     int64_t begin = task / parts * ROWS_AT_A_TIME;
     int first = (int)(task % parts) * width;

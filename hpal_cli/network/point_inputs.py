@@ -17,25 +17,27 @@ from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import ground_height
 
 HEIGHT = "height"
-"""Of a point above the ground below it: computed, where other names are of columns."""
+"""The input that is computed as the height of a point above the ground. All other names are those of columns."""
 
 TRUTH = ("label", "label_", "classification")
-"""Columns that say what is to be learned."""
+"""Columns that may hold the true classes, which cannot be inputs."""
 
 QUANTILES = (5, 50, 95)
-"""Percentiles: the middle one becomes 0, and the outer two lie 2 apart."""
+"""Percentiles by which a column is normalised: the middle one becomes 0, and the outer two are then 2 apart."""
 
 LIMIT = 3.0
-"""Beyond it a normalised value is cut off: intensities of mirrors and water are a hundred times what all others are."""
+"""Normalised values are clipped to this magnitude, since intensities of mirrors and water are a hundred times those of
+other surfaces."""
 
 SAMPLE = 50_000
-"""Points of a scene from which percentiles are taken."""
+"""Points of a scene from which percentiles are computed, at most."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the setting `inputs` names. color: True, False, or None for where all scenes have it; columns: names of
-    further columns of the points; superpoints: whether the likeness of a point's superpoint is given."""
+    """The inputs that the setting `inputs` names, beside the position, which is always one. color: whether the colour
+    is an input; None for only if all scenes have it; columns: names of further columns of the points; superpoints:
+    whether the likeness of a point's superpoint is an input."""
 
     color: bool | None
     columns: tuple[str, ...]
@@ -43,11 +45,11 @@ class InputSpec:
 
     @classmethod
     def parse(cls, text: str) -> InputSpec:
-        """`points`, `superpoints`, `x,y,z,rgb,intensity,height`, `superpoints,intensity`, ...: `points` is position and
-        colour, where all scenes have one; `superpoints` is that and the likeness. Position is always there.
+        """The inputs that a text such as `points`, `superpoints,intensity` or `x,y,z,rgb,intensity,height` names.
+        `points` stands for position and, if all scenes have it, colour; `superpoints` for these and the likeness.
 
         Raises:
-            UsageError: an empty name, one that comes twice, or one that is the truth.
+            UsageError: a name is empty, comes twice, or may hold the true classes.
         """
         names = [name.strip() for name in text.split(",")]
         for name in names:
@@ -55,7 +57,7 @@ class InputSpec:
                 problem = f"{text!r} names {name} twice" if name else f"{text!r} holds an empty name"
                 raise UsageError("--inputs", problem, "give names like x,y,z,rgb,intensity,height, each once")
             if name in TRUTH:
-                raise UsageError("--inputs", f"{name} is what is to be learned", "leave it out")
+                raise UsageError("--inputs", f"{name} holds what the network shall learn", "leave it out")
         whole = "points" in names or "superpoints" in names
         known = ("points", "superpoints", "x", "y", "z", "rgb")
         return cls(
@@ -67,12 +69,12 @@ class InputSpec:
 
 @dataclass(frozen=True, eq=False)
 class PointColumns:
-    """value: (N, K) the further columns of N points, normalised."""
+    """The normalised further columns of N points. value: (N, K)."""
 
     value: NDArray[np.float32]
 
     def __call__(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """(number of rows, K)."""
+        """(R, K) the columns of R rows."""
         return self.value[rows]
 
     @property
@@ -82,10 +84,10 @@ class PointColumns:
 
 @dataclass(frozen=True, eq=False)
 class PointInputs:
-    """Further columns of points as inputs of a network, as they were when the network was trained.
+    """How further columns of points become inputs of a network. It is fixed when the network is trained.
 
-    names: (K,) of the columns; middle, spread: (K,) float64, what a value is lessened by and then divided by. Heights
-    are in metres, divided by the scale of the scenes.
+    names: (K,) of the columns; middle, spread: (K,) float64; the input is (value - middle) / spread. Heights are in
+    metres divided by the scale of the scenes.
     """
 
     names: tuple[str, ...]
@@ -94,16 +96,16 @@ class PointInputs:
 
     @classmethod
     def of(cls, store: SceneStore, scenes: Sequence[SceneInfo], names: Sequence[str], scale: float) -> PointInputs:
-        """Learned from these scenes: the median, and half of what lies between the 5th and the 95th percentile (the
-        standard deviation where that is nothing).
+        """Computes `middle` and `spread` from some scenes: the median, and half the distance between the 5th and the
+        95th percentile, or the standard deviation if that is 0.
 
         Raises:
-            HpalError: a scene has no such column.
+            HpalError: a scene lacks one of the columns.
         """
         _require(store, scenes, names, "which --inputs names", "leave it out")
         samples: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
         for scene in scenes:
-            # Of the points only the height asks; all other columns are read by name.
+            # Only the height needs the points; all other columns are read by their names.
             points = store.points(scene) if HEIGHT in names else None
             rows = np.linspace(0, scene.points - 1, min(SAMPLE, scene.points)).astype(np.int64)
             for name in names:
@@ -119,14 +121,14 @@ class PointInputs:
         return cls(tuple(names), np.array(middles), np.array(spreads))
 
     def to_json(self) -> list[dict[str, str | float]]:
-        """As a checkpoint keeps them (docs/formats.md section 6.1)."""
+        """The columns as a checkpoint stores them (docs/formats.md section 6.1)."""
         rows = zip(self.names, self.middle.tolist(), self.spread.tolist(), strict=True)
         return [{"name": name, "middle": middle, "spread": spread} for name, middle, spread in rows]
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]]) -> PointInputs:
         """Raises:
-        KeyError, TypeError, ValueError: what is there was not written by `to_json`.
+        KeyError, TypeError, ValueError: the rows are not those that `to_json` returns.
         """
         middle, spread = (np.array([float(row[key]) for row in rows]) for key in ("middle", "spread"))
         if not (np.isfinite(middle).all() and np.isfinite(spread).all() and (spread > 0).all()):
@@ -135,15 +137,15 @@ class PointInputs:
 
     def require(self, store: SceneStore, scenes: Sequence[SceneInfo]) -> None:
         """Raises:
-        HpalError: a scene lacks a column.
+        HpalError: a scene lacks one of the columns.
         """
         _require(store, scenes, self.names, "which the model needs", "predict scenes that have it")
 
     def columns(self, store: SceneStore, scene: SceneInfo, points: Points, scale: float) -> PointColumns:
-        """Those of a scene: 0 where a value is not finite.
+        """The normalised columns of a scene, 0 where a value is not finite.
 
         Raises:
-            HpalError: it lacks one.
+            HpalError: the scene lacks one of the columns.
         """
         value = np.empty((scene.points, len(self.names)), np.float32)
         for n, name in enumerate(self.names):
@@ -154,13 +156,13 @@ class PointInputs:
 
 @dataclass(frozen=True, eq=False)
 class ConcatenatedColumns:
-    """Columns of points and those of their superpoints, as one."""
+    """The columns of points and those of their superpoints, side by side."""
 
     points: PointColumns
     superpoints: SuperpointColumns
 
     def __call__(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """(number of rows, K)."""
+        """(R, K) the columns of R rows."""
         return np.concatenate([self.points(rows), self.superpoints(rows)], axis=1)
 
     @property
@@ -169,15 +171,15 @@ class ConcatenatedColumns:
 
 
 ExtraColumns = SuperpointColumns | PointColumns | ConcatenatedColumns
-"""Gives the (K, F) columns beside colour and position of K rows of a scene."""
+"""A function from rows of a scene (R,) to their inputs (R, K) beside colour and position."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExtraColumnsReader:
-    """What a network is given of the points of a scene beside colour and position; None if that is nothing. It can be
-    sent to a process of its own.
+    """Reads the inputs of the points of a scene beside colour and position. It can be sent to a worker process.
 
-    own: further columns; likeness: of superpoints; read: gives those of a scene, where the call does not.
+    own: the further columns; likeness: the inputs from superpoints; read: reads the superpoints of a scene, if the call
+    does not give them; scale: of the scenes.
     """
 
     store: SceneStore
@@ -187,8 +189,10 @@ class ExtraColumnsReader:
     scale: float
 
     def __call__(self, scene: SceneInfo, points: Points, superpoints: Superpoints | None = None) -> ExtraColumns | None:
-        """Raises:
-        HpalError: the scene lacks a column, or its superpoints are described otherwise.
+        """The inputs of a scene, None if there are none.
+
+        Raises:
+            HpalError: the scene lacks a column, or its superpoints have another description than the model's.
         """
         if superpoints is None and self.read is not None:
             superpoints = self.read(scene)
@@ -200,7 +204,7 @@ class ExtraColumnsReader:
 
 
 def _values(store: SceneStore, scene: SceneInfo, points: Points | None, name: str, scale: float) -> NDArray[np.float64]:
-    """(N,) as they are in the store, or computed from `points`."""
+    """(N,) the values of a column, from the store or, for the height, computed from `points`."""
     if name != HEIGHT or points is None:
         return store.column(scene, name)
     xyz = np.asarray(points.xyz, np.float64) * (store.unit / scale)

@@ -1,11 +1,11 @@
-/* The products of hpal_cli/network/convolution.py in one pass each: rows are read where they lie and sums are written
- * where they belong, so that nothing is gathered, scattered or held in between. Compiled by native.py.
+/* The products of hpal_cli/network/convolution.py in one pass each: rows are read in place and sums are added to the
+ * output in place, so that no gathered or scattered copies are needed. Compiled by native.py.
  *
- * Output widths are multiples of LANES; native.py sees to it.
+ * Output widths are multiples of LANES; native.py pads them.
  */
 #include "pairs.h"
 
-/* A tile of TALL rows by WIDE vectors is summed in registers: 24 of AVX-512's 32, 12 of AVX's 16. */
+/* A tile of TALL rows by WIDE vectors is summed in registers: in 24 of the 32 of AVX-512, in 12 of the 16 of AVX. */
 #if defined(__AVX512F__)
 enum { LANES = 16, TALL = 8, WIDE = 3 };
 #else
@@ -17,7 +17,8 @@ typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(s
 
 int hpal_lanes(void) { return LANES; }
 
-/* out[i][0 .. wide * LANES) += x[i] @ w for n of TALL rows; the others repeat a row and are not written. */
+/* out[i][0 .. wide * LANES) += x[i] @ w for the first n of TALL rows. The other rows of x repeat a row, so that the
+ * loops have a fixed length; their results are not written. */
 INLINE void multiply_tile(const float *const *x, float *const *out, int n, const float *w, int inputs, int outputs,
                           const int wide) {
     lanes sum[TALL][WIDE];
@@ -123,8 +124,9 @@ static void outer_rows(const float *features, const float *gradient, float *weig
     }
 }
 
-/* kernel[k] = sum over the pairs of k of features[source]^T gradient[target]: the kernel's gradient.
- * Some thousand rows at a time, so that they come from memory once and not once for each offset. */
+/* The gradient of the kernel: kernel[k] = sum over the pairs of k of features[source]^T gradient[target].
+ * ROWS_TOGETHER rows are done for all offsets before the next ones, so that they are read from memory once and not once
+ * for each offset. */
 void hpal_outer(const float *features, const float *gradient, float *kernel, const pair_list *pairs, int volume,
                 int64_t rows, int inputs, int outputs, int threads) {
     int groups = (inputs + INPUTS_AT_A_TIME - 1) / INPUTS_AT_A_TIME;

@@ -1,8 +1,8 @@
-/* The products of sparse.c with factors of bfloat16 and sums of float: in AMX's tiles where the processor has them and
- * Linux lets us, else in vectors of pairs of bfloat16. Compiled by native.py.
+/* The products of sparse.c with factors of bfloat16 and sums of float: in AMX tiles if the processor has them and
+ * Linux permits them, else in vectors of pairs of bfloat16. Compiled by native.py.
  *
- * Widths are multiples of SIDE, at most MOST; native.py sees to it. The processor takes what is too small for a full
- * mantissa (below 1.2e-38) for 0.
+ * Widths are multiples of SIDE, at most MOST; native.py pads them. The processor treats subnormal numbers (below
+ * 1.2e-38) as 0.
  */
 #if !defined(__AVX512BF16__)
 int hpal_has_bf16(void) { return 0; }
@@ -11,16 +11,17 @@ int hpal_has_bf16(void) { return 0; }
 
 enum { MOST = 512 };
 
-/* A tile of TALL rows by WIDE vectors is summed in 24 of 32 registers. */
+/* Without AMX, a tile of TALL rows by WIDE vectors is summed in 24 of the 32 registers. */
 enum { TALL = 8, WIDE = 3, ROWS_TOGETHER = 2048 };
 
-/* 0: this processor does not multiply bfloat16; 1: in vectors; 2: in tiles. To be asked before anything else. */
+/* How this processor multiplies bfloat16: 0 not at all, 1 in vectors, 2 in tiles. It must be called before all other
+ * functions, because it asks Linux for the tiles. */
 int hpal_has_bf16(void) {
     allow_tiles();
     return tiles ? 2 : 1;
 }
 
-/* Rows of 16 numbers of 32 bits become columns. */
+/* Transposes 16 rows of 16 numbers of 32 bits. */
 INLINE void transpose(__m512i *r) {
     __m512i t[16];
 #pragma GCC unroll 8
@@ -51,9 +52,11 @@ INLINE void transpose(__m512i *r) {
 
 INLINE int steps_of(int inputs) { return (inputs + DEEP - 1) / DEEP; }
 
-/* A kernel of float, (volume, inputs, outputs), or `turned` (volume, outputs, inputs), as the factors of columns:
- * (volume, outputs / SIDE, inputs / DEEP rounded up, DEEP / 2, SIDE, 2) of bfloat16, zeros behind the last input. */
-void hpal_pack(const float *kernel, uint16_t *packed, int volume, int inputs, int outputs, int turned, int threads) {
+/* Writes a kernel of float, (volume, inputs, outputs) or, if `transposed`, (volume, outputs, inputs), as tiles of the
+ * right matrix: (volume, outputs / SIDE, inputs / DEEP rounded up, DEEP / 2, SIDE, 2) bfloat16, with zeros after the
+ * last input. */
+void hpal_pack(const float *kernel, uint16_t *packed, int volume, int inputs, int outputs, int transposed,
+               int threads) {
     const __m512i side_by_side = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
                                                   22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const int steps = steps_of(inputs), strips = outputs / SIDE;
@@ -66,29 +69,30 @@ void hpal_pack(const float *kernel, uint16_t *packed, int volume, int inputs, in
             const int two = first + SIDE < inputs;
             __m512i r[SIDE];
             for (int i = 0; i < SIDE; i++) {
-                const float *one = turned ? from + (size_t)(column + i) * inputs + first
+                const float *one = transposed ? from + (size_t)(column + i) * inputs + first
                                           : from + (size_t)(first + 2 * i) * outputs + column;
-                const int there = turned || 2 * i < SIDE || two;
+                const int there = transposed || 2 * i < SIDE || two;
                 __m512 low = there ? _mm512_loadu_ps(one) : _mm512_setzero_ps();
-                __m512 high = there && (two || !turned) ? _mm512_loadu_ps(one + (turned ? SIDE : outputs))
+                __m512 high = there && (two || !transposed) ? _mm512_loadu_ps(one + (transposed ? SIDE : outputs))
                                                         : _mm512_setzero_ps();
                 r[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-                if (!turned) r[i] = _mm512_permutexvar_epi16(side_by_side, r[i]);
+                if (!transposed) r[i] = _mm512_permutexvar_epi16(side_by_side, r[i]);
             }
-            if (turned) transpose(r);
+            if (transposed) transpose(r);
             for (int i = 0; i < SIDE; i++) _mm512_storeu_si512(to + i * DEEP, r[i]);
         }
     }
 }
 
-/* Two numbers that lie side by side, in all places of a vector. */
+/* A vector that repeats two numbers which follow one another in memory. */
 INLINE __m512bh two_everywhere(const uint16_t *at) {
     int two;
     memcpy(&two, at, sizeof two);
     return (__m512bh)_mm512_set1_epi32(two);
 }
 
-/* out[i][0 .. wide * SIDE) += x[i] @ w for n of TALL rows; the others repeat a row and are not written. */
+/* out[i][0 .. wide * SIDE) += x[i] @ w for the first n of TALL rows. The other rows of x repeat a row, so that the
+ * loops have a fixed length; their results are not written. */
 INLINE void multiply_vectors(const uint16_t *const *x, float *const *out, int n, const uint16_t *w, int inputs,
                              const int wide) {
     const size_t strip = (size_t)steps_of(inputs) * TILE;
@@ -189,22 +193,22 @@ void hpal_multiply(const uint16_t *features, const uint16_t *kernel, float *out,
     }
 }
 
-/* 16 numbers of two rows, in pairs. */
+/* 16 numbers of each of two rows, interleaved in pairs. */
 INLINE __m512i interleave(const uint16_t *one, const uint16_t *two) {
     __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
     __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)two));
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-/* So many pairs, inputs and outputs are taken together. Between tiles' rows and columns lies a line more than they
- * fill, so that they do not all fall into the same lines of the processor's nearest memory. */
+/* The numbers of pairs, inputs and outputs that are computed together. Between rows and columns of tiles there is one
+ * cache line more than they fill, so that they are not all mapped to the same lines of the processor's first cache. */
 enum { PAIRS = 256, STEPS = PAIRS / DEEP, ACROSS = 128, NEXT = STEPS * TILE + DEEP };
 
-/* Stands for the pairs that a last tile lacks. */
+/* Zeros in place of the pairs that are missing in the last tile. */
 static const uint16_t no_row[ACROSS];
 
-/* w[i][0 .. wide * SIDE) += sum over pairs p of x[p][i] * y[p], for TALL inputs i; x (count / 2, SIDE, 2) and `wide`
- * such y, NEXT behind one another. */
+/* w[i][0 .. wide * SIDE) += sum over pairs p of x[p][i] * y[p], for TALL inputs i. x: (count / 2, SIDE, 2); y: `wide`
+ * arrays of this shape, each NEXT numbers after the one before. */
 INLINE void outer_vectors(const uint16_t *x, const uint16_t *y, int count, float *w, int outputs, const int wide) {
     __m512 sum[TALL][WIDE];
     for (int i = 0; i < TALL; i++)
@@ -278,8 +282,9 @@ static void outer_rows(const uint16_t *features, const uint16_t *gradient, float
     }
 }
 
-/* kernel[k] = sum over the pairs of k of features[source]^T gradient[target], both of bfloat16: the kernel's gradient.
- * Some thousand rows at a time, so that they come from memory once and not once for each offset. */
+/* The gradient of the kernel: kernel[k] = sum over the pairs of k of features[source]^T gradient[target], both of
+ * bfloat16. ROWS_TOGETHER rows are done for all offsets before the next ones, so that they are read from memory once
+ * and not once for each offset. */
 void hpal_outer(const uint16_t *features, const uint16_t *gradient, float *kernel, const pair_list *pairs, int volume,
                 int64_t rows, int inputs, int outputs, int threads) {
     const int down = (inputs + ACROSS - 1) / ACROSS, across = (outputs + ACROSS - 1) / ACROSS;

@@ -16,10 +16,11 @@ from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.likeness import Likeness
 
 SHIFT, BLANK = 0.15, 0.1
-"""Standard deviation of the shift of a column, and the share of columns that are blank, in what the student sees."""
+"""Augmentation of the student's inputs: standard deviation of the shift of a column, and share of columns that are set
+to 0."""
 
 SuperpointReader = Callable[[SceneInfo], Superpoints]
-"""Gives the superpoints of a scene."""
+"""A function that returns the superpoints of a scene."""
 
 
 _REMEDY = "use scenes that have the same, or --inputs points"
@@ -27,13 +28,13 @@ _REMEDY = "use scenes that have the same, or --inputs points"
 
 @dataclass(frozen=True, eq=False)
 class SuperpointColumns:
-    """The columns of N points in S superpoints. of: (N,) superpoint of each point; value: (S, K)."""
+    """The inputs of N points in S superpoints. of: (N,) superpoint of each point; value: (S, K) of each superpoint."""
 
     of: NDArray[np.int32]
     value: NDArray[np.float32]
 
     def __call__(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """(number of rows, K)."""
+        """(R, K) the inputs of R rows."""
         return self.value[self.of[rows]]
 
     @property
@@ -43,10 +44,9 @@ class SuperpointColumns:
 
 @dataclass(frozen=True, eq=False)
 class SuperpointInputs:
-    """How superpoints become columns of the network's input, as it was when the network was trained.
+    """How superpoints become inputs of a network. It is fixed when the network is trained.
 
-    likeness: from descriptions to columns; appearance: what the descriptions had beside positions: "colour",
-    "intensity" or "nothing".
+    likeness: from descriptions to inputs; appearance: "colour", "intensity" or "nothing" (`appearance_of`).
     """
 
     likeness: Likeness
@@ -54,10 +54,10 @@ class SuperpointInputs:
 
     @classmethod
     def of(cls, store: SceneStore, scenes: Sequence[SceneInfo], read: SuperpointReader) -> SuperpointInputs:
-        """Learned from these scenes.
+        """Computes the likeness from some scenes.
 
         Raises:
-            HpalError: some have colour or intensity, and others do not.
+            HpalError: the scenes have different appearances.
         """
         appearance = appearance_of(store, scenes[0])
         require_appearance(store, scenes, appearance, f"scene {scenes[0].name} has {appearance}", _REMEDY)
@@ -65,34 +65,35 @@ class SuperpointInputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One for each column."""
+        """(K,) the names of the inputs."""
         return tuple(f"likeness_{n}" for n in range(1, self.likeness.axis.shape[1] + 1))
 
     def require(self, store: SceneStore, scenes: Sequence[SceneInfo]) -> None:
         """Raises:
-        HpalError: a scene has other than what the model's scenes had beside positions.
+        HpalError: a scene has another appearance than the scenes that the model learned from.
         """
         require_appearance(store, scenes, self.appearance, f"the model's scenes had {self.appearance}", _REMEDY)
 
     def columns(self, store: SceneStore, scene: SceneInfo, superpoints: Superpoints) -> SuperpointColumns:
-        """Those of a scene.
+        """The inputs of a scene.
 
         Raises:
-            HpalError: its superpoints are described otherwise: a room's are by its walls and ceiling, a street's not.
+            HpalError: its superpoints have another description, since only those of rooms describe walls and ceiling.
         """
         theirs, ours = superpoints.feature.shape[1], self.likeness.quantile.shape[1]
         if theirs != ours:
             raise HpalError(
                 store.path,
-                f"scene {scene.name} has superpoints of {theirs} numbers each, and the model knows those of {ours}: "
-                "the scenes that it was trained on are of another scale",
+                f"scene {scene.name} has superpoints of {theirs} numbers each, and the model needs {ours}: "
+                "it was trained on scenes of another scale",
                 "train on scenes of this scale, or with --inputs points",
             )
         return SuperpointColumns(superpoints.of, self.likeness(superpoints.feature))
 
 
 def augment(columns: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """(N, K) -> the same: each column shifted as a whole, some blank, so that no network relies on one of them."""
+    """(N, K) inputs -> (N, K) augmented: each column is shifted as a whole, and some are set to 0, so that the network
+    does not rely on a single column."""
     count = columns.shape[1]
     shift = SHIFT * rng.standard_normal(count, np.float32)
     kept = rng.random(count) >= BLANK

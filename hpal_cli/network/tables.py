@@ -1,7 +1,7 @@
-"""Where the voxels of a batch are, on a GPU: keys and tables are made there, and the host is asked for one answer.
-
-The voxels, strides and offsets are those of geometry.py. Keys are, too, but for one thing: a coarser voxel is named by
-its lowest corner in voxels of stride 1, so its key is a bitwise "and" of the key of each of its voxels.
+"""The coordinates of the voxels of a batch, and the tables of their neighbours, computed on a GPU. The host waits for
+the GPU only once.
+Voxels, strides, offsets and keys are those of geometry.py, except that the key of a coarser voxel is that of its lowest
+corner in voxels of stride 1. So it is the bitwise "and" of a mask and the key of any of its voxels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @lru_cache
 def _masks(device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(LEVELS - 1, 1) what makes a key of stride 1 that of its voxel at each coarser stride; and its rows."""
+    """(LEVELS - 1, 1) for each coarser stride the mask that turns a key of stride 1 into the key of its coarser voxel;
+    and the same as a tuple of (1,)."""
     low = 1 | 1 << BITS | 1 << 2 * BITS
     masks = torch.tensor([[~(low * ((1 << level) - 1))] for level in range(1, LEVELS)], device=device)
     return masks, masks.unbind()
@@ -31,20 +32,22 @@ def _masks(device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 @lru_cache
 def _shifts(device: torch.device, level: int, *, cube: bool) -> Tensor:
-    """From a voxel's key to the lowest of each column of its neighbours, or of its cell; x is fastest."""
+    """The differences of keys from a voxel to the lowest voxel of each column of its neighbours (cube), or of its cell;
+    x is the fastest axis."""
     steps = range(-1, 2) if cube else range(2)
     shift = [((x << 2 * BITS) + (y << BITS) + steps[0]) << level for y in steps for x in steps]
     return torch.tensor(shift, device=device)
 
 
-class Halves:
-    """Kernels of a network in half precision, in memory that each pass writes anew: all of them by one call."""
+class HalfKernels:
+    """The kernels of a network in half precision. Each pass overwrites the same memory, for all kernels by one call."""
 
     def __init__(self) -> None:
         self._copies: list[Tensor] = []
 
     def of(self, kernels: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Copies of this type. Always made: calls of `_foreach` change weights without a sign of it."""
+        """Copies of the kernels in a data type. They are always made again, since calls of `_foreach` change weights
+        without a new version number."""
         if not self._copies or self._copies[0].dtype != dtype or self._copies[0].device != kernels[0].device:
             self._copies = [torch.empty_like(kernel, dtype=dtype) for kernel in kernels]
         with torch.no_grad():
@@ -53,21 +56,22 @@ class Halves:
 
 
 class TableGeometry:
-    """The voxels of a batch at all strides, as `Geometry`, for the kernels of implicit_gemm.py and fused_norm.py."""
+    """The voxels of a batch at all strides, with the interface of `Geometry`, for implicit_gemm.py and
+    fused_norm.py."""
 
     fused = True
 
     def __init__(self, voxel: Tensor, *, precision: str = "fp32") -> None:
-        """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z); precision: of backend.PRECISIONS. In bf16
-        and fp16 what lies between the layers is of that type, too.
+        """voxel: (M, 4) int64, unique rows of (scene in the batch, x, y, z); precision: one of backend.PRECISIONS. With
+        bf16 and fp16 the features between the layers have that type too.
 
         Raises:
-            HpalError: a scene wider than 65,000 voxels, more than 32,767 scenes, or a voxel given twice.
+            HpalError: a scene is wider than 65,000 voxels, there are more than 32,767 scenes, or a voxel comes twice.
         """
-        self._ending: gemm.Ending | None = None
+        self._epilogue: gemm.Epilogue | None = None
         self._weights: dict[int, Tensor] = {}
-        self.room: fused_norm.Room | None = None
-        """Memory of the pass that is under way, in training."""
+        self.buffers: fused_norm.NormBuffers | None = None
+        """The memory of the norms in the current pass, in training."""
         self._half, self._tf32 = HALF.get(precision), precision == "tf32"
         device, scene, xyz = voxel.device, voxel[:, 0], voxel[:, 1:]
         low = torch.div(xyz.amin(0), BIAS, rounding_mode="floor") * BIAS
@@ -80,7 +84,7 @@ class TableGeometry:
         row = begins.cumsum(1)
         coarse.scatter_(1, row, coarse.clone())
         twice = (key[1:] == key[:-1]).sum()
-        # The one number that the host waits for: how many voxels there are at each stride.
+        # The host waits here, and only here, for the numbers of voxels at each stride.
         answers = torch.cat([torch.stack([xyz.amax(), scene.amax(), twice]), row[:, -1] + 1])
         widest, scenes, double, *counts = answers.tolist()
         if widest >= LIMIT or scenes >= 1 << 15:
@@ -110,32 +114,33 @@ class TableGeometry:
         """The number of voxels at each stride."""
         return [len(key) for key in self._keys]
 
-    def enter(self, features: Tensor) -> Tensor:
-        """(M, C) in the order of the input voxels -> the network's order and type."""
+    def permute(self, features: Tensor) -> Tensor:
+        """(M, C) in the order of the input voxels -> in the network's order and type."""
         return (features if self._half is None else features.to(self._half))[self._order]
 
-    def leave(self, features: Tensor) -> Tensor:
-        """(M, C) in the network's order and type -> the order of the input voxels, float32 where it was a half."""
+    def unpermute(self, features: Tensor) -> Tensor:
+        """(M, C) in the network's order and type -> in the order of the input voxels, as float32 if the type was a
+        16-bit one."""
         features = torch.empty_like(features).index_copy_(0, self._order, features)
         return features if self._half is None else features.float()
 
-    def begin(self, kernels: Sequence[Tensor], halves: Halves, norms: Sequence[nn.BatchNorm1d]) -> None:
-        """Makes in a few calls for all layers of a pass what would be some for each: kernels in half precision, and the
-        room of the norms (none without gradients)."""
+    def begin(self, kernels: Sequence[Tensor], half_kernels: HalfKernels, norms: Sequence[nn.BatchNorm1d]) -> None:
+        """Prepares a pass through a network, in a few calls for all layers: the kernels in half precision, and the
+        memory of the norms (none without gradients)."""
         if self._half is not None:
-            self._weights = dict(zip(map(id, kernels), halves.of(kernels, self._half)))
-        self.room = fused_norm.Room(norms) if norms else None
+            self._weights = dict(zip(map(id, kernels), half_kernels.of(kernels, self._half)))
+        self.buffers = fused_norm.NormBuffers(norms) if norms else None
 
-    def ending(self, ending: gemm.Ending) -> TableGeometry:
-        """The same, but its convolutions end with batch norm, addition and ReLU; for a pass without gradients."""
+    def with_epilogue(self, epilogue: gemm.Epilogue) -> TableGeometry:
+        """The same geometry, but its convolutions apply an epilogue. Only for a pass without gradients."""
         geometry = copy.copy(self)
-        geometry._ending = ending
+        geometry._epilogue = epilogue
         return geometry
 
-    def pointwise(self, features: Tensor, kernel: Tensor) -> Tensor:
-        """As `Geometry.pointwise`."""
-        out = features @ kernel.to(features.dtype)
-        return out if self._ending is None else fused_norm.normalise(out, self._ending)
+    def apply_epilogue(self, features: Tensor) -> Tensor:
+        """(M, C) the result of a 1x1x1 convolution, to which the epilogue is applied if there is one. The other
+        convolutions do that themselves."""
+        return features if self._epilogue is None else fused_norm.normalise(features, self._epilogue)
 
     def cube(self, features: Tensor, kernel: Tensor, level: int) -> Tensor:
         """As `Geometry.cube`."""
@@ -151,9 +156,15 @@ class TableGeometry:
         return self._convolve(features, kernel, self._parents[level - 1], self._children[level - 1])
 
     def _convolve(
-        self, features: Tensor, kernel: Tensor, forth: gemm.Table, back: gemm.Table, *, flipped: bool = False
+        self,
+        features: Tensor,
+        kernel: Tensor,
+        forward_table: gemm.Table,
+        backward_table: gemm.Table,
+        *,
+        flipped: bool = False,
     ) -> Tensor:
         return gemm.convolve(
-            features, kernel, forth, back, flipped=flipped, tf32=self._tf32, ending=self._ending,
+            features, kernel, forward_table, backward_table, flipped=flipped, tf32=self._tf32, epilogue=self._epilogue,
             weight=self._weights.get(id(kernel)),
         )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The page in the browser, on which queries are answered and clouds are viewed (docs/your-own-scans.md)."""
+"""The page in the browser, on which a person answers queries or views clouds (docs/your-own-scans.md)."""

@@ -1,4 +1,4 @@
-"""What a page is told: of scenes and their points, of queries, and of what became of the answers."""
+"""The data that the server gives to a page: scenes and their points, queries, and the spread answers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from hpal_cli.page.viewpoint import best_view
 from hpal_cli.scene_table import SceneTable
 
 MAX_POINTS = 4_000_000
-"""Of one answer to a page."""
+"""Points in one response to a page, at most."""
 
 
 class Outlook(NamedTuple):
-    """Where a query is seen from. toward: (3,) unit vector to the camera; height: metres above ground."""
+    """The view of a query. toward: (3,) unit vector from the point to the camera; height: of the point in metres above
+    the ground."""
 
     toward: list[float]
     height: float
 
 
 class PageApi:
-    """All that the server hands out; `session` is None where a page only looks."""
+    """All data that the server gives to a page. `session` is None on a page on which nothing is answered."""
 
     def __init__(
         self,
@@ -42,7 +43,8 @@ class PageApi:
         name: str = "",
         title: str = "",
     ) -> None:
-        """table: of the stores, for the learner; name: who is asked, until a page says otherwise."""
+        """table: the scene table of the stores, which the learner needs; name: of the person who is asked, until the
+        page sends another one; title: of the page."""
         self.scene_cache, self.session, self.learner = scene_cache, session, learner
         self._table, self._name, self._title = table, name, title
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
@@ -55,7 +57,7 @@ class PageApi:
             self._start_view(0)
 
     def close(self) -> None:
-        """Ends the threads, and gives back what is held."""
+        """Ends the threads, and releases the queries that are held."""
         if self.session is not None:
             self.session.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -63,7 +65,7 @@ class PageApi:
             self.learner.close()
 
     def about(self) -> dict[str, Any]:
-        """What a page must know before it shows anything."""
+        """What a page needs first: its mode, the classes and the scenes."""
         classes = self.scene_cache.classes
         return {
             "mode": "view" if self.session is None else "label",
@@ -80,17 +82,17 @@ class PageApi:
         }
 
     def scene(self, number: int, whole: bool = False) -> dict[str, Any]:
-        """What a page needs of a scene before its points.
+        """What a page needs to know about a scene before it reads the points.
 
-        whole: not of the coarse level that a large scene has first.
+        whole: of the whole scene; without it, of the coarse level if the scene is large and not read yet.
 
         Raises:
-            KeyError: no such scene.
-            HpalError: it cannot be read.
+            KeyError: there is no such scene.
+            HpalError: the scene cannot be read.
         """
         cloud = self.scene_cache.cloud(number) if whole else self.scene_cache.first(number)
         shown = self.scene_cache.scenes[number]
-        # Of a coarse level a point may be missing: its mark comes with the whole.
+        # A marked point that the coarse level lacks gets its mark with the whole scene.
         places = [(int(cloud.place_of[mark.index]), mark) for mark in shown.marks]
         return {
             **scene_json(number, shown.name, cloud),
@@ -102,11 +104,11 @@ class PageApi:
         }
 
     def points(self, number: int, column: str, parts: list[tuple[int, int, int]], whole: bool = True) -> bytes:
-        """The values of a column of some points, as they lie in memory (little endian). parts: (tile, from, to) each;
-        whole: as `scene` said of the tiles.
+        """The values of a column for some points, as little-endian bytes. parts: (tile, from, to) of each part; whole:
+        whether the tiles are those of the whole scene, as `scene` said.
 
         Raises:
-            KeyError: no such scene, column or tile.
+            KeyError: there is no such scene, column or tile, or the points are too many.
         """
         cloud = self._level(number, whole)
         slices = [slice(0, 0)]
@@ -126,7 +128,7 @@ class PageApi:
         return np.ascontiguousarray(joined, joined.dtype.newbyteorder("<")).tobytes()
 
     def range(self, number: int, column: str) -> tuple[float, float]:
-        """Between what most values of a column lie."""
+        """The 1st and the 99th percentile of the values of a column."""
         values = self.scene_cache.first(number).column(column)
         some = np.asarray(values[:: 1 + len(values) // 100_000], np.float64)
         some = some[np.isfinite(some)]
@@ -136,10 +138,10 @@ class PageApi:
         return float(low), float(high)
 
     def point(self, number: int, place: int, whole: bool = True) -> dict[str, Any]:
-        """All that is known of the point that is drawn as number `place`.
+        """All values of the point that is drawn as number `place`.
 
         Raises:
-            KeyError: no such scene or point.
+            KeyError: there is no such scene or point.
         """
         cloud, shown = self._level(number, whole), self.scene_cache.scenes[number]
         if not 0 <= place < len(cloud):
@@ -162,10 +164,10 @@ class PageApi:
         }
 
     def learned(self, number: int) -> Future[NDArray[np.void]]:
-        """What the answers so far make of each superpoint of a scene.
+        """(S,) the class of each superpoint of a scene, as records of `LEARNED`, after the answers so far are spread.
 
         Raises:
-            KeyError: nothing is learned here.
+            KeyError: this page has no learner.
         """
         if self.learner is None or self.session is None or self._table is None or self.scene_cache.classes is None:
             raise KeyError("learned")
@@ -176,7 +178,7 @@ class PageApi:
         )
 
     def queries(self, number: int) -> list[dict[str, Any]]:
-        """The queries of a scene, for its plan."""
+        """The queries of a scene with their positions and answers, for the map of the scene."""
         session = self._asks()
         session.refresh()
         cloud = self.scene_cache.first(number)
@@ -189,11 +191,11 @@ class PageApi:
         return found
 
     def query(self, number: int, name: str) -> dict[str, Any]:
-        """All that a page needs to ask it."""
+        """All that a page needs to show a query. name: of the person who is asked."""
         session = self._asks()
         query = session.queries[number]
         own, given = session.answer_to(number, name), session.answer_to(number)
-        # Whom the overlap asks too must not see what the other said.
+        # If two people are asked, neither may see the answer of the other.
         shown = own if session.needs(number) > 1 else own or given
         name, classes = self.scene_cache.scenes[query.scene].name, self.scene_cache.classes
         names = [] if classes is None else classes.names
@@ -212,13 +214,13 @@ class PageApi:
         return {"scene": query.scene, "place": local_position(load.result(), query.position) if there else None}
 
     def region(self, number: int) -> bytes:
-        """(P, 3) float32 little endian: where the points are that share the answer to a query."""
+        """The positions (P, 3) of the points that get the answer to a query, as little-endian float32."""
         query = self._asks().queries[number]
         cloud = self.scene_cache.cloud(query.scene)
         return cloud.xyz[cloud.place_of[query.points]].astype("<f4").tobytes()
 
     def state(self, client: str) -> dict[str, Any]:
-        """How far the work is."""
+        """How many queries are done, and how many other people are working on."""
         session = self._asks()
         done, total = session.counts()
         return {"done": done, "total": total, "held": session.held_by_others(client), "changes": session.changes}
@@ -254,12 +256,12 @@ class PageApi:
 
 
 def local_position(cloud: DrawnCloud, position: NDArray[np.floating]) -> list[float]:
-    """A position (3,) in the coordinates of the source as metres from the scene's offset."""
+    """A position (3,) in the coordinates of the source, converted to metres relative to the scene's offset."""
     return ((np.asarray(position, np.float64) - cloud.offset) * cloud.unit).tolist()
 
 
 def scene_json(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
-    """A scene as a page needs it, without its points."""
+    """The description of a scene for a page, without its points."""
     return {
         "number": number,
         "name": name,
@@ -279,7 +281,7 @@ def scene_json(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
 
 
 def outlook(cloud: DrawnCloud, query: Query) -> Outlook:
-    """Works out where a query of a scene is seen from, which takes some tenths of a second."""
+    """Computes the view of a query, which takes some tenths of a second."""
     place = np.array(local_position(cloud, query.position))
     return Outlook(best_view(cloud, place).tolist(), float(place[2] - cloud.ground(place)))
 
@@ -287,7 +289,7 @@ def outlook(cloud: DrawnCloud, query: Query) -> Outlook:
 def query_json(
     number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], seen: Outlook
 ) -> dict[str, Any]:
-    """A query as a page needs it. number: its place among all; name: of its scene; names: of the classes."""
+    """The description of a query for a page. number: index of the query; name: of its scene; names: of the classes."""
     guess = query.guess
     return {
         "id": number,
@@ -310,7 +312,7 @@ def query_json(
 
 
 def require_answer(page_api: PageApi, number: object, label: object) -> tuple[int, int]:
-    """The query and the class of an answer.
+    """Checks the query and the class of an answer that a page sent, and returns them.
 
     Raises:
         HpalError: there is no such query or class.
@@ -319,7 +321,7 @@ def require_answer(page_api: PageApi, number: object, label: object) -> tuple[in
     queries = 0 if session is None else len(session.queries)
     classes = 0 if page_api.scene_cache.classes is None else len(page_api.scene_cache.classes)
     if type(number) is not int or not 0 <= number < queries:
-        raise HpalError("answer", "is to a query that does not exist", "reload the page")
+        raise HpalError("answer", "is for a query that does not exist", "reload the page")
     if type(label) is not int or not -1 <= label < classes:
         raise HpalError("answer", "is a class that does not exist", "reload the page")
     return number, label

@@ -1,4 +1,5 @@
-"""Orders the points of a scene in tiles for drawing. Any first part of a tile shows it evenly thinned."""
+"""Divides the points of a scene into tiles for drawing. The points of a tile are shuffled, so that any first part of
+them shows the whole tile with fewer points."""
 
 from __future__ import annotations
 
@@ -15,22 +16,23 @@ from hpal_cli.lengths import nearest_round
 from hpal_cli.scenes.store import Points
 
 TILE_POINTS = 1 << 16
-"""Points of a tile, on average: a draw call each."""
+"""Points of a tile, on average. The page draws each tile by one call."""
 
 ROOM_STEP, GROWTH = 0.04, 1.6
-"""Around a query 1 m must be seen in a room on a grid of 4 cm, and 20 m where points lie 25 cm apart, from the air: who
-scans from afar scans larger things."""
+"""How many metres around a query are shown: 1 m in a room, whose points are ROOM_STEP metres apart, and in other scenes
+the ratio of the distances of points to the power of GROWTH, which is 20 m for airborne scans with points 25 cm
+apart."""
 
 COARSE = 300_000
-"""Points of the coarse level."""
+"""Points of the coarse level of a large scene."""
 
 _SAMPLE = 20_000
 
 
 @dataclass(frozen=True)
 class Column:
-    """What points can be coloured by. kind: `rgb` (N, 3) bytes, `class` (N,) ids of the class table, -1 for none, or
-    `number` (N,)."""
+    """A column by which points can be coloured. kind: `rgb` for (N, 3) bytes, `class` for (N,) ids of the class table
+    with -1 for none, or `number` for (N,) numbers; read: returns the values."""
 
     name: str
     kind: str
@@ -39,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Tile:
-    """Points `first` to `first + count` in the order of drawing; low, high: (3,) metres."""
+    """The points `first` to `first + count` in the order of drawing; low, high: (3,) their bounds in metres."""
 
     first: int
     count: int
@@ -47,14 +49,14 @@ class Tile:
     high: NDArray[np.float32]
 
     def is_near(self, place: NDArray[np.floating], reach: float) -> bool:
-        """Whether a point of the tile may lie within `reach` of a place (3,) along each axis."""
+        """Whether a point of the tile may be within `reach` metres of a place (3,) along each axis."""
         return bool((self.low <= place + reach).all() and (self.high >= place - reach).all())
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a cloud is drawn from. unit: metres in one unit of `points`; grid: metres between points, None if that is
-    not known."""
+    """The data from which a cloud is drawn. unit: metres in one unit of `points`; grid: metres between grid points,
+    None if that is not known."""
 
     points: Points
     columns: Sequence[Column] = ()
@@ -63,16 +65,16 @@ class Source:
 
 
 class DrawnCloud:
-    """N points of a scene, drawn in `order` (N,) of their rows: tile by tile, within a tile shuffled, so that the first
-    k points of each tile are the scene with fewer points.
+    """N points of a scene in the order of drawing: tile by tile, and shuffled within each tile.
 
-    xyz: (N, 3) float32 metres in that order, relative to the scene's offset; total: points of the scene, N unless this
-    is a coarse level; step: metres between the points of the scene; reach: metres to be seen around a query; floor,
-    top, cut: z of the lowest and the highest point, and above which a view from above shows nothing.
+    order: (N,) rows of the points in that order; xyz: (N, 3) float32 metres in that order, relative to the scene's
+    offset; total: points of the scene, which is N unless this is a coarse level; step: metres between neighbouring
+    points; reach: metres that are shown around a query; floor, top: z of the lowest and the highest point; cut: z above
+    which a view from above shows no points; roof: whether the scene has a ceiling.
     """
 
     def __init__(self, source: Source, *, coarse: bool = False):
-        """coarse: only `COARSE` points, drawn evenly from all, which takes a fraction of the time."""
+        """coarse: take only `COARSE` points, sampled evenly from all, which is much faster."""
         every = np.asarray(source.points.xyz, np.float32)
         unit = np.float32(source.unit)
         self.total, self.whole = len(every), not coarse
@@ -97,7 +99,7 @@ class DrawnCloud:
         self.unit, self.offset = source.unit, source.points.offset
         self.columns = {column.name: column for column in source.columns}
         self._read: dict[str, NDArray[np.generic]] = {}
-        # All below is the same of a coarse level and of the whole: a page goes from one to the other.
+        # A page changes from the coarse level to the whole scene, so all that follows must be the same for both.
         spacing = _spacing(every, sample) * source.unit
         self.step = max(source.grid or 0.0, spacing, 1e-4)
         self.reach = nearest_round(float(np.clip((self.step / ROOM_STEP) ** GROWTH, 0.2, 100)))
@@ -111,17 +113,18 @@ class DrawnCloud:
 
     @cached_property
     def place_of(self) -> NDArray[np.int32]:
-        """(total,) where each row is drawn: the inverse of `order`; -1 for rows that a coarse level leaves out."""
+        """(total,) the index of each row in the order of drawing, the inverse of `order`; -1 for rows that a coarse
+        level lacks."""
         place = np.full(self.total, -1, np.int32)
         place[self.order] = np.arange(len(self), dtype=np.int32)
         return place
 
     def column(self, name: str) -> NDArray[np.generic]:
-        """(N, ...) the values of a column in the order of drawing; `xyz` and `index`, the row of each point, among
-        them.
+        """(N, ...) the values of a column in the order of drawing. Beside the columns of the source there are `xyz` and
+        `index`, the row of each point.
 
         Raises:
-            KeyError: no such column.
+            KeyError: there is no such column.
         """
         if name == "xyz":
             return self.xyz
@@ -135,20 +138,20 @@ class DrawnCloud:
         return self._read[name]
 
     def around(self, place: NDArray[np.floating], reach: float) -> NDArray[np.float64]:
-        """(M, 3) positions within `reach` of a place (3,) along each axis, all in metres; of all points of the scene,
-        also where this is a coarse level."""
+        """(M, 3) the positions within `reach` of a place (3,) along each axis, in metres. They are those of all points
+        of the scene, also if this is a coarse level."""
         every = self._every
         if every is not None:
             return _within(every, place / self.unit, reach / self.unit).astype(np.float64) * self.unit
         parts = [self.xyz[tile.first : tile.first + tile.count] for tile in self.tiles if tile.is_near(place, reach)]
         return np.concatenate([np.zeros((0, 3)), *(_within(part, place, reach) for part in parts)])
 
-    def let_go(self) -> None:
-        """Forgets the points that a coarse level does not draw: the whole is there."""
+    def release(self) -> None:
+        """Frees the points that a coarse level does not draw, once the whole scene has been read."""
         self._every = None
 
     def ground(self, place: NDArray[np.floating]) -> float:
-        """z of the lowest surface around a place (3,): of what lies within three reaches beside it."""
+        """The z of the lowest surface within three times `reach` around a place (3,), in metres."""
         reach = 3 * self.reach
         low = [self.floor]
         for tile in self.tiles:
@@ -161,18 +164,19 @@ class DrawnCloud:
 
 
 def _within(xyz: NDArray[np.float32], place: NDArray[np.floating], reach: float) -> NDArray[np.float32]:
-    """(M, 3) those of the positions (N, 3) within `reach` of a place (3,) along each axis."""
+    """(M, 3) those of the positions (N, 3) that are within `reach` of a place (3,) along each axis."""
     for axis in range(3):
         xyz = xyz[np.abs(xyz[:, axis] - np.float32(place[axis])) <= reach]
     return xyz
 
 
 def _spacing(xyz: NDArray[np.float32], sample: NDArray[np.float32]) -> float:
-    """The median distance to the nearest other point, of the points around the middle. sample: (M, 3) of them."""
+    """The median distance to the nearest other point, for the points (N, 3) around the middle. sample: (M, 3) some of
+    the points, from which the middle is computed."""
     if len(xyz) < 2:
         return 0.05
     middle = sample[np.abs(sample - np.median(sample, axis=0)).max(axis=1).argmin()]
-    # As far as some 20,000 points reach. All points within, or they would seem to lie farther apart than they do.
+    # The radius has about 20,000 points within it. All of them are needed, as fewer would seem to be farther apart.
     away = np.abs(sample - middle).max(axis=1)
     count = min(len(sample), max(50, _SAMPLE * len(sample) // len(xyz)))
     near = _within(xyz, middle, float(np.partition(away, count - 1)[count - 1])).astype(np.float64)
@@ -181,7 +185,8 @@ def _spacing(xyz: NDArray[np.float32], sample: NDArray[np.float32]) -> float:
 
 
 def _order(xyz: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """(N,) rows tile by tile, shuffled within each; (T,) where the tiles begin."""
+    """(N,) the rows of the positions (N, 3) tile by tile, shuffled within each tile; (T,) the first index of each
+    tile."""
     low, high = xyz[:, :2].min(axis=0), xyz[:, :2].max(axis=0)
     size = np.maximum((high - low).astype(np.float64), 1e-6)
     wanted = max(1, min(30_000, -(-len(xyz) // TILE_POINTS)))
@@ -192,7 +197,7 @@ def _order(xyz: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[
         for axis in range(2)
     )
     tile = row * np.uint16(cells[0]) + column
-    # Numbers of 16 bits are sorted by their digits, in the time of a few passes.
+    # For 16-bit numbers NumPy uses a radix sort, which takes only a few passes.
     order = np.argsort(tile, kind="stable").astype(np.int32)
     counts = np.bincount(tile)
     counts = counts[counts > 0]

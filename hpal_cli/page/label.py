@@ -12,7 +12,7 @@ import numpy as np
 from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
-from hpal_cli.label.queries import Query, queries, rooms_of
+from hpal_cli.label.queries import Query, queries, selection_store
 from hpal_cli.labels.store import QUERY, LabelStore
 from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Source
@@ -28,58 +28,59 @@ from hpal_cli.stream.rows import Rows
 
 @dataclass(frozen=True)
 class Asked:
-    """The queries of a selection and what is around them. scenes: None where only predictions are there."""
+    """The queries of a selection and the stores that they are from. store: the store of the selection, which is one of
+    the two others; scenes, predictions: None if there is no such store."""
 
     found: list[Query]
-    rooms: PredictionStore | SceneStore
+    store: PredictionStore | SceneStore
     scenes: SceneStore | None
     predictions: PredictionStore | None
 
     def scene_cache(self) -> SceneCache:
-        """The scenes with queries, in the order of the tour. The truth is not among what they show."""
+        """The scenes with queries, in the order of the tour. They do not show the true labels."""
         numbers = dict.fromkeys(query.scene for query in self.found)
         shown = [self._shown(number) for number in numbers]
-        return SceneCache(self.rooms.path, shown, self.rooms.classes)
+        return SceneCache(self.store.path, shown, self.store.classes)
 
     def source(self, number: int) -> Source:
-        """What a scene is drawn from.
+        """The data from which a scene is drawn.
 
         Raises:
-            HpalError: it cannot be read.
+            HpalError: the scene cannot be read.
         """
-        return source_of(self.rooms.table[number], self.scenes, self.predictions, False)
+        return source_of(self.store.table[number], self.scenes, self.predictions, False)
 
     def _shown(self, number: int) -> SceneEntry:
-        scene = self.rooms.table[number]
+        scene = self.store.table[number]
         return SceneEntry(number, scene.name, scene.points, lambda: self.source(number))
 
 
 def queries_asked(asked: Rows, header: Header, subject: object, *, source: Path | None, beside: Path | None) -> Asked:
     """The queries of a selection (K,) with x, y, z, scene and index.
 
-    source: the scenes or predictions that they are of, if not where the header says; beside: the folder of the
-    selection, from where that is looked for, too.
+    source: the store of the points, if it is not where the header says; beside: the folder of the selection, in which
+    the store is looked for too.
 
     Raises:
-        HpalError: there is nothing to ask, the scenes are not there or are others, or a point is none of theirs.
+        HpalError: the selection is empty, the store is missing or does not fit, or it has no such point.
     """
     if not len(asked):
-        raise HpalError(subject, "asks for nothing: it is empty", "select some points with `hpal select`")
-    rooms = rooms_of(header, source, beside)
-    if rooms is None:
+        raise HpalError(subject, "is empty, so there is nothing to ask", "select some points with `hpal select`")
+    store = selection_store(header, source, beside)
+    if store is None:
         raise UsageError("--source", f"is missing: the scenes that {subject} is of are not there", "name their store")
     for number in np.unique(asked["scene"]).tolist():
         here = asked["index"][asked["scene"] == number]
-        if not 0 <= number < len(rooms.table):
+        if not 0 <= number < len(store.table):
             raise HpalError(
-                subject, f"asks about scene {number}, which {rooms.path} does not have", "use matching files"
+                subject, f"asks about scene {number}, which {store.path} does not have", "use matching files"
             )
-        scene = rooms.table[number]
+        scene = store.table[number]
         if here.min() < 0 or here.max() >= scene.points:
             raise HpalError(subject, f"asks about a point outside scene {scene.name}", "use matching files")
-        require_there(scene, rooms)
-    scenes, predictions = stores_of(rooms, beside)
-    return Asked(queries(asked, rooms), rooms, scenes, predictions)
+        require_there(scene, store)
+    scenes, predictions = stores_of(store, beside)
+    return Asked(queries(asked, store), store, scenes, predictions)
 
 
 def open_label_page(
@@ -92,15 +93,17 @@ def open_label_page(
     overlap: float = 0.0,
     monitor: Monitor | None = None,
 ) -> PageApi:
-    """The API for `make_app`; the labels store is made if it is not there, and notes what is asked.
+    """Opens the labels store, creates it if it does not exist, records in it which points are asked about, and returns
+    the API for `make_app`.
 
-    name: of who answers, until the page says otherwise; overlap: share of the queries that two people are asked.
+    name: of the person who answers, until the page sends another one; title: of the page; overlap: share of the
+    queries, 0 to 1, that two people are asked.
 
     Raises:
-        HpalError: the labels store is of other scenes or classes, or cannot be written.
+        HpalError: the labels store is of other scenes or classes, or it cannot be written.
     """
     monitor = monitor or Silent()
-    rooms = asked.rooms
+    rooms = asked.store
     _require_writable(output.parent, output.parent)
     labels = LabelStore.at(output, rooms.classes, rooms.table, unit=rooms.unit, subject=rooms.path)
     _require_writable(output / "answers", output)
@@ -113,7 +116,7 @@ def open_label_page(
     if asked.scenes is not None:
         learner = LiveSpread(asked.scenes, monitor)
     else:
-        monitor.note(f"the scenes behind {rooms.path} are not there: the room does not learn while you look")
+        monitor.note(f"the scenes behind {rooms.path} are not there: the page does not spread your answers")
     scene_cache = asked.scene_cache()
     first = next(iter(scene_cache.scenes.values()))
     if first.points < LARGE:
@@ -123,17 +126,17 @@ def open_label_page(
 
 
 def parse_overlap(text: str) -> float:
-    """`10%` or 0.1 as 0.1.
+    """A share of the queries, `10%` or `0.1`, as a number from 0 to 1.
 
     Raises:
-        UsageError: no share.
+        UsageError: the text is no share.
     """
     return parse_share(text, "--overlap", "queries", "10% or 0.1")
 
 
 def _require_writable(folder: Path, subject: Path) -> None:
     """Raises:
-    HpalError: nothing can be made in `folder`.
+    HpalError: no file can be created in `folder`.
     """
     try:
         if not os.access(folder, os.W_OK):

@@ -1,4 +1,4 @@
-"""Which queries somebody looks at just now: beside the answers, for all servers of one labels store."""
+"""Records which person is answering which query now, in files that all servers of a labels store share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from typing import Any
 from hpal_cli import system
 
 HELD = 300.0
-"""Seconds without a sign of life after which a query is given to somebody else."""
+"""Seconds for which a lease is valid. A page renews the lease of the query that it shows; if it does not, another
+person is asked."""
 
 _PATIENCE = 2.0
-"""Seconds that a server waits for another one, which takes a millisecond."""
+"""Seconds that a server waits for the lock of the folder, which another server usually holds for a millisecond."""
 
 Point = tuple[int, int]
 
 
 class Leases:
-    """Who holds which query, a point (scene, index).
+    """The leases of queries, each of which is a point (scene, index). A client that holds the lease of a query is the
+    only one that is asked.
 
-    Each server writes its own file in the folder `.<name>.held` beside the store. It is locked as long as the server
-    runs: the leases of one that was killed are void at once, and its file is removed. While a server looks and takes,
-    it has the lock of the folder, so that two never give the same query. On a file system without locks, leases end by
-    time alone, and two servers that ask in the same millisecond may give the same query. Calls must not come from two
-    threads at once.
+    Each server writes its leases into a file of its own in the folder `.<name>.held` beside the store, and locks this
+    file as long as it runs. So the leases of a server that was killed are void at once, and another server removes its
+    file. A server takes leases only while it has the lock of the folder, so two servers never lease the same query. On
+    a file system without locks, leases only end by time, and two servers that ask in the same millisecond may lease the
+    same query. Only one thread may call the methods at a time.
     """
 
     def __init__(self, store: Path) -> None:
@@ -38,13 +40,13 @@ class Leases:
         self._others: dict[Point, float] = {}
         self._held = -1
         self._file = self._folder / f"{uuid.uuid4().hex}.json"
-        # Nobody must find the file before it is locked.
+        # Under the lock of the folder, so that no other server finds the file before it is locked.
         with self._alone(), contextlib.suppress(OSError):
             self._held = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             system.lock(self._held)
 
     def close(self) -> None:
-        """Gives all back."""
+        """Releases all leases of this server."""
         self._own.clear()
         if self._held < 0:
             return
@@ -52,14 +54,15 @@ class Leases:
             self._file.unlink()
             os.close(self._held)
             self._held = -1
-            # The last one to end leaves nothing.
+            # The last server removes the folder.
             if os.listdir(self._folder) == ["lock"]:
                 (self._folder / "lock").unlink()
                 self._folder.rmdir()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """The block sees the leases of all servers, and what it takes is seen by them from its end on."""
+        """Within the block, the leases of all servers are known, and no other server takes any. At its end, the leases
+        that were taken are written, so that other servers see them."""
         with self._alone():
             self._others = self._read()
             before = dict(self._own)
@@ -68,7 +71,7 @@ class Leases:
                 self._write()
 
     def holder(self, point: Point) -> str | None:
-        """The client of this server that holds a query; "" for one of another server, None if nobody does."""
+        """The client of this server that holds a query, "" if another server's client does, None if nobody does."""
         now = time.time()
         client, until = self._own.get(point, ("", 0.0))
         if until > now:
@@ -76,22 +79,22 @@ class Leases:
         return "" if self._others.get(point, 0.0) > now else None
 
     def take(self, point: Point, client: str) -> bool:
-        """Whether a client holds a query now; False: somebody else does."""
+        """Takes or renews the lease of a query. False if another client holds it."""
         if self.holder(point) not in (None, client):
             return False
         self._own[point] = client, time.time() + HELD
         return True
 
     def give(self, point: Point, client: str) -> None:
-        """Takes a query from whoever has it here, for a client who must have it."""
+        """Gives the lease of a query to a client, also if another client of this server holds it."""
         self._own[point] = client, time.time() + HELD
 
     def free(self, client: str) -> None:
-        """Gives back all that a client holds."""
+        """Releases all leases of a client."""
         self._own = {point: lease for point, lease in self._own.items() if lease[0] != client}
 
     def held_by_others(self, client: str) -> set[Point]:
-        """All queries that others hold."""
+        """All queries that other clients hold."""
         return {point for point in {*self._own, *self._others} if self.holder(point) not in (None, client)}
 
     @contextlib.contextmanager
@@ -104,15 +107,15 @@ class Leases:
                 os.close(gate)
 
     def _gate(self) -> int:
-        """The file whose lock this server has now; -1 where there are no locks, or another server does not give it
-        back: one that was stopped in its turn must not stop all."""
+        """Locks the folder. Returns the descriptor of the locked file, or -1 if the file system has no locks or another
+        server holds the lock for too long, since a server that was suspended must not block all others."""
         path, end = self._folder / "lock", time.monotonic() + _PATIENCE
         while time.monotonic() < end:
             try:
                 self._folder.mkdir(exist_ok=True)
                 gate = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             except FileNotFoundError:
-                # Another server, which ended, took the folder away meanwhile.
+                # Another server ended meanwhile and removed the folder.
                 continue
             except OSError:
                 return -1
@@ -136,7 +139,7 @@ class Leases:
             return found
         for name in names:
             path = self._folder / name
-            # What cannot be read says nothing.
+            # A file that cannot be read is skipped.
             with contextlib.suppress(OSError, ValueError, TypeError):
                 other = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
                 try:

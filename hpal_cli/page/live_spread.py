@@ -23,10 +23,11 @@ from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import SuperpointStore, open_superpoints, superpoints_path
 
 LEARNED = np.dtype([("label", "<i2"), ("sure", "u1"), ("_", "u1")])
-"""Of a superpoint: its class, -1 where nothing is known, and the probability of that class in 255ths."""
+"""The result for a superpoint: its class, -1 if it is not known, and the probability of that class in 255ths."""
 
 MAX_POINTS = 3_000_000
-"""Points of a scenes store whose superpoints are found beside the page: of more, they would come minutes later."""
+"""Points of a scenes store up to which the superpoints are computed while the page is open. For more, that would take
+minutes."""
 
 KEPT = 4
 """Scenes whose superpoints stay in memory."""
@@ -34,7 +35,7 @@ KEPT = 4
 
 @dataclass
 class _Spread:
-    """A spread of one scene. version: of the answers that it takes; begun: it has taken them."""
+    """A task to spread the answers of one scene. version: of the answers; begun: whether the answers have been read."""
 
     version: int
     begun: bool = False
@@ -42,7 +43,7 @@ class _Spread:
 
 
 class LiveSpread:
-    """Spreads the answers of one scene at a time, in a thread of its own: nobody waits for it who does not ask."""
+    """Spreads the answers of one scene at a time, in a thread of its own, so that the page does not wait for it."""
 
     def __init__(self, store: SceneStore, monitor: Monitor | None = None) -> None:
         self._store, self._monitor = store, monitor or Silent()
@@ -58,7 +59,7 @@ class LiveSpread:
         """(N,) the superpoint of each point of a scene.
 
         Raises:
-            HpalError: they cannot be found or read.
+            HpalError: the superpoints cannot be computed or read.
         """
         return self._pool.submit(self._superpoints, scene).result().of
 
@@ -69,10 +70,10 @@ class LiveSpread:
         answers: Callable[[], tuple[NDArray[np.int64], NDArray[np.int32]]],
         classes: int,
     ) -> Future[NDArray[np.void]]:
-        """(S,) records of `LEARNED`: what the answers to a scene, spread over it, make of each superpoint.
+        """(S,) the class of each superpoint of a scene, as records of `LEARNED`, after its answers are spread.
 
-        version: of the answers; the same one is worked out once, and one that has not begun when the next is asked for
-        is worked out with the answers of that instead.
+        version: of the answers. Each version is computed once. If a task has not begun when a newer version is asked
+        for, it computes the newer version.
         """
         with self._lock:
             last = self._last.get(scene.number)
@@ -83,13 +84,14 @@ class LiveSpread:
             return last.found
 
     def close(self) -> None:
+        """Ends the threads, and the process that computes superpoints."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._maker is not None and self._maker.is_alive():
             self._maker.terminate()
 
     def _superpoints(self, scene: SceneInfo) -> Superpoints:
-        # Only ever called in the one thread of the pool.
+        # Called only in the single thread of the pool, so it needs no lock.
         if self._found is None:
             self._found = self._open()
         if scene.number not in self._known:
@@ -103,8 +105,8 @@ class LiveSpread:
             points = sum(one.points for one in self._store.table)
             if points > MAX_POINTS:
                 problem = f"has {points:,} points, whose superpoints would take minutes"
-                raise HpalError(self._store.path, problem, "make them once with `hpal superpoints`")
-            # In a process of its own, and after everybody else: the page goes on meanwhile.
+                raise HpalError(self._store.path, problem, "find them once with `hpal superpoints`")
+            # In a process of low priority, so that the page does not become slow meanwhile.
             self._maker = multiprocessing.get_context("spawn").Process(
                 target=_make, args=(self._store.path,), daemon=True
             )

@@ -1,5 +1,5 @@
-"""Writes queries as a page in one file, for a person without hpal. The page saves a table that `hpal label --from`
-reads."""
+"""Writes the page with all its queries as one file, for a person who does not have hpal. The page saves a table that
+`hpal label --from` reads."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.store.files import atomic_write
 
 LARGEST = 22_000_000
-"""Bytes of points, as text, that a page holds; with all else it stays below some 25 MB."""
+"""Bytes of points, as text, in a page, at most. The whole page is then smaller than about 25 MB."""
 
 POINT_BYTES = 12
-"""Of a point as text: three numbers of 16 bits, three bytes of colour, a third more in base64."""
+"""Bytes of a point as text: three numbers of 16 bits and three bytes of colour, which base64 makes a third longer."""
 
 
 def write_page(
     asked: Asked, path: Path, *, title: str = "", overwrite: bool = False, monitor: Monitor | None = None
 ) -> int:
-    """Writes the page and returns its size in bytes. Around each query there are all points, as long as they fit, and
-    the rest of its scene is thinned; positions are rounded to a 65,535th of the scene's size.
+    """Writes the page and returns its size in bytes. It has all points around each query, if they fit, and some of the
+    other points of the scenes. Positions are rounded to a 65,535th of the scene's size.
 
     Raises:
-        HpalError: the file is there already and not to be replaced, or a scene cannot be read.
+        HpalError: the file exists and may not be replaced, or a scene cannot be read.
     """
     monitor = monitor or Silent()
     numbers = list(dict.fromkeys(query.scene for query in asked.found))
@@ -41,8 +41,8 @@ def write_page(
     budget = LARGEST // POINT_BYTES // len(numbers)
     with monitor.task("packing", len(numbers)) as task:
         for number in numbers:
-            name = asked.rooms.table[number].name
-            # One scene at a time: of others, only what was packed is kept.
+            name = asked.store.table[number].name
+            # One scene at a time is in memory, beside the packed points of the others.
             cloud = DrawnCloud(asked.source(number))
             mine = [(n, query) for n, query in enumerate(asked.found) if query.scene == number]
             places = np.array([local_position(cloud, query.position) for _, query in mine])
@@ -50,18 +50,18 @@ def write_page(
                 region = cloud.xyz[cloud.place_of[query.points]] if len(query.points) > 1 else None
                 queries.append(
                     {
-                        **query_json(n, query, cloud, name, asked.rooms.classes.names, outlook(cloud, query)),
+                        **query_json(n, query, cloud, name, asked.store.classes.names, outlook(cloud, query)),
                         "position": query.position.tolist(),
                         "region": None if region is None else _text(region.astype("<f4")),
                     }
                 )
             scenes.append({**scene_json(number, name, cloud), "marks": [], **_packed(cloud, places, budget)})
             task.advance(1, name)
-    classes = asked.rooms.classes
+    classes = asked.store.classes
     data: dict[str, Any] = {
         "title": title,
         "id": hashlib.sha256(
-            json.dumps([asked.rooms.table.id, [[q.scene, q.index] for q in asked.found]]).encode()
+            json.dumps([asked.store.table.id, [[q.scene, q.index] for q in asked.found]]).encode()
         ).hexdigest()[:16],
         "file": path.with_suffix(".csv").name,
         "classes": [{"name": c.name, "color": list(c.color)} for c in classes],
@@ -75,7 +75,8 @@ def write_page(
 
 
 def _packed(cloud: DrawnCloud, places: NDArray[np.float64], budget: int) -> dict[str, Any]:
-    """The points of a scene that fit, with their tiles. places: (Q, 3) metres, of the queries."""
+    """As many points of a scene as fit, with their tiles. places: (Q, 3) positions of the queries in metres; budget:
+    number of points."""
     keep = np.zeros(len(cloud), bool)
     for tile in cloud.tiles:
         whole = slice(tile.first, tile.first + tile.count)
@@ -83,7 +84,7 @@ def _packed(cloud: DrawnCloud, places: NDArray[np.float64], budget: int) -> dict
             if tile.is_near(place, cloud.reach):
                 keep[whole] |= (np.abs(cloud.xyz[whole] - place) <= cloud.reach).all(axis=1)
     near = int(keep.sum())
-    # The points of a tile are shuffled: the first ones of each are the scene with fewer.
+    # The points of a tile are shuffled, so that its first points are an even sample.
     share = min(1.0, 0.5 * budget / len(cloud)) if near > 0.5 * budget else (budget - near) / len(cloud)
     full = min(1.0, 0.5 * budget / max(near, 1)) if near > 0.5 * budget else 1.0
     tiles, kept = [], []
@@ -133,13 +134,13 @@ def _page(data: str) -> bytes:
         }
     )
     begin, style = 'import "hpal/page";', read_file("page.css").decode()
-    # No byte leaves the page, and no script runs in it but its own.
+    # The page can send nothing, and runs no other script than its own.
     policy = (
         f"default-src 'none'; script-src data: {_digest(inside)} {_digest(begin)}; style-src {_digest(style)}; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-    # A name in the data cannot end the element that it is in.
+    # Without a `<`, no name in the data can end the element that holds it.
     data = data.replace("<", "\\u003c")
     replaced = {
         '<link rel="stylesheet" href="/files/page.css">': f"<style>{style}</style>",

@@ -1,4 +1,4 @@
-"""The scenes that a page shows, and what their points can be coloured by."""
+"""Reads the scenes that a page shows, with the columns by which their points can be coloured, and keeps the latest."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.score.pointwise import margin
 
 KEPT = 40_000_000
-"""Points of scenes that stay in memory, beside the scene that is looked at."""
+"""Points of scenes that stay in memory, not counting the scene that is shown."""
 
 
 LARGE = 3_000_000
-"""Points of a scene from which on a coarse level is made first: the whole takes more than a second."""
+"""Points of a scene from which on a coarse level is made first, since the whole scene takes more than a second."""
 
 
 @dataclass(frozen=True)
 class Marker:
-    """A point to point at: index: its row; text: what is known of it; label: its class, -1 for none."""
+    """A point that the page marks. index: its row; text: beside the mark; label: its class, -1 for none."""
 
     index: int
     text: str
@@ -40,7 +40,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class SceneEntry:
-    """A scene to be shown. read: reads it, for as long as it is drawn; marks: of a selection or of answers."""
+    """A scene that a page can show. read: reads the scene; marks: the points of a selection, or the answered points."""
 
     number: int
     name: str
@@ -58,37 +58,37 @@ class _Load:
 
 
 class SceneCache:
-    """Scenes by number, read beside whoever asks; the latest stay in memory. Calls may come from any thread."""
+    """Scenes by number. Each is read in a thread of its own, and the latest stay in memory. Any thread may call."""
 
     def __init__(
         self, path: Path, scenes: Sequence[SceneEntry], classes: ClassTable | None, truth: bool = False
     ) -> None:
-        """truth: the points have a column `truth` to be seen beside the others."""
+        """truth: whether the scenes have a column `truth` with their true labels."""
         self.path, self.classes, self.truth = path, classes, truth
         self.scenes = {scene.number: scene for scene in scenes}
         self._loads: OrderedDict[int, _Load] = OrderedDict()
         self._lock = threading.Lock()
 
     def first(self, number: int) -> DrawnCloud:
-        """A scene as soon as anything of it can be drawn: a coarse level while a large scene is put in order.
+        """The whole scene if it has been read, else the coarse level if the scene is large.
 
         Raises:
             KeyError: there is no such scene.
-            HpalError: it cannot be read.
+            HpalError: the scene cannot be read.
         """
         load = self.start(number)
         return load.whole.result() if load.whole.done() else load.first.result()
 
     def coarse(self, number: int) -> DrawnCloud:
-        """What `first` gave first. Raises: as `first`."""
+        """The coarse level of a large scene, or the whole of another one. Raises the errors of `first`."""
         return self.start(number).first.result()
 
     def cloud(self, number: int) -> DrawnCloud:
-        """All of a scene. Raises: as `first`."""
+        """The whole scene. Raises the errors of `first`."""
         return self.start(number).whole.result()
 
     def start(self, number: int) -> _Load:
-        """Begins to read a scene, if it is not there.
+        """Begins to read a scene, unless it has been read already.
 
         Raises:
             KeyError: there is no such scene.
@@ -98,7 +98,7 @@ class SceneCache:
             load = self._loads.get(number)
             if load is None:
                 load = self._loads[number] = _Load()
-                # Who ends the program does not wait for it.
+                # A daemon thread, so that the end of the program does not wait for it.
                 threading.Thread(target=self._load, args=(scene, load), name=f"scene {number}", daemon=True).start()
             self._loads.move_to_end(number)
             return load
@@ -111,7 +111,7 @@ class SceneCache:
             cloud = DrawnCloud(source)
         except BaseException as error:
             with self._lock:
-                # Who asks again may find it restored.
+                # The next call reads the scene again, as it may have been restored by then.
                 del self._loads[scene.number]
             for future in (load.first, load.whole):
                 if not future.done():
@@ -119,7 +119,7 @@ class SceneCache:
             return
         load.whole.set_result(cloud)
         if load.first.done():
-            load.first.result().let_go()
+            load.first.result().release()
         else:
             load.first.set_result(cloud)
         with self._lock:
@@ -131,22 +131,22 @@ class SceneCache:
 
 
 def stores_of(
-    rooms: PredictionStore | SceneStore, beside: Path | None = None
+    store: PredictionStore | SceneStore, beside: Path | None = None
 ) -> tuple[SceneStore | None, PredictionStore | None]:
-    """The scenes and the predictions that a page can show: `rooms` is one of them; the scenes behind predictions are
-    looked for where their history says, then in the folder `beside`."""
-    if isinstance(rooms, SceneStore):
-        return rooms, None
-    path = find_source_store(rooms.history, "scenes", rooms.table.id, beside or rooms.path.parent)
-    return (None if path is None else SceneStore(path)), rooms
+    """The scenes store and the predictions store that a page can show, of which `store` is one. The scenes that
+    predictions are for are looked for where their history says, then in the folder `beside`."""
+    if isinstance(store, SceneStore):
+        return store, None
+    path = find_source_store(store.history, "scenes", store.table.id, beside or store.path.parent)
+    return (None if path is None else SceneStore(path)), store
 
 
 def source_of(scene: SceneInfo, scenes: SceneStore | None, predictions: PredictionStore | None, truth: bool) -> Source:
-    """What a scene is drawn from, with all that the stores, which are of the same scenes, know of it. truth: with its
-    labels, too.
+    """The data from which a scene is drawn, with the columns of both stores, which must be of the same scenes. truth:
+    whether to include the true labels.
 
     Raises:
-        HpalError: it cannot be read.
+        HpalError: the scene cannot be read.
     """
     store = scenes or predictions
     assert store is not None
@@ -165,7 +165,7 @@ def source_of(scene: SceneInfo, scenes: SceneStore | None, predictions: Predicti
 
 def require_there(scene: SceneInfo, store: SceneStore | PredictionStore) -> None:
     """Raises:
-    HpalError: the points of a scene of the table are gone.
+    HpalError: the store has no points of a scene that is in its table.
     """
     there = store.has_column(scene, "xyz") if isinstance(store, SceneStore) else store.has(scene)
     if not there:

@@ -1,4 +1,4 @@
-"""The HTTP server of the page, for everybody who has its token (docs/decisions.md, "The labelling page")."""
+"""The HTTP server of the page, which serves everybody who has its token (docs/decisions.md, "The labelling page")."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from hpal_cli.errors import HpalError
 from hpal_cli.page.api import PageApi, require_answer
 
 PORT = 8042
-"""The first that is tried."""
+"""The first TCP port that is tried."""
 
 PORTS = 50
-"""How many are tried."""
+"""Number of ports that are tried."""
 
 LARGEST = 4096
-"""Bytes of a request's body: an answer is a few dozen."""
+"""Bytes of the body of a request, at most. An answer has a few dozen."""
 
 LONGEST_NAME = 40
 
@@ -48,7 +48,7 @@ TYPES = {
 }
 
 FILES = ("page.css", "page.js", "cloud.js", "plan.js", "remote.js", "words.js", "three.min.js")
-"""What a page loads."""
+"""The files that a page loads."""
 
 _PART = re.compile(r"(\d{1,6}):(\d{1,9}):(\d{1,9})")
 
@@ -58,19 +58,20 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def read_file(name: str) -> bytes:
-    """A file of the page."""
+    """The content of a file of the page."""
     return resources.files("hpal_cli.page").joinpath("files", name).read_bytes()
 
 
 def import_map(page: str) -> str:
-    """The text of the import map in a page: a script, which the policy allows by its hash."""
+    """The text of the import map in a page. It counts as a script, and the policy allows it by its hash."""
     found = re.search(r'<script type="importmap">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     return found[1]
 
 
 def policy(page: str) -> str:
-    """The Content-Security-Policy: nothing from elsewhere, no script but the page's files and its import map."""
+    """The Content-Security-Policy of a page: it loads nothing from other servers, and the only scripts are its own
+    files and its import map."""
     digest = base64.b64encode(hashlib.sha256(import_map(page).encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
@@ -79,11 +80,12 @@ def policy(page: str) -> str:
 
 
 class Guard:
-    """Refuses what is not from the page itself: a foreign Host (DNS rebinding), a foreign Origin (another page's
-    script), an API call without the token, a body that is too large. Sets the headers that every answer has."""
+    """Refuses requests that do not come from the page itself: those with a foreign Host (DNS rebinding), with a foreign
+    Origin (a script of another page), to the API without the token, or with a body that is too large. Also sets the
+    headers of every response."""
 
     def __init__(self, app: ASGIApp, *, token: str, hosts: Callable[[str], bool], page: str) -> None:
-        """hosts: whether a name without its port is this machine's."""
+        """hosts: whether a host name, without a port, is one of this computer's; page: the HTML of the page."""
         self._app, self._token, self._hosts = app, token.encode(), hosts
         self._headers = [
             (b"content-security-policy", policy(page).encode()),
@@ -134,7 +136,8 @@ class Guard:
 
 
 def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], stop: Callable[[], None]) -> ASGIApp:
-    """The page and its API, for any ASGI server. stop: ends the server when the page says so."""
+    """The page and its API as an application for any ASGI server. stop: is called when the page asks to end the server;
+    token, hosts: as in `Guard`."""
     page = read_file("index.html").decode()
     files = {name: read_file(name) for name in FILES}
 
@@ -203,10 +206,10 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
         )
 
     async def answer(request: Request) -> Response:
-        said = await _body(request)
-        client, name = _who(said)
-        number, label = require_answer(page_api, said.get("query"), said.get("label"))
-        seconds = said.get("seconds")
+        sent = await _body(request)
+        client, name = _who(sent)
+        number, label = require_answer(page_api, sent.get("query"), sent.get("label"))
+        seconds = sent.get("seconds")
         if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < 1e9):
             return _error(400, "seconds are no time")
 
@@ -217,10 +220,10 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
         return JSONResponse(await run_in_threadpool(take))
 
     async def skip(request: Request) -> Response:
-        said = await _body(request)
-        client, name = _who(said)
-        number, _ = require_answer(page_api, said.get("query"), -1)
-        # The session waits for whoever writes an answer: not here, where all connections would wait.
+        sent = await _body(request)
+        client, name = _who(sent)
+        number, _ = require_answer(page_api, sent.get("query"), -1)
+        # In a thread, since the session may wait for another answer to be written, and all connections would wait too.
         await run_in_threadpool(_session(page_api).skip, client, number)
         return JSONResponse(await run_in_threadpool(_next, page_api, client, name, number))
 
@@ -241,7 +244,7 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
         await _body(request)
         asker = request.client.host if request.client else ""
         if not _is_loopback(asker):
-            return _error(403, "only who sits at the server's own machine can end it")
+            return _error(403, "the server can only be ended from its own computer")
         asyncio.get_running_loop().call_later(0.2, stop)
         return JSONResponse({"ended": True})
 
@@ -283,19 +286,19 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
 
 
 class BadRequest(Exception):
-    """A request that the page would not send."""
+    """The request is none that the page sends."""
 
 
 class TooLarge(Exception):
-    """A body of more than `LARGEST` bytes."""
+    """The body of the request has more than `LARGEST` bytes."""
 
 
 def free_socket(host: str, port: int | None) -> tuple[socket.socket, int, bool]:
-    """A socket that listens, its port, and whether that is the one asked for: one in use is passed over for the next
-    free one.
+    """Opens a listening socket at `port`, or at the next free port if that is in use. Returns the socket, its port, and
+    whether that is the port that was asked for.
 
     Raises:
-        HpalError: there is none, or the host is not this machine.
+        HpalError: no port is free, or the host is not this computer.
     """
     first = PORT if port is None else port
     try:
@@ -307,7 +310,7 @@ def free_socket(host: str, port: int | None) -> tuple[socket.socket, int, bool]:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, number))
-            # Only who listens has the port: two programs may both be bound to it.
+            # Two programs may both bind to a port, but only one can listen at it.
             listening.listen(128)
         except OSError as error:
             listening.close()
@@ -321,8 +324,9 @@ def free_socket(host: str, port: int | None) -> tuple[socket.socket, int, bool]:
 
 
 def allowed_hosts(host: str) -> Callable[[str], bool]:
-    """Which names a request may come to. On a loopback address only its own; else any address in digits too, which no
-    foreign name server can point here, and the names of this machine."""
+    """Returns a function that says whether a request may have a host name. At a loopback address, only its own names
+    are allowed. Otherwise the names of this computer and all numeric addresses are, since no foreign name server can
+    make a numeric address lead here."""
     if _is_loopback(host) or host == "localhost":
         return lambda name: name in LOOPBACK
     own = {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower(), *LOOPBACK}
@@ -330,13 +334,14 @@ def allowed_hosts(host: str) -> Callable[[str], bool]:
 
 
 def new_token() -> str:
-    """Of 256 bits, for an address."""
+    """A random token of 256 bits, in letters that an address may have."""
     return secrets.token_urlsafe(32)
 
 
 def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[], None]], None]) -> None:
-    """Answers requests until `stop` is called, which `on_ready` is given, or the program is interrupted."""
-    # No access log, in which names could be written; errors go through logging as anybody's.
+    """Answers requests until it is stopped or the program is interrupted. on_ready: is called with a function that
+    stops it."""
+    # There is no access log, since names of people would be in it. Errors are logged.
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
     )
@@ -346,7 +351,7 @@ def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[
         server.should_exit = True
 
     on_ready(stop)
-    # Uvicorn ends in order at Ctrl-C, and raises it again afterwards.
+    # At Ctrl-C, Uvicorn shuts down in order and then raises the interrupt again.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
 
@@ -356,14 +361,14 @@ def _next(page_api: PageApi, client: str, name: str, after: int) -> dict[str, An
 
 
 def _asked(page_api: PageApi, client: str, name: str, number: int | None) -> dict[str, Any]:
-    """A query, how far the work is, and what will most likely be asked afterwards."""
+    """A query, the state of the session, and the query that will most likely come next, which the page can prepare."""
     found = None if number is None else page_api.query(number, name)
-    ahead = None if number is None else _session(page_api).ahead(client, name, after=number)
-    return {"query": found, "ahead": None if ahead is None else page_api.prepare(ahead), **page_api.state(client)}
+    coming = None if number is None else _session(page_api).likely_next(client, name, after=number)
+    return {"query": found, "ahead": None if coming is None else page_api.prepare(coming), **page_api.state(client)}
 
 
 def _whole(request: Request) -> bool:
-    """Whether a request is of all of a scene, and not of its coarse level."""
+    """Whether a request asks for the whole scene, and not for its coarse level."""
     return request.query_params.get("whole", "1") == "1"
 
 
@@ -373,13 +378,13 @@ def _session(page_api: PageApi) -> Any:
     return page_api.session
 
 
-def _who(said: Any) -> tuple[str, str]:
-    """(client, name): a page in a browser, and the person before it.
+def _who(sent: Any) -> tuple[str, str]:
+    """(client, name): the id of a page in a browser, and the name of the person who uses it.
 
     Raises:
-        BadRequest: neither.
+        BadRequest: one of them is missing or not valid.
     """
-    client, name = said.get("client"), said.get("name")
+    client, name = sent.get("client"), sent.get("name")
     if not isinstance(client, str) or not _CLIENT.fullmatch(client):
         raise BadRequest("client is missing")
     name = name.strip() if isinstance(name, str) else ""
@@ -389,22 +394,28 @@ def _who(said: Any) -> tuple[str, str]:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """Raises:
-    BadRequest: no JSON object.
+    """The JSON object in the body of a request.
+
+    Raises:
+        BadRequest: the body is no JSON object.
     """
     if request.headers.get("content-type") != "application/json":
         raise BadRequest("the body is not application/json")
     try:
-        said = json.loads(await request.body())
+        sent = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
         raise BadRequest("the body is no JSON") from error
-    if not isinstance(said, dict):
+    if not isinstance(sent, dict):
         raise BadRequest("the body is no JSON object")
-    return said
+    return sent
 
 
 def _bounded(receive: Receive) -> Receive:
-    """A body without its length given is counted as it comes."""
+    """Counts the bytes of a body while it is received, for requests that do not give its length.
+
+    Raises:
+        TooLarge: there are more than `LARGEST`.
+    """
     got = 0
 
     async def bounded() -> Message:

@@ -1,4 +1,4 @@
-"""Hands out queries to several people, and takes back their answers into one labels store."""
+"""Gives queries to several people, and writes their answers into one labels store."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from hpal_cli.labels.store import ANSWER, Batch, LabelStore
 from hpal_cli.page.leases import Leases
 
 MAX_ANSWER_SECONDS = 3600.0
-"""Seconds for one answer, at most: who took longer was away."""
+"""The time of an answer is recorded as at most this many seconds, since a person who takes longer was away."""
 
 
 @dataclass(frozen=True)
 class GivenAnswer:
-    """What a person answered: label, -1 for unsure; round: of the labels store."""
+    """The answer of a person. label: id of the class, -1 for unsure; round: of the answer in the labels store."""
 
     label: int
     round: int
 
 
 class Session:
-    """Queries by their place in the tour, 0 to Q - 1, and the answers to them. Every call may come from any thread.
+    """Q queries, numbered 0 to Q - 1 in the order of the tour, and their answers. Any thread may call any method.
 
-    A query is done when it has as many people's answers as it needs: one, or two if it is among the `overlap` that is
-    asked twice. One that somebody holds is given to nobody else.
+    A query is done when enough people have answered it: one, or two if it is among the share that is asked twice. While
+    a client holds a query, no other client is asked.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class Session:
         *,
         overlap: float = 0.0,
     ) -> None:
-        """overlap: share of the queries, 0 to 1, that two people are asked."""
+        """entry: the history entry that each answer is recorded with; overlap: share of the queries, 0 to 1, that two
+        people are asked."""
         self.queries, self.labels, self._entry = list(queries), labels, entry
         self._lock = threading.RLock()
         self._leases = Leases(labels.path)
@@ -52,16 +53,16 @@ class Session:
         self._seen = -1
         self._by: list[dict[str, GivenAnswer]] = []
         self.changes = 0
-        """How often the answers changed, so that a page knows whether its picture of them is old."""
+        """How often the answers changed, from which a page sees whether what it shows is out of date."""
         self.refresh()
 
     def close(self) -> None:
-        """Gives back what is held."""
+        """Releases the queries that are held."""
         with self._lock:
             self._leases.close()
 
     def refresh(self) -> None:
-        """Looks for answers that others gave, be it with another program."""
+        """Reads the answers that were added to the store since the last call, also by other programs."""
         with self._lock:
             batches = self.labels.batches()
             if len(batches) == self._seen:
@@ -69,7 +70,7 @@ class Session:
             new = batches[max(self._seen, 0) :]
             by = list(self._by)
             if not 0 <= self._seen < len(batches) or any(batch.undoes for batch in new):
-                # Who takes a batch back, or has another store, changes what was read before.
+                # If a batch was undone or the store was replaced, what was read before is out of date.
                 new, by = batches, [{} for _ in self.queries]
             for batch in new:
                 if not batch.stands:
@@ -77,14 +78,14 @@ class Session:
                 for scene, index, label in batch.rows[["scene", "index", "label"]].tolist():
                     place = self._place.get((scene, index))
                     if place is not None:
-                        # The newest is the last, whoever it is by.
+                        # The newest answer comes last, whoever gave it.
                         others = {source: given for source, given in by[place].items() if source != batch.source}
                         by[place] = {**others, batch.source: GivenAnswer(label, batch.round)}
             self._by, self._seen = by, len(batches)
             self.changes += 1
 
     def answer_to(self, number: int, name: str | None = None) -> GivenAnswer | None:
-        """The answer that counts; with a name, that person's own."""
+        """The answer to a query that counts, or with a name the answer of that person; None if there is none."""
         given = self._by[number]
         if name is not None:
             return given.get(name)
@@ -92,24 +93,24 @@ class Session:
 
     @property
     def overlaps(self) -> bool:
-        """Whether two people are asked some of the queries."""
+        """Whether some of the queries are asked twice."""
         return max(self._needs, default=1) > 1
 
     def needs(self, number: int) -> int:
-        """From how many people a query needs an answer."""
+        """How many people must answer a query."""
         return self._needs[number]
 
     def done(self, number: int) -> bool:
         return len(self._by[number]) >= self._needs[number]
 
     def counts(self) -> tuple[int, int]:
-        """Queries that are done, and all."""
+        """The number of queries that are done, and of all queries."""
         return sum(map(self.done, range(len(self.queries)))), len(self.queries)
 
     def next(self, client: str, name: str, *, after: int = -1) -> int | None:
-        """The next query for a client, which then holds it: the first from `after` on, then from the start, that is not
-        done, that nobody else holds and that this person has not answered. Skipped ones come last. None: there is
-        none."""
+        """The next query for a client, which then holds it; None if there is none. It is the first one after `after`,
+        or else from the start, that is not done, that no other client holds, and that this person has not answered.
+        Queries that the client skipped come last."""
         with self._lock, self._leases.turn():
             self.refresh()
             self._leases.free(client)
@@ -118,8 +119,8 @@ class Session:
                     return number
             return None
 
-    def ahead(self, client: str, name: str, *, after: int) -> int | None:
-        """The query that `next` will most likely give once `after` is answered, for who wants to prepare it."""
+    def likely_next(self, client: str, name: str, *, after: int) -> int | None:
+        """The query that `next` will most likely return once `after` is answered, so that it can be prepared."""
         with self._lock:
             held = self._leases.held_by_others(client)
             for number in self._order(client, after):
@@ -128,21 +129,21 @@ class Session:
             return None
 
     def hold(self, number: int, client: str) -> bool:
-        """Says that a client still looks at a query; False: somebody else holds it."""
+        """Takes or renews the lease of a query for the client that shows it. False if another client holds it."""
         with self._lock, self._leases.turn():
             return self._leases.take(self._point(number), client)
 
     def held_by_others(self, client: str) -> int:
-        """Open queries that others look at just now."""
+        """The number of queries, not done, that other clients hold now."""
         with self._lock:
             places = [self._place.get(point) for point in self._leases.held_by_others(client)]
             return sum(number is not None and not self.done(number) for number in places)
 
     def answer(self, client: str, name: str, number: int, label: int, seconds: float | None) -> Batch:
-        """Writes an answer to the labels store; when this returns, it is on the disk.
+        """Writes an answer to the labels store. When this returns, the answer is on the disk.
 
         Raises:
-            HpalError: no such class, or the disk refuses.
+            HpalError: there is no such class, or the store cannot be written.
         """
         query = self.queries[number]
         rows = np.zeros(len(query.points), ANSWER)
@@ -150,7 +151,7 @@ class Session:
         rows["x"] = rows["y"] = rows["z"] = np.nan
         own = int(np.flatnonzero(query.points == query.index)[0])
         rows["x"][own], rows["y"][own], rows["z"][own] = query.position
-        # The point that was shown is the first row: it stands for the answer.
+        # The first row of an answer must be the point that was shown.
         rows[[0, own]] = rows[[own, 0]]
         took = None if seconds is None else round(float(min(max(seconds, 0.0), MAX_ANSWER_SECONDS)), 2)
         with self._lock:
@@ -160,13 +161,14 @@ class Session:
             return batch
 
     def skip(self, client: str, number: int) -> None:
-        """Puts a query behind the others, for this client."""
+        """Moves a query behind all others for this client."""
         with self._lock:
             skipped = self._skipped.setdefault(client, {})
             skipped[number] = max(skipped.values(), default=0) + 1
 
     def undo(self, client: str, name: str) -> int | None:
-        """Takes the last answer of a person back, and lets the client hold its query again; None: there is none."""
+        """Withdraws the last answer of a person. The client then holds its query, which is returned; None if this
+        person has given no answer."""
         with self._lock:
             self.refresh()
             last, number = -1, None
@@ -183,14 +185,14 @@ class Session:
             return number
 
     def answers_of(self, scene: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(A,) points of a scene with an answer that counts, and their labels, -1 for unsure."""
+        """(A,) the rows of a scene's points with an answer that counts, and (A,) their labels, -1 for unsure."""
         with self._lock:
             latest = self.labels.latest()
         here = latest[latest["scene"] == scene]
         return here["index"].astype(np.int64), here["label"].astype(np.int32)
 
     def _order(self, client: str, after: int) -> list[int]:
-        """All queries, the one behind `after` first and those that were skipped last."""
+        """All queries in order, beginning with the one after `after`; those that the client skipped come last."""
         skipped, count = self._skipped.get(client, {}), len(self.queries)
         return sorted(range(count), key=lambda n: (skipped.get(n, 0), (n - after - 1) % count))
 
@@ -203,6 +205,6 @@ class Session:
 
 
 def _drawn(query: Query, share: float) -> bool:
-    """Whether a query is among those asked twice: the same ones whoever serves them, and however often."""
+    """Whether a query is asked twice. The choice depends only on the query, so that it is the same on every server."""
     digest = hashlib.sha256(f"{query.scene} {query.index}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32

@@ -1,4 +1,4 @@
-"""Prepares any file of hpal, or any cloud, as scenes to view on the page."""
+"""Opens any file of hpal, or any point cloud, to be viewed on the page."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from hpal_cli.stream.points import PointReader
 
 
 def open_view(path: Path, *, source: Path | None = None, scenes: Sequence[str] = ()) -> PageApi:
-    """A page that shows scenes, predictions (or what was spread), answers, a selection, or a cloud in a file.
+    """A page that shows scenes, predictions or spread answers, labels, a selection, or a point cloud.
 
-    source: the scenes store behind what is no scenes store itself, if not where it says; scenes: globs of the names to
-    be shown.
+    source: the scenes store that the file belongs to, if it is not where the file says; scenes: patterns of the names
+    of the scenes to show, none for all.
 
     Raises:
-        HpalError: there is nothing to show, or the scenes behind it are not there.
+        HpalError: there is nothing to show, or the scenes store is missing or does not fit.
     """
     if not path.exists():
         raise HpalError(path, "does not exist", "check the name")
@@ -64,13 +64,13 @@ def _of_store(path: Path, source: Path | None, globs: Sequence[str]) -> SceneCac
 
 
 def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> SceneCache:
-    from hpal_cli.label.queries import rooms_of
+    from hpal_cli.label.queries import selection_store
 
     with path.open("rb") as file:
         reader = PointReader(file, path)
         rows, header = reader.read(), reader.header
-    rooms = rooms_of(header, source, path.parent)
-    if rooms is None:
+    store = selection_store(header, source, path.parent)
+    if store is None:
         raise UsageError("--source", f"is missing: the scenes that {path} is of are not there", "name their store")
     names = rows.dtype.names or ()
     marks: dict[int, list[Marker]] = {}
@@ -79,7 +79,7 @@ def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> Scen
         rank = f"rank {int(row['rank'])}" if "rank" in names else f"point {int(row['index'])}"
         score = f", score {float(row['score']):.3f}" if "score" in names else ""
         marks.setdefault(int(row["scene"]), []).append(Marker(int(row["index"]), rank + score))
-    scenes, predictions = stores_of(rooms, path.parent)
+    scenes, predictions = stores_of(store, path.parent)
     return _scene_cache(path, scenes, predictions, globs, marks)
 
 
@@ -90,7 +90,7 @@ def _scene_cache(
     globs: Sequence[str],
     marks: dict[int, list[Marker]] | None = None,
 ) -> SceneCache:
-    """marks: by scene; if given, only these scenes are shown."""
+    """marks: the marks by scene number; if given, only scenes with marks are shown."""
     store = predictions or scenes
     assert store is not None
     chosen: list[SceneInfo] = store.choose("all", globs)
@@ -119,7 +119,7 @@ def _behind(labels: LabelStore, source: Path | None) -> SceneStore:
     history = [*labels.history, *(batch.entry for batch in labels.batches())]
     path = source or find_source_store(history, "scenes", labels.table.id, labels.path.parent)
     if path is None:
-        # An answer through a selection names no scenes store, but one most often lies beside.
+        # Answers to a selection do not name the scenes store, but it is mostly in the same folder.
         beside = [other for other in sorted(labels.path.parent.glob("*.zarr")) if kind_of(other) == "scenes"]
         path = next((other for other in beside if SceneStore(other).table.id == labels.table.id), None)
     if path is None:
@@ -135,7 +135,7 @@ def _scenes(path: Path, table: str, subject: Path) -> SceneStore:
 
 
 def _is_selection(path: Path) -> bool:
-    """Whether a file is a point stream of scenes, and not a cloud that stands for itself."""
+    """Whether a file holds selected or scored points of scenes, and is not a cloud by itself."""
     with path.open("rb") as file:
         if file.read(3) != b"ply":
             return False
@@ -171,5 +171,6 @@ def _of_file(path: Path) -> SceneCache:
 
 
 def _interesting(item: tuple[str, object]) -> tuple[bool, str]:
+    """Sorts (name, values) of columns: first those by which a cloud is mostly coloured, then the others, by name."""
     first = ("class", "classification", "label", "intensity", "confidence", "uncertainty")
     return item[0].lower() not in first, item[0]

@@ -9,13 +9,13 @@ from hpal_cli.export.views import two_views
 from hpal_cli.page.cloud import DrawnCloud
 
 DENSEST = 6_000
-"""Points around a query that the best of the views is chosen with: more take longer than a person wants to wait."""
+"""Points around a query with which its view is chosen, at most. More would take too long for a person who waits."""
 
 
 def best_view(cloud: DrawnCloud, place: NDArray[np.floating]) -> NDArray[np.float64]:
     """(3,) unit vector from a place (3,), in metres, towards the camera that sees it best (`export.views.two_views`).
 
-    Lengths are divided by the scene's reach, for the views were made for rooms, in which that is 1 m.
+    All lengths are divided by the scene's reach, since the views are designed for rooms, in which the reach is 1 m.
     """
     near = cloud.around(place, 1.5 * cloud.reach)
     every = 1 + len(near) // DENSEST
@@ -23,6 +23,6 @@ def best_view(cloud: DrawnCloud, place: NDArray[np.floating]) -> NDArray[np.floa
     if not len(local):
         return np.array([0.0, -0.8, 0.6])
     floor, top = (cloud.floor - place[2]) / cloud.reach, (cloud.top - place[2]) / cloud.reach
-    # Of every k-th point of a surface, neighbours are sqrt(k) times as far apart.
+    # If only every k-th point of a surface is taken, neighbours are sqrt(k) times as far apart.
     step = cloud.step * np.sqrt(every) / cloud.reach
     return two_views(local, step=step, reach=1.0, floor=floor, top=top, roof=cloud.roof)[0].toward

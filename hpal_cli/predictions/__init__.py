@@ -1,2 +1,2 @@
-"""Predictions: the class probabilities and features of every grid point, which is all that score and select need. They
-hold no ground truth."""
+"""Predictions: the class probabilities and features of every grid point, which are all that `score` and `select` need.
+They contain no true labels."""

@@ -1,4 +1,4 @@
-"""The predictions of a network for a scene: stored for each voxel, read for each point."""
+"""The predictions of a network for a scene, which are stored for each voxel and read for each point."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hpal_cli.store.envelope import CHUNK_ROWS
 
 
 class VoxelOutputs(Protocol):
-    """Probabilities and features of M voxels."""
+    """The probabilities and features of M voxels."""
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Those of K of them: (K, C) and (K, F)."""
+        """The probabilities (K, C) and features (K, F) of the voxels `rows` (K,)."""
 
 
 @dataclass
 class InMemoryOutputs:
-    """The answers of M voxels: prob (M, C), feat (M, F)."""
+    """The probabilities (M, C) and features (M, F) of M voxels, in memory."""
 
     prob: NDArray[np.float32]
     feat: NDArray[np.float32]
@@ -31,14 +31,14 @@ class InMemoryOutputs:
 
 
 class Prediction:
-    """What a network says of N points. The points of a voxel share its answer, and are given it when asked for: 96
-    features a point can outgrow memory."""
+    """The predictions for N points. All points of a voxel have the same prediction, which is only copied to the points
+    when it is read, since 96 features for each point may not fit into memory."""
 
     def __init__(
         self, voxels: VoxelOutputs, inverse: NDArray[np.int64], *more: tuple[VoxelOutputs, NDArray[np.int64]]
     ) -> None:
-        """inverse: (N,) the row of every point's voxel; more: other answers for the same points, and the rows of their
-        voxels: the probabilities are the mean of all, the features those of the first."""
+        """inverse: (N,) the voxel row of every point; more: further outputs for the same points, each with its voxel
+        rows (N,). The probabilities are the mean of all outputs, the features are those of the first."""
         self._voxels = voxels
         self._inverse = inverse
         self._more = more
@@ -49,20 +49,19 @@ class Prediction:
 
     @property
     def prob(self) -> NDArray[np.float32]:
-        """(N, C)."""
+        """(N, C) the class probabilities of all points."""
         return self._column(0)
 
     @property
     def feat(self) -> NDArray[np.float32]:
-        """(N, F)."""
+        """(N, F) the features of all points."""
         return self._column(1)
 
     def smoothed(self, of: NDArray[np.int32]) -> Prediction:
-        """The same with probabilities that are half a point's own, half the mean of all points of its part.
+        """The same predictions with smoothed probabilities: the average of a point's own and of the mean over its part.
+        With the mean alone, all points of a part would have the same class, even if a part crosses a border.
 
-        The mean alone would give every point of a part one class, whatever lies across its border.
-
-        of: (N,) the part of each point, 0 to S - 1.
+        of: (N,) the part of each point, such as its superpoint, 0 to S - 1.
         """
         sums, done = np.zeros((0, 0)), 0
         for prob, _ in self.blocks():
@@ -79,7 +78,7 @@ class Prediction:
         return smoothed
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """(prob, feat) of `CHUNK_ROWS` points at a time."""
+        """Yields the probabilities (B, C) and features (B, F) of `CHUNK_ROWS` points at a time."""
         for start in range(0, len(self), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             prob, feat = self._voxels.take(self._inverse[rows])

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from hpal_cli import compiled
 
 SLACK = 0.02
-"""How far a sum may be from 1: float16 rounds each entry by up to 2^-12, which leaves room for a thousand classes."""
+"""How far a sum may be from 1, which leaves room for the rounding errors of float16 in a thousand classes."""
 
 _AT_ONCE = 1 << 16
 
 
 def bad_rows(prob: NDArray[np.floating]) -> tuple[int, int]:
-    """How many rows of (N, C) are no probabilities, and the first of them (0 if there is none)."""
+    """The number of rows of `prob` (N, C) that are no probabilities, and the first such row (0 if there is none)."""
     library = _library()
-    # Without it the same answer comes a second later for ten million points: nothing to tell a person.
+    # NumPy takes a second longer for ten million points, which is not worth a message.
     if not isinstance(library, str) and prob.dtype == np.float16 and prob.dtype.isnative:
         prob, first = np.ascontiguousarray(prob), ctypes.c_int64(0)
         slack = int(SLACK * (1 << 24))

@@ -1,4 +1,4 @@
-"""The predictions store (docs/formats.md section 3). It holds no ground truth, so nothing after it can see one."""
+"""The predictions store (docs/formats.md section 3). It has no true labels, so that no later command can use them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PredictionStore:
 
     def __init__(self, path: Path) -> None:
         """Raises:
-        HpalError: not a complete predictions store that this version reads.
+        HpalError: there is no complete predictions store at `path`, or only a newer version can read it.
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "predictions")
@@ -44,7 +44,7 @@ class PredictionStore:
         """Reads every chunk of every array.
 
         Raises:
-            HpalError: one is damaged or missing.
+            HpalError: a chunk is damaged or missing.
         """
         envelope.check_arrays(self._root, self.path)
 
@@ -57,7 +57,7 @@ class PredictionStore:
         `globs`, if there are any.
 
         Raises:
-            HpalError: there is none.
+            HpalError: there is no such scene.
         """
         scenes = [scene for scene in self.table.choose(split, globs) if self.has(scene)]
         if not scenes:
@@ -65,7 +65,11 @@ class PredictionStore:
         return scenes
 
     def points(self, scene: SceneInfo) -> Points:
-        """The N grid points: positions, and colours if the scans have any."""
+        """The N grid points: positions, and colours if the scans have any.
+
+        Raises:
+            HpalError: the scene was not predicted, or does not have one position for each point.
+        """
         if self._find(scene, "") is None:
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
@@ -214,25 +218,26 @@ class PredictionStore:
         return envelope.read_array(self._root, f"scenes/{scene.name}/{name}", self.path)
 
 
-def _spread_from(said: object) -> dict[str, Any] | None:
-    """What `hpal spread` noted of what it spread (docs/formats.md section 3.1); None for other predictions."""
-    if not isinstance(said, dict) or not isinstance(said.get("answers"), str):
+def _spread_from(attribute: object) -> dict[str, Any] | None:
+    """The attribute in which `hpal spread` records what it has spread (docs/formats.md section 3.1); None for other
+    predictions."""
+    if not isinstance(attribute, dict) or not isinstance(attribute.get("answers"), str):
         return None
-    labels, models = said.get("labels"), said.get("predictions")
+    labels, models = attribute.get("labels"), attribute.get("predictions")
     return {
         "labels": None if labels is None else str(labels),
-        "answers": said["answers"],
+        "answers": attribute["answers"],
         "predictions": [str(path) for path in models] if isinstance(models, list) else [],
-        "alike": said.get("alike") is True,
+        "alike": attribute.get("alike") is True,
     }
 
 
 class Features:
-    """The features of a scene's points: `rows` (K,) int -> (K, F), read by the chunks that hold them."""
+    """A function from rows of a scene (K,) to their features (K, F). It reads only the chunks that have the rows."""
 
     def __init__(self, read: RowReader, scene: SceneInfo, path: Path) -> None:
         """Raises:
-        HpalError: not one row a point.
+        HpalError: the array does not have one row for each point.
         """
         self._read, self._scene, self._path = read, scene, path
         if len(read.shape) != 2 or read.shape[0] != scene.points:
@@ -242,7 +247,7 @@ class Features:
 
     def __call__(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
         """Raises:
-        HpalError: values that are no numbers, which no cosine can be taken of.
+        HpalError: a feature is NaN or infinite, so that there is no cosine.
         """
         found = self._read(rows)
         if not np.isfinite(found).all():
@@ -255,10 +260,10 @@ class Features:
         return found
 
     def check(self) -> None:
-        """Reads every row.
+        """Reads and checks every row.
 
         Raises:
-            HpalError: as a call does.
+            HpalError: as a call.
         """
         for start in range(0, self._scene.points, envelope.CHUNK_ROWS):
             self(np.arange(start, min(start + envelope.CHUNK_ROWS, self._scene.points)))
@@ -275,10 +280,10 @@ def write_scene(
     superpoint: NDArray[np.int32] | None = None,
     unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
-    """One scene of a predictions store; returns `pred`, the class of the largest probability as stored.
+    """Writes a scene of a predictions store. Returns `pred` (N,), the class of the largest stored probability.
 
-    superpoint: (N,) of each point, where they are known; unknown: (N,) points of which nothing is known, whose `pred`
-    is -1.
+    prob: (N, C); feat: (N, F) or None; labelled: (L,) rows with an answer; superpoint: (N,) of each point, if they are
+    known; unknown: (N,) whether nothing is known of a point, whose `pred` is then -1.
     """
     rows = [slice(start, start + envelope.CHUNK_ROWS) for start in range(0, max(1, len(prob)), envelope.CHUNK_ROWS)]
     blocks = ((prob[r], None if feat is None else feat[r]) for r in rows)
@@ -295,8 +300,8 @@ def write_scene_blocks(
     superpoint: NDArray[np.int32] | None = None,
     unknown: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.integer]:
-    """`write_scene` of a scene whose features outgrow memory: (prob, feat) come by blocks of `envelope.CHUNK_ROWS`
-    rows, the last one shorter, and are not kept."""
+    """As `write_scene`, for a scene whose features do not fit into memory. blocks: yields (prob, feat) of
+    `envelope.CHUNK_ROWS` points at a time; the last block may be shorter."""
     group = root.require_group(f"scenes/{scene.name}")
     group.attrs["offset"] = points.offset.tolist()
     envelope.write_array(group, "xyz", np.asarray(points.xyz, np.float32))
@@ -315,7 +320,7 @@ def write_scene_blocks(
         prob = prob.astype(np.float16)
         write("prob", done, prob)
         if feat is not None:
-            # A feature beyond float16 would become inf, and its direction NaN.
+            # A feature beyond the range of float16 would become infinite, and cosines with it NaN.
             write("feat", done, np.clip(feat, -65504, 65504).astype(np.float16))
         preds.append(prob.argmax(axis=1).astype(np.uint8 if prob.shape[1] <= 256 else np.uint16))
         done += len(prob)

@@ -1,4 +1,4 @@
-"""Readers: raw clouds in, one module a format, all with the same three functions."""
+"""Readers of raw clouds: one module for each format, all with the same three functions."""
 
 from __future__ import annotations
 
@@ -25,26 +25,32 @@ Value = TypeVar("Value")
 
 
 class Reader(Protocol):
-    """What each module of `READERS` offers; a further format is a further such module."""
+    """What each module of `READERS` offers. To support a further format, add such a module."""
 
     NAME: str
-    """What `--format` calls it."""
+    """The name of the format for `--format`."""
 
     CLASSES: ClassTable | None
-    """The classes that come with the format."""
+    """The class table of the format; None if it has none of its own."""
 
     def find(self, root: Path, options: Options) -> list[Source]:
-        """Scenes under a folder, or in one file, without reading clouds; [] where there are none."""
+        """The scenes under a folder, or in one file, found without reading points; [] if there are none."""
 
     def count(self, source: Source) -> int | None:
-        """About how many points that is, from a header or a size: for progress, never for memory; None if unknown."""
+        """About how many points a scene has, from a header or the size of the file; None if unknown. It is used for the
+        progress bar only, because it may be wrong."""
 
     def read(self, source: Source, options: Options) -> Iterator[Cloud]:
-        """One scene, block by block; HpalError where the file is at fault."""
+        """The points of one scene, block by block.
+
+        Raises:
+            HpalError: the file is damaged or not of this format.
+        """
 
 
 READERS: tuple[Reader, ...] = (s3dis, scannet, nuscenes, las, ply, pcd, e57, ptx, semantickitti, text, numpy_files)
-"""In the order of looking: layouts that name themselves come before loose files."""
+"""The readers in the order in which they are tried: folder layouts that are recognised by their names come before
+single files."""
 
 _LOOKED_FOR = (
     "Area_*/room/Annotations/*.txt, *_vh_clean_2.ply, .pcd.bin, .las/.laz, ept.json, .ply, .pcd, .e57, .ptx, "
@@ -57,11 +63,12 @@ BLACK = "the colours are all zero: read as a cloud without colour"
 
 
 def find(root: Path, format: str | None = None, options: Options = _EVERYTHING) -> tuple[Reader, list[Source]]:
-    """The first reader that finds scenes under `root` (or the named one), and its scenes by safe name.
+    """The first reader that finds scenes under `root` (or the reader of `format`), and its scenes with safe names,
+    sorted.
 
     Raises:
-        UsageError: no such format.
-        HpalError: no such folder, nothing in it to read, or two scenes of one name.
+        UsageError: there is no such format.
+        HpalError: there is no such folder, it holds nothing to read, or two scenes have the same name.
     """
     names = [reader.NAME for reader in READERS]
     if format is not None and format not in names:
@@ -78,9 +85,9 @@ def find(root: Path, format: str | None = None, options: Options = _EVERYTHING) 
 
 
 def passed_over(root: Path, reader: Reader, sources: list[Source], options: Options = _EVERYTHING) -> str | None:
-    """In words, which other scans lie under `root`, since only those of one format are read; None if there are none.
+    """A note on the scans of other formats under `root`, which are not read; None if there are none.
 
-    sources: what `find` found for `reader`. What lies in the folder of a scene is that scene's.
+    sources: what `find` found for `reader`. Files in the folder of a scene are taken to belong to that scene.
     """
     folders = {source.path if source.path.is_dir() else source.path.parent for source in sources}
     if reader not in (s3dis, scannet):
@@ -100,13 +107,14 @@ def passed_over(root: Path, reader: Reader, sources: list[Source], options: Opti
 
 
 def blocks(reader: Reader, source: Source, options: Options = _EVERYTHING, *, strict: bool = False) -> Iterator[Cloud]:
-    """One scene, block by block, checked: columns of one length, finite positions, at least one point in all.
+    """The points of one scene, block by block, after checks: all columns have the same length, positions are finite,
+    and there is at least one point.
 
-    Attributes get safe names, apart from those of a store's own arrays. Points whose position is NaN or infinite are
-    left out, and the last block has a note of how many.
+    Attributes get names that are safe and differ from those of a store's own arrays. Points whose position is NaN or
+    infinite are left out, and the last block has a note of how many.
 
     Raises:
-        HpalError: the file cannot be read, or a check failed; with `strict`, a position that is not finite.
+        HpalError: the file cannot be read or fails a check; or, with `strict`, a position is not finite.
     """
     given = dropped = 0
     last: Cloud | None = None
@@ -141,10 +149,10 @@ def blocks(reader: Reader, source: Source, options: Options = _EVERYTHING, *, st
 
 
 def read(reader: Reader, source: Source, options: Options = _EVERYTHING, *, strict: bool = False) -> Cloud:
-    """As `blocks`, in one piece, with colours as bytes.
+    """The same as `blocks`, but all points at once, with colours as bytes.
 
     Raises:
-        HpalError: as `blocks`.
+        HpalError: as for `blocks`, or the colours are in no range that is known.
     """
     parts = list(blocks(reader, source, options, strict=strict))
     colours = ColourRange()
@@ -165,7 +173,7 @@ def read(reader: Reader, source: Source, options: Options = _EVERYTHING, *, stri
     rgb, label = joined_or_none([part.rgb for part in parts]), joined_or_none([part.label for part in parts])
     rows = [part.rows for part in parts]
     if any(given is not None for given in rows):
-        # Only those before the first point that was left out have none.
+        # Only the blocks before the first point that was left out have no rows.
         starts = np.cumsum([0, *(len(part.xyz) for part in parts)])
         rows = [
             np.arange(start, start + len(part.xyz)) if given is None else given
@@ -175,7 +183,7 @@ def read(reader: Reader, source: Source, options: Options = _EVERYTHING, *, stri
     return replace(
         first,
         xyz=joined([part.xyz for part in parts]),
-        # Colours that are all zero were never taken, labels that are all -1 never given.
+        # Colours that are all zero, and labels that are all -1, mean that there are none.
         rgb=None if rgb is None or colours.black else colours.to_bytes(rgb),
         label=None if label is None or (label < 0).all() else label,
         attributes={name: joined([part.attributes[name] for part in parts]) for name in first.attributes},
@@ -186,8 +194,8 @@ def read(reader: Reader, source: Source, options: Options = _EVERYTHING, *, stri
 
 
 def _finite(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points have a position (N,)."""
-    # A sum is not finite if one of its terms is not, and takes a tenth of the time.
+    """(N,) whether each point has a finite position. xyz: (N, 3)."""
+    # If the sum is finite, all terms are; to compute it takes a tenth of the time of a test of each number.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(xyz.sum()):
             return np.ones(len(xyz), np.bool_)
@@ -195,8 +203,10 @@ def _finite(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _check_lengths(cloud: Cloud, source: Source) -> None:
-    """Raises:
-    HpalError: columns of different lengths.
+    """Requires that all columns have the same length.
+
+    Raises:
+        HpalError: they do not.
     """
     count = len(cloud.xyz)
     for name, values in cloud.columns.items():
@@ -209,7 +219,8 @@ def _check_lengths(cloud: Cloud, source: Source) -> None:
 
 
 def rename_safely(columns: dict[str, Value], taken: Container[str]) -> None:
-    """Names that can be arrays of a store beside its own ones; in place, in the same order."""
+    """Renames columns, in place and in the same order, so that they can be arrays of a store beside its own ones and
+    beside those in `taken`."""
     for name in list(columns):
         safe = safe_name(name.replace("/", "_"))
         while safe in _OWN_ARRAYS or (safe != name and (safe in columns or safe in taken)):
@@ -218,7 +229,7 @@ def rename_safely(columns: dict[str, Value], taken: Container[str]) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A scene's name in ASCII, that can neither leave a folder nor need quoting: `a b/../Büro` is `a_b/__/Buro`."""
+    """A name in ASCII that stays within its folder and needs no quotes in a shell: `a b/../Büro` -> `a_b/__/Buro`."""
     segments = []
     for segment in name.split("/"):
         plain = "".join(c for c in unicodedata.normalize("NFKD", segment) if not unicodedata.combining(c))
@@ -233,7 +244,12 @@ def safe_name(name: str) -> str:
 
 
 def _named_once(root: Path, sources: list[Source]) -> list[Source]:
-    """The sources by safe name. Different names that became the same one are told apart by a few digits of a hash."""
+    """The sources with safe names, sorted by them. If different names give the same safe name, digits of a hash are
+    appended.
+
+    Raises:
+        HpalError: two sources have the same name.
+    """
     paths: dict[str, Path] = {}
     for source in sources:
         if source.name in paths:

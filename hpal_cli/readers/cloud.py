@@ -1,4 +1,4 @@
-"""What every reader returns: where a raw scene lies, and its points in blocks."""
+"""What every reader returns: the place of a raw scene, and its points in blocks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hpal_cli.classes import ClassTable
 class Source:
     """A scene that was found but not read yet.
 
-    `name` is relative to the folder that was searched, with `/` between folders and no suffix
-    (`Area_6/office_1`); `path` is what the reader opens; `beside` are files that belong to it where they exist;
-    `suffix` is what a result of it is called, where that is not the path's.
+    name: relative to the folder that was searched, with `/` between folders and without suffix (`Area_6/office_1`);
+    path: what the reader opens; beside: further files that belong to the scene, if they exist; suffix: of files that
+    are written for the scene, None for that of `path`.
     """
 
     name: str
@@ -28,10 +28,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Options:
-    """What a person says of the files, for the readers that need it.
+    """What the user says about the files, for the readers that need it.
 
-    columns: what the columns of text mean, in order; `-` for one to leave out. None: look at the file.
-    classes: the class table that was given, for formats with several kinds of numbers; None if none was.
+    columns: what the columns of text mean, in order; `-` for a column to leave out. None: the file tells it.
+    classes: the class table that was given, for formats that number classes in several ways; None if none was given.
     """
 
     columns: tuple[str, ...] | None = None
@@ -48,12 +48,12 @@ class Cloud:
     rgb: (N, 3) as the file has them (bytes, 16 bits, fractions of 1), or None.
     label: (N,) int64 as the file numbers its classes, -1 for unlabelled; or None.
     attributes: further columns by name, each (N,), any numeric type.
-    carried: columns that go with the original points alone, since their mean over a cell says nothing.
-    notes: what a person should be told about the file (repairs, points dropped).
-    unit: metres in one unit of xyz, where the file knows it.
+    carried: columns that only the original points keep, because their mean over a grid cell has no meaning.
+    notes: what to tell the user about the file (repairs, points left out).
+    unit: metres in one unit of xyz; None if the file does not say.
     las_header: an empty LAS file with the header and the records of the one that was read (first block only).
-    rows: (N,) which of the file's points these are, where some were left out; None for all of them.
-    given: the file's points up to the end of this block, those left out too; `readers.blocks` counts them.
+    rows: (N,) the points' rows in the file, if points before the end of this block were left out; else None.
+    given: number of points of the file up to the end of this block, including those left out; set by `readers.blocks`.
     """
 
     xyz: NDArray[np.float64]
@@ -69,12 +69,12 @@ class Cloud:
 
     @property
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """All that there is besides xyz, by name."""
+        """All columns besides xyz, by name."""
         own = {"rgb": self.rgb, "label": self.label}
         return {**{n: v for n, v in own.items() if v is not None}, **self.attributes, **self.carried}
 
     def take(self, keep: NDArray[np.integer]) -> Cloud:
-        """Some of the points, by their places in this block (K,); `rows` stays None where it is."""
+        """Some of the points. keep: (K,) their rows in this block. If `rows` is None it stays None."""
         return replace(
             self,
             xyz=self.xyz[keep],

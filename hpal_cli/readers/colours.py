@@ -1,4 +1,5 @@
-"""Colours of any numeric type as bytes. Which type it is shows only in a whole cloud: 16 bits may hold bytes."""
+"""Converts colours of any numeric type to bytes. Their range is known only after the whole cloud was read, because a
+column of 16 bits may hold colours of 8 bits."""
 
 from __future__ import annotations
 
@@ -8,37 +9,40 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 
 DARK = 1024
-"""Of 65535."""
+"""Colours of 16 bits (up to 65535) whose highest channel is below this number may also be bytes with an error."""
 
 
 class ColourRange:
-    """The lowest and the highest channel of a cloud's blocks, and what follows for all of them."""
+    """The lowest and the highest value of all channels in the blocks of a cloud, from which follows how all of them are
+    converted."""
 
     def __init__(self) -> None:
         self._low, self._top = np.inf, -np.inf
         self._floating = False
 
     def see(self, rgb: NDArray[np.generic]) -> None:
-        """rgb: (N, 3) of the next block."""
+        """Takes the colours rgb (N, 3) of the next block into account."""
         if len(rgb):
-            # min and max hand NaN on; Python's own would drop it.
+            # NumPy's minimum and maximum keep NaN, which Python's own would lose.
             self._low = float(np.minimum(self._low, rgb.min()))
             self._top = float(np.maximum(self._top, rgb.max()))
             self._floating |= bool(np.issubdtype(rgb.dtype, np.floating))
 
     @property
     def black(self) -> bool:
-        """Whether no channel of any point is above zero: a format with colours, never coloured."""
+        """Whether all channels of all points are zero, as in files that have columns for colours but no colours."""
         return self._top == 0
 
     @property
     def doubtful(self) -> bool:
-        """Whether a channel is a little above 255: of bytes with a slip, or of dark pictures in 16 bits."""
+        """Whether the highest channel is a little above 255: bytes with an error, or dark colours of 16 bits."""
         return 255 < self._top < DARK
 
     def check(self, subject: object) -> None:
-        """Raises:
-        HpalError: negative, not finite, or larger than the type's convention allows.
+        """Requires that the colours are in a range that is known.
+
+        Raises:
+            HpalError: a channel is negative, not finite, or above 65535.
         """
         if self._top == -np.inf:
             return
@@ -50,12 +54,12 @@ class ColourRange:
             )
 
     def to_bytes(self, rgb: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """(N, 3) of any block -> (N, 3) uint8."""
+        """The colours (N, 3) of a block -> (N, 3) uint8. All blocks must have been seen before."""
         if self._floating and self._top <= 1:
             return np.rint(np.asarray(rgb, np.float64) * 255).astype(np.uint8)
         if rgb.dtype == np.uint8:
             return np.asarray(rgb, np.uint8)
         if self._top <= 255:
             return np.rint(rgb).astype(np.uint8)
-        # Exact for both habits of widening a byte, v * 256 and v * 257.
+        # Exact whether bytes were widened to 16 bits by v * 256 or by v * 257.
         return (rgb.astype(np.int64) >> 8).astype(np.uint8)

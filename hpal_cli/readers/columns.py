@@ -1,4 +1,4 @@
-"""Recognises what a column holds, by its name or place, and reads labels of any numeric type."""
+"""Recognises by its name or its position what a column holds, and reads labels of any numeric type."""
 
 from __future__ import annotations
 
@@ -30,29 +30,31 @@ BY_COUNT = {
     6: ("x", "y", "z", "red", "green", "blue"),
     7: ("x", "y", "z", "red", "green", "blue", "label"),
 }
-"""Nameless columns. A fourth one is intensity even where it is whole: scanners write it that way, and
-intensities taken for labels would pass for hundreds of classes."""
+"""Meaning of columns without names, by their number. A fourth column is intensity even if it holds whole numbers, as
+scanners write it; taken for labels, intensities would give hundreds of classes."""
 
 _SHORT = 2
-"""Letters of a name that says too little for another one to be close to it."""
+"""Names of up to so many letters are not compared with misspelt ones, because too many would be similar."""
 _CLOSE_COLOUR, _CLOSE_LABEL = 0.6, 0.75
-"""Of `SequenceMatcher.ratio`: `greeb` and `green` have 0.8, `bleu` and `blue` 0.75, `lable` and `label` 0.8."""
+"""`SequenceMatcher.ratio` from which a name is taken to be misspelt: `greeb` and `green` have 0.8, `bleu` and `blue`
+0.75, `lable` and `label` 0.8."""
 
 
 def missing_axes(names: Iterable[str]) -> list[str]:
+    """Which of x, y and z are not among the names, in upper or lower case."""
     folded = {name.casefold() for name in names}
     return [axis for axis in AXES if axis not in folded]
 
 
 def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path, first: int = 0) -> Cloud:
-    """Named columns, each (N,), as a cloud; what is no position, colour or label becomes an attribute.
+    """Makes a cloud of named columns, each (N,): position, colour, label, and attributes from all others.
 
-    Names are matched in any case. Of several label columns the first in `LABELS` is taken. Where a channel's name is
-    misspelt, it is still a channel if it stands in its place beside the others. `first` is the file's own number of the
-    first point; with the first points come notes of what was misspelt.
+    Names are matched in upper and lower case. Of several label columns the one that comes first in `LABELS` is taken. A
+    colour channel whose name is misspelt is recognised if it stands at its position beside the others. first: row of
+    the first point in the file; notes on misspelt names come with row 0 only.
 
     Raises:
-        HpalError: x, y or z is missing, or colours or labels that make no sense.
+        HpalError: x, y or z is missing, or colours or labels have a type that cannot be read.
     """
     missing = missing_axes(columns)
     if missing:
@@ -61,10 +63,10 @@ def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path, first: int = 0
             f"has no {', '.join(missing)} among its columns ({', '.join(columns)})",
             "name the columns x y z",
         )
-    # Exact names first, so that "x" wins over "X" where a file has both.
+    # If a file has both "x" and "X", the exact name is taken.
     name_of = {name.casefold(): name for name in columns} | {name: name for name in columns}
     used = [name_of[axis] for axis in AXES]
-    # A signalling NaN, as damaged files hold, becomes a plain one, which is told of where points are dropped.
+    # A signalling NaN, which damaged files may hold, becomes a plain one; its point is left out later, with a note.
     with np.errstate(invalid="ignore"):
         made = Cloud(np.column_stack([np.asarray(columns[name], np.float64) for name in used]))
     channels, note = _channels(columns, name_of)
@@ -86,7 +88,7 @@ def cloud(columns: Mapping[str, NDArray[np.generic]], path: Path, first: int = 0
 def _channels(
     columns: Mapping[str, NDArray[np.generic]], name_of: Mapping[str, str]
 ) -> tuple[Sequence[str], str | None]:
-    """The columns of red, green and blue, () without; and what to tell of names that are nearly those."""
+    """The names of the columns of red, green and blue, () if there are none; and a note if names are nearly these."""
     for triple in COLOURS:
         if all(part in name_of for part in triple):
             return [name_of[part] for part in triple], None
@@ -121,10 +123,10 @@ def _ratio(a: str, b: str) -> float:
 
 
 def matrix(values: NDArray[np.generic], path: Path, first: int = 0) -> Cloud:
-    """Nameless columns (N, C) as a cloud, by their number (`BY_COUNT`); `first` as in `cloud`.
+    """Makes a cloud of columns (N, C) without names, by their number (`BY_COUNT`). first: as for `cloud`.
 
     Raises:
-        HpalError: another number of columns, or colours or labels that make no sense.
+        HpalError: another number of columns, or colours or labels have a type that cannot be read.
     """
     count = values.shape[1] if values.ndim == 2 else 0
     if count not in BY_COUNT:
@@ -137,10 +139,10 @@ def matrix(values: NDArray[np.generic], path: Path, first: int = 0) -> Cloud:
 
 
 def labels(values: NDArray[np.generic], path: Path, first: int = 0) -> NDArray[np.int64]:
-    """Class numbers (N,) as int64; NaN is -1, unlabelled. `first` as in `cloud`.
+    """Class numbers (N,) of any numeric type -> (N,) int64; NaN becomes -1, unlabelled. first: as for `cloud`.
 
     Raises:
-        HpalError: a fraction, infinity or text.
+        HpalError: a number is a fraction or infinite, or the column holds text.
     """
     if np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_:
         return values.astype(np.int64)

@@ -1,4 +1,4 @@
-"""E57, what laser scanners on tripods write: pye57 reads it, where it is installed (`hpal[e57]`)."""
+"""E57, the format of terrestrial laser scanners. It is read by pye57, if that is installed (`hpal[e57]`)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _REMEDY = "export the scans again"
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.e57` file, however many scans are in it."""
+    """Each `.e57` file is one scene, however many scans it holds."""
     return files.loose_files(root, {".e57"})
 
 
 def count(source: Source) -> int | None:
-    """As the headers of the scans say, where pye57 is installed."""
+    """The number of points in the headers of the scans; None without pye57."""
     try:
         import pye57
 
@@ -48,12 +48,12 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The scans in their order, a million points at a time, in the file's common frame; in metres, as the format says.
-
-    Colours and intensity are kept if all scans have them. Points that the scanner marked as invalid are left out.
+    """The points of all scans in the order of the file, a million at a time, in the common frame of the scans and in
+    metres, which the format prescribes. Colours and intensity are kept if all scans have them. Points that the scanner
+    has marked as invalid are left out.
 
     Raises:
-        HpalError: pye57 is not installed, or cannot read the file; a scan without positions.
+        HpalError: pye57 is not installed or cannot read the file, or a scan has no positions.
     """
     path = source.path
     try:
@@ -117,7 +117,7 @@ def _chunks(file: Any, header: Any, names: list[str]) -> Iterator[dict[str, NDAr
     buffers, arrays = libe57.VectorSourceDestBuffer(), {}
     for name in names:
         arrays[name] = np.empty(size, _TYPES.get(name, np.float64))
-        # Converted and scaled: what is stored as scaled integers comes as the numbers that they stand for.
+        # The two last arguments convert types, and turn scaled integers into the numbers that they stand for.
         buffers.append(libe57.SourceDestBuffer(file.image_file, name, arrays[name], size, True, True))
     reader = header.points.reader(buffers)
     try:
@@ -128,7 +128,7 @@ def _chunks(file: Any, header: Any, names: list[str]) -> Iterator[dict[str, NDAr
 
 
 def _from_spherical(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Range, azimuth, elevation (N, 3) in metres and radians, as x y z."""
+    """(N, 3) range, azimuth and elevation, in metres and radians -> (N, 3) x, y, z in metres."""
     distance, azimuth, elevation = points.T
     flat = distance * np.cos(elevation)
     return np.column_stack([flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)])

@@ -1,4 +1,4 @@
-"""Finds the files under a folder that each are a scene, and names the scenes."""
+"""Finds the files under a folder, for formats in which each file is a scene, and names the scenes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from hpal_cli.readers.cloud import Source
 
 
 def walk_files(root: Path) -> Iterator[Path]:
-    """Files under a folder, sorted, without hidden ones (`._x.ply`) and hidden folders."""
+    """The files under a folder, sorted, without hidden files (`._x.ply`) and files in hidden folders."""
     for path in sorted(root.rglob("*")):
         if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.is_file():
             yield path
 
 
 def loose_files(root: Path, suffixes: Collection[str]) -> list[Source]:
-    """One scene a file: a file's stem, or its path below the folder without the suffix."""
+    """One scene for each file with one of the suffixes. If `root` is a file, the scene has the name of the file without
+    its suffix, else its path below `root` without the suffix."""
     if root.is_file():
         return [Source(root.stem, root)] if root.suffix.lower() in suffixes else []
     return in_order(

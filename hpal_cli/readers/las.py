@@ -1,4 +1,4 @@
-"""LAS, LAZ, COPC and folders of EPT: laspy reads them, and what goes wrong there comes back as one line."""
+"""LAS, LAZ, COPC and folders of EPT. They are read by laspy; its errors become an `HpalError` of one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EPT = "ept.json"
 
 CHUNK = 1 << 20
 UNCLASSIFIED = (0, 1)
-"""ASPRS: "created, never classified" and "unclassified"."""
+"""The class numbers that mean "created, never classified" and "unclassified" in the specification of ASPRS."""
 
 _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _LINEAR_UNITS_KEY = 3076
@@ -43,22 +43,24 @@ _WAVEFORM_LAYERS = (9, 10)
 _EXTRA_BYTES = 14  # a layer for each byte
 _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
-"""The decompressor sets a whole chunk aside, and a failure to get it ends the process."""
+"""Points. The decompressor allocates a whole chunk, and if it cannot, the process ends; so larger chunks are
+checked."""
 
 IDENTIFIERS = slice(26, 94)
-"""Bytes of a header: system, software, day and year."""
+"""The bytes of a LAS header that hold system, software, day and year."""
 
 SHOWN = ("intensity", "return_number", "number_of_returns")
-"""Dimensions whose mean over a cell says something; the others go with the original points alone."""
+"""Dimensions whose mean over a grid cell has a meaning. The others are kept for the original points only."""
 
 _ERRORS = "surrogateescape"
-"""Texts of a header that are not in the encoding that they should be come back as the bytes that they were."""
+"""How texts of a header are decoded: bytes that are not in the encoding of the header are written as they were read."""
 
 _REMEDY = "fetch the file again, or repair it with a LAS tool"
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.las` or `.laz` file; a folder with an `ept.json` is one, into however many files it is cut."""
+    """Each `.las` or `.laz` file is one scene, and so is each folder with an `ept.json`, whatever number of files it
+    has."""
     tops = [root] if root.name == _EPT else [root / _EPT, *root.rglob(_EPT)] if root.is_dir() else []
     octrees = {path.parent: path for path in tops if path.is_file()}
     loose = [
@@ -76,7 +78,7 @@ def _octree(folder: Path, path: Path, root: Path) -> Source:
 
 
 def count(source: Source) -> int | None:
-    """As the header says."""
+    """The number of points in the header."""
     try:
         if source.path.name == _EPT:
             return _described(source.path)[0]
@@ -90,13 +92,14 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """A million points at a time; xyz are scaled and offset in float64, so nothing of the file's precision is lost.
+    """The points, a million at a time. xyz are computed in float64, so that no precision of the file is lost. Classes 0
+    and 1 become -1.
 
-    Classes 0 and 1 are -1. Every dimension of the format is kept, with the raw colours and classes among those that
-    go with the original points, and so are the header and its records.
+    All dimensions are kept, the colours and classes also as they are in the file (for the original points only), and so
+    are the header and its records.
 
     Raises:
-        HpalError: whatever is wrong with the file, including a panic of the decompressor.
+        HpalError: anything is wrong with the file; also a panic of the decompressor is raised as this error.
     """
     if source.path.name == _EPT:
         yield from _read_octree(source)
@@ -121,7 +124,7 @@ def _read_file(path: Path) -> Iterator[Cloud]:
 
 
 def _read_octree(source: Source) -> Iterator[Cloud]:
-    """The points of all nodes, in the order of their names; the header is that of the first."""
+    """The points of all nodes of an EPT, in the order of the nodes' names. The header is that of the first node."""
     expected, unit = _described(source.path)
     first, given = True, 0
     for node in source.beside:
@@ -137,7 +140,7 @@ def _read_octree(source: Source) -> Iterator[Cloud]:
 
 
 def _described(path: Path) -> tuple[int, float | None]:
-    """Of an ept.json: the number of points, and metres in one unit where it tells.
+    """Reads an ept.json: the number of points, and metres in one unit, None if it does not say.
 
     Raises:
         HpalError: it is damaged, or the points are not LAZ.
@@ -155,10 +158,10 @@ def _described(path: Path) -> tuple[int, float | None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """laspy's reader of a file whose header and chunks were checked before the decompressor may believe them.
+    """Opens a file with laspy's reader, after checking the header and the chunks, on which the decompressor relies.
 
     Raises:
-        HpalError: whatever is wrong with the file, inside the block too.
+        HpalError: anything is wrong with the file; errors within the block, too, become this error.
     """
     with _named(path):
         with path.open("rb") as file:
@@ -192,24 +195,24 @@ def _empty_file(reader: Any, path: Path) -> bytes:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turn anything raised inside into an HpalError that names the file."""
+    """Turns all errors within the block into an `HpalError` that names the file."""
     try:
         yield
     except (HpalError, OSError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    # A panic in the decompressor's Rust is no Exception.
+    # A panic of the decompressor, which is written in Rust, is not an Exception.
     except BaseException as error:
         why = str(error).strip().splitlines() or [type(error).__name__]
         raise HpalError(path, f"cannot be read as LAS/LAZ ({why[0]})", _REMEDY) from error
 
 
 def check_records(head: bytes, size: int, path: object) -> None:
-    """Refuses counts of header records that cannot be: laspy would go on making empty ones past the end.
+    """Refuses impossible numbers of header records, for which laspy would make empty records without end.
 
-    head: the first 375 bytes of a file of `size` bytes.
+    head: the first 375 bytes of a file of `size` bytes; path: for messages.
 
     Raises:
-        HpalError: it is no LAS file, or such a count.
+        HpalError: the file is no LAS file, or too small for its number of records.
     """
     if head[:4] != b"LASF" or len(head) < 227:
         raise HpalError(path, "is not a LAS or LAZ file", _REMEDY)
@@ -223,7 +226,12 @@ def check_records(head: bytes, size: int, path: object) -> None:
 
 
 def _check_size(path: Path, header: Any) -> None:
-    """Refuse before memory is asked for, and before the decompressor can panic or abort over it."""
+    """Checks that the file can hold its points, before memory is allocated for them and before the decompressor could
+    panic or abort.
+
+    Raises:
+        HpalError: the file is too small, or its compression is damaged or unknown.
+    """
     size, start, row = path.stat().st_size, header.offset_to_point_data, header.point_format.size
     if not header.are_points_compressed:
         if start + header.point_count * row > size:
@@ -262,7 +270,7 @@ def _check_size(path: Path, header: Any) -> None:
 
 
 def _chunk_lengths(path: Path, file: BinaryIO, start: int, table: int, record: bytes) -> list[int]:
-    """In bytes, as the table says."""
+    """The bytes of each chunk, from the chunk table."""
     import lazrs
 
     file.seek(start)
@@ -275,7 +283,8 @@ def _chunk_lengths(path: Path, file: BinaryIO, start: int, table: int, record: b
 def _check_layers(
     path: Path, file: BinaryIO, span: tuple[int, int], header: Any, layers: int, lengths: list[int] | None
 ) -> None:
-    """Walk through the heads of the chunks: the decompressor would set aside what each says that its layers have."""
+    """Checks the lengths of the layers at the beginning of each chunk, because the decompressor allocates as much
+    memory as they say."""
     row, points, (at, end) = header.point_format.size, 0, span
     expected = iter(lengths or ())
     while points < header.point_count:
@@ -316,7 +325,7 @@ def _cloud(header: Any, chunk: Any) -> Cloud:
 
 
 def _unit(header: Any) -> float | None:
-    """Metres in one unit of x and y, from the file's coordinate system where it tells."""
+    """Metres in one unit of x and y, from the coordinate system of the file; None if that does not say."""
     records = [*header.vlrs, *(header.evlrs or ())]
     for record in records:
         text = getattr(record, "string", None)
@@ -334,7 +343,7 @@ def unit_of_wkt(text: str) -> float | None:
     begin = re.search(r"\b(?:PROJCS|PROJCRS|PROJECTEDCRS|LOCAL_CS|ENGCRS)\s*[\[(]", text)
     if begin is None:
         return None
-    # Up to the bracket that closes it, so that the vertical system's unit is not taken.
+    # The text of the horizontal system ends at its closing bracket: the unit of the vertical one must not be taken.
     depth, quoted, end = 0, False, len(text)
     for n in range(begin.start(), len(text)):
         if text[n] == '"':
@@ -346,7 +355,7 @@ def unit_of_wkt(text: str) -> float | None:
             if depth == 0:
                 end = n
                 break
-    # The units of the ellipsoid and of the parameters come first, the system's own comes last.
+    # The units of the ellipsoid and of the parameters come first, that of the system itself is the last.
     units = re.findall(
         r'\b(?:LENGTH)?UNIT\s*[\[(]\s*"([^"]*)"\s*,\s*([0-9.]+(?:[eE][+-]?\d+)?)', text[begin.start() : end]
     )

@@ -1,7 +1,7 @@
-"""Many files of numbers at once, by several threads: what S3DIS has in each room.
+"""Parses many text files of numbers at once, in several threads: S3DIS has dozens of them for each room.
 
-The files are cut into parts of whole lines (`numbers.c`). A thread without a part takes half of what another has left,
-so that none waits for long, whenever it was woken.
+The files are divided into parts of whole lines (`numbers.c`). A thread that has no parts left takes half of those that
+another thread has left, so that all threads have work until the end.
 """
 
 from __future__ import annotations
@@ -20,43 +20,45 @@ from numpy.typing import NDArray
 from hpal_cli.parallel import cores
 from hpal_cli.readers import number_table
 
-_PART = 1 << 17  # bytes of text, that stay in the processor's cache until they are parsed
-_WORTH = 4  # parts to a thread: to wake one takes as long as to parse one
+_PART = 1 << 17  # bytes of text in a part: few enough to stay in the processor's cache until they are parsed
+_WORTH = 4  # fewest parts per thread, because to wake a thread takes as long as to parse a part
 
 
 class TextFile(NamedTuple):
+    """A file to parse."""
+
     path: str
     size: int
-    """In bytes."""
+    """Bytes of the file."""
     number: int
-    """Goes with each of its lines."""
+    """A number that is returned for each line of the file."""
 
 
 class Rows(NamedTuple):
-    """Lines of files that follow each other."""
+    """The lines of one or several consecutive files."""
 
     doubles: NDArray[np.float64]
-    """The first columns (N, D)."""
+    """(N, D) the first columns."""
     bytes: NDArray[np.uint8]
-    """The others (N, B)."""
+    """(N, B) the other columns."""
     numbers: NDArray[np.int64]
-    """Of the files (N,)."""
+    """(N,) the `number` of each line's file."""
 
 
 def read(files: Sequence[TextFile], doubles: int, bytes: int = 0, *, finite: bool = False) -> list[Rows | TextFile]:
-    """Files whose lines are `doubles` numbers and then `bytes` whole ones from 0 to 255.
+    """Parses files whose lines hold `doubles` numbers followed by `bytes` integers from 0 to 255.
 
     finite: refuse NaN and infinity.
 
     Returns:
-        What they hold, in their order. A file stands for itself where it is odd in any way: it cannot be opened, or it
-        cannot be parsed, or nothing is compiled here.
+        The lines of the files, in order. In place of a file that cannot be opened or parsed this way there is its
+        `TextFile`; if nothing can be compiled here, this holds for all files. The caller has to read these otherwise.
     """
     if isinstance(number_table.library(), str):
         return list(files)
     work = _Work(files, doubles, bytes, finite)
     others = []
-    # Where no thread can be started, this one does it all.
+    # If no further thread can be started, this one parses all parts.
     with contextlib.suppress(RuntimeError):
         for thread in range(1, work.threads):
             others.append(_pool().submit(work.run, thread))
@@ -71,12 +73,12 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, cores() - 1), "hpal-text")
 
 
-# A process that forks leaves its threads behind.
+# A forked process does not have the threads of its parent, and needs a pool of its own.
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 class _Work:
-    """What the threads share. It keeps alive what they write to; the arrays are structs of numbers.c, end to end."""
+    """The memory that the threads share. Its arrays hold the structs of numbers.c, one after the other."""
 
     def __init__(self, files: Sequence[TextFile], doubles: int, bytes: int, finite: bool) -> None:
         self._files = files
@@ -97,7 +99,7 @@ class _Work:
             self._ends.append(count)
         self.threads = max(1, min(cores(), count // _WORTH))
         self._spans = array("q", [count << 32] + [0] * (self.threads - 1))
-        # Memory that no line fills is never touched.
+        # Space for the most lines that the files can hold. The system provides only the memory that is written to.
         self._rows = Rows(np.empty((most, doubles)), np.empty((most, bytes), np.uint8), np.empty(most, np.int64))
         doubles_at, bytes_at, numbers_at = (column.ctypes.data for column in self._rows)
         self._columns = array("q")
@@ -109,7 +111,7 @@ class _Work:
         self._shared = array("q", (parts_at, spans_at, self.threads, finite, width, columns_at, numbers_at))
 
     def run(self, thread: int) -> None:
-        """One of the threads: parts, until there are none left."""
+        """The work of one thread: it parses parts until there are none left."""
         library = number_table.library()
         assert not isinstance(library, str)
         library.parse_parts(self._shared.buffer_info()[0], thread, _PART)

@@ -1,7 +1,7 @@
-"""A table of numbers in text: to arrays, or to the line at fault.
+"""Parses a text table of numbers into arrays, or names the line that is wrong.
 
-`numbers.c` parses it, a piece at a time; what that cannot make out is given to NumPy, and what NumPy refuses is looked
-at line by line.
+The text is parsed piece by piece by `numbers.c`. A piece that this cannot parse is given to NumPy, and if NumPy cannot
+parse it either, its lines are checked one by one for the error message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEDY = "repair or remove that line, or fetch the file again"
 ROWS = 1 << 20
 """Rows in a block."""
 
-_PIECE = 1 << 18  # bytes of text, that stay in the processor's cache until they are parsed
+_PIECE = 1 << 18  # bytes of text in a piece: few enough to stay in the processor's cache until they are parsed
 _LONGEST_LINE = 1 << 26
 _MARGIN = 64
 _END = b"\n" * _MARGIN
@@ -38,15 +38,15 @@ _QUOTED = re.compile(rb'"([^"\n]*)"')
 
 @dataclass
 class Repairs:
-    """What was passed over in a file whose numbers could still be read."""
+    """Counts what was skipped in a file whose numbers could still be read."""
 
     control_bytes: int = 0
     as_blanks: int = 0
-    """Of these, how many stood in the place of a blank."""
+    """How many of these control bytes were in the place of a blank."""
 
     @property
     def notes(self) -> list[str]:
-        """For a person: one line, or none."""
+        """A note for the user on what was skipped, or none."""
         if not self.control_bytes:
             return []
         blanks = f" ({self.as_blanks:,} in the place of a blank)" if self.as_blanks else ""
@@ -58,10 +58,10 @@ class _Column(ctypes.Structure):
 
 
 def load(flags: Sequence[str] = compiled.FLAGS) -> ctypes.CDLL:
-    """`numbers.c`, compiled with these flags.
+    """Loads `numbers.c`, compiled with these flags.
 
     Raises:
-        NotCompiled: there is none here.
+        NotCompiled: it cannot be compiled here.
     """
     found = compiled.load(Path(__file__).with_name("numbers.c"), flags=flags)
     found.parse_numbers.restype = found.count_lines.restype = _number
@@ -73,7 +73,7 @@ def load(flags: Sequence[str] = compiled.FLAGS) -> ctypes.CDLL:
 
 
 library = compiled.library_or_reason(load)
-"""`numbers.c`, or in words why NumPy parses everything."""
+"""Returns the library of `numbers.c`, or the reason in words why there is none and NumPy parses everything."""
 
 
 def missing() -> str | None:
@@ -82,10 +82,10 @@ def missing() -> str | None:
 
 
 class Lines:
-    """Pieces of a file, each of whole lines, in one buffer that is filled again and again.
+    """Reads a file in pieces of whole lines, into one buffer that is filled again and again.
 
-    separator: what stands between numbers besides blanks: `,`, or `;` (then a comma is a decimal point, as it is where
-    `decimal_comma` says so).
+    separator: what is between numbers besides blanks: `,` or `;`. With `;`, and with `decimal_comma`, a comma is a
+    decimal point.
     """
 
     def __init__(self, separator: str = " ", *, decimal_comma: bool = False) -> None:
@@ -95,19 +95,18 @@ class Lines:
         self._use(bytearray(_PIECE + 2 * _MARGIN))
         self._size = 0
         self.number = 1
-        """The file's number of the first line of the piece."""
+        """The number in the file, from 1, of the first line of the piece."""
 
     def _use(self, buffer: bytearray) -> None:
         self._buffer = buffer
         self._at = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + _MARGIN
 
     def of(self, file: FileIO, path: Path, number: int = 1, most: int | None = None) -> Iterator[None]:
-        """Go through the rest of a file, which is opened without a buffer and begins here with line `number`.
-
-        most: how many lines belong to the table; None for all that come.
+        """Iterates over the pieces of the rest of a file. file: opened without a buffer; number: of its next line;
+        most: how many lines belong to the table, None for all that follow.
 
         Raises:
-            HpalError: a line without an end.
+            HpalError: a line is longer than `_LONGEST_LINE`.
         """
         self.number = number
         rest = b""
@@ -149,7 +148,7 @@ class Lines:
         self._size = size
 
     def unquote(self) -> bool:
-        """Take the quotes off the numbers of this piece and of those to come; whether there are any."""
+        """Removes the quotes around numbers from this piece and the following ones. Returns whether there are any."""
         if self._quoted or self._buffer.find(b'"', _MARGIN, _MARGIN + self._size) < 0:
             return False
         self._quoted = True
@@ -161,7 +160,7 @@ class Lines:
         return bytes(self._buffer[_MARGIN : _MARGIN + self._size]).replace(self._separator.encode(), b" ")
 
     def filled(self, columns: int, blank: Collection[int]) -> bytes:
-        """As bytes(), with `nan` in empty cells of the columns `blank`, in lines of so many columns."""
+        """The same as bytes(), with `nan` in the empty cells of the columns `blank`. columns: of each line."""
         separator = self._separator.encode()
         if not separator.strip():
             return bytes(self)
@@ -178,17 +177,16 @@ class Lines:
         return b"\n".join(lines).replace(separator, b" ")
 
     def count(self) -> int:
-        """The newlines of the piece."""
+        """The number of newlines in the piece."""
         found = library()
         if isinstance(found, str):
             return self._buffer.count(b"\n", _MARGIN, _MARGIN + self._size)
         return int(found.count_lines(self._at, self._size))
 
     def into(self, columns: Sequence[NDArray[np.generic]], finite: bool = False) -> int | None:
-        """The piece into the first rows of these columns, float64 or uint8; how many there are.
-
-        None: something is odd about the piece, or nothing is compiled here; what the columns hold then is noise.
-        """
+        """Parses the piece into the first rows of these columns, float64 or uint8. Returns the number of rows; or None,
+        if the piece cannot be parsed this way or nothing can be compiled here. Then the contents of the columns must
+        not be used."""
         found = library()
         if isinstance(found, str):
             return None
@@ -206,7 +204,7 @@ def _columns(columns: Sequence[NDArray[np.generic]]) -> ctypes.Array[_Column]:
 
 
 def skip_lines(file: FileIO, count: int) -> bool:
-    """Move on by so many lines, of a file that is opened without a buffer; whether there were that many."""
+    """Skips `count` lines of a file that is opened without a buffer. Returns whether it has that many."""
     while count:
         start = file.tell()
         piece = file.read(_PIECE)
@@ -222,7 +220,8 @@ def skip_lines(file: FileIO, count: int) -> bool:
 
 
 def unquoted(text: bytes) -> bytes:
-    """The same length of text with blanks for the quotes around cells, and points for the commas between these."""
+    """The text with a blank for each quote around a cell and a point for each comma between quotes; its length stays
+    the same."""
     return _QUOTED.sub(lambda cell: b" " + cell[1].replace(b",", b".") + b" ", text)
 
 
@@ -238,14 +237,14 @@ def blocks(
     blank: Collection[int] = (),
     repairs: Repairs | None = None,
 ) -> Iterator[NDArray[np.float64]]:
-    """The rest of a file, lines of `columns` numbers, as blocks (N, columns) float64, with N no more than `ROWS`.
+    """Parses the rest of a file, lines of `columns` numbers, into blocks (N, columns) float64, with N at most `ROWS`.
 
-    Empty lines are passed over. `file` is opened without a buffer; `first_line` is the number of its next line,
-    `most` the number of lines that belong to the table, if not all do. An empty cell is NaN in the columns `blank`. A
-    number may stand between quotes. `repairs` counts what was passed over.
+    Empty lines are skipped, and numbers may be in quotes. file: opened without a buffer; first_line: number of its next
+    line; most: number of lines that belong to the table, None for all; blank: columns in which an empty cell is NaN;
+    repairs: counts what was skipped.
 
     Raises:
-        HpalError: a line with another number of columns, or with something that is no such number.
+        HpalError: a line has another number of columns, or a cell is no number.
     """
     lines = Lines(separator, decimal_comma=decimal_comma)
     block, filled = np.empty((ROWS, columns)), 0
@@ -254,7 +253,7 @@ def blocks(
         if filled + needed > len(block):
             if filled:
                 yield block[:filled]
-            # A piece is larger than others after a very long line.
+            # A very long line makes a piece larger than the others.
             block, filled = np.empty((max(ROWS, needed), columns)), 0
         rows = lines.into(list(block[filled:].T))
         if rows is None and lines.unquote():
@@ -279,13 +278,13 @@ def parse(
     finite: bool = False,
     repairs: Repairs | None = None,
 ) -> NDArray[np.float64]:
-    """Lines of `columns` numbers between blanks, as (N, columns) float64; empty lines are passed over.
+    """Parses lines of `columns` numbers, separated by blanks, into (N, columns) float64. Empty lines are skipped.
 
-    `first_line` is the file's own number of the first line of `data`; `finite` refuses NaN and infinity. A control byte
-    is nothing, but a blank in lines that would have too few columns; `repairs` counts them.
+    first_line: number in the file of the first line of `data`; finite: refuse NaN and infinity. Control bytes are
+    removed, or replaced by blanks in lines that would else have too few columns; repairs: counts them.
 
     Raises:
-        HpalError: a line with another number of columns, or with something that is no such number.
+        HpalError: a line has another number of columns, or a cell is no number.
     """
     data = _without_control_bytes(data, columns, repairs or Repairs())
     if not data.strip():
@@ -305,7 +304,7 @@ def _without_control_bytes(data: bytes, columns: int, repairs: Repairs) -> bytes
     if len(clean) == len(data):
         return data
     repairs.control_bytes += len(data) - len(clean)
-    # A line that has as many columns as it should without them is right: a blank could only have made more.
+    # A line that has the right number of columns without its control bytes stays so: blanks could only add columns.
     mended = clean.split(b"\n")
     for n, line in enumerate(data.split(b"\n")):
         if len(line) == len(mended[n]) or not 0 < len(mended[n].split()) < columns:

@@ -1,4 +1,4 @@
-"""NumPy: `.npy` and `.npz` files, and Pointcept's folder a scene (`coord.npy`, `color.npy`, ...)."""
+"""NumPy: `.npy` and `.npz` files, and the folders of Pointcept, one for each scene (`coord.npy`, `color.npy`, ...)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _LABELS = ("segment", "segment20", "label", "labels", "semantic", "semantics", "
 _COORD = "coord.npy"
 _NORMALS = {"normal": ("nx", "ny", "nz"), "normals": ("nx", "ny", "nz")}
 _CARRIED = ("instance", "segment200")
-"""Numbers of things: their mean over a cell says nothing."""
+"""Arrays of numbers that name things: their mean over a grid cell has no meaning."""
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.npy` or `.npz` file, or a folder with a `coord.npy`."""
+    """Each `.npy` or `.npz` file, and each folder with a `coord.npy`, is one scene."""
     loose = files.loose_files(root, {".npy", ".npz"})
     if root.is_file():
         return loose
@@ -44,7 +44,7 @@ def find(root: Path, options: Options) -> list[Source]:
 
 
 def count(source: Source) -> int | None:
-    """As the header of the first array says."""
+    """The number of rows in the header of the first array; None for `.npz`."""
     path = source.path / _COORD if source.path.is_dir() else source.path
     if path.suffix.lower() != ".npy":
         return None
@@ -55,12 +55,14 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """A matrix of 3, 4, 6 or 7 columns, named columns, or arrays named by key or by file; a million rows at a time.
+    """The points of a scene, a million at a time, from a matrix of 3, 4, 6 or 7 columns, from an array with named
+    columns, or from arrays named by their key or file.
 
-    Pointcept's `normal` is nx ny nz, `instance` is carried, and of labels in several columns the first is taken.
+    Pointcept's `normal` becomes nx, ny, nz; `instance` is kept for the original points only; if labels have several
+    columns, the first is taken.
 
     Raises:
-        HpalError: not an array of numbers, no positions, or arrays of different lengths.
+        HpalError: an array does not hold numbers, there are no positions, or arrays have different lengths.
     """
     path = source.path
     if path.is_dir():
@@ -69,7 +71,8 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         yield from _blocks(_load_all(path), path)
     else:
         for first in _firsts(_load(path)):
-            # Mapped anew each time: pages that were read count as the process's memory while the mapping stands.
+            # The file is mapped anew for each block, because pages that were read count as memory of the process as
+            # long as the mapping exists.
             array: Any = _load(path)
             if not array.ndim:
                 raise HpalError(path, "holds a single number", "save an array with a row for each point")
@@ -81,13 +84,13 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def _firsts(array: NDArray[np.generic]) -> range:
-    """Where blocks begin; an empty array is one block."""
+    """The rows at which blocks begin; an empty array is one block."""
     return range(0, max(1, len(array) if array.ndim else 1), ROWS)
 
 
 def _load(path: Path) -> NDArray[np.generic]:
     with _named(path):
-        # Mapping refuses a header that promises more than the file holds before memory is asked for.
+        # If the header promises more than the file holds, mapping it fails before memory is allocated.
         return _numbers(np.load(path, mmap_mode="r", allow_pickle=False), path.name, path)
 
 
@@ -104,16 +107,18 @@ def _load_all(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 UNASKED = 1 << 26
-"""Bytes of arrays that an archive may hold however well it is packed."""
+"""Arrays of up to so many bytes are read from an archive, however well it is compressed."""
 
 MOST_PACKED = 100
-"""Bytes of arrays that may come of one byte of an archive. Positions hardly pack at all; what packs a thousandfold was
-made to fill memories."""
+"""Larger arrays are refused if they are more than this many times as large as the archive. Positions can hardly be
+compressed; an archive that is a thousand times smaller than its arrays was made to exhaust memory."""
 
 
 def _refuse_promises(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raises:
-    ValueError: an array whose header promises more than its member of the archive holds.
+    """Checks the header of an array in an archive before memory is allocated for it.
+
+    Raises:
+        ValueError: the header promises more numbers than the member of the archive holds.
     """
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
@@ -125,12 +130,14 @@ def _refuse_promises(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turns what NumPy, zipfile and zlib raise at a damaged file into one line that names it."""
+    """Turns the errors of NumPy, zipfile and zlib for a damaged file into an `HpalError` with one line that names
+    it."""
     try:
         yield
     except (HpalError, OSError):
         raise
-    # Its header is Python that is parsed, its archive has a dozen methods: their errors have no common class but this.
+    # The header is parsed as Python, and archives have a dozen compression methods: the errors have no narrower class
+    # in common.
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -194,7 +201,8 @@ def _blocks(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Iterator[C
 
 
 def _parts(name: str, values: NDArray[np.generic]) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The columns of an array by name: `normal` as nx ny nz, any other as `name_0`, `name_1`, ..."""
+    """The columns of an array (N,) or (N, K) with their names: those of `normal` are nx, ny, nz, those of others
+    `name_0`, `name_1`, ..."""
     if values.ndim == 1:
         yield name, values
         return

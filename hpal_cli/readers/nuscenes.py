@@ -1,4 +1,4 @@
-"""nuScenes: `samples/LIDAR_TOP/*.pcd.bin`, with the labels of nuScenes-lidarseg where its tables are there."""
+"""nuScenes: `samples/LIDAR_TOP/*.pcd.bin`, with the labels of nuScenes-lidarseg if its tables are there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpal_cli.readers.cloud import Cloud, Options, Source
 
 NAME = "nuscenes"
 
-# The benchmark's 16 classes, and which of the 32 in the files each is made of.
+# The 16 classes of the benchmark, and the numbers of the 32 classes in the files that belong to each.
 _CLASSES = {
     "barrier": ((255, 120, 50), (9,)),
     "bicycle": ((255, 192, 203), (14,)),
@@ -49,7 +49,8 @@ _RECORD = re.compile(rb"\{[^{}]*samples/LIDAR_TOP/[^{}]*\}")
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.pcd.bin` file, by its own name; not the sweeps between the samples, which nobody labelled."""
+    """Each `.pcd.bin` file is one scene with the name of the file. The sweeps between the samples, which have no
+    labels, are not read."""
     found = []
     labels: dict[Path, dict[str, Path]] = {}
     for source in files.loose_files(root, {".bin"}):
@@ -65,7 +66,8 @@ def find(root: Path, options: Options) -> list[Source]:
 
 
 def _labels(home: Path) -> dict[str, Path]:
-    """The file of labels of each sample, by the name that the data set's tables have for it.
+    """The label file of each sample, by the sample's file name in the tables of the data set. home: folder of the data
+    set.
 
     Raises:
         HpalError: a table cannot be read.
@@ -75,7 +77,8 @@ def _labels(home: Path) -> dict[str, Path]:
         samples = table.with_name("sample_data.json")
         try:
             of_token = {row["sample_data_token"]: home / row["filename"] for row in json.loads(table.read_bytes())}
-            # Of all cameras, radars and sweeps it is a gigabyte: only the records of samples are parsed.
+            # The table also has all images, radar scans and sweeps, and may be a gigabyte: only the records of samples
+            # are parsed.
             with samples.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
                 for match in _RECORD.finditer(text):
                     row = json.loads(match[0])
@@ -89,7 +92,7 @@ def _labels(home: Path) -> dict[str, Path]:
 
 
 def count(source: Source) -> int | None:
-    """From the size of the file."""
+    """The number of points, from the size of the file."""
     try:
         return source.path.stat().st_size // _POINT
     except OSError:
@@ -97,10 +100,11 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """One sample in the scanner's frame, with the numbers of the files as labels; None without a file of labels.
+    """The points of one sample in the frame of the scanner, with the class numbers of the label file; without such a
+    file the cloud has no labels.
 
     Raises:
-        HpalError: files of impossible sizes, or labels that are not there.
+        HpalError: the file does not hold whole points, or there is not one label for each point.
     """
     path = source.path
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""PCD, the Point Cloud Library's own format: ASCII, binary and binary_compressed."""
+"""PCD, the format of the Point Cloud Library: ASCII, binary and binary_compressed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDY = "write the file again as PCD"
 class _Field(NamedTuple):
     name: str
     dtype: np.dtype[np.generic]
-    """Of one value, little-endian."""
+    """The type of one value, little-endian."""
     width: int
 
 
@@ -40,7 +40,7 @@ class _Header(NamedTuple):
     pose: list[float]
     data: str
     size: int
-    """In bytes, up to the data."""
+    """Bytes before the data."""
     lines: int
 
     @property
@@ -50,12 +50,12 @@ class _Header(NamedTuple):
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.pcd` file."""
+    """Each `.pcd` file is one scene."""
     return files.loose_files(root, {".pcd"})
 
 
 def count(source: Source) -> int | None:
-    """As the header says."""
+    """The number of points in the header."""
     try:
         return _header(source.path).points
     except (OSError, HpalError):
@@ -63,9 +63,8 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The points as they are written, a million at a time; `rgb` and `rgba` are unpacked.
-
-    The pose of the sensor (VIEWPOINT) is told, not applied. A field of several values becomes `name_0`, `name_1`, ...
+    """The points, a million at a time. `rgb` and `rgba` are unpacked, and a field of several values becomes `name_0`,
+    `name_1`, ... The pose of the sensor (VIEWPOINT) is mentioned in a note, but not applied.
 
     Raises:
         HpalError: not a PCD, no x, y or z, fewer points than the header promises, or compressed data that is damaged.
@@ -86,8 +85,10 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def _header(path: Path) -> _Header:
-    """Raises:
-    HpalError: it cannot be understood, or promises more than the file holds.
+    """Reads the header.
+
+    Raises:
+        HpalError: the header cannot be understood, or promises more than the file holds.
     """
     said: dict[str, list[str]] = {}
     number = 0
@@ -156,7 +157,8 @@ def _ascii(path: Path, header: _Header, notes: list[str]) -> Iterator[_Block]:
 
 def _cast(values: NDArray[np.float64], field: _Field, path: Path) -> NDArray[np.generic]:
     if field.name in _PACKED and field.dtype.kind == "f":
-        # Either the number that the packed bytes are, or the float that has the same bits; that one is below 1e-37.
+        # The value is either the number that the packed bytes make, or the float with the same bits, which is below
+        # 1e-37.
         whole = np.where(values >= 1, values, 0).astype(np.uint32)
         bits = np.nan_to_num(values).astype(np.float32).view(np.uint32)
         return np.where(values >= 1, whole, bits)
@@ -178,7 +180,8 @@ def _binary(path: Path, header: _Header, notes: list[str]) -> Iterator[_Block]:
 
 
 def _compressed(path: Path, header: _Header, notes: list[str]) -> Iterator[_Block]:
-    """All values of a field lie together, and all of it is compressed in one go."""
+    """Reads binary_compressed data, in which all values of a field follow one another, and all fields are compressed
+    together."""
     with path.open("rb") as file:
         file.seek(header.size)
         lengths = file.read(8)
@@ -205,12 +208,12 @@ def _compressed(path: Path, header: _Header, notes: list[str]) -> Iterator[_Bloc
 
 
 def decompressed(data: bytes, size: int) -> bytearray:
-    """LZF: runs of up to 32 bytes as they are, and copies of up to 264 bytes from no more than 8 KiB before.
+    """Decompresses LZF: runs of up to 32 plain bytes, and copies of up to 264 bytes from at most 8 KiB before.
 
     Raises:
-        ValueError: it does not come to `size` bytes.
+        ValueError: the result does not have `size` bytes.
     """
-    # A byte of LZF stands for 88 at the most.
+    # A byte of LZF gives at most 88 bytes.
     if size > 88 * len(data):
         raise ValueError(f"{len(data)} bytes cannot become {size}")
     out = bytearray()
@@ -236,7 +239,7 @@ def decompressed(data: bytes, size: int) -> bytearray:
             raise ValueError("it copies from before the beginning")
         piece = out[start : start + length]
         if len(piece) < length:
-            # What is copied goes on into what it becomes.
+            # The copy overlaps its own output, so its piece repeats.
             piece = (piece * (length // len(piece) + 1))[:length]
         out += piece
     if len(out) != size or at > end:
@@ -245,7 +248,7 @@ def decompressed(data: bytes, size: int) -> bytearray:
 
 
 def _named(block: _Block, header: _Header) -> _Block:
-    """By the fields' names, with colours unpacked, and without padding."""
+    """The columns by the names of their fields, with colours unpacked, and without padding."""
     named: _Block = {}
     for field, values in zip(header.fields, block.values(), strict=True):
         if field.name == _PADDING:

@@ -1,4 +1,4 @@
-"""PLY: the `vertex` element of any PLY file; faces and other elements are passed over."""
+"""PLY: reads the `vertex` element of any PLY file; faces and other elements are ignored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ _REMEDY = "write the file again as PLY"
 
 @dataclass
 class _Element:
-    """`types` are numpy's, by property; `lists` names the properties that are lists."""
+    """An element of a PLY file. types: NumPy type of each scalar property; lists: for each property that is a list, the
+    NumPy type of its length."""
 
     name: str
     count: int
@@ -42,7 +43,7 @@ class _Element:
 
 @dataclass
 class Header:
-    """What a PLY header says; `size` in bytes and `lines` are the header's own."""
+    """The header of a PLY file. encoding: a key of `_ORDERS`; size, lines: bytes and lines of the header itself."""
 
     encoding: str
     elements: list[_Element]
@@ -55,12 +56,12 @@ class Header:
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.ply` file."""
+    """Each `.ply` file is one scene."""
     return files.loose_files(root, {".ply"})
 
 
 def count(source: Source) -> int | None:
-    """As the header says."""
+    """The number of vertices in the header."""
     try:
         element = _header(source.path).vertices
     except (OSError, HpalError):
@@ -69,10 +70,11 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The vertices, a million at a time; positions, colours and labels by property name, all else as attributes.
+    """The vertices, a million at a time. Positions, colours and labels are recognised by the names of the properties;
+    all others become attributes.
 
     Raises:
-        HpalError: not a PLY, no x, y or z, or fewer bytes than the header promises.
+        HpalError: the file is no PLY, has no x, y or z, or has fewer bytes than the header promises.
     """
     first, held, repairs = 0, None, number_table.Repairs()
     for block in blocks(source.path, repairs):
@@ -86,20 +88,20 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def vertices(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The scalar vertex properties in file order, each (N,).
+    """The scalar properties of the N vertices in the order of the file, each (N,).
 
     Raises:
-        HpalError: as `read`.
+        HpalError: as for `read`.
     """
     parts = list(blocks(path))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def blocks(path: Path, repairs: number_table.Repairs | None = None) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """As `vertices`, a million at a time; one block at least. `repairs` counts what was passed over in a text.
+    """The same as `vertices`, in blocks of a million, at least one. repairs: counts what was skipped in a text file.
 
     Raises:
-        HpalError: as `read`.
+        HpalError: as for `read`.
     """
     header = _header(path)
     element = header.vertices
@@ -148,7 +150,7 @@ def _binary(path: Path, header: Header, element: _Element, skip: int) -> Iterato
 
 
 def _size(element: _Element) -> int:
-    """Bytes of a row, or the least that it has if there are lists."""
+    """Bytes of a row; if it has lists, the fewest that it can have."""
     return sum(np.dtype(kind).itemsize for kind in (*element.types.values(), *element.lists.values()))
 
 
@@ -167,10 +169,10 @@ def _header(path: Path) -> Header:
 
 
 def read_header(file: IO[bytes], subject: object) -> Header:
-    """The header at the begin of a file, which is read to its end.
+    """Reads the header at the beginning of a file, up to its end.
 
     Raises:
-        HpalError: not a PLY, or a line that cannot be understood.
+        HpalError: the file is no PLY, or a line of the header cannot be understood.
     """
     encoding = ""
     elements: list[_Element] = []
@@ -210,9 +212,7 @@ def _decoded(line: bytes) -> str:
 
 
 def refuse_promises(header: Header, held: int, subject: object, remedy: str = "fetch the file again") -> None:
-    """Before memory is asked for.
-
-    held: bytes after the header.
+    """Checks the counts in a header before memory is allocated for them. held: bytes after the header.
 
     Raises:
         HpalError: the header promises more rows than these bytes can hold.
@@ -221,7 +221,7 @@ def refuse_promises(header: Header, held: int, subject: object, remedy: str = "f
     needed = 0
     for element in header.elements:
         if header.encoding == "ascii":
-            row = 2 * (len(element.types) + len(element.lists))  # a digit and what parts it from the next
+            row = 2 * (len(element.types) + len(element.lists))  # a digit and a separator for each number
         else:
             row = _size(element)
         needed += element.count * row
@@ -235,7 +235,8 @@ def refuse_promises(header: Header, held: int, subject: object, remedy: str = "f
 
 
 def _through_plyfile(path: Path, element: _Element) -> dict[str, NDArray[np.generic]]:
-    """Where rows differ in length (lists among or before the vertices) and have to be walked one by one."""
+    """Reads the vertices with plyfile, for files in which rows differ in length because there are lists among or before
+    the vertices."""
     import plyfile
 
     with plyfile_errors(path):
@@ -245,14 +246,14 @@ def _through_plyfile(path: Path, element: _Element) -> dict[str, NDArray[np.gene
 
 @contextmanager
 def plyfile_errors(subject: object) -> Iterator[None]:
-    """Turns what plyfile raises at a damaged file into one line that names it."""
+    """Turns the errors of plyfile for a damaged file into an `HpalError` with one line that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except (HpalError, OSError, MemoryError):
         raise
-    # Besides its own errors there are NumPy's, at a list of -1 numbers among others.
+    # plyfile also lets errors of NumPy through, for example for a list of -1 numbers.
     except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HpalError(subject, f"cannot be read as PLY ({why})", _REMEDY) from error

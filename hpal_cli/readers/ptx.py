@@ -1,4 +1,4 @@
-"""PTX, what Leica's programs write: scans in frames of their own, one after the other, as text."""
+"""PTX, a text format of Leica's programs: scans one after the other, each in a frame of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ NAME = "ptx"
 CLASSES: ClassTable | None = None
 
 _HEADER = (1, 1, 3, 3, 3, 3, 4, 4, 4, 4)
-"""Numbers a line: columns, rows, the scanner's position and axes, and the matrix that places the points."""
+"""How many numbers each line of a header has: the columns and rows of the scan, the scanner's position and axes, and
+the matrix that transforms the points."""
 
 _BARE, _COLOURED = 4, 7
 _REMEDY = "export the scans again"
@@ -27,21 +28,21 @@ _REMEDY = "export the scans again"
 
 class _Scan(NamedTuple):
     matrix: NDArray[np.float64]
-    """(4, 4), to be multiplied with a row x y z 1 from the left."""
+    """(4, 4) transformation to the common frame: row vector (x, y, z, 1) @ matrix."""
     points: int
     at: int
-    """Where the points begin, in bytes."""
+    """Byte at which the points begin."""
     line: int
     width: int
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.ptx` file, however many scans are in it."""
+    """Each `.ptx` file is one scene, however many scans it holds."""
     return files.loose_files(root, {".ptx"})
 
 
 def count(source: Source) -> int | None:
-    """As the headers of the scans say."""
+    """The number of points in the headers of the scans."""
     try:
         return sum(scan.points for scan in _scans(source.path))
     except (OSError, HpalError):
@@ -49,12 +50,12 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The scans in their order, a million points at a time, in the file's common frame.
-
-    Colours are kept if all scans have them. Rays that hit nothing, which stand as 0 0 0, are left out.
+    """The points of all scans in the order of the file, a million at a time, in the common frame of the scans. Colours
+    are kept if all scans have them. Points 0 0 0, which stand for rays that hit nothing, are left out.
 
     Raises:
-        HpalError: a header that cannot be understood, fewer points than it promises, or lines that are no points.
+        HpalError: a header cannot be understood, a scan has fewer points than its header promises, or a line is no
+        point.
     """
     path = source.path
     scans = _scans(path)
@@ -92,8 +93,10 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def _scans(path: Path) -> list[_Scan]:
-    """Raises:
-    HpalError: a header that cannot be understood.
+    """Reads the headers of all scans, and skips their points.
+
+    Raises:
+        HpalError: a header cannot be understood.
     """
     scans: list[_Scan] = []
     line = 1
@@ -119,7 +122,8 @@ def _scans(path: Path) -> list[_Scan]:
 
 
 def _header(file: FileIO, path: Path, line: int) -> tuple[NDArray[np.float64], int, int] | None:
-    """The matrix, the number of points and the number of the line after the header; None at the end of the file."""
+    """The matrix of the next header, its number of points, and the number of the line after it; None at the end of the
+    file."""
     rows: list[list[float]] = []
     while len(rows) < len(_HEADER):
         text = file.readline(1 << 12)
@@ -136,5 +140,5 @@ def _header(file: FileIO, path: Path, line: int) -> tuple[NDArray[np.float64], i
         line += 1
     sizes, matrix = (rows[0][0], rows[1][0]), np.array(rows[6:])
     if not all(size >= 0 and size.is_integer() for size in sizes) or not np.isfinite(matrix).all():
-        raise HpalError(path, f"the header before line {line} has no numbers that can be", _REMEDY)
+        raise HpalError(path, f"the header before line {line} has impossible numbers", _REMEDY)
     return matrix, int(sizes[0]) * int(sizes[1]), line

@@ -1,4 +1,4 @@
-"""S3DIS: a folder a room, with one text file an object, `Area_6/office_1/Annotations/chair_1.txt`."""
+"""S3DIS: a folder for each room, with a text file for each object, `Area_6/office_1/Annotations/chair_1.txt`."""
 
 from __future__ import annotations
 
@@ -43,10 +43,8 @@ _IDS["stairs"] = _IDS["clutter"]
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """Rooms: folders with an `Annotations` folder, at most three levels down.
-
-    A name begins with the area's own folder, wherever the search began.
-    """
+    """The rooms: folders with an `Annotations` folder, at most three levels below `root`. The name of a room begins
+    with the folder of its area, even if `root` is that folder or one within it."""
     rooms = {path.parent for stars in range(4) for path in root.glob("*/" * stars + "Annotations") if path.is_dir()}
     return in_order(Source(_name(room, root), room) for room in rooms)
 
@@ -60,16 +58,16 @@ def _name(room: Path, root: Path) -> str:
 
 
 def count(source: Source) -> int:
-    """From the size of the files: a line has some 29 bytes."""
+    """About how many points there are, from the size of the files: a line has about `LINE` bytes."""
     paths = (source.path / "Annotations").glob("*.txt")
     return sum(path.stat().st_size for path in paths if path.is_file()) // LINE
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """All objects of a room, in the order of their file names.
+    """The points of all objects of a room, in the order of their file names.
 
     Raises:
-        HpalError: no objects, an unknown class, or a line that is not `x y z r g b`.
+        HpalError: there are no objects, a class is unknown, or a line is not `x y z r g b`.
     """
     folder = f"{source.path}{os.sep}Annotations"
     names = sorted(filter(_is_object, os.listdir(folder)))
@@ -101,10 +99,11 @@ def _class_of(name: str) -> str:
 
 
 def _closely(path: Path, label: int) -> Cloud:
-    """A file that is not quite as it should be: in Area_5/hallway_6, one control byte stands for a blank.
+    """Reads a file that the fast parser refuses, with repairs: in Area_5/hallway_6, for example, there is a control
+    byte in place of a blank.
 
     Raises:
-        HpalError: its lines cannot be read even so.
+        HpalError: a line cannot be read even with repairs.
     """
     repairs = number_table.Repairs()
     values = number_table.parse(path.read_bytes(), 6, path, finite=True, repairs=repairs)

@@ -1,8 +1,9 @@
-"""ScanNet v2: `<scene>_vh_clean_2.ply`, with labels beside it where they are public.
+"""ScanNet v2: `<scene>_vh_clean_2.ply`, with files of labels beside it if the labels are public.
 
-Either `<scene>_vh_clean_2.labels.ply`, or what that was made of: `<scene>.aggregation.json` (objects as lists of
-segments), `<scene>_vh_clean_2.0.010000.segs.json` (the segment of each vertex) and the data set's table of categories.
-The table also has ScanNet's own numbers, which the labels are where the class table has any beyond the 40 of NYU.
+The labels are read from `<scene>_vh_clean_2.labels.ply`, or from the files from which ScanNet made that file:
+`<scene>.aggregation.json` (objects as lists of segments), `<scene>_vh_clean_2.0.010000.segs.json` (the segment of each
+vertex) and the data set's table of categories. The table has both NYU's and ScanNet's own numbers of categories;
+ScanNet's are used if the class table has a number above 40, which is the highest of NYU's.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ _SEGMENTS = "_vh_clean_2.0.010000.segs.json"
 _OBJECTS = ".aggregation.json"
 _CATEGORIES = "scannetv2-labels.combined.tsv"
 _ABOVE = 4
-"""In how many folders the table of categories is looked for: the scene's own, `scans`, the data set's, and its."""
+"""Number of folders in which the table of categories is looked for: that of the scene, `scans`, that of the data set,
+and the one above."""
 
 _REMEDY = "fetch the scene again"
-# The benchmark's 20 of the 40 NYU classes, by NYU number.
+# The 20 classes of the benchmark, by their numbers among the 40 NYU classes.
 _NYU = {
     1: ("wall", (174, 199, 232)),
     2: ("floor", (152, 223, 138)),
@@ -57,7 +59,7 @@ _NYU = {
 }
 _NYU_CLASSES = 40
 _OTHERS = tuple(n for n in range(1, _NYU_CLASSES + 1) if n not in _NYU)
-"""Of the 40, which the benchmark ignores."""
+"""Numbers of the NYU classes that the benchmark ignores."""
 
 CLASSES: ClassTable | None = ClassTable(
     (SemanticClass(n, name, colour, (code,)) for n, (code, (name, colour)) in enumerate(_NYU.items())),
@@ -66,13 +68,13 @@ CLASSES: ClassTable | None = ClassTable(
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """Scenes by their cleaned mesh, at any depth; named without the folders above."""
+    """Each cleaned mesh, in any folder under `root`, is one scene; its name does not include the folders."""
     paths = [root] if root.is_file() else walk_files(root)
     return in_order(Source(p.name.removesuffix(_SUFFIX), p, _labels(p)) for p in paths if p.name.endswith(_SUFFIX))
 
 
 def _labels(path: Path) -> tuple[Path, Path, Path]:
-    """Where the labels of a mesh would be: as a mesh of its own, or as objects and segments."""
+    """The paths of the labels of a mesh, whether they exist or not: the mesh with labels, the objects, the segments."""
     stem = path.name.removesuffix(_SUFFIX)
     names = (path.name.removesuffix(".ply") + ".labels.ply", stem + _OBJECTS, stem + _SEGMENTS)
     labels, objects, segments = (path.with_name(name) for name in names)
@@ -80,18 +82,19 @@ def _labels(path: Path) -> tuple[Path, Path, Path]:
 
 
 def count(source: Source) -> int | None:
-    """As the header of the mesh says."""
+    """The number of vertices in the header of the mesh."""
     return ply.count(source)
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """The mesh's vertices, with NYU numbers from 1 to 40 as labels: -1 for others, None without files of labels.
+    """The vertices of the mesh, with NYU's numbers from 1 to 40 as labels, -1 for others; without files of labels the
+    cloud has no labels.
 
-    Where `options.classes` has a number beyond 40, as ScanNet200, the labels are ScanNet's own numbers: of objects,
-    since the labels that are made have NYU's; -1 for those that no class has.
+    If `options.classes` has a number above 40, as ScanNet200 does, the labels are ScanNet's own numbers, -1 for those
+    without a class. They are read from the objects and segments, because the mesh with labels has NYU's numbers.
 
     Raises:
-        HpalError: a file is not what it should be, they differ in the number of vertices, or one is missing.
+        HpalError: a file is damaged or missing, or the files have different numbers of vertices.
     """
     path = source.path
     cloud = columns.cloud(ply.vertices(path), path)
@@ -126,8 +129,8 @@ def _from_ply(labels: Path, path: Path, count: int) -> NDArray[np.int64]:
 
 
 def _from_objects(objects: Path, path: Path, count: int, column: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Numbers of categories (N,), 0 outside of all objects, and of the objects (N,), -1 outside. column: of the data
-    set's table."""
+    """(N,) the number of each vertex's category, 0 outside of all objects, and (N,) the number of its object, -1
+    outside of all objects. column: that of the data set's table with the numbers of the categories."""
     segments = _labels(path)[2]
     if not segments.is_file():
         raise HpalError(segments, f"is missing beside {objects.name}", _REMEDY)

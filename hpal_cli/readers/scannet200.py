@@ -1,6 +1,5 @@
-"""The 200 classes of ScanNet200 (Rozenberszki et al., ECCV 2022), by ScanNet's own numbers of categories.
-
-They are those of the column `id` in `scannetv2-labels.combined.tsv`; names and numbers are as the benchmark lists them.
+"""The 200 classes of ScanNet200 (Rozenberszki et al., ECCV 2022), by ScanNet's own numbers of categories, which are in
+the column `id` of `scannetv2-labels.combined.tsv`. Names and numbers are those that the benchmark lists.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _CLASSES = {
     80: ("pole", (255, 240, 150)),
     81: ("traffic-sign", (255, 0, 0)),
 }
-# What the benchmark counts as another class: what moves as what stands, lane marking as road.
+# Numbers that the benchmark counts as another class: moving things as standing ones, lane marking as road.
 _AS = {
     13: 20, 16: 20, 60: 40, 252: 10, 253: 31, 254: 30, 255: 32, 256: 20, 257: 20, 258: 18, 259: 20,
     # unlabelled, outlier, other structure, other object
@@ -59,7 +59,8 @@ _REMEDY = "fetch the scan again"
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a `.bin` file; in the layout of the data set it is called `NN/NNNNNN`, else as its path says."""
+    """Each `.bin` file is one scene. In the layout of the data set its name is `NN/NNNNNN`, else its path without the
+    suffix."""
     return files.in_order(
         Source(_name(source.path) or source.name, source.path, _labels(source.path))
         for source in files.loose_files(root, {".bin"})
@@ -68,7 +69,7 @@ def find(root: Path, options: Options) -> list[Source]:
 
 
 def _labels(path: Path) -> tuple[Path, ...]:
-    """Where the labels of a sweep would be: in the layout of the data set, or beside it."""
+    """The paths at which the labels of a sweep may be: in the layout of the data set, or beside the sweep."""
     layout = (path.parents[1] / "labels" / f"{path.stem}.label",) if path.parent.name == "velodyne" else ()
     return (*layout, path.with_suffix(".label"))
 
@@ -79,7 +80,7 @@ def _name(path: Path) -> str | None:
 
 
 def count(source: Source) -> int | None:
-    """From the size of the file."""
+    """The number of points, from the size of the file."""
     try:
         return source.path.stat().st_size // _POINT
     except OSError:

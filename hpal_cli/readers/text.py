@@ -1,4 +1,4 @@
-"""Text: one point a line, in xyz, txt, csv, pts and asc files, with or without a line of column names."""
+"""Text: xyz, txt, csv, pts and asc files with one point in each line, with or without a line of column names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES: ClassTable | None = None
 SUFFIXES = {".xyz", ".txt", ".csv", ".pts", ".asc"}
 _PTS = ("x", "y", "z", "intensity", "red", "green", "blue")
 LEFT_OUT = "-"
-"""In `options.columns`: this column is not read."""
+"""The name in `options.columns` of a column that is not read."""
 
 _HEAD = 1 << 16
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
@@ -31,12 +31,12 @@ _WITH_COMMA = re.compile(r"[+-]?\d+(?:,\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 class _File(FileIO):
-    """A text, opened without a buffer; where lines end in CR alone, they are given with LF."""
+    """A text file, opened without a buffer. If its lines end in CR alone, CR is replaced by LF."""
 
     _only_cr = False
 
     def head(self) -> bytes:
-        """What it begins with; to be read first."""
+        """The beginning of the file. It must be read before anything else."""
         head = self.read(_HEAD) or b""
         self._only_cr = b"\r" in head and b"\n" not in head
         return head.replace(b"\r", b"\n") if self._only_cr else head
@@ -58,8 +58,9 @@ class _Style(NamedTuple):
 
 @dataclass
 class _Layout:
-    """`skip` lines come before the first point; `names` is empty where no line names the columns;
-    `promised` is the count that a `.pts` file begins with; `doubt` is for a person."""
+    """How a table is laid out. skip: number of lines before the first point; columns: their number; names: of the
+    columns, empty if no line names them; promised: number of points that a `.pts` file gives at its beginning; doubt: a
+    note for the user."""
 
     skip: int
     columns: int
@@ -70,13 +71,13 @@ class _Layout:
 
 
 def find(root: Path, options: Options) -> list[Source]:
-    """One scene a file; a file found in a folder must begin like a table of points (not like a readme)."""
+    """Each file is one scene. A file that is found in a folder must begin like a table of points, unlike a readme."""
     sources = files.loose_files(root, SUFFIXES)
     return sources if root.is_file() else [source for source in sources if _looks_like_points(source.path, options)]
 
 
 def count(source: Source) -> int | None:
-    """From the size of the file and of its first lines."""
+    """About how many points there are, from the size of the file and of its first lines."""
     try:
         with _File(source.path) as file:
             head = file.head()
@@ -87,18 +88,20 @@ def count(source: Source) -> int | None:
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:
-    """Columns between blanks, commas or semicolons, numbers with or without quotes; a million lines at a time.
+    """The points, a million lines at a time. Columns are separated by blanks, commas or semicolons, and numbers may be
+    in quotes.
 
-    A comma is a decimal point between semicolons, in quotes, and between blanks where each number has one or none.
+    A comma is a decimal point if columns are separated by semicolons, if the number is in quotes, or if columns are
+    separated by blanks and no number has more than one comma.
 
-    What a column is comes from `options.columns`, or else from a header line, which may be a `#` or `//` comment.
-    Without one, by count: 3 x y z; 4 with intensity; 6 with red green blue; 7 with a label besides; in `.pts` 7 is
-    intensity red green blue. Between commas or semicolons a cell may be empty, which is NaN (unlabelled, for a label),
-    unless it is a position or a colour; and a line may end with a separator.
+    The meaning of the columns is given by `options.columns`, or else by a header line, which may be a `#` or `//`
+    comment, or else by their number: 3 are x y z; 4 also have intensity; 6 have red green blue; 7 also have a label, or
+    in `.pts` files intensity red green blue. With commas or semicolons, a cell that is no position or colour may be
+    empty, which is read as NaN (for a label as unlabelled), and a line may end with a separator.
 
     Raises:
-        HpalError: no table, a broken line, columns that neither names nor count explain.
-        UsageError: `options.columns` without x, y or z, or with one twice.
+        HpalError: the file is no table, a line is broken, or the meaning of the columns is not known.
+        UsageError: `options.columns` lacks x, y or z, or names a column twice.
     """
     path = source.path
     with _File(path) as file:
@@ -142,8 +145,8 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[int, int, int | None]]:
-    """Where points begin, in bytes and lines, and how many lines of them follow, None for all that are left. A `.pts`
-    file may hold several clouds, each after a line with its count."""
+    """For each cloud in the file the byte and the line at which its points begin, and the number of their lines, None
+    for all lines that follow. A `.pts` file may hold several clouds, each after a line with its number of points."""
     whole: list[tuple[int, int, int | None]] = [(start, layout.skip + 1, None)]
     if layout.promised is None or path.suffix.lower() != ".pts":
         return whole
@@ -159,7 +162,8 @@ def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[i
             if text.strip():
                 break
         else:
-            # A count that is wrong is told; of one cloud alone all is read.
+            # If there is only one cloud, all its lines are read, whatever number the file says; a note mentions a wrong
+            # number.
             return parts if len(parts) > 1 else whole
         if not text.strip().isdigit():
             return whole
@@ -174,7 +178,7 @@ def _cloud(values: NDArray[np.float64], names: Sequence[str], path: Path, first:
 
 
 def _may_be_blank(names: Sequence[str], layout: _Layout) -> set[int]:
-    """The columns in which an empty cell is NaN: not those of positions and colours."""
+    """The columns in which an empty cell becomes NaN: all but those of positions and colours."""
     needed = {*columns.AXES, *(part for triple in columns.COLOURS for part in triple)}
     names = names or columns.BY_COUNT.get(layout.columns, ())
     return {n for n, name in enumerate(names) if name.casefold() not in needed}
@@ -220,7 +224,7 @@ def _looks_like_points(path: Path, options: Options) -> bool:
 
 
 def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
-    """What the first lines say; None where no line of numbers is among them."""
+    """The layout of a table, from its first lines; None if none of them is a line of numbers."""
     named: list[str] = []
     comment: list[str] = []
     commented = 0
@@ -257,7 +261,7 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
             if comment and not names:
                 doubt = (
                     f"the comment in line {commented} names {len(comment)} columns, and there are {len(words)}: "
-                    "they are taken by their number (--columns names them)"
+                    "the columns are recognised by their number (--columns names them)"
                 )
             if named and len(named) != len(words):
                 raise HpalError(path, f"names {len(named)} columns and has {len(words)}", "name every column once")

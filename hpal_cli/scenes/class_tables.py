@@ -1,4 +1,4 @@
-"""Class tables that have a name: those of well-known data sets, and what ASPRS says of LAS files."""
+"""Class tables that are known by name: those of well-known data sets, and that of ASPRS for LAS files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ _ASPRS = {
 ASPRS = ClassTable(
     SemanticClass(n, name, colour, (code,), (code,)) for n, (code, (name, colour)) in enumerate(_ASPRS.items())
 )
-"""Of the LAS 1.4 specification (R15), with 8 and 12 as they were before; 0 and 1 mean "not classified"."""
+"""The classes of the LAS 1.4 specification (R15), with 8 and 12 as in earlier versions. 0 and 1 are no classes here:
+they mean "not classified"."""
 
 _NYU40 = (
     "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
@@ -50,7 +51,8 @@ def _table(of: ClassTable | None) -> ClassTable:
 
 
 SCANNET20 = _table(scannet.CLASSES)
-"""By NYU numbers. 0 is refused, for where it occurs the numbers are others: 0 to 19, as in Pointcept's folders."""
+"""Classes by their NYU numbers. The number 0 is refused, because where it occurs, classes are numbered otherwise: 0 to
+19, as in the folders that Pointcept prepares."""
 
 _COLOURS = {c.code: c.color for c in SCANNET20}
 NYU40 = ClassTable(SemanticClass(n, name, _COLOURS.get(n + 1, palette(n)), (n + 1,)) for n, name in enumerate(_NYU40))
@@ -74,7 +76,7 @@ SEMANTICPOSS = ClassTable(
     (SemanticClass(n, name, colour, codes) for n, (name, (colour, codes)) in enumerate(_POSS.items())),
     ignored=Numbers((0, 1, 2, 3, 18, 19, 20)),
 )
-"""As its papers count: the people, and the signs, as one class each."""
+"""The classes as the papers on SemanticPOSS count them: all people are one class, and so are all traffic signs."""
 
 TABLES = {
     "asprs": ASPRS,
@@ -90,10 +92,10 @@ _ALSO = {"aspras": "asprs", "scannet": "scannet20"}
 
 
 def class_table(text: str) -> ClassTable:
-    """The class table of that name, in any case, or in that file.
+    """The class table of this name (in upper or lower case), or in this file.
 
     Raises:
-        HpalError: there is neither, or the file is no class table.
+        HpalError: there is no such table and no such file, or the file is no class table.
     """
     path, name = Path(text), text.casefold()
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Columns of points in the order of their arrival: in memory while they are few, in files from then on."""
+"""Keeps columns of points in the order in which they arrive: in memory while they are few, else in files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1 << 20
-"""Rows that are read at once: whole chunks of a store."""
+"""Rows that are read at once: a whole number of chunks of a store."""
 
 BUFFER_BYTES = 1 << 27
-"""Bytes of one buffer that stay in memory."""
+"""Most bytes that one buffer keeps in memory."""
 
 Columns = dict[str, NDArray[Any]]
 
 
 class ColumnBuffer:
-    """N rows of named columns, each (N,) or (N, k). All appended parts have the same columns, of the same types."""
+    """N rows of named columns, each (N,) or (N, k). All parts that are appended have the same columns, of the same
+    types."""
 
     def __init__(self, folder: Path, kept: int = BUFFER_BYTES) -> None:
-        """folder: made once more than `kept` bytes are there; `close` removes it."""
+        """folder: for the files; it is made once the columns take more than `kept` bytes, and `close` removes it."""
         self._folder, self._kept = folder, kept
         self._parts: list[Columns] = []
         self._like: Columns = {}
@@ -39,7 +40,7 @@ class ColumnBuffer:
         return list(self._like)
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Adds rows.
+        """Adds rows, given by all columns that the buffer has.
 
         Raises:
             OSError: the disk is full.
@@ -54,7 +55,8 @@ class ColumnBuffer:
             self._spill()
 
     def widen(self, name: str, like: NDArray[Any], fill: object) -> None:
-        """A further column of the type of `like`; `fill` in the rows that are there."""
+        """Adds a column with the type and width of `like`; the rows that the buffer has already get the value
+        `fill`."""
         self._like[name] = like[:0].copy()
         for part in self._parts:
             part[name] = np.full((_rows(part), *like.shape[1:]), fill, like.dtype)
@@ -65,14 +67,14 @@ class ColumnBuffer:
                     file.write(block[: self._rows - start].data)
 
     def drop(self, name: str) -> None:
-        """Forgets a column."""
+        """Removes a column."""
         del self._like[name]
         for part in self._parts:
             del part[name]
         (self._folder / _file(name)).unlink(missing_ok=True)
 
     def cut(self, rows: int) -> None:
-        """Forgets all but the first `rows`."""
+        """Removes all rows but the first `rows`."""
         if self._on_disk:
             for name, like in self._like.items():
                 os.truncate(self._folder / _file(name), rows * int(np.prod(like.shape[1:])) * like.dtype.itemsize)
@@ -82,7 +84,7 @@ class ColumnBuffer:
         self._rows = rows
 
     def read(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
-        """Rows `start` to `stop`, of all columns or of those named."""
+        """Rows `start` to `stop` (excluded) of all columns, or of those that `names` gives."""
         chosen = self.names if names is None else names
         if not self._on_disk:
             if len(self._parts) > 1:
@@ -103,7 +105,7 @@ class ColumnBuffer:
         return columns
 
     def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK) -> Iterator[Columns]:
-        """All rows, `rows` at a time."""
+        """All rows, in blocks of `rows`; see `read`."""
         for start in range(0, self._rows, rows):
             yield self.read(start, min(start + rows, self._rows), names)
 
@@ -115,7 +117,8 @@ class ColumnBuffer:
     def _spill(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for name in self._like:
-            # Opened for each part: there may be more buffers than a process may have files open.
+            # The file is opened anew for each part, because there may be more buffers than a process may have open
+            # files.
             with (self._folder / _file(name)).open("ab") as file:
                 for part in self._parts:
                     file.write(part[name].data)
@@ -127,5 +130,6 @@ def _rows(part: Columns) -> int:
 
 
 def _file(name: str) -> str:
-    # A column's name may be longer than a file's.
+    # The name of a column may be longer than that of a file can be, and may have characters that a file name cannot
+    # have.
     return name.encode().hex()[:200]

@@ -1,4 +1,4 @@
-"""Grid subsampling: the points of a cubic cell become one (docs/method.md)."""
+"""Grid subsampling: all points in one cubic cell are replaced by one point (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hpal_cli.voxels import group_voxels, voxel_coordinates
 
 @dataclass
 class GridPoints:
-    """M points on a grid and, for each of the N points they stand for, its row among them (N,) int64."""
+    """M grid points. xyz: (M, 3); rgb: (M, 3) or None; label: (M,) or None; attributes: each (M,); inverse: (N,) for
+    each of the N points that were subsampled, the row of its grid point."""
 
     xyz: NDArray[np.float64]
     rgb: NDArray[np.uint8] | None
@@ -29,10 +30,12 @@ def subsample(
     attributes: dict[str, NDArray[np.generic]],
     grid: float,
 ) -> GridPoints:
-    """Barycentre of xyz, mean of the rest, majority label of every cell of edge `grid` (xyz's unit).
+    """Replaces the N points in each cell by one, with the mean position, the mean of the colours and attributes, and
+    the most frequent label.
 
-    Cells are `floor(xyz / grid)`; the result is in cell order (x, then y, then z), whatever the input's order.
-    Unlabelled points do not vote; of equally many labels the smallest wins.
+    xyz: (N, 3); rgb: (N, 3) or None; label: (N,) or None; attributes: each (N,); grid: edge of a cell, in the unit of
+    xyz. Cells are `floor(xyz / grid)`; the result is in the order of the cells (x, then y, then z), whatever the order
+    of the input. Points without a label are not counted; of equally frequent labels the smallest is taken.
     """
     inverse, count = group_voxels(voxel_coordinates(xyz, grid))
     cells = len(count)
@@ -59,7 +62,8 @@ def _majority(label: NDArray[np.int32], inverse: NDArray[np.int64], cells: int) 
     classes = int(label.max()) + 1
     votes, count = np.unique(inverse[voting] * classes + label[voting], return_counts=True)
     cell, voted = votes // classes, votes % classes
-    # Last written wins: most votes last, and among equals the smallest label.
+    # Of several values written to a cell the last one stays: the most frequent label comes last, and of equally
+    # frequent ones the smallest.
     order = np.lexsort((-voted, count))
     result[cell[order]] = voted[order]
     return result

@@ -1,4 +1,4 @@
-"""The part of every store that describes its scenes: classes, table, unit and history."""
+"""Reads and writes the root attributes by which every store describes its scenes: classes, table, unit and history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class Metadata(NamedTuple):
-    """The class table, the scene table, metres in one unit of the coordinates, and the commands so far."""
+    """The class table, the scene table, metres in one unit of the coordinates, and the commands that led to the
+    store."""
 
     classes: ClassTable
     table: SceneTable
@@ -27,10 +28,10 @@ class Metadata(NamedTuple):
 
 
 def read_metadata(attributes: Mapping[str, Any], path: Path) -> Metadata:
-    """From a store's root attributes.
+    """Reads the metadata from a store's root attributes. path: of the store, for messages.
 
     Raises:
-        HpalError: they are not as docs/formats.md says.
+        HpalError: the attributes are not as docs/formats.md says.
     """
     try:
         return Metadata(
@@ -46,7 +47,7 @@ def read_metadata(attributes: Mapping[str, Any], path: Path) -> Metadata:
 
 
 def metadata_of(store: SceneStore) -> dict[str, Any]:
-    """The root attributes with which a store of predictions says which scenes it is about."""
+    """The root attributes by which a predictions store tells which scenes it belongs to."""
     return {
         "id": store.table.id,
         "classes": store.classes.to_json(),
@@ -57,7 +58,7 @@ def metadata_of(store: SceneStore) -> dict[str, Any]:
 
 
 def length_of(attributes: Mapping[str, Any], name: str, path: Path) -> float | None:
-    """The root attribute `name`, in metres; None where it is null or missing.
+    """The root attribute `name`, in metres; None if it is null or missing.
 
     Raises:
         HpalError: it is no length.

@@ -35,13 +35,13 @@ from hpal_cli.store.files import resumable_write
 from hpal_cli.wording import Repeated
 
 MANY = 500
-"""Points in a cell, on average, from which a grid's unit is more likely a slip."""
+"""Mean number of points in a cell above which the user is warned: the grid, or its unit, is probably a mistake."""
 
 FAR_APART = 5.0
-"""Metres between points from which a unit is more likely a slip."""
+"""Metres between points above which the user is warned: the unit of the coordinates is probably a mistake."""
 
 BYTES = 40
-"""Of a point, where a reader cannot say how many there are: for progress only."""
+"""Bytes per point that are assumed if a reader cannot tell the number of points; used for the progress bar only."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Work:
-    """One scene to write, whole: a process of its own may do it. `raw` is there already for a tile."""
+    """One scene to write, with all that a process of its own needs to do it. raw: the points, if the scene is a tile,
+    whose points have been read already."""
 
     job: _Job
     name: str
@@ -95,22 +96,25 @@ def prepare(
     """Reads every scene under `root` and writes them to the scenes store `out`.
 
     Args:
+        format: the name of a reader; by default the reader is found from the files.
         columns: what the columns of text mean (`readers.cloud.Options`).
-        scene_per: `file`; `folder`, all files of one being a scene; or the edge of square tiles in metres.
-        grid: cell edge in metres, None for no subsampling, `default` for what suits the scale.
-        scale: metres; what all later commands take as lengths are those of a scene with so wide a grid (0.04 for a
-            room). None: a room's for `ROOM_FORMATS`, for others what fits the distances between the points, which are
-            measured on some of the scenes.
-        val, test: patterns of scene names, or `@file`, that go to these splits; the others are `train`.
-        classes: the class table; without it the format's own, or one made of the numbers found.
-        unit: metres in one unit of the coordinates; without it what the files say, else 1.
+        scene_per: `file`; `folder`, so that all files of a folder are one scene; or the edge of square tiles in metres.
+        grid: edge of a cell in metres, None for no subsampling, `default` for the edge that suits the scale.
+        scale: edge in metres of the grid that suits the scenes (0.04 for a room): the default lengths of all later
+            commands are multiplied by `scale` / 0.04. None: 0.04 for `ROOM_FORMATS`, for other formats what fits the
+            distances between the points, which are measured on some of the scenes.
+        val, test: patterns of names, or `@file`, of the scenes that go to these splits; the others go to `train`.
+        classes: the class table; by default that of the format, or one made of the class numbers that occur.
+        unit: metres in one unit of the coordinates; by default what the files say, else 1.
         strict: refuse points whose coordinates are not finite, instead of leaving them out.
-        resume: go on with what an interrupted call left, with the same settings.
-        keep_going: leave out scenes that cannot be read; when the store is written, raise.
+        resume: continue what an interrupted call with the same settings has begun.
+        keep_going: leave out scenes that cannot be read, and raise only after the store is written.
+        jobs: number of processes that read scenes; the store is the same with any number.
 
     Raises:
-        HpalError: nothing to read, a scene that cannot be read, units that differ, a class outside the table.
-        UsageError: a pattern that matches no scene.
+        HpalError: there is nothing to read, a scene cannot be read, scenes have different units, or a class is not in
+            the table.
+        UsageError: a pattern matches no scene.
     """
     monitor = monitor or Silent()
     options = Options(None if columns is None else tuple(columns), classes)
@@ -121,12 +125,13 @@ def prepare(
         monitor.note(others)
     names = _grouped(root, sources, scene_per)
 
-    def settled(every: Sequence[str]) -> dict[str, str]:
+    def assign_splits(every: Sequence[str]) -> dict[str, str]:
         _refuse_nested(root, every)
         return splits(every, val, test, monitor)
 
-    # What is wrong with names and patterns should show before hours of reading; of tiles it shows later.
-    split = {} if isinstance(scene_per, float) else settled(list(names))
+    # Mistakes in names and patterns are reported before the points are read, which can take hours; those of tiles only
+    # afterwards, because the names of tiles depend on the points.
+    split = {} if isinstance(scene_per, float) else assign_splits(list(names))
     attributes: dict[str, object] = {}
     place = resumable_write(out, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
@@ -140,7 +145,7 @@ def prepare(
         edge = grid if grid != "default" else None if fits == ROOM_GRID and reader.NAME == "scannet" else fits
         assert not isinstance(edge, str)
         if scale is None and fits != ROOM_GRID and edge is not None:
-            # Points are as far apart as a wider grid puts them.
+            # On a grid that is wider than the one that fits, points lie as far apart as that grid says.
             fits = max(fits, edge)
         times = None if fits == ROOM_GRID else fits / ROOM_GRID
         table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
@@ -170,7 +175,7 @@ def prepare(
         try:
             if isinstance(scene_per, float):
                 work = _tiled(job, sources, scene_per, fail, told, monitor)
-                split = settled([one.name for one in work])
+                split = assign_splits([one.name for one in work])
             else:
                 work = [_Work(job, name, group) for name, group in names.items()]
             for one in work:
@@ -228,12 +233,13 @@ def _tell_spacing(spacing: float, fits: float, monitor: Monitor) -> None:
 
 
 def _grouped(root: Path, sources: Sequence[Source], scene_per: str | float) -> dict[str, tuple[Source, ...]]:
-    """The files of each scene, by its name, in order; tiles are known only once the files are read."""
+    """The files of each scene, by its name, sorted. For tiles, each file counts as a scene: which tiles there are is
+    known only after the files have been read."""
     groups: dict[str, list[Source]] = {}
     for source in sources:
         name = source.name
         if scene_per == "folder":
-            # The folder that was given is a scene, too.
+            # Files that lie directly in the given folder are a scene with the name of that folder.
             name = source.name.rpartition("/")[0] or readers.safe_name(root.absolute().name)
         groups.setdefault(name, []).append(source)
     return {name: tuple(groups[name]) for name in sorted(groups)}
@@ -247,7 +253,7 @@ def _tiled(
     told: Repeated,
     monitor: Monitor,
 ) -> list[_Work]:
-    """Reads all files, and deals their points out to tiles."""
+    """Reads all files, and distributes their points to tiles."""
     tiles = Tiles(metres, job.unit, job.store / BUFFERS)
     reader = _reader(job.reader)
     with monitor.task("reading points", sum(_expected(reader, source) for source in sources)) as task:
@@ -267,7 +273,8 @@ def _tiled(
 
 
 def _each(todo: Sequence[_Work], jobs: int, monitor: Monitor) -> Iterator[tuple[_Work, DoneScene | HpalError]]:
-    """Writes the scenes, in order; what cannot be read comes back as its error."""
+    """Writes the scenes and yields each with its result, in order; for a scene that cannot be read this is the
+    error."""
     tiles = any(one.raw is not None for one in todo)
     expected = [1 if tiles else sum(_expected(_reader(one.job.reader), s) for s in one.sources) for one in todo]
     with monitor.task("writing tiles" if tiles else "reading points", sum(expected)) as task:
@@ -297,10 +304,10 @@ def _attempt(work: _Work, task: Task | None = None) -> DoneScene | HpalError:
 
 
 def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
-    """Reads one scene, unless that is done, and writes its group.
+    """Reads one scene, unless it is a tile, whose points have been read already, and writes its group.
 
     Raises:
-        HpalError: it cannot be read.
+        HpalError: the scene cannot be read.
     """
     job = work.job
     folder = job.store / BUFFERS / f"{work.name}.spool"
@@ -308,7 +315,7 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         raw = work.raw or _gather(work, folder / "raw", task)
         metres = job.unit or raw.unit()
         too_wide = raw.check_span(metres)
-        # What a process that was killed left of it.
+        # A process that was killed may have written a part of it.
         shutil.rmtree(job.store / "scenes" / work.name, ignore_errors=True)
         group = zarr.open_group(str(job.store), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
         edge = None if job.grid is None else job.grid / metres
@@ -343,7 +350,7 @@ def _file(source: Source) -> RawFile:
 
 
 def _counted(blocks: Iterator[Cloud], expected: int, task: Task) -> Iterator[Cloud]:
-    """The same blocks; the bar goes on with each, and to what was expected at the end."""
+    """Passes the blocks on, and advances the progress bar with each; at the end it has advanced by `expected`."""
     for cloud in blocks:
         step = min(len(cloud.xyz), expected)
         expected -= step
@@ -361,7 +368,7 @@ def _expected(reader: Reader, source: Source) -> int:
 
 
 def _reader(name: str) -> Reader:
-    # Modules cannot be sent to a process.
+    # A job holds the name of its reader, because a module cannot be sent to another process.
     (reader,) = (reader for reader in readers.READERS if name == reader.NAME)
     return reader
 
@@ -376,19 +383,22 @@ def _tell(name: str, done: DoneScene, grid: float | None, told: Repeated, monito
 
 
 def _one_unit(root: Path, done: Mapping[str, DoneScene]) -> float:
-    """Raises:
-    HpalError: scenes of different units.
+    """Metres in one unit of the coordinates of all scenes.
+
+    Raises:
+        HpalError: the scenes have different units.
     """
     units = {done[name].unit: name for name in sorted(done, reverse=True)}
     if len(units) > 1:
         (a, scene_a), (b, scene_b) = sorted(units.items(), key=lambda item: item[1])[:2]
         problem = f"{scene_a} has units of {a:g} m and {scene_b} of {b:g} m"
-        raise HpalError(root, problem, "prepare them apart, or say what is right with --unit")
+        raise HpalError(root, problem, "prepare them apart, or give the right unit with --unit")
     return next(iter(units))
 
 
 def _refuse_nested(root: Path, names: Sequence[str]) -> None:
-    """A scene is a group of the store, and cannot hold another: the other's name could be one of its arrays'."""
+    """Refuses scenes within scenes: a scene is a group of the store, and a scene inside of it could have the name of
+    one of its arrays."""
     every = set(names)
     for name in sorted(every):
         for outer in outer_names(name):
@@ -399,11 +409,15 @@ def _refuse_nested(root: Path, names: Sequence[str]) -> None:
 def _classes_found(
     reader: Reader, sources: Sequence[Source], options: Options, strict: bool, keep_going: bool, monitor: Monitor
 ) -> ClassTable:
-    """A table of the class numbers that occur, for formats that have none of their own."""
+    """Makes a class table of the class numbers that occur in the files, for formats without a table of their own.
+
+    Raises:
+        HpalError: no file has labels, or a file cannot be read.
+    """
     codes: set[int] = set()
     with monitor.task("looking for classes", sum(_expected(reader, source) for source in sources)) as task:
         for source in sources:
-            # One that cannot be read is told of when it is to be written.
+            # A file that cannot be read is reported when its scene is to be written.
             with contextlib.suppress(HpalError) if keep_going else contextlib.nullcontext():
                 blocks = readers.blocks(reader, source, options, strict=strict)
                 for cloud in _counted(blocks, _expected(reader, source), task):

@@ -1,4 +1,4 @@
-"""The stores that a file came from, as its history names them."""
+"""Finds the stores from which a file was made, by the commands in its history."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from hpal_cli.store.envelope import attributes_of
 def find_source_store(
     history: Sequence[Entry], kind: str, scenes: str | None, beside: Path | None = None
 ) -> Path | None:
-    """The store of that kind, about the scenes of that id, that the newest command of a history was called with.
+    """The path of the store of this kind that the newest command of a history was called with; None if no such store
+    exists any more.
 
-    It is looked for from here, then from the folder `beside`; None if none of them is there any more.
+    scenes: id of the scene table that the store must have, None for any; beside: folder against which relative paths
+    are resolved if they do not exist from the working directory.
     """
     for entry in reversed(history):
         for arg in entry.args:

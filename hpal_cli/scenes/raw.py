@@ -1,4 +1,4 @@
-"""Collects the points of a scene block by block from its files, before the grid is known."""
+"""Collects the points of a scene block by block from its files, before they are put on a grid."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from hpal_cli.scenes.column_buffer import ColumnBuffer, Columns
 from hpal_cli.wording import Repeated
 
 LONGEST = 1e9
-"""Units that a scene may span: millimetres over 1,000 km."""
+"""Most units that a scene may span: in millimetres this is 1,000 km."""
 
 ROUGH = 0.005
-"""Metres that grid points, being stored in 32 bits, may be off by without a word."""
+"""Metres: the user is warned if grid points, which are stored in 32 bits, are rounded by more than this."""
 
 
 @dataclass
 class RawFile:
-    """What is known of one file once all of it was read: `points` counts those that were left out too."""
+    """What is known of one file after all of it was read. points: how many it has, including those that were left out;
+    unit: metres in one unit of its coordinates, None if it does not say; notes: what to tell the user; columns: names
+    of its columns."""
 
     path: Path
     name: str
@@ -38,7 +40,7 @@ class RawFile:
     columns: list[str] = field(default_factory=list)
 
     def see(self, cloud: Cloud) -> NDArray[np.int64]:
-        """Takes note of the next block; returns which of the file's points it holds (N,)."""
+        """Records what the next block tells about the file; returns (N,) the rows of the block's points in the file."""
         first = self.points
         self.points = cloud.given
         self.columns = list(cloud.columns)
@@ -50,12 +52,14 @@ class RawFile:
         return np.arange(first, cloud.given) if cloud.rows is None else cloud.rows
 
     def check(self) -> None:
-        """Raises:
-        HpalError: its colours make no sense.
+        """Checks the colours after the whole file was read, and notes what is unusual about them.
+
+        Raises:
+            HpalError: the colours are in no range that is known.
         """
         self.colours.check(self.path)
         if self.colours.doubtful:
-            self.notes.append("its colours reach beyond 255, but not far: read as 16 bits")
+            self.notes.append("its colours go a little beyond 255: they are read as colours of 16 bits")
         if self.colours.black:
             self.notes.append(readers.BLACK)
 
@@ -71,14 +75,15 @@ class _Mark(NamedTuple):
 
 
 class RawScene:
-    """The points of one scene, from one file or several, with the columns that any of them has.
+    """The points of one scene, from one file or several, with all columns that occur in any of the files.
+
 
     The buffer holds xyz (N, 3) float64, rgb (N, 3) float32, label (N,) int64 as the files number classes, source_file
     (N,) int32, source_row (N,) int64, and the further columns under their own names.
     """
 
     def __init__(self, folder: Path, *, kept: int | None = None) -> None:
-        """folder: for the buffer."""
+        """folder: where the buffer puts its files; kept: bytes that it keeps in memory."""
         self.buffer = ColumnBuffer(folder) if kept is None else ColumnBuffer(folder, kept)
         self.files: list[RawFile] = []
         self.attributes: list[str] = []
@@ -92,10 +97,10 @@ class RawScene:
         return len(self.buffer)
 
     def add(self, cloud: Cloud, rows: NDArray[np.int64], file: RawFile) -> None:
-        """Adds points of `file`, whose rows there are `rows` (N,).
+        """Adds N points of a file. rows: (N,) their rows in the file.
 
         Raises:
-            HpalError: a column of another type than in the files before.
+            HpalError: a column has another type than in the files before.
         """
         if not len(rows):
             return
@@ -116,7 +121,7 @@ class RawScene:
         self.labelled |= cloud.label is not None and bool((cloud.label >= 0).any())
 
     def savepoint(self) -> _Mark:
-        """What `rollback` goes back to."""
+        """The present state, for `rollback`."""
         return _Mark(
             len(self.buffer),
             self.low,
@@ -128,7 +133,7 @@ class RawScene:
         )
 
     def rollback(self, mark: _Mark) -> None:
-        """Forgets what was added since."""
+        """Removes all that was added since the savepoint `mark`."""
         self.buffer.cut(mark.rows)
         for name in set(self.buffer.names) - set(mark.columns):
             self.buffer.drop(name)
@@ -138,10 +143,11 @@ class RawScene:
         del self.files[mark.files :]
 
     def _agree(self, columns: Columns, file: RawFile) -> None:
-        """Columns that only some of the files have are filled up: -1 for labels, NaN for fractions, else 0.
+        """Makes the columns of the next points and those of the buffer the same. Where a file does not have a column,
+        its points get -1 for labels, NaN for floating-point numbers, and 0 for integers and colours.
 
         Raises:
-            HpalError: a column of another type than in the files before.
+            HpalError: a column has another type than in the files before.
         """
         known = self.buffer.read(0, 0)
         for name, like in known.items():
@@ -158,7 +164,8 @@ class RawScene:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should be told: of the files, by their name if there are several, and of their differences."""
+        """What to tell the user: the notes of the files, with the name of the file if there are several, and which
+        columns only some of the files have."""
         several = len(self.files) > 1
         told = Repeated()
         notes = [
@@ -169,16 +176,14 @@ class RawScene:
         ]
         notes += told.rest()
         if self._one_sided:
-            notes.append(
-                f"not all of its files have {', '.join(sorted(self._one_sided))}: filled up with nothing there"
-            )
+            notes.append(f"not all of its files have {', '.join(sorted(self._one_sided))}: the others got empty values")
         return notes
 
     def check_span(self, metres: float) -> str | None:
-        """What to tell a person of a scene that is too wide for grid points in 32 bits; metres: in one unit.
+        """A warning if the scene is too wide for grid points in 32 bits, else None. metres: in one unit.
 
         Raises:
-            HpalError: coordinates that no scan has.
+            HpalError: the scene spans more than `LONGEST` units, which no scan does.
         """
         span = float((self.high - self.low).max())
         if not span < LONGEST:
@@ -193,18 +198,18 @@ class RawScene:
         """Metres in one unit: what the files say, else 1.
 
         Raises:
-            HpalError: they differ.
+            HpalError: the files say different things.
         """
         known = {file.unit or 1.0: file.path for file in self.files}
         if len(known) > 1:
             (a, path_a), (b, path_b) = list(known.items())[:2]
             problem = f"has units of {b:g} m, and {path_a.name} of {a:g} m"
-            raise HpalError(path_b, problem, "say what is right with --unit")
+            raise HpalError(path_b, problem, "give the right unit with --unit")
         return next(iter(known))
 
 
 def _fill(name: str, like: NDArray[Any]) -> object:
     if name == "label":
         return IGNORE
-    # Black, for colours.
+    # 0 is black for colours.
     return np.nan if like.dtype.kind == "f" and name != "rgb" else 0

@@ -20,7 +20,7 @@ INDOOR = 2.0
 """Scale up to which a scene is a room: with walls around it and something overhead."""
 
 ROOM_FORMATS = ("s3dis", "scannet")
-"""Data sets that the paper's lengths are for, however far apart a scene's points may lie."""
+"""Data sets of rooms: they have scale 1, however far apart the points of a scene may lie."""
 
 
 def fitting_grid(spacing: float | None) -> float:
@@ -46,10 +46,10 @@ def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:
 
 
 def scale_at(path: Path) -> float | None:
-    """`stored_scale` of the store at `path`; None, too, where there is no store."""
+    """`stored_scale` of the store at `path`; None also if there is no store."""
     return stored_scale(attributes_of(path), path)
 
 
 def as_attribute(scale: float | None) -> dict[str, float]:
-    """What a store that belongs to scenes of this scale says of it: nothing, if they are rooms."""
+    """The root attribute by which a store records the scale of its scenes; none if they are rooms (None)."""
     return {} if scale is None else {"scale": scale}

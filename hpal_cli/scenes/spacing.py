@@ -17,30 +17,32 @@ from hpal_cli.readers import Reader
 from hpal_cli.readers.cloud import Options, Source
 
 NEAREST = 8
-"""The distance to the nearest point says little where scan lines are dense and lie far apart, or where two scans
-overlap; that to the eighth says how many points there are on so much surface."""
+"""The spacing is measured by the distance to the eighth nearest point, which tells how many points lie on an area. The
+distance to the nearest one does not, where points are dense along scan lines that lie far apart, or where two scans
+overlap."""
 
 SAMPLE = 1_000
-"""Points of a file whose surroundings are looked at."""
+"""Most points of a file at which the spacing is measured."""
 
 LEAST = 100
-"""Points of a file that say something of how far apart points lie."""
+"""Fewest points of a file for which a spacing is given."""
 
 PIECE = 1 << 20
-"""Points of a file that are looked at in one go."""
+"""Points of a file that are searched at once."""
 
 ENOUGH, STEADY = 1 << 24, 0.01
-"""Points of a file after which reading ends once a further piece changes the spacing by a smaller share than this.
-(Files of an octree begin with a few points of the whole.)"""
+"""After `ENOUGH` points of a file, reading ends as soon as a further piece lowers the spacing by less than the share
+`STEADY`. The first piece alone is not enough: files of an octree begin with few points of the whole scene."""
 
 
 def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
-    """How far apart points on a surface lie: the edge of the square that each has to itself, by the median distance d
-    to the eighth nearest point, for a circle of radius d holds eight of them: d sqrt(pi / 8). None of fewer than
-    `LEAST` points, or of points that are mostly the same.
+    """Distance between neighbouring points on a surface, in the unit of the positions: d sqrt(pi / 8), with d the
+    median distance to the eighth nearest point. (A circle of radius d holds eight points, so each has an area of pi d^2
+    / 8 to itself; the spacing is the edge of a square of this area.) None for fewer than `LEAST` points, or if most
+    points are the same.
 
-    blocks: of (N, 3) positions of one cloud; the result is in their unit. The sample is taken from the first of them
-    at even steps, so the same cloud has the same spacing always.
+    blocks: (N, 3) positions of one cloud. d is measured at points that are taken at even steps from the first blocks,
+    so that the same cloud always has the same spacing.
     """
     seen, spacing = 0, None
     centres: NDArray[np.float64] | None = None
@@ -61,7 +63,7 @@ def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
 
 
 def _pieces(blocks: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.float64]]:
-    """The same points, about `PIECE` at a time."""
+    """The same points in pieces of about `PIECE`, which are larger than the blocks of a reader."""
     waiting: list[NDArray[np.float64]] = []
     count = 0
     for block in blocks:

@@ -13,11 +13,11 @@ from hpal_cli.progress import Monitor
 def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monitor: Monitor) -> dict[str, str]:
     """The split of each name: `train` unless a pattern of `val` or `test` matches it.
 
-    A pattern `@file` stands for the lines of a file, of which only some need to match: official lists name scenes
-    that one may not have.
+    A pattern `@file` stands for the lines of a file. Not all of them need to match, because official lists also name
+    scenes that a user may not have.
 
     Raises:
-        UsageError: a pattern, or a whole file, that matches no name; a name in both.
+        UsageError: a pattern, or all lines of a file, match no name; or a name is in both splits.
     """
     split = dict.fromkeys(names, "train")
     for which, patterns in (("val", val), ("test", test)):
@@ -38,7 +38,7 @@ def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monito
                 split[name] = which
     taken = set(split.values())
     if taken and "train" not in taken:
-        # A store to predict or to test on needs none, but `--val '*'` may as well be a slip.
+        # A store for prediction or tests needs no scene to train on, but `--val '*'` may also be a mistake.
         options = " and ".join(f"--{which}" for which in ("val", "test") if which in taken)
         monitor.warn(f"no scene is left to train on; let {options} match fewer, unless you only predict or test")
     return split

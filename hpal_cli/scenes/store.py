@@ -21,7 +21,7 @@ from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
 
 BLOCK = 1 << 18
-"""Original points that are read at once."""
+"""Number of original points that are read at once."""
 
 
 @dataclass
@@ -46,8 +46,8 @@ class Points:
 
 class SourceFile(NamedTuple):
     """A file that original points were read from. name: its path below the folder that was read, made safe; points:
-    how many it has, those that were left out too; las_header: an empty LAS file with its header and records; columns:
-    which of the scene's columns are its own, None for all."""
+    how many it has, including those that were left out; las_header: an empty LAS file with its header and records;
+    columns: which of the scene's columns are its own, None for all."""
 
     name: str
     points: int
@@ -56,11 +56,11 @@ class SourceFile(NamedTuple):
 
 
 _NO_SCALARS = frozenset({"xyz", "rgb", "label", "inverse", "source_row", "source_file"})
-"""Arrays of a scene that are no numbers of its points, or the truth."""
+"""Arrays of a scene that `SceneStore.column` does not give: they are not one number per point, or are the truth."""
 
 
 def _groups(scene: SceneInfo) -> tuple[str, str]:
-    """Where the columns of the grid points are, and those of the original ones."""
+    """The group with the columns of the grid points, and that with the columns of the original points."""
     return f"scenes/{scene.name}", f"scenes/{scene.name}/original"
 
 
@@ -74,8 +74,10 @@ class SceneStore:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises:
-        HpalError: not a complete scenes store that this version reads.
+        """Opens the store at `path`; points are not read yet.
+
+        Raises:
+            HpalError: `path` is not a complete scenes store, or of a format version that is not supported.
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "scenes")
@@ -88,7 +90,7 @@ class SceneStore:
         """Reads every chunk of every array.
 
         Raises:
-            HpalError: one is damaged or missing.
+            HpalError: a chunk is damaged or missing.
         """
         envelope.check_arrays(self._root, self.path)
 
@@ -107,11 +109,19 @@ class SceneStore:
 
     def points(self, scene: SceneInfo, *, label: bool = False) -> Points:
         """The N grid points: positions, colours and further columns. The labels are read only with `label`, so that a
-        stage which must not see them does not."""
+        stage which must not see them does not.
+
+        Raises:
+            HpalError: an array is missing, damaged, or of another length than the scene.
+        """
         return self._read(f"scenes/{scene.name}", scene, scene.points, label)
 
     def original(self, scene: SceneInfo, *, label: bool = False) -> tuple[Points, NDArray[np.int64]]:
-        """The M points as they were read, and (M,) the row of the grid point that each belongs to."""
+        """The M points as they were read, and (M,) the row of the grid point that each belongs to.
+
+        Raises:
+            HpalError: an array is missing, damaged, or of another length than the scene.
+        """
         group = f"scenes/{scene.name}/original"
         return self._read(group, scene, scene.original, label), self._array(f"{group}/inverse")
 
@@ -171,12 +181,13 @@ class SceneStore:
         files, name = self.files(scene), f"scenes/{scene.name}/original/source_file"
         if self._find(name) is None:
             if len(files) > 1:
-                problem = f"scene {scene.name}: which of its points are which file's is not known"
+                problem = f"scene {scene.name}: the store does not say from which file each point was read"
                 raise HpalError(self.path, problem, "run `hpal prep` again")
             return [(0, scene.original)] * len(files)
         numbers = self._array(name)
         if (np.diff(numbers) < 0).any():
-            raise HpalError(self.path, f"scene {scene.name}: its files are mixed", "run `hpal prep` again")
+            problem = f"scene {scene.name}: its points are not in the order of its files"
+            raise HpalError(self.path, problem, "run `hpal prep` again")
         edges = np.searchsorted(numbers, np.arange(len(files) + 1)).tolist()
         return list(itertools.pairwise(edges))
 
@@ -192,7 +203,7 @@ class SceneStore:
         label = self._array(name)
         inside = label.dtype.kind in "iu" and (not label.size or -1 <= label.min() <= label.max() < len(self.classes))
         if label.shape != (scene.points,) or not inside:
-            problem = f"scene {scene.name}: label is not one class id a point"
+            problem = f"scene {scene.name}: label does not have one class id for each point"
             raise HpalError(self.path, problem, "run `hpal prep` again")
         return label
 
@@ -230,7 +241,7 @@ class SceneStore:
                 continue
             values = self._array(f"{group}/{name}")
             if values.shape != (rows,) or values.dtype.kind not in "fiub":
-                problem = f"scene {scene.name}: {name} of {group} is not one number a point"
+                problem = f"scene {scene.name}: {name} of {group} does not have one number for each point"
                 raise HpalError(self.path, problem, "run `hpal prep` again")
             if group == grid:
                 return values.astype(np.float64)
@@ -244,7 +255,11 @@ class SceneStore:
         )
 
     def _require_rows(self, scene: SceneInfo, inverse: NDArray[np.integer], count: int) -> None:
-        """Whether there are `count`, each of a grid point."""
+        """Requires of `inverse` that it has `count` rows, each of an existing grid point.
+
+        Raises:
+            HpalError: it has not.
+        """
         if inverse.shape != (count,) or inverse.min() < 0 or inverse.max() >= scene.points:
             problem = f"scene {scene.name}: inverse names a row that is not there"
             raise HpalError(self.path, problem, "run `hpal prep` again")
@@ -276,7 +291,7 @@ class SceneStore:
 
 
 def offset_of(attributes: Mapping[str, Any], scene: SceneInfo, path: Path) -> NDArray[np.float64]:
-    """(3,) from the attributes of a scene's group.
+    """(3,) the offset of a scene, from the attributes of its group. path: of the store, for messages.
 
     Raises:
         HpalError: it is missing, or not three finite numbers.

@@ -1,4 +1,5 @@
-"""Reads what an interrupted `prep` left: which scenes are done, with which settings, from which files."""
+"""Records which scenes a running `prep` has written, with which settings and from which files, so that an interrupted
+one can be resumed."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ BUFFERS = "spools"
 
 @dataclass(frozen=True)
 class DoneScene:
-    """A scene that was read: its row of the table (number and split are not settled yet), metres in one unit, and
-    what a person was told of it."""
+    """A scene that was written: its row of the scene table (whose number and split are set later), metres in one unit,
+    and the notes for the user."""
 
     info: SceneInfo
     unit: float
@@ -28,13 +29,14 @@ class DoneScene:
 
 
 class Unfinished:
-    """The record of a store that is being written, a line a scene, in the store's own folder until it is whole."""
+    """The record of a store that is being written: a file in the store's folder with one line for each scene, which is
+    removed when the store is complete."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
-        """Goes on with what is there, or begins.
+        """Reads the record in `folder` if `resume` is set and there is one; else begins a new one.
 
         Raises:
-            HpalError: what is there was begun with other settings, or its record is damaged.
+            HpalError: the record is of other settings, or damaged.
         """
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}
@@ -49,15 +51,16 @@ class Unfinished:
             self._write({"settings": settings})
 
     def find(self, name: str, signature: str) -> DoneScene | None:
-        """The scene, if it was done from files with this signature."""
+        """The scene of this name, if it was written from files with this signature."""
         known, done = self._done.get(name, ("", None))
         return done if known == signature else None
 
     def add(self, name: str, signature: str, done: DoneScene) -> None:
+        """Records that a scene was written."""
         self._write({"scene": name, "signature": signature, **asdict(done)})
 
     def end(self) -> None:
-        """Removes the record: what is left is the store."""
+        """Removes the record, when the store is complete."""
         self._path.unlink()
 
     def _read(self, settings: dict[str, Any]) -> None:
@@ -81,7 +84,7 @@ class Unfinished:
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """What the unfinished store in a folder was begun with; {} where there is none, or its record cannot be read."""
+    """The settings of the unfinished store in a folder; {} if there is none, or its record cannot be read."""
     try:
         with (folder / FILE).open(encoding="utf-8") as file:
             settings = json.loads(file.readline())["settings"]
@@ -91,7 +94,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def has_finished_scenes(folder: Path) -> bool:
-    """Whether a folder holds at least one scene to go on with."""
+    """Whether a folder holds an unfinished store with at least one scene that is written."""
     try:
         return (folder / FILE).read_bytes().count(b"\n") > 1
     except OSError:
@@ -99,11 +102,12 @@ def has_finished_scenes(folder: Path) -> bool:
 
 
 def signature(paths: Iterable[Path]) -> str:
-    """Changes when one of the files (or a file in one of the folders) does: names, sizes, times of change."""
+    """A digest of the names, sizes and times of change of the files (for a folder, of all files in it): it changes when
+    one of them does."""
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            # A link to nowhere: who reads it will say so.
+            # A broken link is skipped here; its reader reports it.
             if file.exists():
                 about = file.stat()
                 digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))

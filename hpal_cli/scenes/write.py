@@ -1,4 +1,4 @@
-"""Writes a raw scene to its group of the store: original points block by block, the grid slab by slab."""
+"""Writes a raw scene to its group of the store: the original points block by block, the grid points slab by slab."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from hpal_cli.store import envelope
 from hpal_cli.voxels import voxel_coordinates
 
 SLAB = 1 << 21
-"""Points whose cells are made in one go: some 400 MB."""
+"""Points that are put on the grid at once, which takes about 400 MB."""
 
 SCALES = slice(131, 155)
-"""Bytes of a LAS header: the steps of x, y, z."""
+"""The bytes of a LAS header that hold the scale factors of x, y, z."""
 
 SAMPLE = 16
-"""One point in so many says where the slabs are cut."""
+"""The limits of the slabs are computed from one point in so many."""
 
 MAX_ERROR = 1e-5
-"""What the original positions may lose, in their unit, by being stored in four bytes."""
+"""Largest rounding error, in the unit of the coordinates, with which original positions are stored in 32 bits."""
 
 
 ToIds = Callable[[NDArray[np.int64], Path], NDArray[np.int32]]
-"""The class numbers of a file (N,) as ids (N,); `ClassTable.from_codes`."""
+"""Turns the class numbers (N,) of a file into class ids (N,), as `ClassTable.from_codes` does."""
 
 
 def write_scene(
     group: zarr.Group, raw: RawScene, ids: ToIds, edge: float | None, folder: Path, *, slab: int = SLAB
 ) -> tuple[int, int, str]:
-    """Writes the arrays of docs/formats.md section 2.2; returns the grid points, the original points, the fingerprint.
+    """Writes the arrays of docs/formats.md section 2.2; returns the number of grid points, the number of original
+    points, and the fingerprint.
 
-    `edge` is in the cloud's unit; None keeps every point. The offset is the lowest corner, rounded down to whole
-    units, so that cells of a scene and cells of the world coincide wherever the edge divides one unit.
-    folder: for what does not fit memory. Scenes of more than `slab` points are put on the grid in slabs along x, cut
-    between cells: the same bits as in one go.
+    edge: of a grid cell, in the unit of the coordinates; None keeps every point. folder: for what does not fit into
+    memory. The offset is the lowest corner, rounded down to whole units, so that, if the edge divides one unit, the
+    cells of all scenes belong to one common grid. Scenes of more than `slab` points are put on the grid in slabs along
+    x, which end between cells; this gives the same bits as all at once.
 
     Raises:
-        HpalError: a label outside the table.
+        HpalError: a label is not in the table.
     """
     offset = np.floor(raw.low)
     group.attrs["offset"] = offset.tolist()
@@ -82,7 +83,8 @@ def _about(file: RawFile, *, several: bool) -> dict[str, Any]:
 
 
 def _position_type(raw: RawScene, offset: NDArray[np.float64]) -> type[np.floating]:
-    """float32 where that loses no more than `MAX_ERROR` and no step of a LAS file; large tiles outgrow it."""
+    """The type for the original positions: float32 if it rounds by at most `MAX_ERROR` and by at most a quarter of a
+    LAS file's scale factor, else float64, as for large tiles."""
     error = float(np.spacing(np.float32((raw.high - offset).max()))) / 2
     headers = [file.las_header for file in raw.files if file.las_header is not None]
     steps = [float(step) for header in headers for step in np.frombuffer(header[SCALES], "<f8")]
@@ -90,7 +92,8 @@ def _position_type(raw: RawScene, offset: NDArray[np.float64]) -> type[np.floati
 
 
 def _converted(raw: RawScene, ids: ToIds, offset: NDArray[np.float64]) -> Iterator[Columns]:
-    """The blocks of a raw scene as the store wants them; xyz stay float64, relative to the offset."""
+    """The blocks of a raw scene with colours in bytes and labels as class ids; xyz stay float64, relative to the
+    offset."""
     whole = len(raw.files) == 1 and len(raw) == raw.files[0].points
     coloured = not all(file.colours.black for file in raw.files)
     for columns in raw.buffer.blocks():
@@ -123,7 +126,7 @@ def _ungridded(raw: RawScene, ids: ToIds, offset: NDArray[np.float64]) -> Iterat
 
 
 class _Arrays:
-    """Arrays of a group, made at the first block and filled block by block."""
+    """The arrays of a group, which are made with the first block and filled block by block."""
 
     def __init__(self, group: zarr.Group, rows: int) -> None:
         self._group, self._rows = group, rows
@@ -142,24 +145,24 @@ class _Arrays:
 
 
 class _Grid:
-    """The grid points of a scene: points are dealt out to slabs of cells, and each slab is subsampled by itself.
-
-    Cells are in order of x first, so the slabs' cells, one slab after the other, are those of the whole.
+    """The grid points of a scene: points are distributed to slabs of cells along x, and each slab is subsampled by
+    itself. Since cells are ordered by x first, the cells of one slab after the other are the cells of the whole scene
+    in their order.
     """
 
     def __init__(self, raw: RawScene, offset: NDArray[np.float64], edge: float, folder: Path, slab: int) -> None:
         self._edge, self._attributes = edge, raw.attributes
         self._cuts = _cuts(raw.buffer, offset[0], edge, slab)
-        # All slabs fill at once: they share the memory that one buffer may take.
+        # All slabs are filled at the same time, and share the memory that one buffer may take.
         kept = BUFFER_BYTES // (len(self._cuts) + 1)
         self._slabs = [ColumnBuffer(folder / f"slab-{n}", kept) for n in range(len(self._cuts) + 1)]
         self._seen = 0
         self.cells = ColumnBuffer(folder / "cells")
-        # Rows of grid points fit four bytes: 2^31 of them would be 100 GB.
+        # Four bytes are enough for a row: 2^31 grid points would take 100 GB.
         self.inverse = np.empty(len(raw), np.int32)
 
     def add(self, columns: Columns) -> None:
-        """Deals out the next block; xyz relative to the offset."""
+        """Distributes the next block to the slabs; its xyz are relative to the offset."""
         count = len(columns["xyz"])
         names = ("xyz", "rgb", "label", *self._attributes)
         block: Columns = {name: columns[name] for name in names if name in columns}
@@ -169,13 +172,14 @@ class _Grid:
             self._slabs[0].append(block)
             return
         cell = voxel_coordinates(columns["xyz"][:, :1], self._edge)[:, 0]
-        home = np.searchsorted(self._cuts, cell, side="right")
-        for number in np.unique(home):
-            here = home == number
+        slab_of = np.searchsorted(self._cuts, cell, side="right")
+        for number in np.unique(slab_of):
+            here = slab_of == number
             self._slabs[number].append({name: values[here] for name, values in block.items()})
 
     def finish(self) -> int:
-        """Makes `cells` (xyz float32) and `inverse`; returns the number of grid points."""
+        """Subsamples all slabs, which fills `cells` (xyz in float32) and `inverse`; returns the number of grid
+        points."""
         for slab in self._slabs:
             if not len(slab):
                 continue
@@ -190,11 +194,12 @@ class _Grid:
 
 
 def _cuts(buffer: ColumnBuffer, origin: float, edge: float, slab: int) -> NDArray[np.int64]:
-    """Cells along x at which slabs of about `slab` points begin, ascending; the first slab's is left out."""
+    """The cells along x at which slabs of about `slab` points begin, ascending, without the beginning of the first
+    slab."""
     slabs = -(-len(buffer) // slab)
     if slabs < 2:
         return np.zeros(0, np.int64)
-    # Copied: a view would keep its block.
+    # The sample is copied, because a view would keep its whole block in memory.
     sample = (
         np.sort(np.concatenate([columns["xyz"][::SAMPLE, 0].copy() for columns in buffer.blocks(["xyz"])])) - origin
     )

@@ -1,2 +1,2 @@
-"""Scores how much a model would learn from the label of each point, from 0 to 1. Points with the largest scores are
-labelled first."""
+"""Scores, from 0 to 1, how much a model would learn from the label of each point. The points with the largest scores
+are labelled first."""

@@ -1,5 +1,5 @@
-"""The strategy for the first answers, before there is a model: chooses superpoints that represent many others that look
-like them."""
+"""The strategy `diverse`, for the first answers, before there is a model. It chooses superpoints that look like many
+others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from hpal_cli.score.kmeans import ITERATIONS, kmeans
 
 COMPONENTS = 16
-"""Components of the likeness that superpoints are compared by; each counts with its deviation."""
+"""Principal components by which superpoints are compared, each scaled by its deviation."""
 
 MAX_ROWS = 100_000
-"""Superpoints that clusters are learned from; of more, a draw."""
+"""Superpoints that clusters are computed from. If there are more, a random sample of this many is taken."""
 
 
 def diverse(
@@ -25,13 +25,15 @@ def diverse(
     budget: int,
     seed: int = 0,
 ) -> list[NDArray[np.float64]]:
-    """For each scene (S,) scores in [0, 1], larger = ask first, 0 for superpoints that are not free.
+    """For each scene (S,) scores in [0, 1], larger = label first, 0 for superpoints that are not free.
 
-    k-means over the superpoints of all scenes, each with the weight of its points, makes `budget` clusters. The free
-    superpoint nearest to each centre comes first, those of large clusters before those of small ones. Then as many
-    clusters again are made, and as many again, each time twice as many, so that a larger budget is spread out too.
+    k-means divides the superpoints of all scenes, weighted by their number of points, into `budget` clusters. The free
+    superpoint nearest to each centre gets a high score, and the higher, the more points its cluster has. The remaining
+    superpoints are then clustered again, each time into twice as many clusters, so that the order is diverse for a
+    larger budget too.
 
-    likeness: (S, K) of each scene, of deviation 1; deviation: (K,) what they had; size: (S,) points.
+    likeness: (S, K) principal components of each scene's superpoints, scaled to deviation 1; deviation: (K,) of these
+    components before the scaling; size: (S,) points of each superpoint; free: (S,) whether it may be chosen.
     """
     count = [len(one) for one in size]
     free_all, points = np.concatenate(free), np.concatenate(size).astype(np.float64)
@@ -51,7 +53,7 @@ def diverse(
         chosen = np.concatenate([chosen, picks])
         left[picks] = False
         clusters *= 2
-    # What is left has no cluster of its own: large ones first.
+    # The rest are ordered by size, the largest first.
     rest = np.flatnonzero(left)
     chosen = np.concatenate([chosen, rest[np.lexsort((rest, -points[rest]))]])
     score = np.zeros(len(rows))
@@ -60,11 +62,12 @@ def diverse(
 
 
 _GENERATIONS, _ROUGH = 4, 10
-"""Times the budget up to which clusters are made; iterations for those that only a larger budget than said needs."""
+"""Clusters are made up to _GENERATIONS times the budget. Those beyond the budget, which few callers need, are computed
+by _ROUGH iterations."""
 
 
 def _nearest(rows: NDArray[np.float64], centres: NDArray[np.float64], left: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(K',) for each centre the nearest row that is left, without centres that find none."""
+    """(K,) for each centre (K, F) the nearest of the rows (S, F) that are `left` (S,)."""
     from scipy.spatial import cKDTree
 
     free = np.flatnonzero(left)

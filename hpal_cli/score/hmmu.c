@@ -1,9 +1,10 @@
-/* The sums of HMMU (hmmu.py) in whole numbers. A float16 probability is a multiple of 2^-24, so sums of them are exact
- * in 64 bits: the same bits for any order of points and any number of threads.
+/* The sums of HMMU (hmmu.py) in integers. A float16 probability is a multiple of 2^-24, so sums of them are exact in
+ * 64 bits, and the result has the same bits for any order of the points and any number of threads.
  *
- * Edges that divide one another (a chain, finest first) share the work. Points are sorted once by a key that holds the
- * coarsest cell in its high bits and, below it, where in the cell above each finer cell lies; one walk through the
- * sorted points then closes a voxel of every level as the key leaves it, and adds its sums to the voxel around it.
+ * Edges of which each is a multiple of the one before (a chain, finest first) share the work. Points are sorted once
+ * by a key whose high bits are the cell of the coarsest level, followed by the position of each finer cell within the
+ * cell of the next coarser level. One pass through the sorted points is then enough: whenever the key leaves a voxel
+ * of some level, the voxel is complete, and its sums are added to the voxel of the next coarser level.
  */
 #define _DEFAULT_SOURCE
 #include <math.h>
@@ -21,7 +22,8 @@ enum { DONE = 0, NOT_NESTED = 1, TOO_WIDE = 2, NO_MEMORY = 3 };
 #define INLINE static inline __attribute__((always_inline))
 #define UNIT (1.0 / (1 << 24))
 
-/* A row of probabilities in units of 2^-24, zeros after the last class; out has room for full LANES. */
+/* A row of probabilities in units of 2^-24, with zeros after the last class; `out` has space for a whole number of
+ * vectors of LANES. */
 INLINE void read_row(const uint16_t *prob, int64_t row, int64_t rows, int classes, uint32_t *out) {
     const int wide = (classes + LANES - 1) / LANES * LANES;
     uint16_t copy[wide];
@@ -53,17 +55,18 @@ struct job {
     const double *edges, *weights;
     double *total;
     float *parts;
-    /* Filled on the way. */
+    /* Computed by the threads: */
     double low[MAX_THREADS][3], high[MAX_THREADS][3];
     double first_cell[3];
     uint32_t ratio[MAX_LEVELS];
     int sub_bits[MAX_LEVELS], shift[MAX_LEVELS], coarse_bits[3], key_bits;
-    /* Each is written between two waits and read after the second: a thread that is ahead must not be heard early. */
+    /* Each of these is written only between two barriers and read only after the second, so that all threads read the
+     * same value. */
     int too_wide, torn;
     uint64_t *key[2];
     uint32_t *row[2];
     int64_t *histogram;
-    /* v of the points in sorted order: in the buffer of keys that the sort has left over. */
+    /* The totals of the points, in sorted order; they use the buffer of keys that the sort no longer needs. */
     double *sorted;
     int64_t closed[MAX_THREADS][MAX_LEVELS];
 };
@@ -81,7 +84,8 @@ static void *start(void *argument) {
     return NULL;
 }
 
-/* `work` in so many threads, or in as many as the system gives: they begin when their number is known. */
+/* Runs `work` in so many threads, or in as many as the system can start. They begin to work when their number is
+ * known. */
 static void in_threads(job *all, int threads) {
     pthread_t handle[MAX_THREADS];
     ticket tickets[MAX_THREADS];
@@ -101,7 +105,7 @@ static void in_threads(job *all, int threads) {
 
 static void wait_for_all(job *all) { pthread_barrier_wait(&all->barrier); }
 
-/* Where a thread's share of the points begins. */
+/* The first point of a thread's share. */
 INLINE int64_t share(int64_t points, int thread, int threads) {
     return points / threads * thread + points % threads * thread / threads;
 }
@@ -118,7 +122,7 @@ static void margins(job *all, int thread) {
     }
 }
 
-/* (rows, classes) float16 -> out (rows,): the largest entry less the second largest. */
+/* (rows, classes) float16 -> out (rows,): the largest entry of each row minus its second largest. */
 void hpal_margins(const uint16_t *prob, int64_t rows, int classes, double *out, int threads) {
     job all = {.work = margins, .prob = prob, .points = rows, .classes = classes, .total = out};
     in_threads(&all, threads);
@@ -136,7 +140,7 @@ static int bits_for(double largest) {
     return bits;
 }
 
-/* The layout of a key, from the extent of the points. */
+/* Sets the layout of the keys, from the extent of the points. */
 static void lay_out(job *all) {
     const int top = all->levels - 1;
     int bits = 0;
@@ -167,7 +171,8 @@ static void lay_out(job *all) {
     if (bits > 64 || all->shift[top] > 63) all->too_wide = 1;
 }
 
-/* The keys of at most BLOCK points; 1 where a finer cell lies in two coarser ones (rounding), which cannot be shared. */
+/* Computes the keys of at most BLOCK points. Returns 1 if, because of rounding, the points of a finer cell are in two
+ * coarser ones: then the levels cannot share the work. */
 INLINE int make_keys(const job *all, int64_t begin, int count) {
     const int top = all->levels - 1;
     double x[BLOCK], outer[BLOCK], inner[BLOCK];
@@ -200,7 +205,8 @@ INLINE int make_keys(const job *all, int64_t begin, int count) {
 
 /* ------------------------------------------------------------------ the chain */
 
-/* Sorts (key, row) by key, least significant digits first; stable, so rows of a key stay in order. */
+/* Sorts (key, row) by key, with a radix sort that begins with the lowest digit. It is stable: rows with the same key
+ * keep their order. */
 static int sort_by_key(job *all, int thread, int64_t begin, int64_t end) {
     const int passes = (all->key_bits + DIGIT - 1) / DIGIT;
     const int digit = passes ? (all->key_bits + passes - 1) / passes : 0;
@@ -233,13 +239,13 @@ static int sort_by_key(job *all, int thread, int64_t begin, int64_t end) {
     return from;
 }
 
-/* Where the first voxel of the coarsest level that does not begin before `at` begins. */
+/* The first position, from `at` on, at which a voxel of the coarsest level begins. */
 static int64_t next_voxel(const uint64_t *key, int64_t points, int64_t at, int shift) {
     while (0 < at && at < points && (key[at] ^ key[at - 1]) >> shift == 0) at++;
     return at;
 }
 
-/* The margin of a voxel's mean distribution, given to its points [begin, end) of the sorted order. */
+/* Adds the margin of a voxel's mean distribution to its points, [begin, end) in sorted order. */
 INLINE void close_voxel(job *all, const uint32_t *row, int level, const uint64_t *sum, int64_t begin, int64_t end) {
     TOP_TWO(uint64_t, sum, all->classes, best, second)
     const double margin = (double)(best - second) * UNIT / (double)(end - begin), part = all->weights[level] * margin;
@@ -284,7 +290,7 @@ static void add_levels(job *all, int thread, const uint64_t *key, const uint32_t
 
 static void chain(job *all, int thread) {
     const int64_t begin = share(all->points, thread, all->threads), end = share(all->points, thread + 1, all->threads);
-    /* In variables of its own: a line of memory that two threads write to is passed to and fro. */
+    /* In local variables: a cache line to which two threads write would move between their cores all the time. */
     double low[3] = {INFINITY, INFINITY, INFINITY}, high[3] = {-INFINITY, -INFINITY, -INFINITY}, odd = 0;
     for (int64_t i = begin; i < end; i++)
         for (int a = 0; a < 3; a++) {
@@ -293,7 +299,7 @@ static void chain(job *all, int thread) {
             high[a] = x > high[a] ? x : high[a];
             odd += x - x;
         }
-    /* A coordinate that is not finite lies in no cell. */
+    /* A coordinate that is not finite is in no cell. */
     if (odd != 0) low[0] = 0, high[0] = INFINITY;
     memcpy(all->low[thread], low, sizeof low);
     memcpy(all->high[thread], high, sizeof high);
@@ -319,7 +325,8 @@ static void chain(job *all, int thread) {
 
 enum { HUGE_PAGE = 1 << 21 };
 
-/* Memory that is read and written all over: in large pages where there is much of it, which costs fewer look-ups. */
+/* Allocates memory that is accessed at random; much of it in large pages, so that fewer page table look-ups are
+ * needed. */
 static void *scratch(size_t bytes) {
     if (bytes < 2 * HUGE_PAGE) return malloc(bytes);
     bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
@@ -330,12 +337,12 @@ static void *scratch(size_t bytes) {
     return found;
 }
 
-/* Adds weights[l] * U^l to total (points,) for the levels of a chain, and their voxels to voxels (levels,);
- * parts (levels, points): U^l, or NULL.
+/* Adds weights[l] * U^l to total (points,) for the levels l of a chain, and the number of their voxels to voxels
+ * (levels,). Writes U^l to parts (levels, points), unless that is NULL.
  *
- * prob (points, classes) float16; xyz (points, 3), of double where `wide`, else of float; edges ascending, each a
- * whole multiple of the one before. Where that does not hold for every point's cells, NOT_NESTED, and where the cells
- * cannot be numbered in 64 bits, TOO_WIDE; nothing was added then.
+ * prob: (points, classes) float16; xyz: (points, 3) double if `wide`, else float; edges: ascending, each a whole
+ * multiple of the one before. Returns NOT_NESTED if the cells of some point are not nested, and TOO_WIDE if the cells
+ * cannot be numbered in 64 bits; nothing was added then.
  */
 int hpal_chain(const uint16_t *prob, const void *xyz, int wide, int64_t points, int classes, const double *edges,
                const double *weights, int levels, double *total, float *parts, int64_t *voxels, int threads) {

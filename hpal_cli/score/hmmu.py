@@ -24,8 +24,11 @@ LEVELS = (0.1, 0.5, 1.0)
 class Hierarchy:
     """The edges v_i of the voxels in metres and their weights w_i, one for each level.
 
-    nested: whether a level averages over the voxels of the finer one, as the released code does (nested.py), and not
-    over points, as the paper says.
+    nested: whether a level averages over the voxels of the finer level, as the released code does (hmmu_nested.py),
+    and not over points, as the paper says.
+
+    Raises:
+        UsageError: a level is not positive, a weight is negative, their numbers differ, or nested levels do not grow.
     """
 
     levels: tuple[float, ...] = LEVELS
@@ -48,7 +51,7 @@ class Hierarchy:
 
     @property
     def largest(self) -> float:
-        """The largest v there can be: 1 + sum w."""
+        """The largest possible v: 1 + sum w."""
         return 1 + sum(self.weights)
 
 
@@ -65,15 +68,15 @@ def hmmu(
     *,
     threads: int | None = None,
 ) -> Scores:
-    """(N,) `1 - v / (1 + sum w)`, in [0, 1], larger = label first. Arguments as of `measure`."""
+    """(N,) scores `1 - v / (1 + sum w)` in [0, 1], larger = label first. The arguments are those of `measure`."""
     hierarchy = hierarchy or Hierarchy()
     return measure(prob, xyz, hierarchy, unit, threads=threads).score(hierarchy)
 
 
 @dataclass
 class HmmuResult:
-    """The result of HMMU: v = U_x + sum_i w_i U^i (Eq. 4), (N,), of which the smallest are labelled first; the number
-    of voxels of each level (levels,); and U_x and each U^i (1 + levels, N), if they were asked for."""
+    """The result of HMMU. uncertainty: (N,) v = U_x + sum_i w_i U^i (Eq. 4); points of small v are labelled first;
+    voxels: (levels,) number of voxels of each level; margins: (1 + levels, N) U_x and each U^i, or None."""
 
     uncertainty: Scores
     voxels: NDArray[np.int64]
@@ -81,12 +84,12 @@ class HmmuResult:
 
     def score(self, hierarchy: Hierarchy) -> Scores:
         """(N,) `1 - v / (1 + sum w)`."""
-        # Rounding may leave [0, 1] by a bit.
+        # Rounding may lead slightly outside [0, 1].
         return np.clip(1 - self.uncertainty / hierarchy.largest, 0, 1)
 
     def shares(self, hierarchy: Hierarchy) -> NDArray[np.float32]:
-        """(1 + levels, N): what the point itself and each level add to its score, `w (1 - U) / (1 + sum w)` with w = 1
-        for the point. They sum to the score."""
+        """(1 + levels, N) the parts of the score that come from the point itself and from each level: `w (1 - U) /
+        (1 + sum w)`, with w = 1 for the point. Their sum is the score. The result must have margins."""
         assert self.margins is not None
         return (1 - self.margins) * (np.array([1, *hierarchy.weights], np.float32) / hierarchy.largest)[:, None]
 
@@ -102,8 +105,8 @@ def measure(
 ) -> HmmuResult:
     """Computes HMMU for the N points of a scene (Eq. 1 to 4).
 
-    prob: (N, C) class probabilities; xyz: (N, 3); unit: metres in one unit of xyz; threads: their number, on which no
-    bit depends, None for one on each core; margins: whether U_x and each U^i are returned too.
+    prob: (N, C) class probabilities; xyz: (N, 3); unit: metres in one unit of xyz; threads: number of threads, on which
+    the result does not depend, None for one on each core; margins: whether to return U_x and each U^i too.
     """
     threads = cores() if threads is None else threads
     total, levels = _point_margins(prob, threads), len(hierarchy.levels)
@@ -112,7 +115,7 @@ def measure(
         found.margins[0] = total
     edges = [edge / unit for edge in hierarchy.levels]
     if hierarchy.nested:
-        # scipy is loaded for this alone.
+        # Imported here, since only nested levels need scipy, which takes long to load.
         from hpal_cli.score.hmmu_nested import nested_margins
 
         for n, (margin_of, voxels) in enumerate(nested_margins(prob, xyz, edges, threads)):
@@ -133,7 +136,8 @@ def measure(
 
 
 def chains(levels: Sequence[float]) -> list[list[int]]:
-    """Which levels share work: lists of places in `levels`, finest first, each edge a multiple of the one before."""
+    """Groups levels whose voxels can be computed together, as lists of indices into `levels`, the finest level first.
+    In a group, each edge is a whole multiple of the one before, so its voxels consist of whole finer voxels."""
     found: list[list[int]] = []
     for n in sorted(range(len(levels)), key=lambda n: levels[n]):
         for chain in found:
@@ -149,8 +153,8 @@ def chains(levels: Sequence[float]) -> list[list[int]]:
 def level_margin(prob: NDArray[np.floating], xyz: NDArray[np.floating], edge: float) -> tuple[Scores, int]:
     """The margin U^i (N,) of the mean distribution in the voxel of each point (Eq. 2, 3), and the number of voxels.
 
-    prob: (N, C); xyz: (N, 3) in the unit of `edge`. All points of the scene enter the means. Sums are float64, in which
-    those of float16 are exact.
+    prob: (N, C); xyz: (N, 3) in the unit of `edge`, of all points of the scene. Sums are in float64, in which sums of
+    float16 are exact.
     """
     inverse, count = group_voxels(voxel_coordinates(xyz, edge))
     if prob.shape[1] < 2:
@@ -159,7 +163,7 @@ def level_margin(prob: NDArray[np.floating], xyz: NDArray[np.floating], edge: fl
     return (margin(np.stack(sums, axis=1)) / count)[inverse], len(count)
 
 
-# ---------------------------------------------------------------- the compiled sums, and the same without them
+# ---------------------------------------------------------------- compiled (hmmu.c), and the same by NumPy
 
 
 def missing() -> str | None:
@@ -167,15 +171,15 @@ def missing() -> str | None:
     return compiled.reason(_library())
 
 
-def _serves(prob: NDArray[np.floating]) -> ctypes.CDLL | None:
-    """The compiled sums, if they take these probabilities."""
+def _library_for(prob: NDArray[np.floating]) -> ctypes.CDLL | None:
+    """The compiled sums, or None if they cannot be used for these probabilities, which must be float16."""
     library = _library()
     fits = prob.dtype == np.float16 and prob.dtype.isnative and prob.shape[1] > 1
     return library if fits and not isinstance(library, str) else None
 
 
 def _point_margins(prob: NDArray[np.floating], threads: int) -> Scores:
-    library = _serves(prob)
+    library = _library_for(prob)
     if library is None:
         return margin(prob)
     prob = np.ascontiguousarray(prob)
@@ -195,8 +199,9 @@ def _add_chain(
     weights: list[float],
     threads: int,
 ) -> None:
-    """uncertainty += w_i U^i for the levels of a chain, in its order; `found` has a row for each of them."""
-    library = _serves(prob)
+    """Adds w_i U^i to the uncertainty for the levels of a chain, and sets their voxels and margins in `found`, which
+    has a row for each of them."""
+    library = _library_for(prob)
     if library is not None:
         prob = np.ascontiguousarray(prob)
         kept = xyz.dtype in (np.float32, np.float64) and xyz.dtype.isnative
@@ -213,7 +218,8 @@ def _add_chain(
             raise MemoryError
     for n, (edge, weight) in enumerate(zip(edges, weights, strict=True)):
         if library is not None and len(edges) > 1:
-            # Rounding put a point into another coarse cell than its fine cell's, or a key is too long: level by level.
+            # The levels must be computed one by one: either rounding has put a point into another coarse cell than its
+            # fine cell, or the cells are too many for the keys of hmmu.c.
             margins = None if found.margins is None else found.margins[n : n + 1]
             one = HmmuResult(found.uncertainty, found.voxels[n : n + 1], margins)
             _add_chain(one, prob, xyz, [edge], [weight], threads)

@@ -1,8 +1,8 @@
 """HMMU as the code released with the paper computes it: voxels of voxels (`--hierarchy nested`).
 
-Level i's voxels come from the barycentres of level i-1 (level 0: the points). A barycentre belongs to the nearest one
-of the next level, which need not be that of its cell; the distribution of a voxel is the unweighted mean of those that
-belong to it. A point's U^i is that of the voxel it comes to in i such steps.
+The voxels of level i group the barycentres of level i-1; level 0 are the points. Each barycentre belongs to the nearest
+barycentre of the next level, which need not be the one of its own cell. The distribution of a voxel is the unweighted
+mean of the distributions that belong to it. The U^i of a point is that of the voxel to which it belongs at level i.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from hpal_cli.voxels import group_voxels, voxel_coordinates
 def nested_margins(
     prob: NDArray[np.floating], xyz: NDArray[np.floating], edges: Sequence[float], threads: int
 ) -> Iterator[tuple[Scores, int]]:
-    """(N,) U^i and the number of voxels for each edge in turn. prob: (N, C); xyz: (N, 3) in the unit of the edges."""
+    """For each edge in turn, U^i (N,) and the number of voxels. prob: (N, C); xyz: (N, 3) in the unit of the edges."""
     mean, place = prob.astype(np.float64), np.asarray(xyz, np.float64)
     home = np.arange(len(prob))
     for edge in edges:
         inverse, count = group_voxels(voxel_coordinates(place, edge))
         barycentre = _sums(inverse, place, len(count)) / count[:, None]
         nearest = _nearest(barycentre, place, threads)
-        # A barycentre that is nearest to none has no distribution, and is no part of one further up.
+        # A barycentre that is the nearest of none has no distribution, and is left out at the next level.
         real = ~np.isnan(mean[:, 0])
         members = np.bincount(nearest[real], minlength=len(count))[:, None]
         sums = _sums(nearest[real], mean[real], len(count))
@@ -53,7 +53,7 @@ def _nearest(centres: NDArray[np.float64], places: NDArray[np.float64], threads:
     tied = np.flatnonzero(distance[:, 0] == distance[:, 1])
     nearest = found[:, 0].astype(np.int64)
     for row in tied:
-        # The tree does not say which of several it gives.
+        # Which of several equally near centres the tree returns is not defined.
         around = np.array(tree.query_ball_point(places[row], distance[row, 0] * (1 + 1e-9)))
         apart = ((centres[around] - places[row]) ** 2).sum(axis=1)
         nearest[row] = around[apart == apart.min()].min()

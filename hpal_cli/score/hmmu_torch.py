@@ -1,4 +1,5 @@
-"""HMMU by torch, for a GPU: the same sums as hmmu.c in the same order of operations, to the same bits for float16."""
+"""HMMU by torch, for a GPU. The sums and the order of operations are those of hmmu.c, so that float16 probabilities
+give the same bits."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ def measure_on(
     *,
     margins: bool = False,
 ) -> HmmuResult:
-    """`hmmu.measure` of prob (N, C) and xyz (N, 3) on a device.
+    """`hmmu.measure` of prob (N, C) and xyz (N, 3), computed on a device.
 
     Raises:
-        UsageError: a nested hierarchy, or cells that cannot be numbered in 63 bits.
+        UsageError: the hierarchy is nested, or the scene has too many cells to number them in 63 bits.
     """
     if hierarchy.nested:
         raise UsageError("--device", "a nested hierarchy is computed on the CPU", "leave --device out")
@@ -40,7 +41,8 @@ def measure_on(
 def measure_tensors(
     prob: Tensor, xyz: Tensor, hierarchy: Hierarchy, unit: float = 1.0
 ) -> tuple[Tensor, list[int], list[Tensor]]:
-    """v (N,), the number of voxels of each level, and U_x and each U^i (N,), where prob (N, C) and xyz (N, 3) are."""
+    """v (N,), the number of voxels of each level, and U_x and each U^i (N,), on the device of prob (N, C) and xyz
+    (N, 3)."""
     prob, xyz = prob.double(), xyz.double()
     point = _margin(prob)
     total, voxels = point.clone(), [0] * len(hierarchy.levels)
@@ -63,7 +65,8 @@ def _add_levels(
     voxels: list[int],
     margins: list[Tensor],
 ) -> None:
-    """Sums of the finest level from the points, of each other one from the level before."""
+    """Adds the levels of a chain to `total`, `voxels` and `margins`. The sums of the finest level are over points,
+    those of each other level over the voxels of the level before."""
     order = torch.argsort(keys[0])
     sums, counts = prob[order], prob.new_ones(len(prob))
     first: Tensor | None = None
@@ -71,7 +74,7 @@ def _add_levels(
         key = key[order]
         begins = torch.cat([torch.ones_like(key[:1], dtype=torch.bool), key[1:] != key[:-1]])
         group = begins.cumsum(0) - 1
-        # Where each voxel begins among the sorted points; the voxels below it do so at some of the same places.
+        # The first point of each voxel in the sorted order, at which a voxel of the finer level begins too.
         below, first = group if first is None else group[first], begins.nonzero()[:, 0]
         sums = sums.new_zeros(len(first), sums.shape[1]).index_add_(0, below, sums)
         counts = counts.new_zeros(len(first)).index_add_(0, below, counts)
@@ -82,8 +85,9 @@ def _add_levels(
 
 
 def _nested_keys(xyz: Tensor, edges: list[float]) -> list[Tensor]:
-    """(N,) a number of the voxel at each level, such that sorting by the finest level's sorts by all of them. None at
-    all where a point's cells do not lie in one another, by rounding."""
+    """For each level, (N,) the number of the voxel of each point, such that sorting by the numbers of the finest level
+    sorts by those of all levels. The list is empty if rounding has put a point into another coarse cell than its fine
+    cell."""
     cells = [torch.floor(xyz / edge) for edge in edges]
     low = cells[-1].amin(0)
     extent = cells[-1].amax(0) - low + 1

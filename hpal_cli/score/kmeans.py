@@ -16,10 +16,11 @@ def kmeans(
     rng: np.random.Generator,
     iterations: int = ITERATIONS,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Centres (K, F) and the cluster of each row (N,), with the least squared distance that Lloyd's algorithm finds.
+    """Centres (K, F) and the cluster of each row (N,), by Lloyd's algorithm from a k-means++ start (Arthur and
+    Vassilvitskii 2007).
 
-    rows: (N, F); weight: (N,) what each counts; count: clusters at most: no more than there are different rows;
-    iterations: at most. Starts by k-means++ (Arthur and Vassilvitskii 2007).
+    rows: (N, F); weight: (N,) of each row in the means; count: number of clusters, fewer if there are fewer different
+    rows; iterations: at most.
     """
     centres = rows[_plus_plus(rows, weight, count, rng)]
     found = np.zeros(len(rows), np.int32)
@@ -38,7 +39,8 @@ def kmeans(
 def _plus_plus(
     rows: NDArray[np.float64], weight: NDArray[np.float64], count: int, rng: np.random.Generator
 ) -> list[int]:
-    """At most `count` rows, each drawn with a chance that grows with the squared distance to those before it."""
+    """Draws at most `count` rows, each with a probability in proportion to its weight times its squared distance to the
+    nearest row that was drawn before."""
     chance = weight.copy()
     away = np.full(len(rows), np.inf)
     chosen: list[int] = []

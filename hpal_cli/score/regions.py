@@ -1,4 +1,4 @@
-"""What the strategies that ask about regions (ReDAL, SSDR-AL) keep of each region, which is a superpoint."""
+"""What the strategies that score regions (ReDAL, SSDR-AL) have in common. A region is a superpoint."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
 BLOCK = 1 << 14
-"""Points whose neighbours are held at a time."""
+"""Points whose neighbours are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The R regions of one scene of N points, without anything of the size N x features.
+    """The R regions of one scene of N points. It has nothing of the size N x F, so that many scenes fit into memory.
 
-    of: (N,) int32 region of each point; points: (R,) int64 its points; unanswered: (R,) int64 those without an answer;
-    value: (R,) float64 what its label is worth before scenes are compared; feature: (R, F) float32.
+    of: (N,) int32 region of each point; points: (R,) int64 number of points of each region; unanswered: (R,) int64
+    number of those without an answer; value: (R,) float64 how much a model would learn from the region, before regions
+    are compared with each other; feature: (R, F) float32.
     """
 
     of: NDArray[np.int32]
@@ -30,14 +31,15 @@ class Regions:
 
     @property
     def open(self) -> NDArray[np.bool_]:
-        """(R,) regions with something left to ask; the others are never ranked."""
+        """(R,) whether a region has points without an answer. Only these regions are ranked."""
         return self.unanswered > 0
 
 
 def neighbours(xyz: NDArray[np.floating], count: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    """The `count` nearest other points of each of N points, or all N - 1 if there are fewer, by blocks of rows.
+    """The `count` nearest other points of each of N points (N, 3), or all N - 1 if there are fewer, in blocks.
 
-    Yields rows, and (len(rows), count) row numbers. A point without any other has no block.
+    Yields the rows of a block as a slice, and the rows of their neighbours (len(block), count). A scene of one point
+    has no block.
     """
     count = min(count, len(xyz) - 1)
     if count < 1:
@@ -47,13 +49,13 @@ def neighbours(xyz: NDArray[np.floating], count: int) -> Iterator[tuple[slice, N
         rows = slice(start, min(start + BLOCK, len(xyz)))
         near = tree.query(xyz[rows], count + 1)[1]
         other = near != np.arange(rows.start, rows.stop)[:, None]
-        # Among enough coincident points a point need not be on its own list: then the last one goes.
+        # If many points coincide, a point may be missing among its own nearest ones; then the farthest is dropped.
         other[other.all(axis=1), -1] = False
         yield rows, near[other].reshape(-1, count)
 
 
 def sums(of: NDArray[np.integer], count: int, columns: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(count, F) sums over the points of each region; columns: (N, F). A point of region -1 belongs to none."""
+    """(count, F) the sums of the rows of `columns` (N, F) over each region; of: (N,) regions, -1 for no region."""
     total = np.zeros((count, columns.shape[1]))
     for start in range(0, len(of), 4 * BLOCK):
         home = of[start : start + 4 * BLOCK]
@@ -71,12 +73,11 @@ def answered_mask(points: int, labelled: NDArray[np.integer]) -> NDArray[np.bool
 
 
 def in_order(scenes: Sequence[Regions], order: NDArray[np.integer]) -> list[NDArray[np.float64]]:
-    """A score for every region of every scene: 1 for the first of `order`, falling by 1 / len(order); 0 for the rest.
+    """For each scene (R_s,) scores by rank: 1 for the first of `order`, then falling by 1 / K; 0 for the other regions.
 
-    order: (K,) places of regions in the list of all scenes' regions one after the other.
-
-    Ranks and not values: a stream's score is a float32, in which values that are near each other become equal and the
-    points of their regions mix. Ranks of up to 2^23 regions stay apart.
+    order: (K,) indices into the regions of all scenes, one scene after the other.
+    The scores are ranks because a stream stores scores as float32. Values that are close would become equal there, and
+    the points of their regions would mix, while the ranks of up to 2^23 regions stay different.
     """
     flat = np.zeros(sum(len(s.points) for s in scenes))
     flat[order] = 1 - np.arange(len(order)) / max(1, len(order))
@@ -84,5 +85,5 @@ def in_order(scenes: Sequence[Regions], order: NDArray[np.integer]) -> list[NDAr
 
 
 def split(scenes: Sequence[Regions], flat: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Values of all scenes' regions one after the other, by scene."""
+    """Divides the values of all scenes' regions, one scene after the other, into one array (R_s,) for each scene."""
     return np.split(flat, np.cumsum([len(s.points) for s in scenes])[:-1]) if scenes else []

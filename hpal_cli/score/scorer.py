@@ -44,8 +44,8 @@ from hpal_cli.writers.cloud import scene_path, write
 
 
 class Strategy(StrEnum):
-    """What makes a point worth its label; `redal` and `ssdr` ask about all points of a superpoint, `diverse`
-    about its medoid."""
+    """How candidates are scored. `redal` and `ssdr` ask about all points of a superpoint, `diverse` about its
+    medoid."""
 
     HMMU = "hmmu"
     MMU = "mmu"
@@ -66,16 +66,17 @@ POINTWISE: dict[Strategy, Callable[..., pointwise.Scores]] = {
 REGIONAL = (Strategy.REDAL, Strategy.SSDR)
 
 WITHOUT_MODEL = (Strategy.RANDOM, Strategy.DIVERSE)
-"""Strategies that need no predictions: for a first round."""
+"""Strategies that need no predictions, for the first round."""
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
     """How candidates are scored.
 
-    per_superpoint: whether a candidate is a whole superpoint, asked about at its medoid, with a score made of those of
-    its points; hierarchy: the levels of HMMU; seed: the seed of random draws; device: where HMMU is computed, `cpu` or
-    the name that torch has for a GPU; budget: the number of picks that `ssdr` and `diverse` plan for.
+    strategy: how a candidate is scored; hierarchy: the levels of HMMU; seed: the seed of random draws; device: where
+    HMMU is computed, `cpu` or torch's name of a GPU; budget: the number of picks that `ssdr` and `diverse` plan for;
+    per_superpoint: whether a candidate is a whole superpoint, which is asked about at its medoid and gets a score from
+    those of its points.
     """
 
     strategy: Strategy = Strategy.HMMU
@@ -86,7 +87,7 @@ class ScoreSettings:
     per_superpoint: bool = False
 
     def __str__(self) -> str:
-        """The strategy and what its scores depend on, for streams that are to be selected from together."""
+        """The strategy and the settings that its scores depend on. Streams can be merged only if these are equal."""
         settings: list[object] = []
         if self.strategy is Strategy.HMMU:
             kind = "nested" if self.hierarchy.nested else "flat"
@@ -107,8 +108,8 @@ def _listed(numbers: Sequence[float]) -> str:
 
 
 def default_levels(path: Path, *, per_superpoint: bool) -> tuple[float, ...]:
-    """The default edges of HMMU's voxels in metres: those of the paper times the scale of the store at `path`. A store
-    without a scale counts as a room, unless a superpoint is a candidate and the grid is wider than that of any room."""
+    """The default edges of HMMU's voxels in metres: those of the paper times the scale of the store at `path`. If the
+    store has no scale, the scale is 1, or for superpoints derived from the grid if that is too wide for a room."""
     attributes = attributes_of(path)
     scale = stored_scale(attributes, path)
     if scale is None:
@@ -154,16 +155,17 @@ def score(
 ) -> Header:
     """Scores every candidate of the store at `path` and writes the point stream.
 
-    Candidates are the points without an answer, neither in the predictions store nor in `labels`.
+    The candidates are the points that have an answer neither in the predictions store nor in `labels`.
 
-    out: called once, when the first scene was scored without an error; returns the file that the stream is written to.
-    shard: the part of the scenes to score; jobs: number of processes, on which no byte depends.
+    out: a function that is given the header and returns the file for the stream. It is called once, after the first
+    scene was scored without an error. split, scenes: which scenes are the pool, the latter as patterns of names.
+    shard: the part of the scenes to score; jobs: number of processes, on which the output does not depend.
     ply: a folder for the points of each scene, coloured by score; overwrite: whether files in it are replaced.
     history: entries to add to the history of the store; None: the stream gets no history.
 
     Raises:
-        HpalError: the store does not fit the strategy, or its probabilities are none.
-        UsageError: the strategy compares all scenes, and `shard` is a part of them.
+        HpalError: the store does not fit the strategy, or it has values that are no probabilities.
+        UsageError: the strategy compares all scenes, and `shard` is only a part of them.
     """
     monitor, plan, shard = monitor or Silent(), plan or ScoreSettings(), shard or Shard()
     regional = plan.strategy in REGIONAL
@@ -173,7 +175,7 @@ def score(
             "--shard", f"{plan.strategy} compares the {what} of all scenes", "score them in one run: --shard 1/1"
         )
     if regional and plan.per_superpoint:
-        raise UsageError("--per", f"{plan.strategy} asks about whole superpoints as it is", "leave --per out")
+        raise UsageError("--per", f"{plan.strategy} always asks about whole superpoints", "leave --per out")
     store = open_source(path, plan.strategy)
     pool = store.choose(split, scenes)
     chosen = shard.of(pool)
@@ -191,7 +193,7 @@ def score(
         groups = _superpoints(store, pool, jobs, monitor)
     if plan.per_superpoint:
         extra = (SUPERPOINT,)
-        # What a class weighs depends on the whole pool, of which this may be a part.
+        # The rarity of a class is that in the whole pool, also if only a part of the pool is scored here.
         worth = SuperpointValue.of(
             store, pool, plan.strategy, max(int(np.bincount(of).max()) for of in groups.values())
         )
@@ -223,14 +225,14 @@ def score(
         )
         for s in chosen
     ]  # fmt: skip
-    warnings: list[tuple[SceneInfo, _Absurd]] = []
+    warnings: list[tuple[SceneInfo, _LevelProblem]] = []
     writer: PointWriter | None = None
-    # Written by a thread: whoever reads from the pipe is busy with one scene while the next is scored.
+    # A thread writes the stream, so that the next scene is scored while another command reads from the pipe.
     with (
         remove_new_on_error(clouds, overwrite=overwrite),
         monitor.task("scoring", header.count) as task,
         _thread() as output,
-        # On an error too, so that no process is left.
+        # Closed on an error too, so that no worker process remains.
         closing(_regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)) as results,
     ):
         waiting: deque[Future[None]] = deque()
@@ -244,13 +246,13 @@ def score(
         for written in waiting:
             written.result()
     if warnings:
-        # The first scene stands for all: levels are one choice for the whole pool.
-        (scene, absurd), others = warnings[0], len(warnings) - 1
+        # One warning for the first scene is enough, since all scenes have the same levels.
+        (scene, found), others = warnings[0], len(warnings) - 1
         also = f" and {counted(others, 'scene')} more" if others else ""
-        # Measured for the one scene that is named: it takes a tree of all its points.
-        remedy = absurd.remedy or _fitting_levels(store.points(scene), plan.hierarchy, store.unit)
-        monitor.warn(f"{scene.name}{also}: {absurd.problem}{remedy}")
-    # More parts than scenes: the last ones are empty.
+        # Only computed for the scene that is named, since it needs the neighbours of all its points.
+        remedy = found.remedy or _fitting_levels(store.points(scene), plan.hierarchy, store.unit)
+        monitor.warn(f"{scene.name}{also}: {found.problem}{remedy}")
+    # If there are more parts than scenes, this part has none, and the stream is empty.
     writer = writer or PointWriter(out(header), header)
     writer.close()
     return header
@@ -258,7 +260,8 @@ def score(
 
 @contextmanager
 def _thread() -> Iterator[ThreadPoolExecutor]:
-    """One thread. An error does not wait for it, for it may wait for a reader that does not read."""
+    """A pool of one thread. On an error the block does not wait for the thread, which may be waiting for ever to write
+    to a pipe that nobody reads."""
     pool = ThreadPoolExecutor(1)
     try:
         yield pool
@@ -269,16 +272,16 @@ def _thread() -> Iterator[ThreadPoolExecutor]:
 
 
 _WAITING = 4
-"""Scenes that may wait to be written."""
+"""Scored scenes that may wait to be written, which bounds the memory."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One scene to score; a process of its own may do it.
+    """One scene to score, as a task for a worker process.
 
-    taken: rows that are no candidates; superpoint: (N,) of each point, where the strategy needs it; worth: what the
-    scores of a superpoint's points are multiplied by; ranked: (S,) the scores of superpoints, where all scenes were
-    compared already.
+    taken: (T,) rows that are no candidates; superpoint: (N,) of each point, if the strategy needs it; worth: turns the
+    scores of points into those of superpoints; ranked: (S,) scores of the superpoints, if all scenes were already
+    compared.
     """
 
     store: PredictionStore | SceneStore
@@ -294,19 +297,19 @@ class _Work:
     ranked: NDArray[np.float64] | None = None
 
 
-class _Absurd(NamedTuple):
-    """What is wrong with the levels, and what to do; None: the points must be looked at."""
+class _LevelProblem(NamedTuple):
+    """What is wrong with the levels, and what to do about it; None if that needs the positions of the points."""
 
     problem: str
     remedy: str | None
 
 
-def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
-    """The stream's rows of one scene, and what is wrong with the levels there."""
+def _score_scene(work: _Work) -> tuple[Rows, _LevelProblem | None]:
+    """The stream's rows of one scene, and what is wrong with the levels there, if anything."""
     store, scene, plan = work.store, work.scene, work.plan
     points = store.points(scene)
     shares: dict[str, NDArray[np.floating]] = {}
-    warning: _Absurd | None = None
+    warning: _LevelProblem | None = None
     prob: NDArray[np.floating] | None = None
     if isinstance(store, PredictionStore) and plan.strategy is not Strategy.RANDOM:
         prob = store.probabilities(scene)
@@ -317,10 +320,10 @@ def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
     elif plan.strategy is Strategy.HMMU:
         measured = _measure(work, prob, points.xyz, store.unit)
         scores = measured.score(plan.hierarchy)
-        warning = _absurd_levels(points, plan.hierarchy, measured.voxels, store.unit)
+        warning = _level_problem(points, plan.hierarchy, measured.voxels, store.unit)
         if work.ply is not None:
             names = ["point", *map(format_length, plan.hierarchy.levels)]
-            # The same level twice has a share each.
+            # If a level is given twice, each has a field of its own.
             names = [n if names.count(n) == 1 else f"{n}_{place}" for place, n in enumerate(names)]
             shares = {f"share_{n}": part for n, part in zip(names, measured.shares(plan.hierarchy), strict=True)}
     else:
@@ -328,7 +331,7 @@ def _score_scene(work: _Work) -> tuple[Rows, _Absurd | None]:
     if work.worth is not None and work.superpoint is not None and work.ranked is None:
         of = work.superpoint
         scores = work.worth(scores, prob, of)[of]
-        # A superpoint's worth is linear in the scores of its points, so that the parts still sum to it.
+        # The score of a superpoint is linear in those of its points, so the shares still sum to the score.
         shares = {name: work.worth(part.astype(np.float64), prob, of)[of] for name, part in shares.items()}
     return _rows(work, points, scores, shares), warning
 
@@ -337,7 +340,7 @@ def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating],
     hierarchy, margins = work.plan.hierarchy, work.ply is not None
     if work.plan.device == "cpu":
         return hmmu.measure(prob, xyz, hierarchy, unit, threads=work.threads, margins=margins)
-    # torch takes a second to import, and only a GPU needs it.
+    # Imported here, since only a GPU needs torch, which takes a second to load.
     import torch
 
     from hpal_cli.score.hmmu_torch import measure_on
@@ -345,8 +348,8 @@ def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating],
     return measure_on(torch.device(work.plan.device), prob, xyz, hierarchy, unit, margins=margins)
 
 
-def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, _Absurd | None], None, None]:
-    """The rows of one scene after the other, once the regions of all have been compared."""
+def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, _LevelProblem | None], None, None]:
+    """The rows of one scene after the other. First the regions of all scenes are compared."""
     from hpal_cli.score import redal, ssdr
 
     plan = work[0].plan
@@ -376,7 +379,7 @@ def _measure_regions(work: _Work) -> Any:
     assert of is not None
     if work.plan.strategy is Strategy.REDAL:
         return redal.measure(prob, points.xyz, points.rgb, features, work.taken, of)
-    # Its lengths are a room's.
+    # The lengths of SSDR-AL are those of rooms, so they are scaled.
     return ssdr.measure(prob, points.xyz, features, work.taken, of, store.unit / (store.scale or 1.0))
 
 
@@ -387,7 +390,7 @@ def _rows(
     shares: dict[str, NDArray[np.floating]],
     extra: dict[str, NDArray[np.integer]] | None = None,
 ) -> Rows:
-    """The candidates as the stream has them; and all points as a file to look at, if that is wanted."""
+    """The candidates of a scene as rows of the stream. With --ply, also writes all points of the scene to a file."""
     if work.ply is not None:
         from hpal_cli.score.uncertainty import uncertainty_cloud
 
@@ -413,8 +416,8 @@ def _rows(
 def _superpoints(
     store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], jobs: int, monitor: Monitor
 ) -> dict[int, NDArray[np.int32]]:
-    """Scene number -> (N,) superpoint of each point: those that the predictions carry or that lie beside the scenes,
-    else found here from the positions and colours."""
+    """Scene number -> (N,) superpoint of each point. They are read from the predictions, or from the store beside the
+    scenes, or else computed from positions and colours."""
     if isinstance(store, SceneStore):
         known = open_superpoints(store, monitor=monitor)
         return {scene.number: known.partition(scene) for scene in pool}
@@ -466,8 +469,10 @@ def _diverse(
     return {scene.number: score for scene, score in zip(chosen, scores, strict=True)}
 
 
-def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float) -> _Absurd | None:
-    """Whether a level is beyond the scene or holds fewer than two points a voxel."""
+def _level_problem(
+    points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int64], unit: float
+) -> _LevelProblem | None:
+    """What is wrong with the levels, if one is larger than the scene or has fewer than two points in a voxel."""
     if not len(points.xyz) or not hierarchy.levels:
         return None
     extent = float(np.ptp(points.xyz, axis=0).max()) * unit
@@ -477,17 +482,17 @@ def _absurd_levels(points: Points, hierarchy: Hierarchy, voxels: NDArray[np.int6
         problem, remedy = f"level {format_length(coarse)} is larger than the scene ({size})", "give shorter --levels"
         if hierarchy.levels[fine] > extent:
             remedy = "a bare level is in centimetres; if the scene is larger, prepare it again with its --unit"
-        return _Absurd(problem, f"; {remedy}")
+        return _LevelProblem(problem, f"; {remedy}")
     held = len(points.xyz) / voxels[fine]
     if held >= 2:
         return None
-    return _Absurd(
+    return _LevelProblem(
         f"level {format_length(hierarchy.levels[fine])} holds {held:.1f} points a voxel, fewer than two", None
     )
 
 
 def _fitting_levels(points: Points, hierarchy: Hierarchy, unit: float) -> str:
-    """What to do about a level that holds fewer than two points a voxel: levels that fit the points."""
+    """The remedy if a level has fewer than two points in a voxel: levels that fit the distances of the points."""
     finest = min(hierarchy.levels)
     spacing = point_spacing([points.xyz])
     if spacing is None:

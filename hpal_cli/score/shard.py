@@ -22,10 +22,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """`2/4`.
+        """The shard that a text such as `2/4` stands for.
 
         Raises:
-            UsageError: anything else.
+            UsageError: the text is no such pair of numbers.
         """
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
         if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
@@ -34,11 +34,11 @@ class Shard:
 
     @classmethod
     def of_array_task(cls, environment: Mapping[str, str] = os.environ) -> Shard:
-        """The task of a Slurm job array that this process runs in, in whatever way its numbers are counted; all of it
-        elsewhere.
+        """The shard of the Slurm array task that this process is, whatever its first number and step are. Outside a job
+        array, the shard is the whole pool.
 
         Raises:
-            UsageError: numbers that make no sense.
+            UsageError: Slurm's variables contradict each other.
         """
         if "SLURM_ARRAY_TASK_ID" not in environment or "SLURM_ARRAY_TASK_COUNT" not in environment:
             return cls()
@@ -51,10 +51,10 @@ class Shard:
         except (ValueError, ZeroDivisionError):
             place, count, rest = -1, 0, 0
         if rest or not 0 <= place < count:
-            said = ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
-            raise UsageError("--shard", f"cannot be read from {said}", "give it as i/n, or 1/1 for all scenes")
+            values = ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
+            raise UsageError("--shard", f"cannot be read from {values}", "give it as i/n, or 1/1 for all scenes")
         return cls(place + 1, count)
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """This part of them."""
+        """The items of this part."""
         return list(items[self.part - 1 :: self.parts])

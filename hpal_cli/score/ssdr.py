@@ -1,4 +1,5 @@
-"""SSDR-AL (Shao et al., MM 2022): superpoints by uncertainty, class balance, and how much they differ."""
+"""SSDR-AL (Shao et al., MM 2022) scores superpoints by their uncertainty, the balance of classes, and how much they
+differ from each other."""
 
 from __future__ import annotations
 
@@ -12,19 +13,19 @@ from scipy.spatial.distance import cdist
 from hpal_cli.score.regions import BLOCK, Regions, answered_mask, in_order, sums
 
 SAMPLE = 64
-"""Points of a superpoint that its shape is compared by."""
+"""Points of a superpoint, at most, with which its shape is compared."""
 
 _CLOUDS = 64
+"""Superpoints that one is compared with at a time, so that their distances stay in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Superpoints(Regions):
-    """Regions of one scene, and what SSDR-AL compares them by.
-
-    `value` is U, `feature` the mean over the points of the majority class.
-    majority: (R,) int32 c*; answered: (R,) int32 majority class of the points with an answer, -1 without any;
-    centre: (R, 3) of the bounding box in metres; start: (R + 1,) rows of each region's sample in `cloud`,
-    (K, 3) float32 metres, relative to the centre.
+    """The regions of one scene with what SSDR-AL compares them by. `value` is U, and `feature` is the mean over the
+    points of the majority class.
+    majority: (R,) int32 majority class c*; answered: (R,) int32 majority class of the points with an answer, -1 if
+    there are none; centre: (R, 3) centre of the bounding box in metres; cloud: (K, 3) float32 sampled points of all
+    regions, in metres relative to the centre of their region; start: (R + 1,) first row of each region in `cloud`.
     """
 
     majority: NDArray[np.int32]
@@ -42,13 +43,13 @@ def measure(
     of: NDArray[np.int32],
     unit: float = 1.0,
 ) -> Superpoints:
-    """The superpoints of one scene, with all their points, answered ones included. The paper takes cut-pursuit's.
+    """The superpoints of one scene. The superpoints of the paper are those of cut-pursuit.
 
-    U sums p2 / p1 over the points whose predicted class is the majority class c* (ties: the lowest id), and takes off
-    the sum over the others. The class of an answer is the predicted one of its point: the predictions hold no truth,
-    and what selects must see none.
+    U is the sum of p2 / p1 over the points whose predicted class is the majority class c* (on a tie the lowest id),
+    minus the sum over the other points; points with an answer are included. The class of an answered point is its
+    predicted one, because predictions contain no answers, and a strategy must not see true labels.
 
-    prob: (N, C); xyz: (N, 3) in units of `unit` metres; feat: (N, F); labelled: rows with an answer; of: (N,)
+    prob: (N, C); xyz: (N, 3) in units of `unit` metres; feat: (N, F); labelled: (L,) rows with an answer; of: (N,)
     superpoint of each point, 0 to R - 1.
     """
     metres = np.asarray(xyz, np.float64) * unit
@@ -57,7 +58,7 @@ def measure(
     guess = prob.argmax(axis=1) if len(prob) else np.zeros(0, np.int64)
     majority = _majority(of, guess, len(points), prob.shape[1])
     typical = guess == majority[of]
-    spoken = _majority(of[answered], guess[answered], len(points), prob.shape[1])
+    answered_class = _majority(of[answered], guess[answered], len(points), prob.shape[1])
     unanswered = np.bincount(of[~answered], minlength=len(points))
     ratio = second_to_best(prob)
     agreeing = np.bincount(of[typical], minlength=len(points))
@@ -70,7 +71,7 @@ def measure(
         value=np.bincount(of, weights=np.where(typical, ratio, -ratio)).astype(np.float64),
         feature=feature.astype(np.float32),
         majority=majority,
-        answered=np.where(unanswered < points, spoken, -1).astype(np.int32),
+        answered=np.where(unanswered < points, answered_class, -1).astype(np.int32),
         centre=centre,
         start=start,
         cloud=cloud,
@@ -78,7 +79,7 @@ def measure(
 
 
 def second_to_best(prob: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N,) u = p2 / p1 of each point; 0 with a single class."""
+    """(N,) p2 / p1 of each point, the second largest probability divided by the largest; 0 if there is one class."""
     found = np.zeros(len(prob))
     if prob.shape[1] < 2:
         return found
@@ -89,18 +90,19 @@ def second_to_best(prob: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def rank_regions(scenes: Sequence[Superpoints], *, budget_points: int) -> list[NDArray[np.float64]]:
-    """For each scene (R_s,) float64 scores in [0, 1], larger = label first, 0 for regions with nothing left to ask.
+    """For each scene (R_s,) float64 scores in [0, 1], larger = label first, 0 for regions without unanswered points.
 
-    The chosen regions score above 1/2, the other open ones at most 1/2, each part by rank. The chosen are those that
-    make the best of `budget_points` unanswered points:
+    The regions that are chosen for a budget of `budget_points` unanswered points score above 1/2, other open regions at
+    most 1/2, both by rank. They are chosen in three steps:
 
-    1. Open regions are ordered by U exp(-w) (ties: scene, then region). w is the share of a region's c* among the c* of
-       all open regions and, for each region with answers, the majority class of these.
-    2. Whole regions are taken until their unanswered points reach the budget. They give n_s regions for each scene.
+    1. Open regions are ordered by U exp(-w), on a tie by scene, then region. w is the share of the region's class c* in
+       a list that has the c* of each open region and the majority class of the answers of each region with answers.
+    2. Whole regions are taken in this order until their unanswered points reach the budget. That gives the number n_s
+       of regions for each scene.
     3. The first 2 n_s open regions of each scene are its candidates, of which `diverse` picks n_s.
-
-    The k-th pick of a scene is placed by k / n_s, so a list that is cut anywhere takes the same share of each
-    scene's; equal places are in the order of step 1, and so are the regions that are not chosen.
+    The picks of all scenes are ordered by k / n_s, where k counts the picks of a scene, so that any first part of the
+    list has about the same share of each scene's picks. Ties, and the regions that are not chosen, are in the order of
+    step 1.
     """
     if not scenes:
         return []
@@ -126,7 +128,7 @@ def rank_regions(scenes: Sequence[Superpoints], *, budget_points: int) -> list[N
 
 
 def balanced(scenes: Sequence[Superpoints]) -> NDArray[np.float64]:
-    """U exp(-w) of all scenes' regions one after the other; w as in `rank_regions`."""
+    """(R,) U exp(-w) of the regions of all scenes, one scene after the other, with w as in `rank_regions`."""
     majority = np.concatenate([s.majority for s in scenes])
     answered = np.concatenate([s.answered for s in scenes])
     open_ = np.concatenate([s.open for s in scenes])
@@ -137,19 +139,20 @@ def balanced(scenes: Sequence[Superpoints]) -> NDArray[np.float64]:
 
 
 def diverse(scene: Superpoints, candidates: NDArray[np.integer], count: int) -> NDArray[np.int64]:
-    """(count,) places in `candidates`, (K,) regions of one scene: the first, then always the farthest from the picks.
+    """(count,) indices into `candidates` (K,), which are regions of one scene: the first, then always the one that is
+    farthest from all picks (on a tie the earlier candidate).
 
-    Distances are Euclidean between rows of F = V + A V with A = (S - I) D^-1 + I. V holds the features, S is
-    `similarity`, D the diagonal of the row sums of S - I. So a region's row is twice its own feature and a sum of its
-    neighbours', each divided by how much that neighbour resembles all. With no neighbour, D^-1 counts as 0. Ties: the
-    earlier candidate.
+    Distances are Euclidean between the rows of F = V + A V with A = (S - I) D^-1 + I, where V (K, F) are the features,
+    S is `similarity`, and D is the diagonal matrix of the row sums of S - I. So the row of a region is twice its own
+    feature plus a sum of the features of its neighbours, each divided by the neighbour's similarity to all others. If a
+    row sum is 0, D^-1 is taken as 0.
     """
     if not count:
         return np.zeros(0, np.int64)
     alike = similarity(scene, candidates)
     np.fill_diagonal(alike, 0)
     degree = alike.sum(axis=1)
-    # Not times 1 / degree: that is infinite for regions hundreds of metres apart.
+    # A division, because 1 / degree would be infinite for regions hundreds of metres apart.
     alike = np.divide(alike, degree, out=np.zeros_like(alike), where=degree > 0)
     own = scene.feature[candidates].astype(np.float64)
     rows = own + (alike @ own + own)
@@ -157,21 +160,22 @@ def diverse(scene: Superpoints, candidates: NDArray[np.integer], count: int) -> 
     away = np.full(len(candidates), np.inf)
     while len(picks) < min(count, len(candidates)):
         away = np.minimum(away, ((rows - rows[picks[-1]]) ** 2).sum(axis=1))
-        # Where all the rest coincide with picks, a pick must not come twice.
+        # Otherwise a pick could be chosen again if all other candidates coincide with picks.
         away[picks[-1]] = -1
         picks.append(int(away.argmax()))
     return np.array(picks, np.int64)
 
 
 def similarity(scene: Superpoints, regions: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(K, K) S_ij = exp(-(distance of the box centres + Chamfer distance of the clouds about them)), in metres.
+    """(K, K) S_ij = exp(-d), where d is the distance in metres of the centres of the bounding boxes plus the Chamfer
+    distance of the two clouds relative to their centres.
 
-    The Chamfer distance is the mean distance of i's points to the nearest of j's, plus the same from j to i.
+    The Chamfer distance is the mean distance of i's points to the nearest point of j, plus the same from j to i.
     """
     clouds = [scene.cloud[scene.start[r] : scene.start[r + 1]].astype(np.float64) for r in regions]
     away = cdist(scene.centre[regions], scene.centre[regions])
     size = np.array([len(c) for c in clouds], np.int64)
-    # S is symmetric: only those after i. A few at a time, whose distances stay in the cache.
+    # S is symmetric, so i is compared only with the regions after it.
     for i, cloud in enumerate(clouds):
         for j in range(i + 1, len(clouds), _CLOUDS):
             some = slice(j, j + _CLOUDS)
@@ -185,7 +189,8 @@ def similarity(scene: Superpoints, regions: NDArray[np.integer]) -> NDArray[np.f
 
 
 def _majority(of: NDArray[np.integer], guess: NDArray[np.integer], regions: int, classes: int) -> NDArray[np.int32]:
-    """(regions,) the most frequent class of each region's points, the lowest on a tie and where there is no point."""
+    """(regions,) the most frequent class among the points of each region; of equally frequent ones the lowest, and
+    class 0 for a region without points."""
     key = of.astype(np.int64) * classes + guess
     count = np.bincount(key, minlength=regions * classes).reshape(regions, classes)
     return count.argmax(axis=1).astype(np.int32) if regions else np.zeros(0, np.int32)
@@ -194,7 +199,8 @@ def _majority(of: NDArray[np.integer], guess: NDArray[np.integer], regions: int,
 def _shapes(
     metres: NDArray[np.float64], of: NDArray[np.int32], points: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
-    """`centre`, `start` and `cloud` of Superpoints: of each region at most SAMPLE points, evenly over its rows."""
+    """`centre`, `start` and `cloud` of Superpoints. The cloud has at most SAMPLE points of each region, at even steps
+    among its rows."""
     first = np.cumsum(points) - points
     order = np.argsort(of, kind="stable")
     if not len(points):

@@ -1,5 +1,5 @@
-"""Scores whole superpoints: what the answer for all points of one is worth (docs/method.md, "Scores of
-superpoints")."""
+"""Scores whole superpoints by how much a model would learn from one answer for all their points (docs/method.md,
+"Scores of superpoints")."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from hpal_cli.scenes.store import SceneStore
 
 RARITY = 0.25
-"""Exponent of a class's share: a class that is 16 times as rare is worth twice as much."""
+"""Exponent of the rarity of a class: if it is 16 times as rare, its superpoints score twice as high."""
 
 LEAST_SHARE = 0.003
-"""Share of a class below which it counts as no rarer."""
+"""Least share of a class in the computation of its rarity."""
 
 
 @dataclass(frozen=True, eq=False)
 class SuperpointValue:
-    """What turns the scores of a superpoint's points into its own.
+    """Computes the scores of superpoints from those of their points.
 
-    rarity: (C,) share^-0.25 of each class in the pool, None where nothing is predicted; largest: points of the largest
-    superpoint of the pool; uniform: the scores are draws from U(0,1) and not a measure of uncertainty.
+    rarity: (C,) share^-0.25 of each class in the pool, None if there are no predictions; largest: number of points of
+    the largest superpoint of the pool; uniform: the scores of points are draws from U(0, 1), not uncertainties.
     """
 
     rarity: NDArray[np.float64] | None
@@ -40,7 +40,7 @@ class SuperpointValue:
     def of(
         cls, store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], strategy: str, largest: int
     ) -> SuperpointValue:
-        """share: the mean probability of each class over all points of the pool."""
+        """For the scenes of a pool. The share of a class is its mean probability over all points of the pool."""
         if strategy == "random" or not isinstance(store, PredictionStore):
             return cls(None, largest, uniform=True)
         total = sum(store.probabilities(scene).sum(axis=0, dtype=np.float64) for scene in pool)
@@ -50,13 +50,13 @@ class SuperpointValue:
     def __call__(
         self, scores: Scores, prob: NDArray[np.floating] | None, of: NDArray[np.integer]
     ) -> NDArray[np.float64]:
-        """(S,) in [0, 1]: the mean score of the points, times sqrt(points), times the rarity of the classes that they
-        may be, by the largest that this can be.
+        """(S,) in [0, 1]: the mean score of the points, times the square root of their number, times the mean rarity of
+        their classes (weighted by probability), divided by the largest possible value of this product.
 
-        scores: (N,) of the points; prob: (N, C); of: (N,) superpoint of each.
-
-        A draw is not averaged: u^(1 / points) of the first point's u makes a superpoint come first with a chance in
-        proportion to its points, as a point drawn at random finds it (Efraimidis and Spirakis 2006).
+        scores: (N,) of the points; prob: (N, C); of: (N,) superpoint of each point.
+        Random draws are not averaged: the score is u^(1 / n), with n the number of points and u the draw of the first
+        point. So a superpoint comes first with a probability in proportion to its number of points, as if a point had
+        been drawn at random (Efraimidis and Spirakis 2006).
         """
         size = np.bincount(of)
         if self.uniform:
@@ -64,15 +64,15 @@ class SuperpointValue:
             return np.asarray(scores, np.float64)[first] ** (1 / size)
         assert prob is not None
         assert self.rarity is not None
-        dear = prob.astype(np.float32) @ self.rarity.astype(np.float32)
+        rarity = prob.astype(np.float32) @ self.rarity.astype(np.float32)
         mean = np.bincount(of, scores) / size
-        rare = np.bincount(of, dear) / size
+        rare = np.bincount(of, rarity) / size
         most = np.sqrt(self.largest) * float(self.rarity.max())
         return np.clip(mean * np.sqrt(size) * rare / most, 0, 1)
 
 
 def unanswered_superpoints(of: NDArray[np.integer], taken: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The superpoints, ascending, none of whose points is among the rows `taken`: each is asked about once."""
+    """The superpoints (ascending) without a point among the rows `taken` (T,), since one answer is for all points."""
     free = np.ones(int(of.max()) + 1 if len(of) else 0, bool)
     free[of[taken]] = False
     return np.flatnonzero(free)

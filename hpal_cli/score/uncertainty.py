@@ -12,7 +12,7 @@ from hpal_cli.scenes.store import Points
 from hpal_cli.writers.cloud import ViewerCloud, identity
 
 COLOR_MAP = "viridis"
-"""Even steps of the score look like even steps, also in print and to the colour-blind."""
+"""Equal steps of the score look equal in this colour map, also in print and to colour-blind people."""
 
 ANSWERED_COLOR = (190, 190, 190)
 
@@ -24,19 +24,17 @@ def uncertainty_cloud(
     answered: NDArray[np.bool_] | NDArray[np.integer],
     scene: SceneInfo,
 ) -> ViewerCloud:
-    """The N points of a scene in the colour of their score; grey where there is an answer.
+    """The N points of a scene in the colours of their scores. Points with an answer are grey.
 
     score: (N,) in [0, 1]; shares: field name -> (N,), the parts that add up to the score; answered: (N,) bool, or
     the rows (A,) of the points that have an answer.
     Fields: scene, index, score, and the shares under the names given.
 
-    The colours always run from 0 (dark) to 1 (bright), so they mean the same in every room and every round. A range
-    of each room's own would make a room that is sure all over look as bad as one that fails, and a cut at the 99th
-    percentile would give one colour to just those points that a budget of 0.02 % chooses from. Whoever wants more
-    contrast colours by the field `score`: CloudCompare stretches that to the cloud.
+    The colours always run from 0 (dark) to 1 (bright), so they mean the same in every scene and every round. For more
+    contrast, colour the points by the field `score`, whose range CloudCompare adapts to the cloud.
 
     Raises:
-        ValueError: a column that has not N values, or a share called scene, index or score.
+        ValueError: a column does not have N values, or a share is called scene, index or score.
     """
     own = {**identity(scene, np.arange(len(points.xyz))), "score": np.asarray(score, np.float32)}
     if clash := sorted(own.keys() & shares.keys()):
@@ -56,7 +54,7 @@ def uncertainty_cloud(
 
 
 def score_colors(score: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(N,) in [0, 1] -> (N, 3) red, green, blue; one of 256 steps each."""
+    """(N,) scores in [0, 1] -> (N, 3) red, green and blue, from a table of 256 colours."""
     from matplotlib import colormaps
 
     table = colormaps[COLOR_MAP](np.arange(256), bytes=True)[:, :3]

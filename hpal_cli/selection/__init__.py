@@ -1,1 +1,1 @@
-"""Selects the candidates with the highest scores within a budget, without those that say the same as a chosen one."""
+"""Selects the candidates with the highest scores within a budget, without two that are near and look alike."""

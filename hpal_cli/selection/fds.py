@@ -15,17 +15,23 @@ from hpal_cli.errors import UsageError
 from hpal_cli.selection.radius_search import RadiusSearch
 
 RADIUS = 0.2
-"""Metres (paper section 4.2)."""
+"""Radius r in metres (paper section 4.2)."""
 
 SIMILARITY = 0.8
+"""Cosine tau (paper section 4.2)."""
 
 FeatureRows = Callable[[NDArray[np.int64]], NDArray[np.floating]]
-"""Rows of a scene (K,) -> their features (K, F): asked only where a decision needs them."""
+"""A function from rows of a scene (K,) to their features (K, F). It is called only for points whose features decide."""
 
 
 @dataclass(frozen=True)
 class Suppression:
-    """r, in metres, and tau: a candidate within r of a pick (strict), of cosine above tau (strict), is dropped."""
+    """The settings of FDS: a candidate less than `radius` metres (r) from a pick is suppressed if the cosine of their
+    features is above `similarity` (tau). Both comparisons are strict.
+
+    Raises:
+        UsageError: the radius is not positive, or the similarity is not from -1 to 1.
+    """
 
     radius: float = RADIUS
     similarity: float = SIMILARITY
@@ -41,7 +47,7 @@ class Suppression:
 
 @dataclass(frozen=True)
 class Suppressors:
-    """Points that suppress as picks do, from the beginning: row (L,) and xyz (L, 3)."""
+    """L points that suppress candidates from the beginning, as picks do: row (L,) and xyz (L, 3)."""
 
     row: NDArray[np.int64]
     xyz: NDArray[np.float64]
@@ -49,10 +55,10 @@ class Suppressors:
 
 @dataclass
 class GreedySelection:
-    """What became of the candidates of one scene.
+    """The result of a selection in one scene.
 
-    order: (V,) those that were visited, best first; chosen: (V,) whether each was chosen (else it was suppressed);
-    exhausted: whether all were visited, and more would have been chosen.
+    order: (V,) the candidates that were visited, best first; chosen: (V,) whether each was chosen, else it was
+    suppressed; exhausted: whether all candidates were visited before the limit was reached.
     """
 
     order: NDArray[np.int64]
@@ -76,20 +82,20 @@ def greedy_select(
     unit: float = 1.0,
     suppressors: Suppressors | None = None,
 ) -> GreedySelection:
-    """The greedy answer for the N candidates of one scene: highest score first, ties by the smallest row.
+    """Selects greedily among the N candidates of one scene: the highest score first, on a tie the smallest row.
 
-    score, row: (N,); xyz: (N, 3) in units of `unit` metres; suppression None: no candidate is dropped, and neither
-    features nor suppressors are asked for. limit: stop after so many picks.
+    score, row: (N,); xyz: (N, 3) in units of `unit` metres; limit: number of picks, at most; suppression: None to
+    suppress no candidate, in which case features and suppressors are not used; features: a function that is given rows.
 
     Raises:
-        UsageError: features that are no function, where some are asked for.
+        UsageError: `features` is needed and is no function.
     """
     order = np.lexsort((row, -score.astype(np.float64)))
     if suppression is None:
         order = order[:limit]
         return GreedySelection(order, np.ones(len(order), bool), len(order) == len(score) < limit)
     if not callable(features):
-        # An array may go unnoticed: features are fetched only where two candidates are near each other.
+        # Checked first, since features are read only if two candidates are near each other.
         given = "is missing" if features is None else f"is {type(features).__name__}, not a function"
         raise UsageError("features", given, "give a function of rows, like `lambda rows: features[rows]`")
     none = Suppressors(np.zeros(0, np.int64), np.zeros((0, 3)))
@@ -114,7 +120,8 @@ _CHOSEN, _SUPPRESSED = 1, 2
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Candidates in the order of their scores, then the suppressors: row and xyz; how many are candidates."""
+    """row (N + L,) and xyz (N + L, 3) of the candidates, best first, and after them of the suppressors; count: N;
+    limit: picks at most; radius: in the unit of xyz."""
 
     row: NDArray[np.int64]
     xyz: NDArray[np.float64]
@@ -129,8 +136,9 @@ class _Candidates:
 
 
 def _select_by_numpy(candidates: _Candidates) -> NDArray[np.uint8]:
-    """A verdict for each candidate, 0 for those not visited. A pick strikes out its neighbours at once, which leaves
-    the same picks as asking each candidate about all picks before it."""
+    """(N,) the verdict on each candidate: chosen, suppressed, or 0 for those that were not visited. Each pick
+    suppresses its neighbours at once. The picks are the same as if each candidate were compared with all earlier
+    picks."""
     count = candidates.count
     verdict, suppressed = np.zeros(count, np.uint8), np.zeros(count, bool)
     neighbours = RadiusSearch(candidates.xyz[:count], candidates.radius)
@@ -156,29 +164,29 @@ def _select_by_numpy(candidates: _Candidates) -> NDArray[np.uint8]:
 
 
 def is_similar(mine: NDArray[np.float64], theirs: NDArray[np.float64], similarity: float) -> NDArray[np.bool_]:
-    """(K,) whether cos(mine, theirs) > similarity (Eq. 6), in float64; a zero feature is like nothing.
+    """(K,) whether cos(mine, theirs) > similarity (Eq. 6), in float64. A feature of zeros is similar to none.
 
     mine: (F,); theirs: (K, F).
     """
     square = (theirs * theirs).sum(axis=1) * (mine * mine).sum()
-    # Without the division, equal features have a cosine of exactly 1, and zero ones are never above.
+    # Without a division, the cosine of equal features is exactly 1, and features of zeros need no special case.
     return (theirs @ mine > similarity * np.sqrt(square)) & (square > 0)
 
 
 # ---------------------------------------------------------------- compiled (greedy.c)
 
 _GROWTH, _BLOCK = 8, 1 << 16
-"""One candidate's features are fetched at first, then those of 8 times as many, up to so many at once."""
+"""The features of one candidate are read first, then each time those of _GROWTH times as many, but at most _BLOCK."""
 
 _MANY = 512
-"""From so many on a fetch touches most chunks, so that what else is missing costs next to nothing."""
+"""Candidates from which on a read needs most chunks of the store, so that reading all missing features costs little."""
 
 _KNOWN, _WANTED, _FETCHED = 1, 2, 3
-"""Of a pick's feature, in greedy.c."""
+"""States of the feature of a pick in greedy.c."""
 
 
 class _State(ctypes.Structure):
-    """`greedy_select` of greedy.c."""
+    """The struct `greedy_select` of greedy.c."""
 
     _fields_ = (
         ("count", ctypes.c_int64),
@@ -206,8 +214,8 @@ class _State(ctypes.Structure):
 
 
 def _select_compiled(candidates: _Candidates, library: ctypes.CDLL) -> NDArray[np.uint8]:
-    """As `_select_by_numpy`, but each candidate asks the picks near it: features are fetched where two points are that
-    near."""
+    """The same result as that of `_select_by_numpy`. Here each candidate is compared with the picks near it, and
+    features are read only for candidates that have such a pick."""
     count, suppressors = candidates.count, len(candidates.row) - candidates.count
     verdict = np.zeros(count, np.uint8)
     if not count:
@@ -223,7 +231,7 @@ def _select_compiled(candidates: _Candidates, library: ctypes.CDLL) -> NDArray[n
         verdict=verdict.ctypes.data,
         radius=candidates.radius,
         similarity=candidates.suppression.similarity,
-        # A hair wider than the radius: rounding in the division must not put a neighbour two cells away.
+        # Slightly more than the radius, so that rounding in the division never puts a neighbour two cells away.
         edge=candidates.radius * (1 + 1e-9),
         low=tuple(xyz.min(axis=0)),
         limit=most,
@@ -244,7 +252,7 @@ def _select_compiled(candidates: _Candidates, library: ctypes.CDLL) -> NDArray[n
         wanted = np.flatnonzero(missing if len(places) >= _MANY else known[: state.picks] == _WANTED)
         fetched = candidates.features(candidates.row[np.concatenate([places, pick[wanted]])]).astype(np.float64)
         if pick_feature is None:
-            # Left to the system until it is written to: most walks end long before their limit.
+            # np.empty takes memory only where it is written to, and most selections end long before their limit.
             pick_feature = np.empty((most, fetched.shape[1]))
             state.width, state.pick_feature = fetched.shape[1], pick_feature.ctypes.data
         pick_feature[wanted], known[wanted] = fetched[len(places) :], _FETCHED

@@ -1,6 +1,6 @@
-/* The greedy selection of FDS (fds.py): each candidate asks the picks near it, found by cells of the radius, until
- * one is alike.
- * It stops where features are needed that it was not given, and goes on from there when it is called again.
+/* The greedy selection of FDS (fds.py): each candidate is compared with the picks near it until one is similar. Picks
+ * near a candidate are found by a hash grid with cells of the radius. The selection stops if it needs features that it
+ * was not given, and continues from there when it is called again.
  */
 #include <math.h>
 #include <stdint.h>
@@ -8,21 +8,22 @@
 
 enum { FINISHED = 0, NEEDS_FEATURES = 1 };
 enum { CHOSEN = 1, SUPPRESSED = 2 };
-/* Of a pick's feature: FETCHED is set by who calls, when a WANTED one lies in its place. */
+/* State of a pick's feature. The caller sets FETCHED after it has put a WANTED feature into its place. */
 enum { UNKNOWN = 0, KNOWN = 1, WANTED = 2, FETCHED = 3 };
 enum { LANES = 8 };
 
 typedef struct {
-    /* Candidates in the order of their scores, and behind their xyz that of the suppressors. */
+    /* The candidates in the order of their scores; after their xyz comes that of the suppressors. */
     int64_t count;
     const double *xyz;
     uint8_t *verdict;
-    /* Features (loaded, width) of the candidates from place `first` on. */
+    /* The features (loaded, width) of the candidates from number `first` on. */
     const double *feature;
     int64_t first, loaded, width;
     double radius, similarity, edge, low[3];
     int64_t limit;
-    /* Picks so far: their places, features where known, squared lengths; and chains of picks by cell. */
+    /* The picks so far: their numbers, their features if known, the squared lengths of these; and the hash grid, a
+     * linked list of picks for each bucket. */
     int64_t *pick;
     double *pick_feature, *pick_square;
     uint8_t *pick_state;
@@ -50,7 +51,7 @@ static int64_t bucket(const selection *s, const int64_t *cell) {
 static void cell_of(const selection *s, const double *x, int64_t *cell) {
     for (int a = 0; a < 3; a++) {
         const double c = floor((x[a] - s->low[a]) / s->edge);
-        /* Far beyond any scan, cells are no longer told apart; distances still are. */
+        /* Far beyond any scan, points share one cell; the distances between them are still compared. */
         cell[a] = c < 4e18 ? (int64_t)c : (int64_t)4e18;
     }
 }
@@ -61,8 +62,8 @@ static const double *feature_of(const selection *s, int64_t place) {
     return has_feature(s, place) ? s->feature + (place - s->first) * s->width : NULL;
 }
 
-/* Whether a pick within the radius is alike; -1 if that takes features that are not here: those of the candidate, and
- * of the picks that are marked as wanted then. */
+/* Whether a pick within the radius is similar; -1 if features are missing that are needed to tell: that of the
+ * candidate, or of picks, which are then marked as WANTED. */
 static int is_suppressed(selection *s) {
     const double *x = s->xyz + 3 * s->at, *mine = feature_of(s, s->at);
     double square = -1;
@@ -82,14 +83,15 @@ static int is_suppressed(selection *s) {
             }
             if (square < 0) square = dot(mine, mine, s->width);
             const double both = square * s->pick_square[p];
-            /* Without a division, equal features have a cosine of exactly 1, and zero ones are never above. */
+            /* Compared without a division, so that equal features have a cosine of exactly 1, and features of length 0
+             * are similar to none. */
             if (both > 0 && dot(mine, s->pick_feature + p * s->width, s->width) > s->similarity * sqrt(both)) return 1;
         }
     }
     return open ? -1 : 0;
 }
 
-/* A feature has come for pick p. */
+/* Called when the feature of pick p is in its place. */
 static void know(selection *s, int64_t p) {
     s->pick_square[p] = dot(s->pick_feature + p * s->width, s->pick_feature + p * s->width, s->width);
     s->pick_state[p] = KNOWN;
@@ -111,12 +113,12 @@ static void choose(selection *s, int64_t place) {
     s->head[b] = p;
 }
 
-/* Points behind the candidates of xyz that suppress like picks, from the beginning. */
+/* Adds the points that come after the candidates in xyz: they suppress candidates as picks do, from the beginning. */
 void hpal_add_suppressors(selection *s, int64_t suppressors) {
     for (int64_t n = 0; n < suppressors; n++) choose(s, s->count + n);
 }
 
-/* `limit` counts the suppressors. */
+/* Selects until `limit` picks are found, in which the suppressors are counted, or until features are needed. */
 int hpal_greedy_select(selection *s) {
     for (int64_t p = 0; p < s->picks; p++)
         if (s->pick_state[p] == FETCHED) know(s, p);

@@ -1,4 +1,4 @@
-"""Finds the points within a radius of a point, by cells as large as the radius."""
+"""Finds the points within a fixed radius of a position, by sorting them into cells as large as the radius."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 
 class RadiusSearch:
-    """(N, 3) positions, asked again and again for those within one radius."""
+    """An index of positions `xyz` (N, 3) for many searches with the same radius, in the same unit."""
 
     def __init__(self, xyz: NDArray[np.float64], radius: float) -> None:
         self._xyz = xyz
         self._radius = radius
-        # A hair wider than the radius: rounding in the division must not put a neighbour two cells away.
+        # Slightly more than the radius, so that rounding in the division never puts a neighbour two cells away.
         self._edge = radius * (1 + 1e-9)
         self._low = xyz.min(axis=0) if len(xyz) else np.zeros(3)
         cell = self._cell(xyz)
@@ -24,9 +24,9 @@ class RadiusSearch:
         self._around = (columns[:, 0] * self._extent[1] + columns[:, 1]) * self._extent[2]
 
     def within(self, position: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Rows with `|x - position| < radius` (strict), ascending within a cell."""
+        """(K,) the rows with `|x - position| < radius` (strict); position: (3,)."""
         centre = self._key(self._cell(position[None]))[0]
-        # Cells are numbered with z fastest, so the 27 cells around are nine runs.
+        # Cell numbers run along z first, so the 27 cells around a position are nine runs of three numbers.
         start = np.searchsorted(self._sorted, centre + self._around - 1)
         stop = np.searchsorted(self._sorted, centre + self._around + 1, side="right")
         near = np.concatenate([self._order[a:b] for a, b in zip(start, stop, strict=True)])

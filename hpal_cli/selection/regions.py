@@ -1,4 +1,4 @@
-"""Selects whole regions, for the strategies that score regions (redal, ssdr): all candidates of a region or none."""
+"""Selects whole regions, for the strategies that score regions (redal, ssdr): all points of a region or none."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hpal_cli.stream.rows import REGION, Rows
 
 
 def select_regions(rows: Rows, limit: int, subject: object) -> GreedySelection:
-    """The candidates of one scene, the best region first (ties: the lowest number), each whole, until there are
-    `limit` points or more.
+    """Selects whole regions of one scene, the one of the highest score first and on a tie the one of the lowest number,
+    until they have `limit` points or more. rows: (N,) records with score, scene, region and index.
 
     Raises:
-        HpalError: points of one region with different scores.
+        HpalError: the points of a region have different scores.
     """
     order = best_first(rows)
     if len(_ends(rows[order])) != len(np.unique(rows[REGION])):
@@ -25,19 +25,20 @@ def select_regions(rows: Rows, limit: int, subject: object) -> GreedySelection:
 
 
 def best_first(rows: Rows) -> NDArray[np.int64]:
-    """(N,) best first: by score, then scene, then region, then index."""
+    """(N,) the order of rows (N,) by score, the highest first, then by scene, region and index."""
     return np.lexsort((rows["index"], rows[REGION], rows["scene"], -rows["score"].astype(np.float64)))
 
 
 def cut(rows: Rows, limit: int) -> int:
-    """How many of the rows, best first, are taken: whole regions until there are `limit` points or more."""
+    """How many rows are selected if rows (N,) are ordered best first: whole regions, until they have `limit` points or
+    more."""
     ends = _ends(rows)
     at = int(np.searchsorted(ends, limit))
     return int(ends[at]) if at < len(ends) else len(rows)
 
 
 def _ends(rows: Rows) -> NDArray[np.int64]:
-    """Where each region ends, in rows that are sorted by region."""
+    """(R,) the row after the last of each region, for rows that are sorted by region."""
     if not len(rows):
         return np.zeros(0, np.int64)
     change = (rows["scene"][1:] != rows["scene"][:-1]) | (rows[REGION][1:] != rows[REGION][:-1])

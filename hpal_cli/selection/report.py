@@ -14,8 +14,7 @@ from hpal_cli.stream.rows import Rows
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Candidates that were predicted to be of one class: those that the selection came to, those that FDS dropped, and
-    those that were chosen."""
+    """How many candidates of one predicted class the selection visited, suppressed (by FDS) and chose."""
 
     name: str
     visited: int
@@ -25,7 +24,8 @@ class ClassReport:
 
 @dataclass(frozen=True)
 class SceneReport:
-    """The same for one scene; exhausted: whether it had no candidate left while more would have been taken."""
+    """How many candidates of one scene the selection visited, suppressed and chose. exhausted: whether all candidates
+    were visited while the scene could still have had more picks."""
 
     name: str
     visited: int
@@ -36,7 +36,8 @@ class SceneReport:
 
 @dataclass
 class _Visited:
-    """One scene's candidates in the order of its selection, which may have gone further than the merged one."""
+    """The candidates that the selection in one scene visited, in its order: score, chosen and predicted class (V,). It
+    may have visited more than the selection over all scenes needs."""
 
     score: NDArray[np.floating]
     chosen: NDArray[np.bool_]
@@ -44,20 +45,21 @@ class _Visited:
     exhausted: bool
 
     def first(self, count: int) -> _Visited:
-        # Copied: a part of an array keeps all of it in memory.
+        # Copies, since a view would keep the whole array in memory.
         guess = None if self.guess is None else self.guess[:count].copy()
         whole = count == len(self.score)
         return _Visited(self.score[:count].copy(), self.chosen[:count].copy(), guess, self.exhausted and whole)
 
 
 _MANY = 1 << 20
+"""Visited candidates from which on those that can no longer be chosen are dropped."""
 
 
 class SelectionCounter:
-    """Collects the selections of the scenes; what they did beyond the last pick of all is left out in the end.
+    """Counts what was visited in all scenes. With one budget for all scenes, candidates that score less than the last
+    pick of all are not counted in the end.
 
-    together: whether there is one budget for all scenes; else each selection is counted as it comes, and nothing is
-    kept.
+    together: whether there is one budget for all scenes. Without one, each scene is counted as it comes.
     """
 
     def __init__(self, names: Mapping[int, str], classes: Sequence[str], *, together: bool) -> None:
@@ -76,7 +78,8 @@ class SelectionCounter:
         *,
         all_able: bool,
     ) -> None:
-        """score, guess: (V,) of the visited candidates; all_able: whether the selection was given every candidate."""
+        """Adds the selection in one scene. score, guess: (V,) score and predicted class of the visited candidates;
+        all_able: whether the selection was given every candidate of the scene."""
         visited = _Visited(score, found.chosen, guess, found.exhausted and all_able)
         if self._together:
             self._scenes[scene] = visited
@@ -85,7 +88,7 @@ class SelectionCounter:
             self._count(scene, visited)
 
     def drop_below(self, least: float) -> None:
-        """Forgets what scored less than a full selection asks for, once there is much of it."""
+        """Drops the candidates with scores below `least`, which can no longer be chosen, if there are many."""
         if self._size < _MANY:
             return
         for scene, visited in self._scenes.items():
@@ -93,7 +96,8 @@ class SelectionCounter:
         self._size = sum(len(v.score) for v in self._scenes.values())
 
     def reports(self, picks: Rows, *, full: bool) -> tuple[list[SceneReport], list[ClassReport]]:
-        """picks: all of them, best first; full: whether the last of them ended the selection."""
+        """The counts by scene and by class. picks: of all scenes, best first; full: whether they use the whole
+        budget."""
         for scene, visited in self._scenes.items():
             self._count(scene, visited.first(_reached(visited, scene, picks) if full else len(visited.score)))
         classes = [
@@ -114,7 +118,7 @@ class SelectionCounter:
 
 
 def _reached(visited: _Visited, scene: int, picks: Rows) -> int:
-    """How many of a scene's candidates come before the last pick in the order of score, scene, index."""
+    """How many of a scene's visited candidates come before the last pick of all scenes, or are that pick."""
     last = picks[-1]
     if scene == last["scene"]:
         chosen = int((picks["scene"] == scene).sum())

@@ -30,12 +30,13 @@ from hpal_cli.stream.rows import REGION, SUPERPOINT, Rows, with_column
 def find_predictions(
     header: Header, source: Path | None, beside: Path | None, *, needed: bool = True
 ) -> PredictionStore | None:
-    """The predictions that a stream was scored from: `source` if given, else what its header names, looked for from
-    here and from the folder of the stream's file. None if the header says that it was scored from scenes, and if
-    they are not there but not `needed` either.
+    """Opens the predictions that a stream was scored from: `source` if given, else the store that the header names.
+    Returns None if the stream was scored from a scenes store, or if the store is missing and not `needed`.
+
+    beside: the folder of the stream's file, in which the named store is looked for too.
 
     Raises:
-        HpalError: they are not there.
+        HpalError: the store is missing and needed.
     """
     if source is not None:
         return PredictionStore(source)
@@ -48,8 +49,8 @@ def find_predictions(
 
 
 def scored_store(header: Header, beside: Path | None) -> Path | None:
-    """The store that a stream says it was scored from, seen from here or else from the folder `beside` (of the stream's
-    file); None if it says nothing."""
+    """The path of the store that the header of a stream names as its source, in the current folder or else in the
+    folder `beside`, in which the stream's file is. None if the header names no store."""
     if header.source is None:
         return None
     path = Path(header.source)
@@ -78,7 +79,7 @@ class Selection:
         return len(self.rows) < self.budget
 
     def to_json(self) -> dict[str, Any]:
-        """docs/commands.md has the members."""
+        """The report of `hpal select --json`, whose members docs/commands.md describes."""
         return {
             "selected": len(self.rows),
             "budget": self.budget,
@@ -113,12 +114,13 @@ def select(
             predictions.
         suppress_labelled: whether points that are labelled already also suppress candidates.
 
-    One list is made for each scene, cut at the budget; the lists are then merged. As no point suppresses points of
-    another scene, this equals one greedy selection over all scenes. If the stream has regions, they are chosen whole,
-    the last one may exceed the budget, and FDS is off. Memory holds one scene, and the picks that can still be chosen.
+    The picks of each scene are selected by themselves, up to the budget, and then merged by score. Since no point
+    suppresses points of another scene, the result is that of one greedy selection over all scenes. If the stream has
+    regions, they are chosen whole, so the last one may exceed the budget, and FDS must be off. Memory is needed for one
+    scene and for the picks that can still be chosen.
 
     Raises:
-        HpalError: a stream ends early, repeats a scene, holds a score that is no number, or is of other scenes.
+        HpalError: a stream ends early, repeats a scene, has a score that is no number, or does not fit the stores.
     """
     monitor = monitor or Silent()
     first = readers[0].subject
@@ -130,11 +132,11 @@ def select(
     sizes = {s.number: s.points for s in header.pool}
     pool = sum(sizes.values())
     total = None if budget.per_scene else budget.of(pool)
-    tally = SelectionCounter(
+    counter = SelectionCounter(
         names, () if predictions is None else predictions.classes.names, together=total is not None
     )
     kept, new = np.zeros(0, header.dtype), []
-    # Scenes without a candidate left have a budget all the same.
+    # A scene without candidates, which is not in the stream, has a share of the budget too.
     budgets = sum(map(budget.of, sizes.values()))
     with monitor.task("selecting", header.count) as task:
         for number, rows, subject in scenes_of(readers):
@@ -153,7 +155,7 @@ def select(
             limit = budget.of(sizes.get(number, len(rows))) if total is None else total
             budgets += limit if number not in sizes else 0
             limit = min(limit, max_per_scene or limit)
-            # What scores less than the last of a full selection cannot win.
+            # A candidate that scores less than the last pick of a full selection cannot be chosen any more.
             full = total is not None and len(kept) >= total
             able = rows[rows["score"] >= kept["score"][-1]] if full else rows
             if whole:
@@ -164,26 +166,27 @@ def select(
             guess = None
             if predictions is not None and scene is not None:
                 guess = predictions.predicted(scene)[able["index"][found.order]].astype(np.int32)
-            tally.add(number, found, able["score"][found.order], guess, all_able=len(able) == len(rows))
+            counter.add(number, found, able["score"][found.order], guess, all_able=len(able) == len(rows))
             new.append(able[found.picks])
-            # Many picks are merged now and then: sorting them all for each scene would take longer than the selections.
+            # If there are many picks, they are not merged after every scene, since sorting them takes too long.
             if len(kept) < _SORTED_EACH_TIME or 2 * sum(map(len, new)) > len(kept):
                 kept, new = _merged(kept, new, total, whole=whole), []
                 if total is not None and len(kept) >= total:
-                    tally.drop_below(float(kept["score"][-1]))
+                    counter.drop_below(float(kept["score"][-1]))
             task.advance(streamed, names.get(number, str(number)))
     kept = _merged(kept, new, total, whole=whole)
     ranked = with_column(kept, "rank", np.arange(1, len(kept) + 1))
-    by_scene, by_class = tally.reports(ranked, full=total is not None and len(ranked) >= total)
+    by_scene, by_class = counter.reports(ranked, full=total is not None and len(ranked) >= total)
     out = replace(header.then("selection", history), dtype=ranked.dtype, count=len(ranked))
     return Selection(out, ranked, budgets if total is None else total, pool, by_scene, by_class)
 
 
 _SORTED_EACH_TIME = 1 << 16
+"""Picks up to which they are merged and sorted after every scene."""
 
 
 def _merged(kept: Rows, new: list[Rows], total: int | None, *, whole: bool) -> Rows:
-    """The best of all, best first, and no more than a selection of `total` holds."""
+    """All picks so far, best first, cut at `total` (None: not cut). whole: whether regions are kept whole."""
     rows = np.concatenate([kept, *new])
     rows = rows[regions.best_first(rows) if whole else _best_first(rows)]
     if total is None:
@@ -192,10 +195,11 @@ def _merged(kept: Rows, new: list[Rows], total: int | None, *, whole: bool) -> R
 
 
 def _header(readers: Sequence[PointReader], predictions: PredictionStore | None) -> Header:
-    """What the streams say together; what they do not say of their origin is the store's, with its train split as pool.
+    """The merged header of the streams. What they do not say about their source is taken from the predictions, whose
+    train split is then the pool.
 
     Raises:
-        HpalError: streams that are no scores, do not belong together, or are of other scenes than the predictions.
+        HpalError: a stream holds no scores, or the streams or the predictions do not belong together.
     """
     for reader in readers:
         if reader.header.kind in ("selection", "labelled"):
@@ -226,7 +230,7 @@ def _require_possible(
     whole: bool,
 ) -> None:
     """Raises:
-    HpalError: a selection that these streams cannot give.
+    HpalError: the streams lack what these settings need. whole: the streams have regions.
     """
     if suppression is not None and header.features == 0:
         raise HpalError(header.source or subject, "has no features", "add --no-fds, or predict with them")
@@ -251,7 +255,7 @@ def _select_in_scene(
     limit: int,
     unit: float,
 ) -> GreedySelection:
-    """suppressors: rows of the scene that suppress from the beginning."""
+    """Selects in one scene. suppressors: (L,) rows of points that suppress from the beginning; unit: metres."""
     xyz = np.column_stack([rows["x"], rows["y"], rows["z"]])
     if suppression is None:
         return greedy_select(rows["score"], rows["index"], xyz, limit)
@@ -263,8 +267,8 @@ def _select_in_scene(
 
 
 def _one_a_superpoint(rows: Rows, answered: NDArray[np.integer] | None) -> Rows:
-    """The candidate of the highest score of each superpoint (ties: the smallest index), in the order of the rows,
-    without the superpoints that were `answered`."""
+    """Of each superpoint the row of the highest score, on a tie that of the smallest index, in the order of the rows.
+    answered: superpoints that are left out."""
     order = np.lexsort((rows["index"], -rows["score"].astype(np.float64)))
     best = order[np.unique(rows[SUPERPOINT][order], return_index=True)[1]]
     if answered is not None:
@@ -310,5 +314,6 @@ def _scene(predictions: PredictionStore | None, number: int) -> SceneInfo | None
 
 
 def _best_first(rows: Rows) -> NDArray[np.int64]:
-    """(N,) highest score first; ties by scene (numbers are in the order of names), then index."""
+    """(N,) the order of rows (N,) by score, the highest first, then by scene (whose numbers follow its name) and
+    index."""
     return np.lexsort((rows["index"], rows["scene"], -rows["score"].astype(np.float64)))

@@ -11,13 +11,14 @@ from scipy.sparse.csgraph import connected_components
 from hpal_cli.superpoints.graph import Graph
 
 LEAK_RATE = 1e-3
-"""Rate at which a walker gives up, beside the weights of the graph: what is far from any answer stays unsure."""
+"""Rate at which a walk ends without an answer, in the unit of the graph's weights. So superpoints far from any answer
+stay unsure."""
 
 PRIOR_POINTS = 60.0
-"""Points of a superpoint whose prior weighs as much as an edge of weight 1."""
+"""Number of points of a superpoint whose prior has the same weight as an edge of weight 1."""
 
 TOLERANCE = 1e-8
-"""Norm of the residual, by that of the right-hand side, at which the linear system counts as solved."""
+"""Ratio of the norms of the residual and of the right-hand side at which the solution is accurate enough."""
 
 
 def random_walk(
@@ -28,14 +29,15 @@ def random_walk(
     prior: NDArray[np.float64] | None = None,
     strength: float = 1.0,
 ) -> NDArray[np.float64]:
-    """(S, C) class probabilities of each superpoint; a row sums to less than 1 by the walkers that gave up.
+    """(S, C) class probabilities of each superpoint. A row sums to less than 1, by the share of walks that end without
+    an answer.
 
-    The `answered` superpoints (K,) hold `answer` (K, C). The others solve
+    The superpoints `answered` (K,) have the probabilities `answer` (K, C). Those of the others solve
 
         (L + leak + V) p = V q,   V = strength * size / 60
-
-    with L = D - W the Laplacian of the graph and q the prior (S, C) of a model; without one V is 0. The prior must
-    weigh more the larger the superpoint is: with equal weights a ceiling leaks away over its long border.
+    where L = D - W is the Laplacian of the graph, q is the prior (S, C) of a model, and V is 0 without a prior. The
+    weight of the prior grows with the size (S,) of a superpoint, since a large one, such as a ceiling, has many edges
+    along its border.
     """
     count, classes = len(size), answer.shape[1]
     found = np.zeros((count, classes))
@@ -57,7 +59,7 @@ def random_walk(
 
 
 def reachable(graph: Graph, count: int, answered: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(count,) superpoints that are connected with an answered one."""
+    """(count,) whether each superpoint is connected, directly or through others, with one of `answered` (K,)."""
     a, b = graph.pair.T
     part = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(count, count)), directed=False)[1]
     return np.isin(part, part[answered])
@@ -66,8 +68,9 @@ def reachable(graph: Graph, count: int, answered: NDArray[np.int64]) -> NDArray[
 def _conjugate_gradient(
     diagonal: NDArray[np.float64], weights: csr_array, right: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(M, C) solution of (diag - W) x = right for every column at once, by conjugate gradients with the diagonal as
-    preconditioner. The matrix is symmetric and diagonally dominant, so it is positive definite."""
+    """(M, C) the solution x of (diag - W) x = right, for all columns at once, by conjugate gradients with the diagonal
+    as preconditioner. The matrix is symmetric and diagonally dominant, so it is positive definite. diagonal: (M,);
+    weights: (M, M); right: (M, C)."""
     scale = diags_array(1 / np.sqrt(diagonal))
     matrix = scale @ weights @ scale
     half = np.sqrt(diagonal)[:, None]

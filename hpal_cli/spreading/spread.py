@@ -28,20 +28,22 @@ from hpal_cli.trees import Trees, fit
 from hpal_cli.wording import counted
 
 STRENGTH, STRENGTH_UNANSWERED = 1.0, 10.0
-"""How much the prior weighs in a scene with answers, and in one without, where the walk only smooths it."""
+"""Default strength of the prior in a scene with answers, and in a scene without any, in which the random walk only
+smooths the prior."""
 
 LEAST_PROBABILITY = 1e-4
-"""Of a class in a model's prediction, where several models are pooled."""
+"""Least probability of a class in a model's prediction when several models are pooled."""
 
 _MOST_STRENGTH = 1e6
-"""Beyond it the answers nearby count for nothing."""
+"""Strength above which answers nearby would have no effect."""
 
 PRIOR_TREES, PRIOR_COLUMNS = 150, 0.3
+"""Trees of `fit_prior`, and share of the columns that a split chooses from."""
 
 
 @dataclass(frozen=True, eq=False)
 class SpreadResult:
-    """What is known of the S superpoints of a scene after the answers were spread.
+    """The class probabilities of the S superpoints of a scene after the answers were spread.
 
     prob: (S, C) class probabilities. A row may sum to less than 1; the rest is the probability that no answer is
     reached.
@@ -53,7 +55,7 @@ class SpreadResult:
 
     @property
     def full(self) -> NDArray[np.float64]:
-        """(S, C) rows that sum to 1: what is missing is shared out equally, for it may be any class."""
+        """(S, C) probabilities whose rows sum to 1: the rest of each row is divided equally among all classes."""
         missing = np.maximum(1 - self.prob.sum(axis=1, keepdims=True), 0)
         full = self.prob + missing / self.prob.shape[1]
         return full / full.sum(axis=1, keepdims=True)
@@ -62,7 +64,7 @@ class SpreadResult:
 def answers_by_superpoint(
     of: NDArray[np.integer], index: NDArray[np.int64], label: NDArray[np.integer], classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The superpoints (K,) that hold an answer, and the share of each class among their answers (K, C).
+    """The superpoints (K,) that have an answer, and the share of each class among their answers (K, C).
 
     of: (N,) superpoint of each point; index, label: (A,) rows and class ids of the answers. Unsure answers (-1) are
     left out.
@@ -100,12 +102,12 @@ def spread_scene(
 
 
 def pool_predictions(predictions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """(S, C) what several models say together: the geometric mean of their probabilities, the logarithmic opinion pool
-    (Genest and Zidek, Statistical Science 1986). A model that excludes a class outweighs one that holds it for likely,
-    which an arithmetic mean does not know. One model's probabilities stay as they are.
+    """(S, C) the pooled probabilities of several models: the geometric mean, which is the logarithmic opinion pool
+    (Genest and Zidek, Statistical Science 1986). Unlike with an arithmetic mean, a class that one model excludes is
+    unlikely even if another model predicts it. The probabilities of a single model stay as they are.
 
-    predictions: (S, C) each, rows that sum to 1 or less; the sums of the result are the means of theirs. No probability
-    counts as less than `LEAST_PROBABILITY`, so that no model has a veto.
+    predictions: (S, C) each, whose rows sum to 1 or less; the row sums of the result are the means of theirs.
+    `LEAST_PROBABILITY` is added to each probability, so that no single model can exclude a class completely.
     """
     if len(predictions) == 1:
         return predictions[0]
@@ -143,12 +145,12 @@ def fit_prior(
 
 
 def report_missing_classes(labels: LabelStore, given: NDArray[np.integer], monitor: Monitor) -> None:
-    """Says which classes none of the answers `given` (A,) is: no point can get one of them."""
+    """Reports which classes are missing among the answers `given` (A,), since no point can get one of them."""
     there = np.bincount(given[given >= 0], minlength=len(labels.classes)) > 0
     missing = [one.name for one in labels.classes if not there[one.id]]
     if missing and there.sum() == 1:
         only = labels.classes[int(there.argmax())].name
-        monitor.warn(f"every answer is {only}, and no other class can be found: answer for others too")
+        monitor.warn(f"every answer is {only}, so no point can get another class: label points of other classes too")
     elif missing:
         monitor.note(f"no answer yet for {len(missing)} of {len(there)} classes: {', '.join(missing)}")
 
@@ -156,8 +158,9 @@ def report_missing_classes(labels: LabelStore, given: NDArray[np.integer], monit
 def known_superpoints(
     spread: PredictionStore, scene: SceneInfo, of: NDArray[np.integer], count: int
 ) -> NDArray[np.float64]:
-    """(count, C) what a spread store says of each superpoint of a scene. What all classes share says nothing of any
-    of them, so each row is taken less its smallest entry: an even row becomes zeros."""
+    """(count, C) the mean probabilities of each superpoint in a store of spread answers, less the smallest entry of
+    each row, since a part that all classes share carries no information. If all entries of a row are equal, it becomes
+    0. of: (N,) superpoint of each point; count: number of superpoints."""
     size = np.bincount(of, minlength=count)
     prob = sum_by(of, spread.probabilities(scene).astype(np.float64), count) / size[:, None]
     return prob - prob.min(axis=1, keepdims=True)
@@ -182,13 +185,14 @@ def spread(
     """Spreads the answers and writes the predictions store `out`. Yields each scene when it is written, and whether
     anything is known of it. The store is complete when the iteration ends.
 
-    labels: the answers; None: the predictions of models are averaged and smoothed, for scenes in which nobody answered.
-    predictions: stores of models, which are pooled (`pool_predictions`) to the prior; like: whether trees on the
-    answered superpoints (`fit_prior`) count as one more model. Only answers in the train split are spread and learned
-    from; the others serve to measure.
+    labels: the answers; None to only pool and smooth the predictions of models. predictions: stores of models, which
+    are pooled to the prior (`pool_predictions`); like: whether trees that are trained on the answered superpoints
+    (`fit_prior`) are pooled as one more model; strength: of the prior, as for `spread_scene`; split, scenes: which
+    scenes are written. Only answers in the train split are used; the others are for evaluation.
 
     Raises:
-        HpalError: labels or predictions are of other scenes, or there is nothing to spread.
+        HpalError: the labels or predictions are of other scenes or classes, or there is nothing to spread.
+        UsageError: the strength is out of range, or there are neither labels nor predictions.
     """
     monitor = monitor or Silent()
     latest = np.zeros(0, ANSWER)
@@ -209,7 +213,8 @@ def spread(
     sure = sum(int((rows["label"] >= 0).sum()) for rows in given.values())
     if not sure and not predictions:
         if labels is None:
-            raise UsageError("--predictions", "is missing, and without labels nothing is known", "give what models say")
+            problem = "is missing, and without labels there is nothing else to spread"
+            raise UsageError("--predictions", problem, "give a predictions store")
         raise HpalError(
             labels.path, "holds no answer of a train scene to spread", "answer some points with `hpal label` first"
         )
@@ -260,13 +265,13 @@ def spread(
             yield scene, found is not None
         if not written:
             raise HpalError(
-                store.path, "nothing is known of these scenes", "choose others, or give --predictions or --alike"
+                store.path, "none of these scenes has an answer", "choose others, or give --predictions or --alike"
             )
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One scene; a process of its own may do it. answers: its rows of the labels store."""
+    """One scene, as a task for a worker process. answers: (A,) its answers, as records of `ANSWER`."""
 
     superpoints: SuperpointStore
     scene: SceneInfo
@@ -282,7 +287,8 @@ _Found = tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.bool_], NDAr
 
 
 def _spread_scene(work: _Work) -> _Found | None:
-    """(prob, feat, unknown, superpoint) of the points of a scene; None if nothing is known of it."""
+    """The probabilities (N, C), features (N, K), unknown (N,) and superpoints (N,) of the points of a scene; None if
+    nothing is known of the scene."""
     superpoints = work.superpoints.read(work.scene)
     index, label = _index_and_label(work.answers)
     priors = [] if work.trees is None else [work.trees(superpoints.feature)]
@@ -296,10 +302,10 @@ def _spread_scene(work: _Work) -> _Found | None:
     found = spread_scene(superpoints, index, label, work.classes, prior, work.strength)
     of = superpoints.of
     full = found.full.astype(np.float16)
-    # What is left of an answer far away may be less than float16 can tell: then nothing is known either.
+    # If the effect of an answer far away is lost in the rounding to float16, nothing is known of the superpoint either.
     even = (full == full[:, :1]).all(axis=1) & (work.classes > 1)
     point, unknown = full[of], (even | ~found.known)[of]
-    # The answered point has its answer, whatever was said of the others of its superpoint.
+    # An answered point has its own answer, whatever the other answers in its superpoint are.
     sure = label >= 0
     point[index[sure]] = np.eye(work.classes, dtype=np.float16)[label[sure]]
     unknown[index[sure]] = False

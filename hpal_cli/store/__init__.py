@@ -1,2 +1,2 @@
-"""What all stores have in common: one attribute at the root, writing that is complete or not visible at all, a single
-writer, and the same size of chunks."""
+"""What all stores have in common: the attribute at their root, the size of their chunks, and that a store appears under
+its name only when it is complete."""

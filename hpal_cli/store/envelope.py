@@ -1,7 +1,5 @@
-"""The envelope of every hpal store: a Zarr v3 folder with one `hpal` attribute at its root.
-
-docs/formats.md is the specification; this module is where its section 1 lives.
-"""
+"""Creates, opens and reads stores. Every store is a Zarr v3 folder with an attribute `hpal` at its root
+(docs/formats.md section 1)."""
 
 from __future__ import annotations
 
@@ -45,10 +43,12 @@ def create(
     overwrite: bool,
     place: contextlib.AbstractContextManager[Path] | None = None,
 ) -> Iterator[tuple[zarr.Group, Path]]:
-    """Yields the root group of a new store and where it is written; it appears at `path` when the block ends well.
+    """Yields the root group of a new store and the folder in which it is written. The store appears at `path` when the
+    block ends without an error. `attributes` are written at the end of the block, so the block may add to them.
+    place: yields the folder to write in; without it, the folder is removed if the block fails.
 
-    `attributes` may still be filled inside the block: it is written at the end.
-    place: where it is written, if not in a folder that goes away when the block fails.
+    Raises:
+        HpalError: `path` exists and may not be replaced, or it is a store of another kind.
     """
     if path.exists() and overwrite and kind_of(path) != kind:
         raise HpalError(path, f"is not a {kind} store, and is not replaced by one", "give another name with -o")
@@ -59,7 +59,7 @@ def create(
 
 
 def attributes_of(path: Path) -> dict[str, Any] | None:
-    """The `hpal` attribute of a store, without opening it as Zarr; None if this is no hpal store."""
+    """The attribute `hpal` of a store, read without Zarr; None if there is no hpal store at `path`."""
     try:
         metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
         attributes = metadata["attributes"]["hpal"]
@@ -69,16 +69,16 @@ def attributes_of(path: Path) -> dict[str, Any] | None:
 
 
 def kind_of(path: Path) -> str | None:
-    """`scenes`, `superpoints`, `predictions` or `labels`; None if this is no hpal store."""
+    """`scenes`, `superpoints`, `predictions` or `labels`; None if there is no hpal store at `path`."""
     kind = (attributes_of(path) or {}).get("kind")
     return kind if isinstance(kind, str) else None
 
 
 def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
-    """The root group (read only) and its `hpal` attribute.
+    """Opens a store for reading. Returns the root group and its attribute `hpal`.
 
     Raises:
-        HpalError: nothing there, no hpal store, not one of `kinds`, unfinished, or of a newer specification.
+        HpalError: there is no hpal store of one of these kinds, it is not complete, or its specification is newer.
     """
     wanted = " or ".join(kinds)
     makers = " or ".join(MADE_BY[kind] for kind in kinds)
@@ -99,12 +99,12 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
         raise HpalError(path, "is not complete (its writer did not finish)", f"run `{makers}` again")
     try:
         return zarr.open_group(str(path), mode="r", use_consolidated=False), attributes
-    except Exception as error:  # of Zarr, in many kinds
+    except Exception as error:  # Zarr raises many kinds of errors
         raise HpalError(path, f"its zarr.json is damaged ({_first_line(error)})", _REMEDY) from error
 
 
 def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> None:
-    """(N, ...) as one array: chunks of whole rows, compressed, each with a checksum, missing ones never left out."""
+    """Writes values (N, ...) as an array whose chunks have whole rows, are compressed, and have a checksum each."""
     values = np.ascontiguousarray(values)
     array = create_array(group, name, values.shape, values.dtype)
     if values.size:
@@ -112,8 +112,9 @@ def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> No
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> zarr.Array:
-    """An array that `write_array` would make, to be filled by blocks of `CHUNK_ROWS` rows: all of them, in full."""
-    # Bytes of like weight side by side: halves coordinates and probabilities, and costs next to no time.
+    """Creates an array like that of `write_array`, which the caller then fills in blocks of `CHUNK_ROWS` rows."""
+    # The shuffle puts bytes of equal significance side by side. Coordinates and probabilities are then compressed to
+    # half the size, in little time.
     codec = zarr.codecs.BloscCodec(
         typesize=dtype.itemsize, cname="zstd", clevel=1, shuffle=zarr.codecs.BloscShuffle.shuffle
     )
@@ -122,7 +123,7 @@ def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np
         shape=shape,
         dtype=dtype,
         chunks=(max(1, min(CHUNK_ROWS, shape[0])), *shape[1:]),
-        # Without it most flipped bits go unnoticed: Blosc has no checksum, and numbers that differ are numbers too.
+        # Blosc has no checksum, so without this one a flipped bit would only change a number.
         compressors=[codec, zarr.codecs.Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
@@ -132,7 +133,7 @@ def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
     """The whole array `name` of a group.
 
     Raises:
-        HpalError: it is missing, or a chunk of it is, or one cannot be decoded.
+        HpalError: the array or a chunk of it is missing, or a chunk cannot be decoded.
     """
     array = _whole(group, name, path)
     return _read(array, path, slice(None))
@@ -143,11 +144,11 @@ KEPT = 1 << 27
 
 
 class RowReader:
-    """Rows of an array (N, F), read by the chunks that hold them; the latest chunks are kept."""
+    """Reads single rows of an array (N, F). It reads the chunks that have them, and keeps the latest chunks."""
 
     def __init__(self, group: zarr.Group, name: str, path: Path) -> None:
         """Raises:
-        HpalError: it is missing, or a chunk of it is.
+        HpalError: the array or a chunk of it is missing.
         """
         self.name, self._path = name, path
         self._array = _whole(group, name, path)
@@ -178,15 +179,15 @@ class RowReader:
         return self._chunks[number]
 
     def read_chunk(self, number: int) -> NDArray[Any]:
-        """The rows of one chunk, from the disk.
+        """Reads the rows of one chunk from the disk.
 
         Raises:
-            HpalError: it cannot be decoded.
+            HpalError: the chunk cannot be decoded.
         """
         return self.block(number * self._rows, (number + 1) * self._rows)
 
     def block(self, start: int, stop: int) -> NDArray[Any]:
-        """The rows from `start` up to `stop`, from the disk; they are not kept.
+        """Reads the rows from `start` up to `stop` from the disk, without keeping them.
 
         Raises:
             HpalError: a chunk cannot be decoded.
@@ -195,10 +196,10 @@ class RowReader:
 
 
 def check_arrays(root: zarr.Group, path: Path) -> None:
-    """Reads every chunk of every array of a store, known to its tables or not.
+    """Reads every chunk of every array of a store, also of arrays that its tables do not mention.
 
     Raises:
-        HpalError: a chunk is missing or damaged, or the metadata of an array or a group is.
+        HpalError: a chunk, or the metadata of an array or a group, is missing or damaged.
     """
     with _damage(path, ""):
         names = [name for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)]
@@ -211,17 +212,17 @@ def check_arrays(root: zarr.Group, path: Path) -> None:
 
 
 ATTEMPTED = 1 << 28
-"""Bytes of an array that are asked for without a look at the size of its chunks."""
+"""Bytes of an array up to which the size of its chunks on the disk is not checked."""
 
 RATIO = 1 << 16
-"""More than Blosc makes of a byte, even of one that is repeated."""
+"""Larger than the ratio by which Blosc can compress, even if all bytes are the same."""
 
 
 def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
-    """The array `name`, if all of its chunks are there.
+    """Opens the array `name` and checks that all of its chunks are there.
 
     Raises:
-        HpalError: it is missing, a chunk is, or its chunks cannot hold what its shape promises.
+        HpalError: the array or a chunk is missing, or the chunks are too small for the array's shape.
     """
     node = find(group, name, path)
     with _damage(path, _where(group, name)):
@@ -229,7 +230,7 @@ def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
             raise TypeError("it is not there" if node is None else "it is a group")
         if node.dtype.kind not in "biuf":
             raise TypeError(f"it holds {node.dtype}, not numbers")
-        # Zarr reads a chunk that is gone as zeros, which would pass for data.
+        # Zarr reads a missing chunk as zeros, which would be taken for data.
         if node.size and node.nchunks_initialized < node.nchunks:
             raise ValueError("a chunk is gone")
         if node.nbytes > ATTEMPTED and node.nbytes > RATIO * node.nbytes_stored():
@@ -238,7 +239,7 @@ def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
 
 
 def find(group: zarr.Group, name: str, path: Path) -> zarr.Array | zarr.Group | None:
-    """The array or group `name` of a group, None if there is none.
+    """The array or group `name` of a group; None if there is none.
 
     Raises:
         HpalError: its metadata cannot be read.
@@ -251,7 +252,7 @@ def read_group(group: zarr.Group, name: str, path: Path) -> tuple[zarr.Group, di
     """The group `name` of a group, and its attributes.
 
     Raises:
-        HpalError: it is not there, or its metadata cannot be read.
+        HpalError: the group is missing, or its metadata cannot be read.
     """
     node = find(group, name, path)
     if not isinstance(node, zarr.Group):
@@ -264,7 +265,7 @@ def array_names(group: zarr.Group, path: Path) -> list[str]:
     """The names of the arrays of a group, sorted.
 
     Raises:
-        HpalError: the metadata of one cannot be read.
+        HpalError: the metadata of an array cannot be read.
     """
     with _damage(path, group.path):
         return sorted(group.array_keys())
@@ -279,14 +280,14 @@ def _read(array: zarr.Array, path: Path, rows: slice) -> NDArray[Any]:
         return np.asarray(array[rows])
     except MemoryError:
         raise
-    except Exception as error:  # of Zarr and its codecs, in many kinds
+    except Exception as error:  # Zarr and its codecs raise many kinds of errors
         chunk, why = _bad_chunk(array, rows) or ("", error)
         where = "/".join(part for part in (array.path, chunk) if part)
         raise HpalError(path, f"its array {where} is damaged ({_first_line(why)})", _REMEDY) from error
 
 
 def _bad_chunk(array: zarr.Array, rows: slice) -> tuple[str, Exception] | None:
-    """The first chunk that cannot be read, and why."""
+    """The name of the first chunk that cannot be read, and the error; None if all can be read."""
     begin, end, _ = rows.indices(array.shape[0])
     chunk = array.shards or array.chunks
     height = chunk[0]
@@ -295,19 +296,19 @@ def _bad_chunk(array: zarr.Array, rows: slice) -> tuple[str, Exception] | None:
             array[number * height : (number + 1) * height]
         except Exception as error:
             key = array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
-            # Where a chunk has not all columns, only the row of chunks is known.
+            # If a chunk does not have all columns, it is not known which of a row of chunks is damaged.
             return (key if chunk[1:] == array.shape[1:] else ""), error
     return None
 
 
 @contextlib.contextmanager
 def _damage(path: Path, where: str) -> Iterator[None]:
-    """What Zarr raises at damaged metadata, as an error that names the array or group."""
+    """Turns the errors that Zarr raises for damaged metadata into an HpalError that names the array or group."""
     try:
         yield
     except (HpalError, MemoryError):
         raise
-    except Exception as error:  # of Zarr, in many kinds
+    except Exception as error:  # Zarr raises many kinds of errors
         raise HpalError(
             path, f"its {where or 'metadata'} is missing or damaged ({_first_line(error)})", _REMEDY
         ) from error

@@ -1,5 +1,5 @@
-"""Writes files beside their final names and renames them when they are complete, so that a reader never sees a part of
-one."""
+"""Writes files and folders under temporary names and renames them when they are complete, so that a reader never sees
+an incomplete one."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from hpal_cli import system
 from hpal_cli.errors import HpalError
 
 _OURS = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)(\.lock)?")
-"""What is written, what was replaced and is being removed, and the file that is locked meanwhile."""
+"""Temporary names: of what is being written, of what was replaced and is being removed, and of their lock files."""
 
 SYNCED_AT_ONCE = 16
-"""Files that the disk is asked to keep at the same time."""
+"""Files that are synced to the disk at the same time."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, overwrite: bool, folder: bool = False) -> Iterator[Path]:
-    """Yields a name beside `path` to write to; renames it to `path` at the end.
+    """Yields a temporary path beside `path` to write to, and renames it to `path` at the end.
 
-    On any error the unfinished work is removed and what stood at `path` stays as it was. What killed writers of `path`
-    left is removed first.
-    folder: it is one. Otherwise an empty file is there already, to be written to and not to be replaced.
+    On any error the temporary file is removed and `path` stays as it was. Temporary files of earlier writers of `path`
+    that were killed are removed first.
+    folder: whether to write a folder. Otherwise the temporary path is an empty file already, which must be written to
+    and not replaced, because it is locked.
 
     Raises:
-        HpalError: `path` exists and `overwrite` is not set, its folder is missing, or the disk refuses.
+        HpalError: `path` exists and `overwrite` is not set, its folder is missing, or it cannot be written.
     """
     with contextlib.suppress(OSError):
         _sweep(path, once=not folder)
@@ -45,7 +46,7 @@ def atomic_write(path: Path, *, overwrite: bool, folder: bool = False) -> Iterat
     try:
         with _claimed(path, "partial", folder=folder) as partial:
             yield partial
-            # Somebody else may have made it meanwhile.
+            # Another process may have created it meanwhile.
             require_absent(path, overwrite=overwrite, folder=folder)
             _swap(partial, path, overwrite=overwrite)
     except OSError as error:
@@ -56,10 +57,10 @@ def atomic_write(path: Path, *, overwrite: bool, folder: bool = False) -> Iterat
 
 @contextlib.contextmanager
 def unfinished_folder(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path` for a folder of its own to write; what is there at the end is removed.
+    """Yields the path of a temporary folder beside `path`. The folder is removed at the end of the block.
 
-    While the block runs, a file beside it is locked: what writers of `path` left whose lock nobody holds is removed
-    first. (The folder itself cannot be the lock: a lock on a folder is not seen through NFS.)
+    While the block runs, it holds a lock on a file beside the folder. Temporary folders of earlier writers of `path`
+    whose lock is free are removed first. (The lock is not on the folder itself, since NFS does not share such locks.)
     """
     _sweep(path)
     with _claimed(path, "partial", folder=True) as partial:
@@ -68,16 +69,16 @@ def unfinished_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _claimed(path: Path, ending: str, *, folder: bool) -> Iterator[Path]:
-    """A name beside `path` that nobody else uses, whose lock says so; what has it at the end is removed.
+    """Yields a new temporary path beside `path`, and removes what is there at the end of the block.
 
-    The lock is a file beside it or, where a file is to be written, the file itself: files come by the thousand.
-    It is given back however the process ends.
+    Meanwhile it holds a lock, which tells other processes that the path is in use and which ends with this process. The
+    lock is on a file beside a folder, but on a file itself, since a command may write thousands of files.
     """
     name, lock, held = _claim(path, ending, folder)
     try:
         yield name
     except BaseException:
-        # Zarr's threads do not stop when one of them fails: what they still write makes the folder anew.
+        # If one of Zarr's threads fails, the others go on, and may create the folder again after it was removed.
         for _ in range(10 if folder else 0):
             _remove(name)
             time.sleep(0.02)
@@ -97,22 +98,24 @@ def _claim(path: Path, ending: str, folder: bool) -> tuple[Path, Path, int]:
             if system.lock(held) and lock.exists():
                 return name, lock, held
         except OSError:
-            # No locks on this file system: nobody removes a file that cannot be locked, nor a folder without one.
+            # This file system has no locks. Other processes then remove neither this file nor this folder.
             if folder:
                 _remove(lock)
             return name, lock, held
-        # A sweep came between: it has removed the file, or is about to.
+        # Another process has taken the lock first to remove the file, so a new name is needed.
         os.close(held)
 
 
 _listed: dict[Path, dict[str, list[str]]] = {}
-"""What was left in a folder by name of the output, when this process first wrote a file there."""
+"""For each folder in which this process has written, the temporary files that were there at first, by the output's
+name."""
 
 
 def _sweep(path: Path, *, once: bool = False) -> None:
-    """Removes what killed writers of `path` left; brings back what stood there if they took it away.
+    """Removes the temporary files of writers of `path` that were killed. If such a writer had already moved the old
+    output away, it is moved back.
 
-    once: look into the folder only the first time.
+    once: list the folder only for the first file that is written to it.
 
     Raises:
         OSError: there is no such folder.
@@ -130,9 +133,10 @@ def _sweep(path: Path, *, once: bool = False) -> None:
     for name in sorted(left):
         one = path.with_name(name)
         if f"{name}.lock" in left or (name.endswith(".partial") and one.is_dir()):
-            # Its lock decides; a folder without one may be written by somebody who has no locks.
+            # The lock file of this folder decides. A folder without a lock file may be in use on a system without
+            # locks.
             continue
-        # What is not ours to open or to lock, or is gone meanwhile, is not ours to remove.
+        # A file that cannot be opened or locked, or that is gone meanwhile, is skipped.
         with contextlib.suppress(OSError):
             held = os.open(one, os.O_RDONLY if one.is_dir() else os.O_RDWR)
             try:
@@ -150,11 +154,11 @@ def _sweep(path: Path, *, once: bool = False) -> None:
 def resumable_write(
     path: Path, *, overwrite: bool, resume: bool, worth_keeping: Callable[[Path], bool]
 ) -> Iterator[Path]:
-    """As `atomic_write`, for a folder that takes long: if the block fails and the work is `worth_keeping`, it
-    stays beside `path`, and with `resume` the next call yields it again.
+    """As `atomic_write`, for a folder that takes long to write. If the block fails and the unfinished folder is
+    `worth_keeping`, it stays beside `path`, and a later call with `resume` yields it again.
 
     Raises:
-        HpalError: as `atomic_write`; another process is writing it.
+        HpalError: as `atomic_write`, or another process is writing `path`.
     """
     with contextlib.suppress(OSError):
         _sweep(path)
@@ -165,7 +169,7 @@ def resumable_write(
         partial.mkdir(exist_ok=True)
         held = os.open(partial, os.O_RDONLY)
         try:
-            # Given back by the system however the process ends.
+            # The system releases the lock however the process ends.
             free = system.lock(held)
         except OSError:
             free = False
@@ -173,7 +177,7 @@ def resumable_write(
             os.close(held)
             raise HpalError(path, "is being written by another process", "wait for it, or name another")
         try:
-            # What is not worth keeping may be the store that was replaced when the process was killed.
+            # A folder that is not worth keeping may be a replaced store, if a process was killed while it was removed.
             if not (resume and worth_keeping(partial)):
                 for left in partial.iterdir():
                     _remove(left)
@@ -192,10 +196,10 @@ def resumable_write(
 
 
 def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None:
-    """folder: one may be replaced.
+    """Checks that `path` can be written. folder: whether a folder at `path` may be replaced.
 
     Raises:
-        HpalError: `path` exists and may not be replaced, or its folder is missing.
+        HpalError: `path` exists and may not be replaced, or the folder that it is in is missing.
     """
     if overwrite and not folder and path.is_dir():
         raise HpalError(path, "is a folder", "give the name of a file")
@@ -207,10 +211,10 @@ def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None
 
 @contextlib.contextmanager
 def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
-    """For files that are written one by one inside the block: if it fails, those that were not there before go again.
+    """Removes the files of `paths` that did not exist before the block, if the block fails.
 
     Raises:
-        HpalError: as `require_absent`, for any of them.
+        HpalError: as `require_absent`, for any of the files.
     """
     for path in paths:
         require_absent(path, overwrite=overwrite)
@@ -224,34 +228,35 @@ def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[N
 
 
 def is_special(path: Path) -> bool:
-    """Whether something is there that is neither a file nor a folder: /dev/null, a named pipe."""
+    """Whether `path` is neither a file nor a folder but, for example, /dev/null or a named pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder/name`, for a name with slashes that came from a file.
+    """The path `folder/name`, for a name from a file, which may have slashes.
 
     Raises:
-        HpalError: that would be another place than below `folder`.
+        HpalError: the path would not be below `folder`.
     """
     path = folder / name
     below = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))
     if "\0" in name or os.path.isabs(name) or below.split(os.sep)[0] in (os.curdir, os.pardir):
-        raise HpalError(folder, f"a file called {name!r} would not be in it", "do not trust where that name came from")
+        raise HpalError(folder, f"a file called {name!r} would not be in it", "do not trust the source of that name")
     return path
 
 
 def sync(folder: Path, *, below: bool = True) -> None:
-    """Waits until a folder would survive a power cut, with everything `below` it or with the names that it holds alone.
+    """Writes a folder to the disk so that it survives a power cut. below: with all files and folders in it, and not
+    only its list of names.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the disk reports an error.
     """
     if not below:
         _flush(folder)
         return
     paths = [*folder.rglob("*"), folder]
-    # Side by side, for a disk takes many at once in little more than the time of one.
+    # In parallel, since a disk syncs many files in little more time than one.
     with ThreadPoolExecutor(min(len(paths), SYNCED_AT_ONCE)) as pool:
         for _ in pool.map(_flush, paths):
             pass
@@ -262,7 +267,7 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(held)
     except OSError as error:
-        # Some network file systems cannot do it for folders.
+        # Some network file systems cannot sync folders.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -273,12 +278,13 @@ def _swap(partial: Path, path: Path, *, overwrite: bool) -> None:
     if not (partial.is_dir() and overwrite and os.path.lexists(path)):
         os.replace(partial, path)
         return
-    # A folder cannot be renamed over a full one.
+    # A folder cannot be renamed to the name of a folder that is not empty.
     with _claimed(path, "replaced", folder=True) as aside:
         if system.exchange(partial, path):
             os.rename(partial, aside)
             return
-        # The old one steps aside, and comes back if need be; if the process is killed here, the next one brings it.
+        # The old folder is moved away, and moved back on an error. If the process is killed here, the next writer of
+        # `path` moves it back.
         os.rename(path, aside)
         try:
             os.rename(partial, path)

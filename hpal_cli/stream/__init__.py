@@ -1,1 +1,1 @@
-"""Points on a pipe: binary little-endian PLY with a header that says where they come from."""
+"""The point stream that commands write to a pipe: binary little-endian PLY with a header that names its source."""

@@ -15,6 +15,7 @@ from hpal_cli.history import Entry
 from hpal_cli.scene_table import SceneInfo, require_scene_name
 
 SPEC = 1
+"""The version of the specification that this program writes, and the newest that it reads."""
 
 PLY_TYPES = {
     "char": "i1",
@@ -46,12 +47,12 @@ PLY_NAMES = {
 }
 
 MAX_HEADER = 1 << 22
-"""Bytes; a table of some ten thousand scenes fits."""
+"""Bytes of a header, at most. A table of some ten thousand scenes fits."""
 
 
 @dataclass(frozen=True)
 class PoolScene:
-    """A scene that points were drawn from: its number, its name, and all its points, streamed or not."""
+    """A scene of the pool that was scored. points: of the whole scene, whether in the stream or not."""
 
     number: int
     name: str
@@ -64,13 +65,13 @@ class PoolScene:
 
 @dataclass(frozen=True)
 class Header:
-    """What a stream says of itself.
+    """The description of a stream at its beginning.
 
-    kind: `scores`, `selection` or `labelled`; source: the store that was scored, as a path; scenes: the `id` of the
-    scenes that it belongs to; unit: metres in one unit of x y z; features: columns of the source's features, 0 if it
-    has none; pool: every scene that was scored; history: one entry a command.
-    dtype: the columns of a row, little endian; count: rows that follow; comments: what others wrote.
-    strategy: what the points were scored by; shard: (i, n) if this is the i-th of n parts, counted from 1.
+    kind: `scores`, `selection` or `labelled`; source: path of the store that was scored; scenes: the `id` of the scenes
+    store; unit: metres in one unit of x, y and z; features: number of columns of the source's features, 0 if it has
+    none; pool: all scenes that were scored; history: one entry for each command.
+    dtype: the columns of a row, little endian; count: number of rows; comments: those of other programs.
+    strategy: by which the points were scored; shard: (i, n) if this is the i-th of n parts, counted from 1.
     """
 
     kind: str
@@ -87,7 +88,8 @@ class Header:
     shard: tuple[int, int] | None = None
 
     def then(self, kind: str, history: Sequence[Entry] | None) -> Header:
-        """The header that the next command writes: its kind, with its own history added, or with none at all."""
+        """The header that the next command writes. kind: of that stream; history: the entries that the command adds, or
+        None for a header without any history."""
         return replace(self, kind=kind, history=() if history is None else (*self.history, *history))
 
     def encode(self) -> bytes:
@@ -117,7 +119,7 @@ class Header:
 
 @dataclass(frozen=True)
 class RawHeader:
-    """The text of a PLY header, line by line, and whether our own fast path can read what follows."""
+    """The text of a PLY header. plain: whether the rows can be read directly, and not only by plyfile."""
 
     lines: tuple[str, ...]
     text: bytes
@@ -125,10 +127,10 @@ class RawHeader:
 
 
 def read_text(stream: IO[bytes], subject: object) -> RawHeader:
-    """Reads up to and with `end_header`.
+    """Reads a stream up to the line `end_header`, including it.
 
     Raises:
-        HpalError: nothing there, no PLY, or the header never ends.
+        HpalError: the stream is empty, is no PLY, or ends within the header.
     """
     text = bytearray(stream.readline(64))
     if not text:
@@ -150,10 +152,10 @@ def read_text(stream: IO[bytes], subject: object) -> RawHeader:
 
 
 def parse(raw: RawHeader, subject: object) -> Header:
-    """The header that `encode` wrote, or as much of it as another program left.
+    """Parses a header that `encode` wrote, or what another program has kept of it.
 
     Raises:
-        HpalError: a newer specification, an unknown property type, or lines that cannot be read.
+        HpalError: the specification is newer, a property has an unknown type, or a line cannot be read.
     """
     kind, source, scenes, unit, features, strategy, shard = "points", None, None, None, None, None, None
     pool: list[PoolScene] = []
@@ -175,7 +177,8 @@ def parse(raw: RawHeader, subject: object) -> Header:
                             "install a newer hpal",
                         )
                 elif kind == "points":
-                    # Other programs may say `scene` too: our words count only after our own first line.
+                    # A comment of another program may begin with `scene` too, so these words only have a meaning after
+                    # the line that hpal writes first.
                     comments.append(rest.strip())
                 elif what == "source":
                     source = str(json.loads(value))
@@ -235,7 +238,7 @@ def parse(raw: RawHeader, subject: object) -> Header:
 
 def require_columns(header: Header, names: Sequence[str], subject: object, maker: str) -> None:
     """Raises:
-    HpalError: a column of `names` is not in the stream.
+    HpalError: the stream lacks a column of `names`. maker: the command that writes them, for the message.
     """
     missing = [name for name in names if name not in (header.dtype.names or ())]
     if missing:
@@ -244,7 +247,7 @@ def require_columns(header: Header, names: Sequence[str], subject: object, maker
 
 def require_selected(header: Header, subject: object) -> None:
     """Raises:
-    HpalError: the stream holds every candidate with its score, and not those that were chosen.
+    HpalError: the stream is not a selection, but has all candidates with their scores.
     """
     if header.kind == "scores":
         raise HpalError(subject, "holds scores, not a selection", "give the output of `hpal select`")
@@ -252,7 +255,7 @@ def require_selected(header: Header, subject: object) -> None:
 
 def require_scenes(header: Header, scenes: str, subject: object, other: object, remedy: str) -> None:
     """Raises:
-    HpalError: the stream says that it is of other scenes than those with the id `scenes`, which `other` is about.
+    HpalError: the stream names other scenes than those with the id `scenes`. other, remedy: parts of the message.
     """
     if header.scenes not in (None, scenes):
         raise HpalError(subject, f"holds points of other scenes than {other}", remedy)

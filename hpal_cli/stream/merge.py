@@ -13,10 +13,10 @@ from hpal_cli.stream.rows import Rows
 
 
 def merged_header(readers: Sequence[PointReader]) -> Header:
-    """What the streams say together: one pool, every command of their histories once.
+    """The header of the merged streams, which has the scenes of all pools and each entry of the histories once.
 
     Raises:
-        HpalError: streams that do not belong together, two of the same scene, or a part of a job array that is missing.
+        HpalError: the streams do not belong together, two have the same scene, or a part of a job array is missing.
     """
     first, others = readers[0], readers[1:]
     for reader in others:
@@ -24,7 +24,7 @@ def merged_header(readers: Sequence[PointReader]) -> Header:
             mine, theirs = getattr(first.header, what), getattr(reader.header, what)
             if mine != theirs:
                 what = {"dtype": "columns"}.get(what, what)
-                remedy = "score both alike" if what == "strategy" else "give scores of one store"
+                remedy = "score both in the same way" if what == "strategy" else "give scores of one store"
                 raise HpalError(reader.subject, f"its {what} differs from that of {first.subject}", remedy)
     _require_all_parts(readers)
     pool = [scene for reader in readers for scene in reader.header.pool]
@@ -45,10 +45,10 @@ def merged_header(readers: Sequence[PointReader]) -> Header:
 
 
 def scenes_of(readers: Sequence[PointReader]) -> Iterator[tuple[int, Rows, str]]:
-    """The number and the rows of one scene after the other, and the stream it came from.
+    """Yields, scene by scene, the scene's number, its rows, and the name of the stream that they are from.
 
     Raises:
-        HpalError: a scene that comes twice, or a stream that ends early.
+        HpalError: a scene comes twice, or a stream ends early.
     """
     seen: set[int] = set()
     for reader in readers:
@@ -67,7 +67,7 @@ def _require_all_parts(readers: Sequence[PointReader]) -> None:
     have = sorted(part[0] for part in parts if part is not None and part[1] == total)
     if len(have) == len(parts) and have == list(range(1, total + 1)):
         sizes = [len(r.header.pool) for r in sorted(readers, key=lambda r: r.header.shard or (0, 0))]
-        # Dealt out one after the other: the first ones may have one scene more.
+        # Scenes are assigned to the parts in turn, so that the first parts may have one more than the last.
         if sizes != sorted(sizes, reverse=True) or sizes[0] - sizes[-1] > 1:
             counts = " and ".join(map(str, sizes))
             raise HpalError(

@@ -1,4 +1,4 @@
-"""Reading and writing the rows of a point stream."""
+"""Reads and writes the rows of a point stream."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from hpal_cli.stream.viewer_names import from_viewers, whole_numbers
 BLOCK_ROWS = 1 << 16
 
 BLOCK_BYTES = 1 << 26
-"""Of a block, at most: a header may promise a row of a million columns."""
+"""Bytes of a block, at most, since a header may promise rows of a million columns."""
 
 
 def point_dtype(*, color: bool, extra: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
-    """The columns of a stream (docs/formats.md section 5): x y z, colour if there is one, scene, index, score, more."""
+    """The columns of a stream (docs/formats.md section 5): x, y, z, the colour if there is one, scene, index, score,
+    and the columns `extra`, which are (name, type) each."""
     columns = [("x", "<f8"), ("y", "<f8"), ("z", "<f8")]
     if color:
         columns += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
@@ -29,11 +30,11 @@ def point_dtype(*, color: bool, extra: tuple[tuple[str, str], ...] = ()) -> np.d
 
 
 class PointReader:
-    """A stream being read: `header` is there at once, the rows come in blocks."""
+    """Reads a stream: the header when it is opened, and then the rows in blocks."""
 
     def __init__(self, stream: IO[bytes], subject: object) -> None:
         """Raises:
-        HpalError: no PLY, or a header that cannot be read.
+        HpalError: the stream is no PLY, or its header cannot be read.
         """
         self.subject = subject
         self._stream = stream
@@ -46,15 +47,15 @@ class PointReader:
             self._whole = _through_plyfile(raw.text, stream, subject)
             self._raw_dtype = self._whole.dtype
         self._named = from_viewers(self._raw_dtype)
-        # What a row looks like once viewers' names and number types are undone.
+        # The columns under their own names and types, which a viewer may have changed.
         clean = self._clean(np.zeros(0, self._raw_dtype)).dtype
         self.header = replace(header, dtype=clean)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Rows]:
-        """All rows in stream order, at most `rows` at a time.
+        """Yields all rows in the order of the stream, at most `rows` at a time.
 
         Raises:
-            HpalError: the stream ends before the rows that its header promises.
+            HpalError: the stream has fewer or more rows than its header promises.
         """
         if self._whole is not None:
             for start in range(0, len(self._whole), rows):
@@ -85,10 +86,11 @@ class PointReader:
         return whole_numbers(rows.view(self._named), ("scene", "index", "rank"), self.subject)
 
     def by_scene(self) -> Iterator[tuple[int, Rows]]:
-        """The rows of one scene after the other; scenes may come in any order, but each in one piece.
+        """Yields the number and all rows of one scene after the other. Scenes may come in any order, but the rows of a
+        scene must be together.
 
         Raises:
-            HpalError: a scene comes back after another began, or the stream ends early.
+            HpalError: the rows of a scene are not together, or the stream ends early.
         """
         pieces: list[Rows] = []
         current: int | None = None
@@ -115,13 +117,13 @@ class PointReader:
             yield current, np.concatenate(pieces)
 
     def read(self) -> Rows:
-        """All rows at once."""
+        """All rows in one array. Raises the errors of `blocks`."""
         blocks = list(self.blocks())
         return np.concatenate(blocks) if blocks else np.zeros(0, self.header.dtype)
 
 
 class PointWriter:
-    """A stream being written: the header first, so its `count` must be right; `close` checks that it was."""
+    """Writes a stream. The header, which has the number of rows, is written first, and `close` checks the number."""
 
     def __init__(self, stream: IO[bytes], header: Header) -> None:
         self._stream = stream
@@ -129,24 +131,30 @@ class PointWriter:
         stream.write(header.encode())
 
     def write(self, rows: Rows) -> None:
+        """Writes further rows (N,), which have the columns of the header."""
         self._left -= len(rows)
         self._stream.write(np.ascontiguousarray(rows).tobytes())
 
     def close(self) -> None:
+        """Ends the stream.
+
+        Raises:
+            RuntimeError: the number of rows is not that of the header.
+        """
         if self._left:
             raise RuntimeError(f"the header promised {self._left:+,} more points than were written")
         self._stream.flush()
 
 
 def write_points(stream: IO[bytes], header: Header, rows: Rows) -> None:
-    """A whole stream: `header` with the columns and the number of `rows`, then the rows."""
+    """Writes a whole stream. The columns and the number of rows in the header are replaced by those of `rows`."""
     writer = PointWriter(stream, replace(header, dtype=rows.dtype, count=len(rows)))
     writer.write(rows)
     writer.close()
 
 
 def _read_exactly(stream: IO[bytes], size: int) -> bytes:
-    # A pipe hands over what it has; only an empty answer is the end.
+    # Reading from a pipe may return fewer bytes than asked for. Only an empty result means that it has ended.
     parts, left = [], size
     while left and (part := stream.read(left)):
         parts.append(part)
@@ -155,7 +163,8 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 class _Bytes(io.BytesIO):
-    """For plyfile, which reads a list of -1 numbers as all that is left."""
+    """A file for plyfile. A damaged list of -1 numbers is an error here, while plyfile would read the rest of the
+    file."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
@@ -164,7 +173,7 @@ class _Bytes(io.BytesIO):
 
 
 def _through_plyfile(text: bytes, stream: IO[bytes], subject: object) -> Rows:
-    """ASCII, big-endian and other PLY that is not ours: plyfile reads it whole."""
+    """Reads all rows by plyfile, if the stream is not binary little-endian PLY or has lists."""
     import plyfile
 
     from hpal_cli.readers.ply import plyfile_errors, read_header, refuse_promises

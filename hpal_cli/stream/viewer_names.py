@@ -1,4 +1,4 @@
-"""Writes points with the names that viewers keep: CloudCompare loads and saves fields called `scalar_<name>`."""
+"""Renames columns for viewers and back: CloudCompare only keeps fields that are called `scalar_<name>`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _GEOMETRY = ("x", "y", "z", "red", "green", "blue")
 
 
 def for_viewers(rows: Rows) -> Rows:
-    """Every property that is neither position nor colour as `scalar_<name>`; the score as `quality` too, the one
-    number that MeshLab shows."""
+    """The rows with each column that is neither position nor colour renamed to `scalar_<name>`. The score is also
+    repeated as `quality`, the only number that MeshLab shows."""
     names = [n for n in rows.dtype.names or () if n != QUALITY]
     columns = [(n if n in _GEOMETRY or n.startswith(PREFIX) else PREFIX + n, rows.dtype[n]) for n in names]
     if "score" in names:
@@ -31,7 +31,7 @@ def for_viewers(rows: Rows) -> Rows:
 
 
 def from_viewers(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
-    """The columns under our own names again, whatever the case a viewer gave the prefix."""
+    """The columns with the prefix `scalar_` removed, whether in upper or lower case."""
     names = dtype.names or ()
     bare = [n[len(PREFIX) :] if n.lower().startswith(PREFIX) else n for n in names]
     times = Counter(bare)
@@ -40,10 +40,10 @@ def from_viewers(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
 
 
 def whole_numbers(rows: Rows, names: tuple[str, ...], subject: object) -> Rows:
-    """`rows` with these columns as int32: viewers hand integers back as floats.
+    """`rows` with the columns `names` as int32, since some viewers write integers as floats.
 
     Raises:
-        HpalError: a value that is no whole number.
+        HpalError: a value is no whole number.
     """
     floats = [n for n in names if n in (rows.dtype.names or ()) and rows.dtype[n].kind == "f"]
     if not floats:

@@ -1,1 +1,2 @@
-"""Superpoints: connected pieces of surface that lie within one object, described and joined into a graph."""
+"""Finds superpoints, which are connected pieces of surface within one object, describes them, and joins those that
+touch into a graph."""

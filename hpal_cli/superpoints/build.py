@@ -1,5 +1,5 @@
-"""Finds the superpoints of a scene of any size. A large scene is divided into tiles, which bound the memory; they do
-not change the result of a small one."""
+"""Finds and describes the superpoints of a scene of any size. A scene of more than `TILE_POINTS` points is divided into
+tiles, which bounds the memory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from hpal_cli.superpoints.segmentation import segment
 from hpal_cli.superpoints.surface import Surface, surface
 
 TILE_POINTS = 1 << 19
-"""Points of a tile at most."""
+"""Points of a tile, at most."""
 
 SMOOTHED = 8
-"""Nearest points over which a colour is averaged before colours are compared."""
+"""Number of nearest points over which the colour of a point is averaged before colours are compared."""
 
 
 @dataclass(frozen=True, eq=False)
 class Superpoints:
     """The S superpoints of a scene of N points.
 
-    of: (N,) int32 superpoint of each point; medoid: (S,) int64 the row of the point nearest to each one's middle;
-    size: (S,) int64 points of each; centre: (S, 3) float32 mean position, metres of the scene's scale; feature: (S, F)
-    float32 description; graph: which touch.
+    of: (N,) int32 superpoint of each point; size: (S,) int64 number of points; medoid: (S,) int64 row of the point
+    nearest to the mean position; centre: (S, 3) float32 mean position in metres divided by the scale of the scene;
+    feature: (S, F) float32 description; graph: the pairs of superpoints that touch.
     """
 
     of: NDArray[np.int32]
@@ -45,10 +45,10 @@ class Superpoints:
 
 
 def scale_of(xyz: NDArray[np.floating], grid: float | None, unit: float) -> float:
-    """How many times as far apart the points are as a room's: a length in a description is this many times as long.
-
-    grid: metres, None if the scene was not subsampled: then the median distance to the nearest point takes its place.
-    Never below 1: a room that is scanned more finely is as large as any other.
+    """The scale of a scene: how many times wider its grid is than that of a room. All lengths in descriptions are
+    multiplied by it. It is at least 1, because a room that is scanned more finely is no smaller.
+    xyz: (N, 3) in units of `unit` metres; grid: metres, or None to use the median distance of points to their nearest
+    neighbours.
     """
     if grid is None:
         sample = np.asarray(xyz, np.float64)
@@ -60,8 +60,8 @@ def scale_of(xyz: NDArray[np.floating], grid: float | None, unit: float) -> floa
 
 
 def appearance(points: Points) -> NDArray[np.float64] | None:
-    """(N, 3) in [0, 1]: colours, or else the intensity as grey, its 99th percentile and what is above as white; None
-    where there is neither."""
+    """(N, 3) in [0, 1]: the colours of the points, or else their intensity as grey, with white from the 99th percentile
+    on. None if the points have neither."""
     if points.rgb is not None:
         return points.rgb / 255.0
     intensity = points.attributes.get("intensity")
@@ -73,7 +73,7 @@ def appearance(points: Points) -> NDArray[np.float64] | None:
 
 
 def partition(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) -> NDArray[np.int32]:
-    """(N,) the `of` of `build`, and nothing else of it."""
+    """(N,) the superpoint of each point, as `build` finds them. Faster than `build`, since nothing is described."""
     xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
     color = appearance(points)
     of, count = np.empty(len(xyz), np.int32), 0
@@ -85,9 +85,10 @@ def partition(points: Points, *, scale: float, unit: float = 1.0, threads: int =
 
 
 def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) -> Superpoints:
-    """All that is known of the superpoints of a scene.
+    """Finds and describes the superpoints of a scene.
 
-    scale: `scale_of`; unit: metres in one unit of xyz; threads: that look for neighbours, which changes no bit.
+    scale: of `scale_of`; unit: metres in one unit of xyz; threads: number of threads that search for neighbours, on
+    which the result does not depend.
     """
     xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
     color, ground, cells = appearance(points), d.ground_height(xyz), d.occupied(xyz)
@@ -113,8 +114,7 @@ def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) 
 
 
 def medoids(of: NDArray[np.integer], xyz: NDArray[np.floating]) -> NDArray[np.int64]:
-    """(S,) for each superpoint the row of its point nearest to its middle, the first of several that are equally
-    near.
+    """(S,) for each superpoint the row of its point that is nearest to its mean position, on a tie the first.
 
     of: (N,) 0 to S - 1; xyz: (N, 3).
     """
@@ -128,8 +128,8 @@ def medoids(of: NDArray[np.integer], xyz: NDArray[np.floating]) -> NDArray[np.in
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    """A part of a scene in plan: rows (M,) of its points, ascending, and with those around it near (M',); inside: (M,)
-    places of `rows` in `near`."""
+    """A rectangular part of a scene, seen from above. rows: (M,) its points, ascending; near: (M',) its points and
+    those around it, ascending; inside: (M,) indices of `rows` in `near`."""
 
     rows: NDArray[np.int64]
     near: NDArray[np.int64]
@@ -138,8 +138,8 @@ class _Tile:
 
 @dataclass(frozen=True, eq=False)
 class _Described:
-    """A row for each superpoint of a tile. contacts: between points, by their rows in the scene, of different
-    superpoints or tiles."""
+    """The description of the superpoints of a tile, a row for each. contacts: pairs of neighbouring points, given by
+    their rows in the scene, that belong to different superpoints or tiles."""
 
     own: NDArray[np.float64]
     columns: NDArray[np.float64]
@@ -149,7 +149,8 @@ class _Described:
 
 
 def _tiles(xyz: NDArray[np.float64]) -> Iterator[_Tile]:
-    """Halves of halves, cut across their longer side in plan, until none has more than `TILE_POINTS` points."""
+    """Halves the scene across its longer horizontal side, then each half, until no tile has more than `TILE_POINTS`
+    points."""
     waiting = [np.arange(len(xyz))]
     while waiting:
         rows = waiting.pop()
@@ -168,8 +169,8 @@ def _tiles(xyz: NDArray[np.float64]) -> Iterator[_Tile]:
 
 
 def _within(around: Surface, tile: _Tile) -> Surface:
-    """The surface of a tile's own points. A neighbour that belongs to another tile becomes the point itself, which is
-    no neighbour: a superpoint ends where its tile does."""
+    """The surface of a tile's own points. A neighbour in another tile is replaced by the point itself, which makes no
+    edge, so that a superpoint ends at the border of its tile."""
     if tile.rows is tile.near:
         return around
     place = np.full(len(tile.near), -1, np.int64)
@@ -186,7 +187,8 @@ def _smooth(color: NDArray[np.float64] | None, around: Surface) -> NDArray[np.fl
 def _segment(
     xyz: NDArray[np.float64], color: NDArray[np.float64] | None, tile: _Tile, around: Surface
 ) -> tuple[NDArray[np.int32], NDArray[np.float64] | None]:
-    """(M,) superpoints of a tile's points, from 0 on, and the smoothed colours of the points around too."""
+    """(M,) the superpoints of a tile's points, numbered from 0, and the smoothed colours (M', 3) of all points
+    `near`."""
     smooth = _smooth(None if color is None else color[tile.near], around)
     mine = None if smooth is None else smooth[tile.inside]
     return segment(xyz[tile.rows], mine, _within(around, tile)), smooth
@@ -211,7 +213,7 @@ def _describe(
     columns = d.point_columns(places, seen, around, threads)
     medoid = inside[medoids(of, places[inside])]
     height = places[:, 2] - ground[near]
-    # Points around the tile have no superpoint yet: each is a part of its own.
+    # The superpoints around the tile are not known, so each point there counts as a part of its own.
     part = -1 - np.arange(len(near))
     part[inside] = of
     found = contacts(places, smooth, around, part, inside)

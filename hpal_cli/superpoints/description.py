@@ -1,4 +1,7 @@
-"""Describes superpoints without any label: by shape, place, colour and surroundings."""
+"""Describes superpoints by their shape, position, colour and surroundings. Labels are not used.
+
+All lengths are in metres divided by the scale of the scene (`build.scale_of`).
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,28 @@ from hpal_cli.superpoints.surface import Surface, nearest, principal_axes, rowwi
 from hpal_cli.voxels import group_voxels, voxel_coordinates
 
 COARSE, COARSE_NEIGHBOURS = 0.08, 32
-"""Cell edge in metres to which points are thinned; how many of those left give the coarse shape around a point."""
+"""The coarse shape around a point: points are thinned to cells of the edge COARSE, in metres, and the COARSE_NEIGHBOURS
+nearest of those that are left give the shape."""
 
 CELL = 0.1
-"""Edge in metres of the cells that columns count."""
+"""Edge in metres of the cells that are counted in the columns about a superpoint."""
 
 COLUMNS = (0.4, 1.0)
-"""Radii in metres of the columns about a superpoint."""
+"""Radii in metres of the two vertical columns about a superpoint."""
 
 HALO = 1.6
-"""Metres around a tile from which points are needed to describe what is in it."""
+"""Metres around a tile within which points are needed to describe the superpoints in it."""
 
-_SHELVES = (-np.inf, 0.1, 0.5, 0.8, 1.2, 1.8, 2.3, np.inf)
-"""Metres above the ground between which a column's cells are counted."""
+_HEIGHTS = (-np.inf, 0.1, 0.5, 0.8, 1.2, 1.8, 2.3, np.inf)
+"""Bounds, in metres above the ground, of the seven ranges of height in which a column's cells are counted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What a superpoint is measured against; lengths in metres of the scene's scale.
+    """The properties of a scene that its superpoints are compared with.
 
-    axes: (2, 2) turn in plan after which most walls lie along x and y; look: (4,) the scene's mean colour; low, high:
-    (2,) the turned scene's ends in plan and top its upper end, in a room; None elsewhere, where they mean nothing.
+    axes: (2, 2) rotation in the horizontal plane after which most walls are parallel to x or y; look: (4,) mean of
+    `color_features`; low, high: (2,) bounds of the rotated scene in x and y, and top its height, all only for rooms.
     """
 
     axes: NDArray[np.float64]
@@ -53,7 +57,8 @@ def frame(
     *,
     indoor: bool,
 ) -> Frame:
-    """Of a scene of N points; normal: (M, 3) of those that the axes are taken from."""
+    """The frame of a scene. xyz, color: (N, 3); ground: (N,) height of the ground below each point; normal: (M, 3)
+    normals from which the axes are computed; indoor: whether the scene is a room."""
     axes = wall_axes(normal)
     seen = color_features(color, len(xyz)).mean(axis=0)
     if not indoor:
@@ -63,34 +68,34 @@ def frame(
 
 
 GROUND_CELL, GROUND_WINDOW = 0.5, 17
-"""Edge in metres of the plan cells of the ground, and how many cells wide the opening is that finds it."""
+"""Edge in metres of the horizontal cells with which the ground is found, and the width in cells of the opening."""
 
 
 def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) the ground below each point: the lowest heights of plan cells, opened (eroded, then dilated), so that what
-    stands on the ground is not part of it and a slope is followed.
+    """(N,) the height of the ground below each point: the lowest heights of horizontal cells after a morphological
+    opening (erosion, then dilation), which removes what stands on the ground and follows a slope.
 
-    xyz: (N, 3) metres of the scene's scale.
+    xyz: (N, 3).
     """
     cell = np.column_stack([_without_gaps(one) for one in voxel_coordinates(xyz[:, :2], GROUND_CELL).T])
     shape = cell.max(axis=0) + 1
     key = cell[:, 0] * shape[1] + cell[:, 1]
-    # Sorted by cell, then height: the twentieth part of a cell's points may be noise below the ground.
+    # Sorted by cell, then height. The lowest twentieth of a cell's points is skipped, as it may be noise.
     order = np.lexsort((xyz[:, 2], key))
     start = np.flatnonzero(np.r_[True, np.diff(key[order]) != 0])
     count = np.diff(np.append(start, len(key)))
     lowest = np.full(int(shape.prod()), np.inf)
     lowest[key[order][start]] = xyz[order[start + count // 20], 2]
     eroded = minimum_filter(lowest.reshape(shape), GROUND_WINDOW, mode="nearest")
-    # A cell out of reach of any point has no height, and must not lift the others.
+    # A cell without a point in the window is infinite after the erosion, and must not raise others in the dilation.
     opened = maximum_filter(np.where(np.isfinite(eroded), eroded, -np.inf), GROUND_WINDOW, mode="nearest")
     found: NDArray[np.float64] = opened.reshape(-1)[key]
     return found
 
 
 def _without_gaps(cell: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cells along one axis, counted from the first, no two neighbours further apart than the opening reaches: one point
-    a hundred kilometres away must not fill the memory with cells between."""
+    """(N,) the cells along one axis, counted from the first, with gaps shortened to twice the width of the opening. So
+    a point a hundred kilometres away does not fill the memory with empty cells."""
     there, home = np.unique(cell, return_inverse=True)
     place = np.concatenate([[0], np.cumsum(np.minimum(np.diff(there), 2 * GROUND_WINDOW))])
     found: NDArray[np.int64] = place[home.reshape(-1)]
@@ -98,7 +103,7 @@ def _without_gaps(cell: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def color_features(color: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:
-    """(N, 4) brightness, red less green, yellow less blue, saturation; zeros where there is no colour."""
+    """(N, 4) brightness, red minus green, yellow minus blue, and saturation; zeros if there is no colour."""
     if color is None:
         return np.zeros((count, 4))
     red, green, blue = color.T
@@ -108,9 +113,11 @@ def color_features(color: NDArray[np.float64] | None, count: int) -> NDArray[np.
 def point_columns(
     xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface: Surface, threads: int
 ) -> NDArray[np.float64]:
-    """(N, 13): |n_z|, curvature, the four of `color_features`, deviation of the brightness nearby, distance of the last
-    neighbour, and of the points thinned to 8 cm linearity, planarity, scattering, |n_z| and |z| of the main
-    direction."""
+    """(N, 13) properties of each point: |n_z|, curvature, the four of `color_features`, the standard deviation of the
+    brightness around it, and the distance of its last neighbour; then, of the coarse shape around it, linearity,
+    planarity, scattering, |z| of the normal, and |z| of the main direction.
+    xyz: (N, 3); color: (N, 3) in [0, 1] or None; surface: of the N points.
+    """
     seen = color_features(color, len(xyz))
     cell, _ = group_voxels(voxel_coordinates(xyz, COARSE))
     thin = np.sort(np.unique(cell, return_index=True)[1])
@@ -126,7 +133,7 @@ def point_columns(
             np.abs(axes[:, 2, 2]),
         ]
     )
-    # A point has the coarse shape of the one that stands for its cell.
+    # A point has the coarse shape of the first point of its cell.
     home = np.empty(cell.max() + 1, np.int64)
     home[cell[thin]] = np.arange(len(thin))
     return np.column_stack(
@@ -142,7 +149,7 @@ def point_columns(
 
 
 def sum_by(of: NDArray[np.integer], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """(count, F) sums of the rows of values (N, F) that have each number."""
+    """(count, F) the sums of those rows of `values` (N, F) that have the same number in `of` (N,)."""
     return np.stack([np.bincount(of, column, minlength=count) for column in values.T], axis=1)
 
 
@@ -154,9 +161,10 @@ def describe_own(
     ground: NDArray[np.float64],
     frame: Frame,
 ) -> NDArray[np.float64]:
-    """(S, 34), or (S, 39) in a room: what the points of each superpoint say of it.
+    """(S, 34), or (S, 39) in a room: the properties of each superpoint that follow from its own points.
 
-    of: (N,); size: (S,) points of each; xyz: (N, 3); columns: (N, 13) of `point_columns`; ground: (N,).
+    of: (N,) superpoint of each point; size: (S,) points of each; xyz: (N, 3); columns: (N, 13) of `point_columns`;
+    ground: (N,).
     """
     count = len(size)
     mean = sum_by(of, columns, count) / size[:, None]
@@ -169,7 +177,8 @@ def describe_own(
     middle = sum_by(of, turned, count) / size[:, None]
     extent = high - low
     plan = np.sort(extent[:, :2], axis=1)
-    # Points a square centimetre of the bounding box, from above and from the side, as a grid of 4 cm has them.
+    # The density of the points in the bounding box, seen from above and from the side; 1 is about that of a plane on a
+    # grid of 4 cm.
     fill = [
         size / np.maximum(plan.prod(axis=1), 1e-3) / 600,
         size / np.maximum(plan[:, 1] * extent[:, 2], 1e-3) / 600,
@@ -199,15 +208,18 @@ def describe_own(
 
 
 CORE = (0, 1, 2, 3, 4, 5, 11, 12, 21, 22, 24, 25, 26, 27)
-"""Columns of `describe_own` that are averaged over the superpoints around: shape, colour, heights, extents, size."""
+"""Columns of `describe_own` that are averaged over touching superpoints: shape, colour, heights, extents and size."""
 
 _HEIGHT, _POINTS = 23, 27
-"""Columns of `describe_own`: mean height above the ground, logarithm of the number of points."""
+"""Columns of `describe_own`: the mean height above the ground, and the logarithm of the number of points."""
 
 
 def describe_around(own: NDArray[np.float64], size: NDArray[np.int64], graph: Graph) -> NDArray[np.float64]:
-    """(S, 4 x 14 + 1) means of the `CORE` columns over the superpoints that touch, over those of them that are higher
-    and that are lower, those of the largest that touches (its own, if none does), and how many touch."""
+    """(S, 57) properties of the superpoints that touch each superpoint: the 14 `CORE` columns, averaged over all of
+    them, over those that are higher and over those that are lower, then the `CORE` columns of the largest (its own if
+    none touches), and the number of them.
+    own: (S, 34 or 39) of `describe_own`; size: (S,) points of each.
+    """
     count = len(own)
     a, b = np.concatenate([graph.pair, graph.pair[:, ::-1]]).T
     contact = np.tile(graph.contact, 2).astype(np.float64)
@@ -228,16 +240,18 @@ def describe_around(own: NDArray[np.float64], size: NDArray[np.int64], graph: Gr
 
 
 _COLUMN_BLOCK = 1 << 12
-"""Superpoints whose columns are held at a time."""
+"""Superpoints whose columns are in memory at a time."""
 
 
 def describe_columns(
     xyz: NDArray[np.float64], height: NDArray[np.float64], columns: NDArray[np.float64], centre: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(S, 32) what is in the column of 0.4 m and in that of 1 m about each centre: the share of occupied cells between
-    seven heights, near in height, and above; the highest; how many a square metre; mean colour of those near in height.
+    """(S, 32) the occupied cells in the columns of 0.4 m and of 1 m about each centre. For each column: the share of
+    its cells in each of seven ranges of height, the share close to the centre in height, five mean properties of those
+    (normal and colour), the height of the highest cell, the share above the centre, and the cells per square metre.
 
-    xyz: (N, 3); height: (N,) above the ground; columns: (N, 13); centre: (S, 4) x, y, z and height above the ground.
+    xyz: (N, 3); height: (N,) above the ground; columns: (N, 13) of `point_columns`; centre: (S, 4) x, y, z and height
+    above the ground.
     """
     cell, count = group_voxels(voxel_coordinates(xyz, CELL))
     place = sum_by(cell, np.column_stack([xyz, height]), len(count)) / count[:, None]
@@ -262,8 +276,8 @@ def _column(
     count = np.bincount(home, minlength=len(centre))
     total, rows = np.maximum(count, 1), len(centre)
     found = np.zeros((rows, 16))
-    shelf = np.searchsorted(_SHELVES[1:-1], place[near, 3], side="right")
-    found[:, :7] = np.bincount(home * 7 + shelf, minlength=rows * 7).reshape(rows, 7) / total[:, None]
+    level = np.searchsorted(_HEIGHTS[1:-1], place[near, 3], side="right")
+    found[:, :7] = np.bincount(home * 7 + level, minlength=rows * 7).reshape(rows, 7) / total[:, None]
     up = place[near, 2] - centre[home, 2]
     close = np.abs(up) < radius
     beside = np.bincount(home[close], minlength=rows)
@@ -276,20 +290,22 @@ def _column(
 
 
 RELIEF = (0.7, 1.5)
-"""Radii in metres around a superpoint in which parallel surface is looked for."""
+"""Radii in metres around a superpoint within which parallel surfaces are searched."""
 
 _STEPS = (-0.3, -0.1, -0.04, -0.015, 0.015, 0.04, 0.1, 0.3)
-"""Metres behind (below 0) or before the plane of a superpoint between which parallel surface is counted."""
+"""Bounds, in metres behind (negative) or in front of the plane of a superpoint, of the nine ranges in which parallel
+surfaces are counted."""
 
 _PARALLEL = 0.9
 """Cosine of two normals above which surfaces count as parallel."""
 
 OPEN_CELL, OPEN_RADIUS = 0.5, 3.0
-"""Edge in metres of the cells whose mean within this radius tells to which side of a surface the scene lies."""
+"""The front of a surface is the side of the mean of the occupied cells around it; edge of these cells and radius, in
+metres."""
 
 
 def occupied(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(M, 3) mean position of the points of each cell of `OPEN_CELL`."""
+    """(M, 3) the mean position of the points in each occupied cell of the edge `OPEN_CELL`."""
     cell, count = group_voxels(voxel_coordinates(xyz, OPEN_CELL))
     return sum_by(cell, xyz, len(count)) / count[:, None]
 
@@ -303,15 +319,16 @@ def describe_relief(
     medoid: NDArray[np.int64],
     cells: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """(S, 28) how each superpoint lies to the parallel surface around it: a board is before its wall, a window in it, a
-    column well before it.
+    """(S, 28) the position of each superpoint relative to the parallel surfaces around it. It separates a board, which
+    is slightly in front of its wall, from a window, which is in it, and a column, which is far in front of it.
 
-    For two radii: the share of the parallel surface in each of nine steps from behind its plane to before it; the share
-    of all surface that is parallel, that is well before it, and that is behind it. Then the three deviations of its
-    points, the smallest first, and |z| of the normal of its plane. Before is the side to which the scene lies.
+    For each of two radii: the share of the parallel surfaces in each of nine ranges from behind the superpoint's plane
+    to in front of it; then the share of all surfaces that are parallel, that are well in front, and that are behind.
+    After both: the standard deviations of the superpoint's points along their three principal axes, the smallest first,
+    and |z| of the normal of its plane. The front is the side on which the rest of the scene is.
 
-    xyz, normal: (N, 3); inside: (M,) rows of the points of superpoints `of` (M,), size (S,); medoid: (S,) rows; cells:
-    `occupied` of the whole scene.
+    xyz, normal: (N, 3); of: (M,) superpoint of each of the points `inside` (M,); size: (S,) points of each; medoid:
+    (S,) rows; cells: `occupied` of the whole scene.
     """
     count = len(size)
     own = xyz[inside]
@@ -348,14 +365,15 @@ def describe_relief(
 def pairs_within(
     tree: cKDTree, centres: NDArray[np.float64], radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of `centres`, and with each of a point of the tree within `radius` of it; in no particular order."""
-    # As an array: lists of numbers would take longer to make than the search.
+    """The pairs of a row of `centres` (S, 2 or 3) and a row of the tree's points that are within `radius` of each
+    other, as two arrays (E,) in no particular order."""
+    # As an array, since making lists would take longer than the search.
     pairs = cKDTree(centres).sparse_distance_matrix(tree, radius, output_type="ndarray")
     return pairs["i"].astype(np.int64), pairs["j"].astype(np.int64)
 
 
 def main_normals(of: NDArray[np.integer], normal: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(S, 3) the direction that the normals of each superpoint share, whatever their signs."""
+    """(S, 3) the main direction of the normals (N, 3) of each superpoint, whatever their signs."""
     products = (normal[:, :, None] * normal[:, None, :]).reshape(-1, 9)
     spread = sum_by(of, products, len(size)) / size[:, None]
     main: NDArray[np.float64] = np.linalg.eigh(spread.reshape(-1, 3, 3))[1][:, :, 2]
@@ -363,8 +381,8 @@ def main_normals(of: NDArray[np.integer], normal: NDArray[np.float64], size: NDA
 
 
 def wall_axes(normal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, 2) turn in plan after which most upright surfaces lie along x and y: their normals' mean direction, a right
-    angle making no difference."""
+    """(2, 2) the rotation in the horizontal plane after which most vertical surfaces are parallel to x or y. It is the
+    mean direction of their normals modulo a right angle; normal: (M, 3)."""
     upright = normal[np.abs(normal[:, 2]) < 0.2]
     turn = float(np.angle(np.exp(4j * np.arctan2(upright[:, 1], upright[:, 0])).mean())) / 4 if len(upright) else 0.0
     return np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])

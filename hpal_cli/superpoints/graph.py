@@ -1,4 +1,4 @@
-"""The graph of superpoints: which of them touch, and how easily a label passes from one to the other."""
+"""The graph of superpoints: which of them touch, and with which weight a label spreads from one to the other."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from hpal_cli.superpoints.segmentation import angle_cosine, color_step, off_plan
 from hpal_cli.superpoints.surface import Surface, rowwise
 
 CONTACTS = 16
-"""Nearest points with which a point makes contact."""
+"""Number of nearest points with which a point can have a contact."""
 
 ANGLE, COLOR, COLOR_STEP, OFF_PLANE, MAIN_ANGLE = 0.34, 0.145, 0.44, 0.0153, 1.44
-"""What halves a weight 1.44 times: the angle term at the contact, the distance of the mean colours, the colour step at
-the contact, metres off the plane at the contact, the angle term of the main normals."""
+"""The increase of each term by which the weight of `graph` falls to 1 / e: the angle term at the contact, the distance
+of the mean colours, the colour step at the contact, the metres off the plane at the contact, and the angle term of the
+main normals."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contacts:
-    """Pairs of neighbouring points that belong to different parts, added up in E rows of `number` (E,) pairs each: the
-    points i, j (E,) of the first of them, and the sums over them of 1 - |cos| of the normals, the step of the colours
-    and the distance off the plane (E,)."""
+    """Pairs of neighbouring points of different parts, added up in E rows. i, j: (E,) the points of the first pair of
+    each row; number: (E,) how many pairs; angle: (E,) sum over them of 1 - |cos| of their normals; color: (E,) of the
+    distance of their colours; plane: (E,) of their distance off each other's plane (`off_plane`)."""
 
     i: NDArray[np.int64]
     j: NDArray[np.int64]
@@ -39,12 +40,13 @@ def contacts(
     part: NDArray[np.integer],
     rows: NDArray[np.int64],
 ) -> Contacts:
-    """Of the points `rows` with those of their 16 nearest that belong to another part.
+    """The contacts of the points `rows` with those of their 16 nearest points that belong to another part.
 
-    Pairs between the same two superpoints are added up, so that what is kept grows with the superpoints and not with
-    the points of a scene.
+    The contacts between the same two superpoints are one row, so that memory grows with the superpoints, not with the
+    points.
 
-    part: (N,) the superpoint of each point; points that have none yet have a number of their own, below 0.
+    xyz: (N, 3); color: (N, K) or None; part: (N,) the number of the superpoint of each point, or a number of its own,
+    below 0, for a point whose superpoint is not known.
     """
     few = surface.near[rows, : CONTACTS + 1]
     i, j = np.repeat(rows, few.shape[1]), few.reshape(-1)
@@ -77,8 +79,8 @@ def _pairs(
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """E pairs of superpoints that touch: pair (E, 2), a < b, sorted; contact (E,) neighbouring points between them;
-    weight (E,) above 0, with which a random walk passes."""
+    """E pairs of superpoints that touch. pair: (E, 2) ascending, sorted; contact: (E,) number of contacts between them;
+    weight: (E,) positive edge weights of the random walk that spreads labels."""
 
     pair: NDArray[np.int32]
     contact: NDArray[np.int32]
@@ -91,9 +93,10 @@ def graph(
     color: NDArray[np.float64] | None,
     main_normal: NDArray[np.float64],
 ) -> Graph:
-    """weight = sqrt(m) exp(-(a / .34 + C / .145 + c / .44 + o / .0153 + A / 1.44)), with m the number of contacts; a, c
-    and o the means of angle, colour step and distance off the plane over them; C the distance of the mean colours and A
-    the angle term of the main normals of the two superpoints.
+    """The graph of S superpoints. The weight of an edge is
+    sqrt(m) exp(-(a / .34 + C / .145 + c / .44 + o / .0153 + A / 1.44)), where m is the number of contacts, a, c and o
+    are the means of their angle terms, colour distances and distances off the plane, C is the distance of the mean
+    colours, and A is the angle term of the main normals of the two superpoints.
 
     of: (N,) superpoint of each point; color: (S, K) mean colours or None; main_normal: (S, 3).
     """
@@ -109,6 +112,6 @@ def graph(
     cost += (1 - np.minimum(np.abs(rowwise(main_normal[a], main_normal[b])), 1)) / MAIN_ANGLE
     if color is not None:
         cost += color_step(color, a, b) / COLOR
-    # Not below 1e-9, so that nothing that touches is out of reach.
+    # At least 1e-9, so that a label can spread between any two superpoints that touch.
     weight = np.sqrt(contact) * np.exp(-cost) + 1e-9
     return Graph(np.column_stack([a, b]).astype(np.int32), contact.astype(np.int32), weight)

@@ -1,5 +1,5 @@
-"""Reduces the description of superpoints to a few numbers that are comparable over all scenes, by which superpoints
-look alike or not."""
+"""Reduces the description of a superpoint to a few numbers, so that superpoints that look alike have a small
+distance."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 COMPONENTS = 32
 LEVELS = 256
-"""Quantiles that a rank is read from."""
+"""Quantiles of each column from which ranks are computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Likeness:
-    """The principal components of the ranks of descriptions.
-
-    A rank does not care in what unit, or how skewed, a column of the description is. quantile: (LEVELS, F) of each
-    column; middle: (F,) mean rank; axis: (F, K) principal axes, the first the longest; deviation: (K,) along each.
+    """The principal components of the ranks of descriptions. Ranks are used because they depend neither on the unit nor
+    on the skewness of a column.
+    quantile: (LEVELS, F) of each column; middle: (F,) mean rank; axis: (F, K) principal axes, that of the largest
+    deviation first; deviation: (K,) standard deviation along each.
     """
 
     quantile: NDArray[np.float32]
@@ -29,7 +29,7 @@ class Likeness:
 
     @classmethod
     def of(cls, features: Sequence[NDArray[np.floating]], components: int = COMPONENTS) -> Likeness:
-        """Learned from the superpoints of some scenes, (S, F) each; fewer components where there are fewer rows."""
+        """Computes the components from the descriptions (S, F) of the superpoints of some scenes."""
         every = np.concatenate(features)
         quantile = np.quantile(every, np.linspace(0, 1, LEVELS), axis=0, method="nearest").astype(np.float32)
         ranks = _ranks(quantile, every)
@@ -42,14 +42,15 @@ class Likeness:
         return cls(quantile, middle, axis, np.sqrt(np.maximum(values[::-1][:components], 0)))
 
     def __call__(self, feature: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(S, F) -> (S, K), of deviation 1 over what this was learned from; a component without any is 0."""
+        """(S, F) descriptions -> (S, K) components, scaled to deviation 1 over the superpoints that they were computed
+        from. A component that did not vary there is 0."""
         along = (_ranks(self.quantile, feature) - self.middle) @ self.axis
-        # A part in a million of the largest is rounding, not a difference.
+        # A deviation below a millionth of the largest is only rounding.
         real = self.deviation > 1e-6 * max(float(self.deviation.max(initial=0)), 1e-9)
         return np.divide(along, self.deviation, out=np.zeros_like(along), where=real).astype(np.float32)
 
     def fits(self, columns: int) -> bool:
-        """Whether these are tables of finite numbers for descriptions of so many columns."""
+        """Whether these are consistent tables of finite numbers, for descriptions of `columns` columns."""
         tables = (self.quantile, self.middle, self.axis, self.deviation)
         if any(table.dtype.kind != "f" or not np.isfinite(table).all() for table in tables) or self.axis.ndim != 2:
             return False
@@ -58,7 +59,7 @@ class Likeness:
 
 
 def _ranks(quantile: NDArray[np.float32], feature: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(S, F) the place of each entry among the quantiles of its column, -1 to 1; between equal ones the middle."""
+    """(S, F) the rank of each entry among the quantiles of its column, scaled to -1 to 1; the mean rank among ties."""
     columns = []
     for levels, values in zip(quantile.T, np.asarray(feature, np.float32).T, strict=True):
         below = np.searchsorted(levels, values, side="left") + np.searchsorted(levels, values, side="right")

@@ -1,5 +1,6 @@
-/* Graph segmentation (Felzenszwalb and Huttenlocher 2004): edges are visited from the cheapest to the dearest, and two
-   components become one where the edge is no dearer than the dearest edge inside each of them plus k / points. */
+/* Graph segmentation (Felzenszwalb and Huttenlocher 2004): edges are visited in ascending order of cost, and the two
+   components at the ends of an edge are joined if its cost is at most, for each of them, the highest cost of an edge
+   within it plus k / its number of points. */
 
 #include <stdint.h>
 
@@ -12,8 +13,9 @@ static int32_t root(int32_t *parent, int32_t a)
     return a;
 }
 
-/* edge: (edges, 2) in ascending order of cost (edges,); parent: (points,), on return the root of every point;
-   size: (points,) and limit: (points,) are scratch. The last pass joins components of fewer than `least` points. */
+/* edge: (edges, 2) points, in ascending order of cost (edges,); parent: (points,), on return the root of each point,
+   which names its component; size: (points,) and limit: (points,) are working memory. A second pass joins components
+   of fewer than `least` points with the neighbour to which their cheapest edge leads. */
 void hpal_segment(int64_t points, int64_t edges, const int32_t *edge, const double *cost, double k, int64_t least,
                   int32_t *parent, int32_t *size, double *limit)
 {

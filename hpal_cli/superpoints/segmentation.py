@@ -12,32 +12,32 @@ from hpal_cli import compiled
 from hpal_cli.superpoints.surface import Surface, rowwise
 
 EDGES = 8
-"""Nearest points that a point has an edge to."""
+"""Number of nearest points to which a point has an edge."""
 
 PLANE = 15.0
-"""Cost of a metre off the tangent plane, where a right angle between normals costs 1."""
+"""Cost of an edge for each metre off the tangent plane; a right angle between normals costs 1."""
 
 K = 0.35
-"""The smaller it is, the finer are the superpoints. In rooms of 32,000 points 0.35 gives some 750 of them, whose
-majority classes are right for 96 % of the points; 0.25 gives hardly more, for most are then as small as they may be."""
+"""A smaller K gives smaller superpoints. In rooms of 32,000 points, 0.35 gives about 750 superpoints, and 96 % of the
+points have the majority class of their superpoint. 0.25 gives few more, as most then have no more than MIN_POINTS."""
 
 MIN_POINTS = 8
-"""Points of the smallest superpoint, where it has any neighbour."""
+"""Points of the smallest superpoint; only one without any neighbour can be smaller."""
 
 
 def segment(xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface: Surface) -> NDArray[np.int32]:
     """(N,) superpoint of each point, 0 to S - 1, numbered in the order of their first points.
 
-    An edge to each of the 8 nearest points costs
+    Each point has an edge to its 8 nearest points. An edge costs
 
         (1 - |n_i n_j|) + |c_i - c_j| + 15 max(|n_i (x_j - x_i)|, |n_j (x_j - x_i)|)
 
-    The last term is what separates a board, a window or a door from the wall that it lies on. Edges are visited from
-    the cheapest to the dearest. Two components become one if the edge costs no more than each one's dearest inner edge
-    plus 0.7 / its points (Felzenszwalb and Huttenlocher, IJCV 2004). Then components of fewer than 8 points join
-    the neighbour with the cheapest edge.
+    The last term separates a board, a window or a door from the wall that it is on. Edges are visited in the order of
+    their costs. Two components are merged if the edge between them costs no more than, for each of the two, its
+    costliest inner edge plus K / its points (Felzenszwalb and Huttenlocher, IJCV 2004). Then components of fewer than 8
+    points are merged with the neighbour to which they have the cheapest edge.
 
-    xyz: (N, 3) metres (of the scene's scale); color: (N, K) in [0, 1], smoothed, or None.
+    xyz: (N, 3) metres divided by the scale of the scene; color: (N, K) in [0, 1], smoothed, or None.
     """
     pairs = _edges(surface.near)
     cost = 1 - angle_cosine(surface.normal, *pairs.T) + PLANE * off_plane(xyz, surface.normal, *pairs.T)
@@ -52,12 +52,12 @@ def segment(xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface
 
 
 def angle_cosine(normal: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(E,) |n_i n_j|, at most 1."""
+    """(E,) |n_i n_j|, at most 1, of the normals (N, 3) of E pairs of points."""
     return np.minimum(np.abs(rowwise(normal[i], normal[j])), 1)
 
 
 def color_step(color: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(E,) |c_i - c_j|."""
+    """(E,) the Euclidean distances |c_i - c_j| of the colours (N, K) of E pairs of points."""
     step = color[i] - color[j]
     return np.sqrt(rowwise(step, step))
 
@@ -65,8 +65,8 @@ def color_step(color: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np
 def off_plane(
     xyz: NDArray[np.float64], normal: NDArray[np.float64], i: NDArray[np.integer], j: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """(E,) the larger of the distances of two points from each other's tangent planes: a step has it, a smooth surface
-    has not."""
+    """(E,) the larger of the two distances of E pairs of points from each other's tangent planes. It is large at a step
+    between parallel surfaces, and small on a smooth surface."""
     away = xyz[j] - xyz[i]
     return np.maximum(np.abs(rowwise(away, normal[i])), np.abs(rowwise(away, normal[j])))
 
@@ -76,7 +76,7 @@ def _edges(near: NDArray[np.int64]) -> NDArray[np.int32]:
     few = near[:, 1 : EDGES + 1].astype(np.int32)
     i = np.repeat(np.arange(len(few), dtype=np.int32), few.shape[1])
     j = few.reshape(-1)
-    # A pair that both ends name is kept where it is named in ascending order.
+    # If each of two points is among the nearest of the other, the pair is kept once, in ascending order.
     mutual = (few[j] == i[:, None]).any(axis=1)
     keep = (i < j) | ((i > j) & ~mutual)
     i, j = i[keep], j[keep]
@@ -86,7 +86,8 @@ def _edges(near: NDArray[np.int64]) -> NDArray[np.int32]:
 def components(
     points: int, pairs: NDArray[np.int32], cost: NDArray[np.float64], k: float, least: int
 ) -> NDArray[np.int32]:
-    """(points,) the root of each point's component; pairs: (E, 2) in ascending order of cost (E,)."""
+    """(points,) the root of the component of each point. pairs: (E, 2) in the order of their costs (E,); k: as `K`;
+    least: as `MIN_POINTS`."""
     library = _library()
     if isinstance(library, str):
         return _components(points, pairs, cost, k, least)
@@ -102,7 +103,7 @@ def components(
 def _components(
     points: int, pairs: NDArray[np.int32], cost: NDArray[np.float64], k: float, least: int
 ) -> NDArray[np.int32]:
-    """`hpal_segment` of segmentation.c, bit for bit, some fifty times as slow."""
+    """The same result as `hpal_segment` of segmentation.c, some fifty times slower."""
     parent, size, limit = list(range(points)), [1] * points, [k] * points
 
     def root(a: int) -> int:
@@ -112,18 +113,18 @@ def _components(
         return a
 
     for first in (True, False):
-        for (i, j), dear in zip(pairs.tolist(), cost.tolist(), strict=True):
+        for (i, j), edge_cost in zip(pairs.tolist(), cost.tolist(), strict=True):
             a, b = root(i), root(j)
             if a == b:
                 continue
-            join = dear <= limit[a] and dear <= limit[b] if first else min(size[a], size[b]) < least
+            join = edge_cost <= min(limit[a], limit[b]) if first else min(size[a], size[b]) < least
             if not join:
                 continue
             if size[a] < size[b]:
                 a, b = b, a
             parent[b] = a
             size[a] += size[b]
-            limit[a] = dear + k / size[a]
+            limit[a] = edge_cost + k / size[a]
     return np.array([root(n) for n in range(points)], np.int32)
 
 

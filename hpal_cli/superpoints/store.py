@@ -27,34 +27,34 @@ from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.likeness import Likeness
 
 METHOD = 2
-"""The version of the method: superpoints of another one are made anew."""
+"""The version of the method. Superpoints that another version found are computed again."""
 
 _OF_ONE, _OF_TWO = ("size", "medoid", "centre", "feature"), ("pair", "contact", "weight")
-"""Arrays with a row for each superpoint, and for each two that touch."""
+"""Arrays with a row for each superpoint, and arrays with a row for each pair of superpoints that touch."""
 
 _LIKENESS = ("quantile", "middle", "axis", "deviation")
 
 
 class SuperpointStore:
-    """An opened superpoints store; a scene is read when asked for."""
+    """An open superpoints store, which reads a scene when it is asked for one."""
 
     def __init__(self, path: Path) -> None:
         """Raises:
-        HpalError: not a complete superpoints store that this version reads.
+        HpalError: there is no complete superpoints store at `path`, or only a newer version can read it.
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "superpoints")
         self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         self.method = attributes.get("method")
         self.scale = float(attributes.get("scale", 1.0))
-        # Keeps a store in a temporary folder there for as long as it is open.
+        # A temporary folder with this store, which is removed when the store is closed.
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
     def read(self, scene: SceneInfo) -> Superpoints:
-        """All of one scene.
+        """The superpoints of one scene with their descriptions and graph.
 
         Raises:
-            HpalError: arrays that are damaged or do not fit each other.
+            HpalError: an array is damaged, or the arrays do not fit each other.
         """
         of = self.partition(scene)
         found = {name: self._array(scene, name) for name in (*_OF_ONE, *_OF_TWO)}
@@ -77,7 +77,7 @@ class SuperpointStore:
         """(N,) superpoint of each point, 0 to S - 1.
 
         Raises:
-            HpalError: not one a point, or numbers with gaps.
+            HpalError: the array does not have a superpoint for each point, or there are gaps in their numbers.
         """
         of = self._array(scene, "of")
         self._require(
@@ -87,14 +87,15 @@ class SuperpointStore:
         return of
 
     def likeness(self) -> Likeness:
-        """In what superpoints are alike, learned from the train scenes (all, if there are none)."""
+        """The components by which superpoints are compared, computed from the train scenes, or from all if there are
+        none."""
         return Likeness(*(envelope.read_array(self._root, f"likeness/{name}", self.path) for name in _LIKENESS))
 
     def check(self, scene: SceneInfo) -> None:
-        """Reads all of a scene and compares it with itself.
+        """Reads all arrays of a scene and checks that they are consistent.
 
         Raises:
-            HpalError: arrays that contradict each other.
+            HpalError: an array is damaged, or the arrays contradict each other.
         """
         found, likeness = self.read(scene), self.likeness()
         pair, weight = found.graph.pair.astype(np.int64), found.graph.weight
@@ -121,13 +122,12 @@ class SuperpointStore:
 
 
 def superpoints_path(path: Path) -> Path:
-    """Where the superpoints of the scenes store at `path` are kept: `scenes.superpoints.zarr` beside `scenes.zarr`."""
+    """The path of the superpoints of the scenes store at `path`: `scenes.superpoints.zarr` beside `scenes.zarr`."""
     return path.with_name(f"{path.stem}.superpoints{path.suffix}")
 
 
 def scenes_of(path: Path) -> Path | None:
-    """Where the scenes are whose superpoints are kept at `path`; None for a name that `superpoints_path` does not
-    give."""
+    """The path of the scenes store whose superpoints are at `path`; None if `superpoints_path` gives no such name."""
     found = path.with_name(path.name.replace(".superpoints", "", 1))
     return found if found != path and superpoints_path(found) == path else None
 
@@ -135,24 +135,26 @@ def scenes_of(path: Path) -> Path | None:
 def open_superpoints(
     store: SceneStore, *, jobs: int | None = None, history: Sequence[Entry] = (), monitor: Monitor | None = None
 ) -> SuperpointStore:
-    """The superpoints of a scenes store, from the store beside it. Where there is none, or one of other scenes, they
-    are found and kept there; where that folder cannot be written to, until the program ends.
+    """Opens the superpoints of a scenes store, which are in the store beside it. If that store is missing or does not
+    fit, the superpoints are computed and written there, or to a temporary folder if that place is not writable.
 
-    jobs: processes to share the scenes (None: `default_jobs`), which changes no bit.
+    jobs: number of processes (None: `default_jobs`), on which the result does not depend.
 
     Raises:
-        HpalError: something else stands there.
+        HpalError: a store of another kind is in that place, or a store cannot be read or written.
     """
     monitor = monitor or Silent()
     path = superpoints_path(store.path)
     if path.exists():
         kind = envelope.kind_of(path)
         if kind != "superpoints":
-            raise HpalError(path, "is in the place of the superpoints", "move it away, or rename the scenes store")
+            raise HpalError(
+                path, "has the name that the superpoints store needs", "move it away, or rename the scenes store"
+            )
         with contextlib.suppress(HpalError):
             found = SuperpointStore(path)
             same = found.table.id == store.table.id and found.method == METHOD
-            # Without a grid it would have to be measured, and the points are the same.
+            # Without a grid, the scale need not be computed again, as the points are the same.
             if same and ((store.scale is None and store.grid is None) or found.scale == store_scale(store)):
                 return found
     if not os.access(path.parent, os.W_OK):
@@ -176,7 +178,7 @@ def make_superpoints(
     """Finds the superpoints of every scene and writes the store `out`.
 
     Raises:
-        HpalError: there are no scenes, or `out` exists and may not be replaced, or cannot be written.
+        HpalError: there are no scenes, or `out` cannot be written, or it exists and `overwrite` is not set.
     """
     monitor = monitor or Silent()
     scenes = list(store.table)
@@ -213,7 +215,8 @@ def make_superpoints(
 
 
 def store_scale(store: SceneStore) -> float:
-    """What the store says, else `scale_of` its scenes: one for all, so that descriptions can be compared."""
+    """The scale that the store records, or else `scale_of` its scenes. All scenes have the same scale, so that their
+    descriptions can be compared."""
     if store.scale is not None:
         return store.scale
     if store.grid is not None:
@@ -222,12 +225,12 @@ def store_scale(store: SceneStore) -> float:
 
 
 _MEASURED = 5
-"""Scenes whose spacing is measured where there is no grid."""
+"""Number of scenes from which the scale is computed if there is no grid."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One scene; a process of its own may do it."""
+    """One scene to compute the superpoints of, as a task for a worker process."""
 
     store: SceneStore
     scene: SceneInfo

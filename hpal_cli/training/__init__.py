@@ -1,2 +1,2 @@
-"""Trains a student network on augmented scenes, with labelled points alone or also with a teacher, the running average
-of the student."""
+"""Trains a student network on augmented scenes, from labelled points alone or also from pseudo-labels of a teacher,
+which is a running average of the student."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpal_cli import compiled
 
 ELASTIC = ((0.2, 0.4), (0.8, 1.6))
-"""(granularity, magnitude) in metres, one after the other."""
+"""(granularity, magnitude) in metres of the elastic distortions, which are applied one after the other."""
 
 
 def augment_position(

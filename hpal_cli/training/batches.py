@@ -1,4 +1,5 @@
-"""Makes the batch of a training step: some scenes, each as it is and augmented, with labels."""
+"""Makes the batch of a training step: some scenes with their labels, each as it is (for the teacher) and augmented (for
+the student)."""
 
 from __future__ import annotations
 
@@ -23,17 +24,17 @@ from hpal_cli.voxels import group_voxels
 
 UNKNOWN = -1
 NO_CLASS = -2
-"""In a batch: a point that nobody was asked about, which a pseudo-label may teach, and one that is known to be of no
-class (unsure, ignored), which nothing may."""
+"""Labels in a batch: `UNKNOWN` for a point that nobody was asked about, which may get a pseudo-label; `NO_CLASS` for a
+point that is known to have no class (the answer was unsure, or the class is ignored), which gets none."""
 
 CACHE_BYTES = 1 << 30
-"""Scenes kept in memory between steps; one that is larger is read again each time."""
+"""Bytes of scenes that are kept in memory between steps; a scene that is larger is read again each time."""
 
 
 @dataclass
 class SoftLabels:
-    """What every one of N points teaches. target: (N, C) float32, rows that sum to 1; weight: (N,) float32, 0 to 1,
-    0 where nothing is known, whatever the target."""
+    """Soft labels of N points. target: (N, C) float32, rows that sum to 1; weight: (N,) float32, 0 to 1, 0 for a point
+    of which nothing is known, whose target has no meaning."""
 
     target: Tensor
     weight: Tensor
@@ -47,10 +48,10 @@ class SoftLabels:
 
 @dataclass
 class Batch:
-    """N points of some scenes, as the student and as the teacher sees them (None where none is wanted).
+    """N points of some scenes. student, teacher: the inputs of the student and of the teacher (None without a teacher).
 
-    label: (N,) int64, `UNKNOWN` or `NO_CLASS` where it is no class id; soft: what the points teach where answers were
-    spread, None elsewhere; labelled: how many points have a label, or a soft one. The rows of all match.
+    label: (N,) int64 class ids, `UNKNOWN` or `NO_CLASS`; soft: soft labels if answers were spread, else None; labelled:
+    number of points with a label, or with a soft one. The rows of all of these match.
     """
 
     scenes: list[str]
@@ -61,16 +62,15 @@ class Batch:
     soft: SoftLabels | None = None
 
     def pin_memory(self) -> Batch:
-        """In memory from which a GPU copies without making anyone wait."""
+        """The same in pinned memory, from which a GPU copies while the program continues."""
         teacher = None if self.teacher is None else self.teacher.pin_memory()
         soft = None if self.soft is None else self.soft.pin_memory()
         return Batch(self.scenes, self.student.pin_memory(), teacher, self.label.pin_memory(), self.labelled, soft)
 
 
 class BatchDataset:
-    """Every batch is a function of (seed, step) alone, so a resumed run sees what the uninterrupted one would.
-
-    Of several processes, number `rank` of `world` is given every world-th scene of each batch.
+    """The batches of all steps. Each depends only on (seed, step), so that a resumed run gets the same batches as one
+    that was not interrupted. Of `world` processes, number `rank` gets every world-th scene of each batch.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class BatchDataset:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """color: whether the network is given colours; further: gives what it is given of a scene
-        beside colour and position; scale: lengths are divided by it, so that the network sees a room."""
+        """color: whether the network gets colours; further: returns the columns of a scene that the network gets beside
+        colour and position; scale: lengths are divided by it, so that the network sees scenes of the size of rooms."""
         self._scenes = list(scenes)
         self._labels = labels
         self._settings = settings
@@ -141,7 +141,8 @@ class BatchDataset:
         )
 
     def _scene(self, n: int) -> SceneInfo:
-        """The n-th scene of an endless row in which every scene comes once before any comes again."""
+        """The n-th scene of an endless sequence, in which all scenes come once, in random order, before they come
+        again."""
         epoch, place = divmod(n, len(self._scenes))
         order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._scenes))
         return self._scenes[order[place]]
@@ -150,9 +151,11 @@ class BatchDataset:
 def crop(
     xyz: NDArray[np.float32], labelled: NDArray[np.int64], most: int, voxel: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows, ascending, of the points nearest in plan to a labelled one (to any, if none is) that fill `most` voxels.
+    """Crops a scene, xyz (N, 3) in metres, to the points that are nearest in x and y to a centre and fill `most`
+    voxels. Returns their rows, ascending.
 
-    0 keeps all. Voxels are counted before augmentation.
+    labelled: rows, one of which is drawn as the centre (any row, if there are none); most: 0 keeps all points; voxel:
+    edge in metres. Voxels are counted before augmentation.
     """
     if most <= 0 or len(xyz) <= most:
         return np.arange(len(xyz))
@@ -172,7 +175,7 @@ def crop(
 
 
 def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(K,) label of the kept rows (ascending)."""
+    """(K,) the labels of the rows `keep` (K,), ascending. rows, ids: (L,) the rows that have labels, and these."""
     label = np.full(len(keep), UNKNOWN, np.int64)
     at = np.searchsorted(keep, rows)
     inside = at < len(keep)
@@ -184,7 +187,7 @@ def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np
 def _scenes_by_class(
     scenes: Sequence[SceneInfo], labels: Mapping[str, SceneLabels], spread: Spread | None
 ) -> list[tuple[int, list[SceneInfo]]]:
-    """(class, the scenes that have a point of it) for every class that some scene has."""
+    """For each class that occurs a pair of the class and the scenes that have a point of it, sorted by class."""
     found: dict[int, list[SceneInfo]] = {}
     for scene in scenes:
         if spread is not None:
@@ -199,7 +202,8 @@ def _scenes_by_class(
 
 @dataclass(frozen=True)
 class _CachedScene:
-    """xyz, color: (N, 3); columns: beside those; prob (N, C) and likely (N,): what was spread, and to which class."""
+    """A scene in memory. xyz: (N, 3) metres; color: (N, 3); columns: further ones; prob: (N, C) probabilities that
+    answers were spread with, and likely: (N,) the most likely class, both None without spread answers."""
 
     xyz: NDArray[np.float32]
     color: NDArray[np.float32] | None
@@ -214,7 +218,7 @@ class _CachedScene:
 
 
 class _SceneCache:
-    """Reads a scene when a batch wants it, and keeps the last ones."""
+    """Reads the scenes that batches need, and keeps the ones that were used last in memory."""
 
     def __init__(
         self,
@@ -224,7 +228,7 @@ class _SceneCache:
         further: Callable[[SceneInfo, Points], ExtraColumns | None] | None,
         unit: float,
     ) -> None:
-        """unit: metres of a room in one unit of the positions."""
+        """unit: metres in one unit of the positions, divided by the scale of the scenes."""
         self._store = store
         self._unit = unit
         self._color = color

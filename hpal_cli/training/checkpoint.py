@@ -1,4 +1,5 @@
-"""Checkpoints: plain tensors and JSON, so that loading one can never run code (docs/formats.md section 6.1)."""
+"""Checkpoints of networks: plain tensors and JSON, so that loading one can never run code (docs/formats.md section
+6.1)."""
 
 from __future__ import annotations
 
@@ -31,23 +32,23 @@ from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings
 
 SPEC = 3
-"""2: a voxel may be given columns of its superpoint, and class weights are a power. 3: scenes may be of another scale
-than a room, and a voxel may be given further columns of its point."""
+"""The version of the specification that this program writes, and the newest that it reads. Since version 2, superpoints
+can be inputs, and class weights are a power. Since version 3, scenes can have a scale, and further columns of points
+can be inputs."""
 
 
 @dataclass
 class Checkpoint:
     """A trained network and all that is needed to use it.
 
-    student: its weights, averaged over the steps where the settings say so and the run is finished; state: what only an
-    unfinished run needs (teacher, optimiser); step: steps done.
-    superpoints: what turns superpoints into inputs, None for a network that is given none.
-    columns: the further columns of points that it is given, None for none.
-    scale: lengths are divided by it before the network is given positions; 1 for rooms.
-    scenes: id of the scenes it was trained on; labels: digest of what it learned from; labelled: points of a known
-    class that it learned from; spread: points that it learned from because an answer was spread to them; answered:
-    scene name -> rows (int64) that someone has answered for, labelled or unsure, which selection must not ask for
-    again.
+    student: the weights of the network, which are an average over the steps if the settings say so and the run is
+    finished; state: what only an unfinished run needs, such as the teacher and the optimiser; step: number of steps
+    done; color: whether colours are an input; superpoints, columns: how superpoints and further columns become inputs,
+    None if they are none; scale: lengths are divided by it before they are inputs; 1 for rooms.
+    scenes: id of the scenes store; labels: digest of what it learned from; labelled: number of labelled points; spread:
+    number of points that it learned from because an answer was spread to them; answered: from scene names to rows
+    (int64) that have an answer, a class or unsure, which must not be asked about again; all_labelled: whether it
+    learned from every label of the scenes.
     """
 
     settings: Settings
@@ -70,12 +71,13 @@ class Checkpoint:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """What the network is given of a voxel, in this order."""
+        """The names of the network's input channels, in their order."""
         return channel_names(self.color, self.columns, self.superpoints)
 
     @property
     def spec(self) -> int:
-        """The least version of the specification whose readers understand it."""
+        """The lowest version of the specification that describes this checkpoint, so that older programs can read
+        it."""
         return 2 if self.scale == 1 and self.columns is None else SPEC
 
     def network(self) -> MinkUNet:
@@ -85,10 +87,10 @@ class Checkpoint:
         return network.eval()
 
     def save(self, path: Path, *, overwrite: bool) -> None:
-        """Writes it beside `path` and renames it.
+        """Writes the checkpoint.
 
         Raises:
-            HpalError: `path` exists, or cannot be written.
+            HpalError: `path` exists and `overwrite` is not set, or it cannot be written.
         """
         meta = {
             "spec": self.spec,
@@ -116,7 +118,8 @@ class Checkpoint:
             "likeness": {} if self.superpoints is None else _tensors(self.superpoints.likeness),
             "state": self.state,
         }
-        # In memory first: given a name, torch writes that name into the archive, and on a full disk it does not say so.
+        # torch writes to memory first: given a file name, it writes the name into the archive, and on a full disk it
+        # raises no error.
         buffer = io.BytesIO()
         torch.save(content, buffer)
         with atomic_write(path, overwrite=overwrite) as partial, partial.open("wb") as file:
@@ -127,7 +130,7 @@ def load(path: Path) -> Checkpoint:
     """Reads a checkpoint.
 
     Raises:
-        HpalError: missing, cut short, altered, no hpal checkpoint, or of a newer specification.
+        HpalError: there is no complete checkpoint of hpal, it is damaged, or its specification is newer.
     """
     remedy = "give a model made by `hpal train`"
     if not path.exists():
@@ -135,11 +138,11 @@ def load(path: Path) -> Checkpoint:
     if path.is_dir():
         raise HpalError(path, "is a folder, expected a checkpoint", "the model comes first: hpal predict MODEL SCENES")
     try:
-        # torch does not look at the checksums that it writes.
+        # torch does not check the checksums that it writes.
         with zipfile.ZipFile(path) as archive:
             promised = sum(member.file_size for member in archive.infolist())
             if promised > path.stat().st_size:
-                # torch packs nothing: memory is not asked for on the word of an archive.
+                # torch does not compress, so such an archive is damaged and must not make torch allocate memory.
                 raise zipfile.BadZipFile(f"it promises {promised:,} bytes")
             altered = archive.testzip()
         if altered is not None:
@@ -194,7 +197,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def channel_names(color: bool, columns: PointInputs | None, superpoints: SuperpointInputs | None) -> tuple[str, ...]:
-    """What a network is given of a voxel, in this order."""
+    """The names of a network's input channels, in their order."""
     own = () if columns is None else columns.names
     return (*(COLOR if color else ()), *own, *(() if superpoints is None else superpoints.names), *POSITION)
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network, as `torchrun` starts them: their ranks, and sums over all of them."""
+"""Training of one network by several processes, as `torchrun` starts them: their ranks, and sums over all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from hpal_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Processes:
-    """Process `rank` of `world`; `control` sums host memory (None for one process)."""
+    """The processes of a run. rank: of this process; world: their number; control: the group that sums numbers of the
+    host, None for a single process."""
 
     rank: int = 0
     world: int = 1
@@ -24,18 +25,18 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that prints and writes."""
+        """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
     def sum(self, counts: Tensor) -> Tensor:
-        """A tensor on the training device, summed over all processes."""
+        """The sum of a tensor on the training device over all processes."""
         if self.control is not None:
             counts = counts.clone()
             dist.all_reduce(counts)
         return counts
 
     def all_reduce_ints(self, *numbers: int) -> list[int]:
-        """Numbers of the host, summed over all processes."""
+        """The sums of numbers of the host over all processes."""
         if self.control is None:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.int64)
@@ -43,7 +44,8 @@ class Processes:
         return total.tolist()
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Every process's gradients summed: the loss of each is already divided by the counts of all."""
+        """Replaces the gradients of the parameters by their sums over all processes. They are not divided, since the
+        loss of each process is already divided by the counts of all processes."""
         if self.control is None:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -54,10 +56,10 @@ class Processes:
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """What `torchrun` says, (0, 1) without it.
+    """The rank of this process and the number of processes, from the variables that `torchrun` sets; (0, 1) without it.
 
     Raises:
-        UsageError: numbers that make no sense.
+        UsageError: the variables are no such numbers.
     """
     try:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -69,7 +71,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """`cuda` without a number is the GPU of this process's place on its machine."""
+    """The device of this process: `cuda` without a number becomes the GPU with the local rank that `torchrun` gave."""
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
@@ -77,7 +79,7 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[Processes]:
-    """The processes of this run, connected while the block lasts."""
+    """Connects the processes of this run while the block lasts."""
     rank, world = rank_and_world_size()
     if world == 1:
         yield Processes()

@@ -1,4 +1,4 @@
-"""The labels that training learns from: answers, and what was spread from them (docs/method.md)."""
+"""The labels that a model learns from: answers, and the probabilities that were spread from them (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
 
 SceneLabels = tuple[NDArray[np.int64], NDArray[np.int32]]
-"""(rows (L,), class ids (L,)): what is known of a scene; -1 is known to be no class."""
+"""The known labels of a scene: rows (L,) and class ids (L,), where -1 is known to be no class (unsure or ignored)."""
 
 NO_LABELS: SceneLabels = (np.zeros(0, np.int64), np.zeros(0, np.int32))
 
 MIN_WEIGHT = 1e-3
-"""Below it a point teaches nothing: what rounding to float16 leaves is no knowledge."""
+"""Weights below this are set to 0, since they may only be rounding errors of float16."""
 
 MIN_SHARE = 1e-4
-"""A class of a smaller share weighs as one of this share: a few doubtful points must not outweigh all others."""
+"""Least share of a class in the computation of its weight, so that a few doubtful points do not outweigh all others."""
 
 _BLOCK = 1 << 18
-"""Points that are worked on at a time."""
+"""Points that are processed at a time."""
 
 
 def known_labels(
@@ -97,12 +97,13 @@ def require_spread_of(
     *,
     old: bool = False,
 ) -> None:
-    """answered: what `known_labels` says of the labels store; old: other answers than it holds now are no error.
+    """Checks that predictions can be learned from together with a labels store. answered: of `known_labels`; old:
+    accept predictions that were made from other answers than those in the store now.
 
     Raises:
         HpalError: the predictions are of other scenes or classes, have none of the train scenes, or were made from
-            other answers than those of `labels` now. `hpal spread` notes which they were; of other predictions the rows
-            that have an answer are compared.
+            other answers. `hpal spread` records a digest of the answers; for other predictions, the rows that have an
+            answer are compared.
     """
     path = predictions.path
     remedy = f"make it from these: hpal spread {labels.path} {store.path} -o {path}"
@@ -131,10 +132,11 @@ def require_spread_of(
 
 
 class Spread:
-    """What `hpal spread`, or a model, says of the points of the train scenes, beside the answers to some of them.
+    """The soft labels of the points of the train scenes, from spread answers or a model, and from the answers
+    themselves.
 
-    mass: (C,) the sum of the weights of all points, by class; points: how many teach; classes: train scene -> (C,)
-    bool, those that some point most likely is; digest: the same for the same probabilities.
+    mass: (C,) the sum of the weights of all points, by class; points: number of points with a weight above 0; classes:
+    from each train scene to (C,) bool, whether it is the most likely class of some point; digest: of the probabilities.
     """
 
     def __init__(
@@ -147,11 +149,10 @@ class Spread:
         *,
         old: bool = False,
     ) -> None:
-        """Reads it all once. known, answered: what `known_labels` says of the labels store; old: it may have been made
-        from other answers.
+        """Reads all probabilities once. known, answered: of `known_labels`; old: as for `require_spread_of`.
 
         Raises:
-            HpalError: it is of other scenes or classes, has none of the train scenes, or was made from other answers.
+            HpalError: as `require_spread_of`.
         """
         require_spread_of(predictions, store, labels, answered, old=old)
         train = store.table.choose("train")
@@ -171,7 +172,7 @@ class Spread:
         self.digest = digest.hexdigest()
 
     def probabilities(self, scene: SceneInfo) -> NDArray[np.float16]:
-        """(N, C) as stored; zeros for a scene that is not in the store."""
+        """(N, C) the stored probabilities of a scene; zeros for a scene that is not in the store."""
         if self._predictions.has(scene):
             return self._predictions.probabilities(scene)
         return np.zeros((scene.points, len(self._predictions.classes)), np.float16)
@@ -179,9 +180,9 @@ class Spread:
     def soft_labels(
         self, scene: SceneInfo, prob: NDArray[np.float16], keep: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As the function of this name, for the rows `keep` (K,), ascending; prob: the scene's `probabilities`.
-
-        An answer takes the place of what was spread, with weight 1; "unsure" weighs 0.
+        """The targets (K, C) and weights (K,) of the rows `keep` (K,), which must be ascending, as the function
+        `soft_labels` computes them. prob: (N, C) the `probabilities` of the scene.
+        A point with an answer has its class as the target with the weight 1, or the weight 0 if it is "unsure".
         """
         target, weight = soft_labels(prob[keep])
         rows, ids = self._known.get(scene.name, NO_LABELS)
@@ -195,7 +196,7 @@ class Spread:
         return target, weight
 
     def likely_class(self, scene: SceneInfo, prob: NDArray[np.float16]) -> NDArray[np.int32]:
-        """(N,) the class that each point most likely is, -1 where that is not known at all."""
+        """(N,) the most likely class of each point, -1 if nothing is known of it."""
         found = np.empty(len(prob), np.int32)
         for keep, target, weight in self._blocks(scene, prob):
             found[keep] = np.where(weight > 0, target.argmax(axis=1), -1)
@@ -210,5 +211,5 @@ class Spread:
 
 
 def with_minimum_share(mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C,) masses of the classes, none of those that are there below `MIN_SHARE` of the sum."""
+    """(C,) the masses of the classes, raised to at least `MIN_SHARE` of their sum, except those that are 0."""
     return np.where(mass > 0, np.maximum(mass, MIN_SHARE * mass.sum()), 0)

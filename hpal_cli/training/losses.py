@@ -16,9 +16,9 @@ from hpal_cli.training.presets import Settings
 
 @dataclass
 class Loss:
-    """Scalars on the device. total: this process's part of the loss, whose sum over processes is the step's;
-    labelled: points with a label, and confident: share of the unlabelled ones with a sure pseudo-label, of all
-    processes."""
+    """The loss of a step, as scalars on the device. total: this process's part of the loss; the loss is the sum over
+    all processes; labelled: number of points with a label in all processes; confident: share of the points without a
+    label, in all processes, that have a pseudo-label."""
 
     total: Tensor
     labelled: Tensor
@@ -35,15 +35,13 @@ def objective(
     weight: Tensor | None = None,
     all_reduce: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Loss:
-    """CE on labelled points plus CE against the teacher's confident hard labels on unlabelled ones.
+    """The cross-entropy on labelled points, plus the cross-entropy against the teacher's pseudo-labels on points
+    without a label, plus KL(student || teacher) over all points except those of no class if `consistency` is "kl". Each
+    term is a mean over its points in all processes, and 0 if it has none.
 
-    student, teacher: (N, C) logits at the points; label: (N,) int64 as in `Batch`. Each term is the mean over its
-    points of all processes, and 0 where it has none. With `consistency` "kl", plus KL(student || teacher) over all
-    points but those of no class.
-
-    soft: takes the place of `label` in the first term, which is then the mean of CE(student, target) over all points
-    by their weights; weight: (C,) weight of a class in the first term, which is then the weighted mean.
-    across: sums a vector over all processes.
+    student, teacher: (N, C) logits of the points; label: (N,) int64 as in `Batch`; soft: replaces `label` in the first
+    term, which is then the mean of CE(student, target) over all points, weighted by `soft.weight`; weight: (C,) weights
+    of the classes in the first term; all_reduce: sums a vector over all processes.
     """
     log_prob = student.log_softmax(1)
     known, free = label >= 0, label == UNKNOWN
@@ -77,23 +75,23 @@ def _summed(log_prob: Tensor, target: Tensor, share: Tensor) -> Tensor:
 
 
 def class_weights(counts: Tensor, power: float) -> Tensor:
-    """(C,) labels of each class, or their mass -> (C,) weights share^-power, mean 1 over the labels; 0 for a class
-    without."""
+    """(C,) the weights share^-power of the classes, scaled so that their mean over the labels is 1; 0 for a class
+    without labels. counts: (C,) labels of each class, or sums of weights."""
     weight = torch.where(counts > 0, counts.double().clamp(min=1e-9).pow(-power), 0)
     return (weight * counts.sum() / (weight * counts).sum()).float()
 
 
 @torch.no_grad()
 def update_ema(teacher: nn.Module, student: nn.Module, keep: float) -> None:
-    """teacher = keep * teacher + (1 - keep) * student (Eq. 7), batch norm's running averages included."""
+    """Sets teacher = keep * teacher + (1 - keep) * student (Eq. 7), also for the running statistics of batch norm."""
     pairs = list(zip(_state(teacher), _state(student), strict=True))
     floating = [pair for pair in pairs if pair[0].is_floating_point()]
-    # One call for all: on a GPU each call is a launch.
+    # One call for all tensors, since on a GPU each call is a kernel launch.
     torch._foreach_lerp_([theirs for theirs, _ in floating], [ours for _, ours in floating], 1 - keep)
     counters = [pair for pair in pairs if not pair[0].is_floating_point()]
     torch._foreach_copy_([theirs for theirs, _ in counters], [ours for _, ours in counters])
 
 
 def _state(network: nn.Module) -> Iterator[Tensor]:
-    """All that `state_dict` has, without the time that it takes."""
+    """All tensors that `state_dict` has, but faster than `state_dict`."""
     return itertools.chain(network.parameters(), network.buffers())

@@ -1,4 +1,4 @@
-"""Batches made ready for the network: on their device, with the maps of their voxels, before they are wanted."""
+"""Prepares batches before they are needed: copies them to the device and computes the kernel maps of their voxels."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from hpal_cli.parallel import cores
 from hpal_cli.training.batches import Batch, BatchDataset, SoftLabels
 
 PREFETCH = 2
-"""Steps that a batch may be ready before its turn; of each process, batches that may wait."""
+"""Number of batches that may wait to be used, and number that each worker process may prepare in advance."""
 
 MAX_WORKERS = 8
-"""Processes that make batches, where nobody says how many."""
+"""Number of worker processes by default, at most."""
 
 
 @dataclass
 class NetworkBatch:
-    """What the network is given of the N points of a batch: features (M, C) of its voxels, their maps, and the voxel
-    row (N,) of every point."""
+    """The inputs of the network for the N points of a batch. features: (M, C) of its voxels; geometry: of the voxels;
+    inverse: (N,) the voxel row of every point."""
 
     features: Tensor
     geometry: AnyGeometry
@@ -40,7 +40,7 @@ class NetworkBatch:
 
 @dataclass
 class DeviceBatch:
-    """A batch on its device, label (N,)."""
+    """A `Batch` of N points on the device of the network. label: (N,)."""
 
     scenes: list[str]
     labelled: int
@@ -58,10 +58,11 @@ def prefetch_batches(
     *,
     workers: int = 0,
 ) -> Iterator[DeviceBatch]:
-    """The batches of these steps, in order; `workers` processes make them, or with 0 this one does.
+    """Yields the batches of these steps in order. workers: number of processes that make them; with 0, this one does.
+    geometry: makes the geometry of voxels (M, 4).
 
-    For CUDA they are copied, and their maps made, by a thread of its own on a stream of its own, so that a step waits
-    neither for them nor for the numbers of voxels that the maps have to know.
+    For CUDA, a separate thread copies them and computes their kernel maps on a separate stream, so that a step does not
+    wait for them, nor for the numbers of voxels, which the host must read from the GPU.
     """
     made = _loaded(batches, steps, workers, pin=device.type == "cuda")
     if device.type != "cuda":
@@ -70,7 +71,7 @@ def prefetch_batches(
 
 
 def default_workers(device: torch.device) -> int:
-    """How many processes make batches where nobody says: on a CPU training itself needs the cores."""
+    """The default number of worker processes. It is 0 on a CPU, where training itself needs the cores."""
     return min(MAX_WORKERS, cores() - 1) if device.type == "cuda" else 0
 
 
@@ -80,7 +81,7 @@ def _loaded(batches: BatchDataset, steps: range, workers: int, *, pin: bool) -> 
             yield batches[step].pin_memory() if pin else batches[step]
         return
     with warnings.catch_warnings():
-        # That there are more workers than cores: so it was asked for.
+        # torch warns if there are more workers than cores, although the person has asked for that number.
         warnings.simplefilter("ignore", UserWarning)
         loader: DataLoader[Batch | HpalError] = DataLoader(
             _ErrorsAsItems(batches),  # type: ignore[arg-type]
@@ -90,7 +91,7 @@ def _loaded(batches: BatchDataset, steps: range, workers: int, *, pin: bool) -> 
             prefetch_factor=PREFETCH,
             collate_fn=_identity,
             pin_memory=pin,
-            # Spawned, not forked: a fork copies the locks of threads that it does not copy.
+            # Spawned and not forked, since a fork copies locks but not the threads that hold them.
             multiprocessing_context="spawn",
             worker_init_fn=_ignore_interrupts,
         )
@@ -102,7 +103,8 @@ def _loaded(batches: BatchDataset, steps: range, workers: int, *, pin: bool) -> 
 
 @dataclass(frozen=True)
 class _ErrorsAsItems:
-    """Batches whose errors come back as they are: torch would make others of them, with a process's whole history."""
+    """Returns an HpalError as the item, since torch would turn one that is raised in a worker into another error with a
+    long traceback."""
 
     batches: BatchDataset
 
@@ -118,7 +120,8 @@ def _identity(batch: Any) -> Any:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal. The one that trains ends the step, saves, and ends the others."""
+    """Ignores Ctrl-C in a worker. The terminal sends it to every process, and the training process ends its workers
+    after it has ended the step and saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -167,8 +170,8 @@ def _prefetch_in_thread(
 
     worker = threading.Thread(target=work, name="batches", daemon=True)
     worker.start()
-    # Memory of the worker's stream may be used again as soon as nothing names it: a batch is kept until the steps
-    # that read it are over.
+    # torch may reuse the memory of the worker's stream as soon as no tensor refers to it, so a batch is kept until the
+    # steps that read it are over.
     running: deque[tuple[DeviceBatch, torch.cuda.Event]] = deque()
     try:
         for _ in steps:

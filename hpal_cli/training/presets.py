@@ -11,21 +11,20 @@ from hpal_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training run is made of. Lengths are metres.
+    """The values of all training options. Lengths are in metres.
 
-    inputs: what a voxel is given: "points" is colour and position, "superpoints" adds the likeness of its superpoint;
-    or names of columns (`network.point_inputs.InputSpec`).
-    steps: optimiser steps; minutes: if above 0, training ends after so long instead, and the schedule, then without
-    restarts, follows the share of the time.
-    batch: scenes in a step; max_voxels: voxels of a step at most, each scene's share a crop around one of the points
-    that teach (0: whole scenes); even_crops: share of the crops around a point of a class that is drawn evenly.
-    class_weights: exponent p by which a class weighs share^-p, of its share of the labels (0: all weigh 1); dropout:
-    share of the last features that a step leaves out.
-    period: steps between restarts of the cosine, 0 for none; power: exponent of the polynomial decay.
-    teacher: whether the student's average guesses at unlabelled points; keep: share of the teacher that stays at each
-    step; confidence: softmax from which a pseudo-label counts; teacher_after: share of the training from which they do.
-    average: whether what is saved is an average of the weights of the steps.
-    elastic: whether the student's rooms are distorted.
+    size: of the network (`SIZES`); voxel: edge of its voxels; inputs: names of its inputs, such as "points" (position
+    and colour) or "superpoints" (also the likeness of the superpoint; see `network.point_inputs.InputSpec`).
+    steps: number of optimiser steps; minutes: if above 0, training ends after this time instead, and the schedule
+    follows the share of the time, without restarts.
+    batch: number of scenes in a step; max_voxels: number of voxels in a step, at most; each scene is cropped to its
+    share around a labelled point (0: whole scenes); even_crops: share of the crops whose centre is drawn by class
+    first. class_weights: exponent p of the weight share^-p of a class (0: all classes have the weight 1); dropout:
+    share of the last features that each step drops. period: number of steps between restarts of the cosine schedule, 0
+    for none; power: exponent of the polynomial schedule. teacher: whether there is a teacher; keep: share of its
+    weights that the teacher keeps at each step; confidence: least probability of a pseudo-label; teacher_after: share
+    of the training after which pseudo-labels are used. consistency: further loss between student and teacher; average:
+    whether the saved weights are a running average; elastic: whether the student's scenes are distorted elastically.
     """
 
     size: str
@@ -55,7 +54,7 @@ class Settings:
     average: bool = False
 
 
-# Whole rooms: two million voxels are more than any four rooms of S3DIS have, and a bound for scenes of any size.
+# Four rooms of S3DIS always have less than two million voxels, so that rooms are not cropped, but larger scenes are.
 PRESETS = {
     "s3dis": Settings(
         size="full", voxel=0.05, steps=60_000, batch=4, max_voxels=2_000_000, optimizer="sgd", lr=0.1, momentum=0.9,
@@ -65,14 +64,14 @@ PRESETS = {
         size="full", voxel=0.02, steps=30_000, batch=4, max_voxels=2_000_000, optimizer="sgd", lr=0.1, momentum=0.9,
         dampening=0.1, weight_decay=1e-4, schedule="polynomial", period=5_000, power=0.9,
     ),
-    # Minutes on two cores: many small crops teach more than a few whole rooms, and a run this short does not
-    # get over elastic distortion.
+    # For minutes on two cores: a model learns more from many small crops than from a few whole rooms, and a run that is
+    # this short is worse with elastic distortion.
     "small": Settings(
         size="small", voxel=0.05, steps=1_500, batch=2, max_voxels=12_000, optimizer="adamw", lr=0.01, momentum=0.9,
         dampening=0.0, weight_decay=1e-2, schedule="cosine", period=0, power=0.9, elastic=False,
     ),
-    # What a few hundred answers teach once they are spread: every point of a crop teaches, so no teacher is needed, and
-    # rare classes need a share of the crops. Superpoints say at once what the network would take hours to see.
+    # For a few hundred answers that are spread: every point of a crop has a label, so no teacher is needed, but rare
+    # classes need a share of the crops. The network would need hours to learn what superpoints tell it at once.
     "few": Settings(
         size="small", voxel=0.05, steps=4_000, batch=2, max_voxels=12_000, optimizer="adamw", lr=0.01, momentum=0.9,
         dampening=0.0, weight_decay=1e-2, schedule="cosine", period=0, power=0.9, elastic=False, teacher=False,
@@ -82,7 +81,7 @@ PRESETS = {
 
 
 def preset_of(settings: Settings) -> str:
-    """The preset that a run was of: the one from which the fewest of its values differ."""
+    """The preset from which a run was probably made: the one from which the fewest of its values differ."""
     return min(
         PRESETS,
         key=lambda name: sum(getattr(PRESETS[name], f.name) != getattr(settings, f.name) for f in fields(Settings)),
@@ -90,8 +89,8 @@ def preset_of(settings: Settings) -> str:
 
 
 def default_preset(*, cuda: bool, spread: bool, init: Settings | None) -> str:
-    """The preset of a run that names none: that of the checkpoint it continues from, else what suits the machine and
-    whether the answers were spread."""
+    """The default preset: that of the checkpoint `init` from which a run starts, else s3dis with CUDA, few if the
+    answers were spread, and small otherwise."""
     if init is not None:
         return preset_of(init)
     return "s3dis" if cuda else "few" if spread else "small"
@@ -100,19 +99,19 @@ def default_preset(*, cuda: bool, spread: bool, init: Settings | None) -> str:
 def settings_of(
     preset: str, given: Mapping[str, Any], *, init: Settings | None = None, scale: float | None = None
 ) -> Settings:
-    """The values of a preset with those of `given` that are not None in their place.
+    """The values of a preset, replaced by those of `given` that are not None.
 
-    init: of the checkpoint that the run continues from, whose network keeps its shape; scale: of the scenes, by which
-    the preset's voxel is multiplied otherwise.
+    init: of the checkpoint from which the run starts, whose size, voxel and inputs are kept; scale: of the scenes, by
+    which the voxel of the preset is multiplied if there is no `init`.
 
     Raises:
-        UsageError: a preset, a value's name or a value that there is not.
+        UsageError: there is no such preset, name or value.
     """
     kinds = get_type_hints(Settings)
     for key in given:
         if key not in kinds:
             raise UsageError(f"--{key.replace('_', '-')}", "is no value of training", f"choose from {', '.join(kinds)}")
-    # Here, so that `hpal train --help` loads no torch.
+    # Imported here, so that `hpal train --help` does not load torch.
     from hpal_cli.network.minkunet import SIZES
     from hpal_cli.network.point_inputs import InputSpec
 
@@ -126,7 +125,7 @@ def settings_of(
         InputSpec.parse(given["inputs"])
     base = PRESETS[preset]
     if init is not None:
-        # Another network could not take its weights.
+        # A network of another shape could not take the weights.
         base = replace(base, size=init.size, voxel=init.voxel, inputs=init.inputs)
     else:
         base = replace(base, voxel=base.voxel * (scale or 1.0))
@@ -134,8 +133,8 @@ def settings_of(
 
 
 def teacher_of(after: float | None, *, spread: bool) -> bool | None:
-    """Whether there is a teacher, unless more is said; None: as the preset says. Where every point teaches, none is
-    needed, unless it is asked for by saying after what share of the training it begins."""
+    """The default of `Settings.teacher`; None for that of the preset. With spread answers every point has a label, so
+    there is no teacher unless `after`, the share of the training after which it begins, is given."""
     if after is not None:
         return True
     return False if spread else None
@@ -153,7 +152,7 @@ UNITS = {
 
 
 def describe_settings(settings: Settings) -> list[tuple[str, str]]:
-    """(name, value and unit) of every value, for a person; the option of a name is --name with dashes."""
+    """Pairs (name, value with unit) of all values, as text for a person. The option of a name is --name with dashes."""
     return [
         (field.name, f"{getattr(settings, field.name)} {UNITS.get(field.name, '')}".strip())
         for field in fields(settings)

@@ -1,4 +1,4 @@
-"""Delays Ctrl-C and SIGTERM to the end of a training step, since half a step could not be resumed."""
+"""Delays Ctrl-C and SIGTERM until the end of a training step, since a run cannot be resumed within a step."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from types import FrameType
 
 @dataclass
 class PendingSignal:
-    """The signal that has come, if one has."""
+    """number: of the signal that was received, None if there was none."""
 
     number: int | None = None
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[PendingSignal]:
-    """Inside, SIGINT and SIGTERM only take note; the block should end soon, and then the signal takes its usual way.
-
-    A second one takes it at once. In a thread that cannot handle signals nothing changes.
+    """Within the block, SIGINT and SIGTERM are only recorded. The block should then end soon, and the signal is raised
+    again after it. A second signal is handled at once. In a thread that cannot handle signals, nothing is changed.
     """
     state = PendingSignal()
     if threading.current_thread() is not threading.main_thread():

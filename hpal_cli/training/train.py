@@ -41,13 +41,13 @@ SAVE_EVERY = 200
 """Steps between two saved states of an unfinished run."""
 
 AVERAGED = 0.99
-"""Share of the average of the weights that stays at each step, once there have been enough."""
+"""Share of the running average of the weights that is kept at each step, except in the first steps."""
 
 TIMED = 0.05
-"""Share of the time of a run of `minutes` after which the number of steps is told."""
+"""Share of the time of a run with `minutes` after which the number of its steps is estimated."""
 
 ENDLESS = 1 << 40
-"""More steps than any time is enough for."""
+"""A number of steps that no timed run reaches."""
 
 
 def train(
@@ -96,9 +96,9 @@ def train(
     backend = backend or choose("auto", device)
     unfinished = None if run is None else _unfinished(run)
     if unfinished is not None and not resume and unfinished.exists():
-        # Before scenes and labels are read, which can take a while.
+        # Checked before scenes and labels are read, which can take long.
         raise HpalError(
-            unfinished, "is left from an interrupted run", "go on with --resume, or remove it to start over"
+            unfinished, "is left from an interrupted run", "continue it with --resume, or remove it to start over"
         )
     with process_group(device) as processes, full_precision():
         if settings.batch < processes.world:
@@ -123,7 +123,8 @@ def train(
 
 
 class _Run:
-    """The state of one training run: up to three networks, an optimiser, and where it stands."""
+    """The state of a training run: the student, the teacher and the average if there are any, the optimiser, and the
+    number of steps done."""
 
     def __init__(
         self,
@@ -188,8 +189,8 @@ class _Run:
             self.average = self._network().to(device).eval()
             self.average.load_state_dict(self.student.state_dict())
         self.optimizer = _optimizer(self.student, settings)
-        # Gradients of small numbers would be 0 in fp16: the loss is multiplied by the largest power of 2 with which
-        # none is infinite.
+        # In fp16, small gradients would be 0, so the loss is multiplied by the largest power of 2 with which no
+        # gradient is infinite.
         self.scaler = torch.amp.GradScaler(device.type, enabled=backend.precision == "fp16")
         self.overflowed = 0
         self.digest = _digest(known, init, self.spread, self.superpoints, self.columns)
@@ -219,11 +220,11 @@ class _Run:
     def _superpoints(
         self, wanted: InputSpec, scenes: Sequence[SceneInfo], init: Checkpoint | None
     ) -> tuple[SuperpointInputs | None, Callable[[SceneInfo], Superpoints] | None]:
-        """What turns superpoints into inputs, and reads those of a scene; None where they are not wanted."""
+        """How superpoints become inputs, and a function that reads those of a scene; None if they are no input."""
         if not wanted.superpoints:
             return None, None
         if not self.processes.first:
-            # One process makes the superpoints where they are missing; the others find them.
+            # The first process computes the superpoints if they are missing, and the others wait and then read them.
             self.processes.all_reduce_ints(0)
         read = open_superpoints(self.store, monitor=self.monitor).read
         inputs = init.superpoints if init is not None else None
@@ -240,15 +241,16 @@ class _Run:
         return MinkUNet(channels, len(self.store.classes), size, dropout=self.settings.dropout)
 
     def fit(self, run: Path | None, *, save_every: int, resume: bool, overwrite: bool) -> Checkpoint:
-        """Trains to the last step, and saves as it goes if `run` is given."""
+        """Trains until the end of the run. If `run` is given, saves the state every `save_every` steps and writes the
+        checkpoint at the end."""
         settings, monitor = self.settings, self.monitor
         unfinished = None if run is None else _unfinished(run)
         if unfinished is not None and resume and not unfinished.exists():
             monitor.note(f"{unfinished} is not there: nothing to resume, starting from step 1")
         elif unfinished is not None and resume:
             self._load(unfinished)
-            monitor.note(f"{unfinished}: going on after step {self.step}")
-        # Nobody may write before everybody has looked.
+            monitor.note(f"{unfinished}: continuing after step {self.step}")
+        # No process may write before all have checked which files exist.
         self.processes.all_reduce_ints(0)
         if not self.processes.first:
             run = unfinished = None
@@ -262,7 +264,7 @@ class _Run:
             steps = range(self.step, ENDLESS if pace.timed else settings.steps)
             made = prefetch_batches(self.batches, steps, self.device, self.backend.geometry, workers=self.workers)
             for ready in made:
-                # One process has the clock.
+                # All processes use the time of the first one, so that they end at the same step.
                 clock = int(1000 * pace.seconds()) if self.processes.first else 0
                 labelled, clock = self.processes.all_reduce_ints(ready.labelled, clock)
                 self.seconds = clock / 1000
@@ -278,7 +280,7 @@ class _Run:
                 last = not pace.timed and self.step == settings.steps
                 save = self.step % save_every == 0 and not last
                 before, reached = reached, pace.reached(self.step)
-                # Reading a loss makes the host wait for a GPU.
+                # Losses are not read at every step, since reading one makes the host wait for the GPU.
                 if self.device.type == "cpu" or self.step % 10 == 0 or save or stop or last:
                     value = self._read_losses(saved)
                     status = "no labelled point in this batch: skipped"
@@ -311,24 +313,24 @@ class _Run:
             monitor.note(f"{self.overflowed} of {self.step} steps were left out: a gradient was too large for fp16")
         done = self._checkpoint(finished=True)
         if run is not None and unfinished is not None:
-            # Saved before the state that could repeat it goes: a full disk must not cost the run.
+            # The state is removed only after the checkpoint is saved, so that a full disk does not cost the run.
             done.save(run, overwrite=overwrite)
             unfinished.unlink(missing_ok=True)
         return done
 
     def _uses_pseudo_labels(self) -> bool:
-        """Whether the teacher has a say at this step."""
+        """Whether the teacher's pseudo-labels are used at this step."""
         return self.teacher is not None and self.share >= self.settings.teacher_after
 
     def _step(self, ready: DeviceBatch, rate: float) -> Loss:
-        """One optimiser step. Nothing here asks a GPU for a number."""
+        """Does one optimiser step. Nothing here makes the host wait for a GPU."""
         settings, processes = self.settings, self.processes
         guess = None
         if self.teacher is not None and ready.teacher is not None and self._uses_pseudo_labels():
             with torch.no_grad():
                 guess = point_logits(self.teacher, ready.teacher)
         if settings.dropout:
-            # A resumed run leaves out the same features.
+            # Seeded by the step, so that a resumed run drops the same features.
             torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + processes.rank)
         answer = point_logits(self.student, ready.student)
         loss = objective(
@@ -345,14 +347,14 @@ class _Run:
         if self.teacher is not None:
             update_ema(self.teacher, self.student, settings.keep)
         if self.average is not None:
-            # Of the first steps, when little is learned, soon nothing is left.
+            # The share that is kept grows from small values, so that the first steps are soon forgotten.
             count = self.step + 1
             update_ema(self.average, self.student, min(AVERAGED, count / (count + 10)))
         return loss
 
     def _stepped(self) -> bool:
-        """Whether the optimiser has made its step: in fp16 not if a gradient was infinite, and then no average follows
-        weights that have not moved. Only fp16 asks the GPU for that."""
+        """Lets the optimiser do its step. Returns False if it was skipped, which happens in fp16 if a gradient is
+        infinite. Only fp16 makes the host wait for the GPU here."""
         self.scaler.step(self.optimizer)
         if not self.scaler.is_enabled():
             return True
@@ -363,10 +365,11 @@ class _Run:
         return not left_out
 
     def _read_losses(self, saved: Path | None) -> float | None:
-        """The last loss of those that nobody has looked at yet, None if there is none.
+        """Reads the losses of the steps since the last call, and returns the last of them, or None if there is none.
+        saved: the state before these steps, for the message.
 
         Raises:
-            HpalError: one is not finite.
+            HpalError: a loss is not finite.
         """
         value = None
         for (step, scenes, _), value in zip(
@@ -416,10 +419,10 @@ class _Run:
         )
 
     def _load(self, unfinished: Path) -> None:
-        """Goes on from a saved state.
+        """Loads the saved state of an interrupted run.
 
         Raises:
-            HpalError: it is of a run with other data or options.
+            HpalError: the state is of a run with other data or options.
         """
         saved, now = load(unfinished), self._checkpoint(finished=True)
         for what in ("settings", "classes", "color", "scenes", "scale", "seed", "labels"):
@@ -436,7 +439,7 @@ class _Run:
         self.step, self.skipped = saved.step, saved.state["skipped"]
         self.seconds = saved.state.get("seconds", 0.0)
         if self.scaler.is_enabled() and saved.state.get("scaler"):
-            # A run that goes on in fp16 after another precision begins with a scale of its own.
+            # If the run had another precision before, there is no saved scale, and fp16 begins with the default one.
             self.scaler.load_state_dict(saved.state["scaler"])
 
 
@@ -448,14 +451,15 @@ class MetricsLog:
     """The file of metrics beside a checkpoint: one line of JSON for every ten steps, written during the run."""
 
     def __init__(self, path: Path, first: int) -> None:
-        """Keeps the lines of steps up to `first`, those of a run that goes on."""
+        """first: the step after which the run continues. Lines of later steps are removed."""
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if first and path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= first]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def add(self, step: int, loss: float, rate: float, labelled: int, confident: float) -> None:
-        """labelled: points of the batch; confident: share of its other points with a sure pseudo-label."""
+        """Adds the line of a step. rate: learning rate; labelled: number of labelled points in the batch; confident:
+        share of its other points with a pseudo-label."""
         row = {"step": step, "loss": round(loss, 5), "lr": rate, "labelled": labelled, "confident": round(confident, 4)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(row)}\n")
@@ -468,7 +472,7 @@ def _digest(
     superpoints: SuperpointInputs | None,
     columns: PointInputs | None,
 ) -> str:
-    """The same for runs that learn the same from the same start."""
+    """A digest of all that a run learns from: it is equal for runs with the same labels, inputs and initial weights."""
     digest = hashlib.sha256()
     for name, (rows, ids) in sorted(known.items()):
         digest.update(name.encode() + rows.astype("<i8").tobytes() + ids.astype("<i4").tobytes())
@@ -484,7 +488,7 @@ def _digest(
 
 
 def point_logits(network: MinkUNet, view: NetworkBatch) -> Tensor:
-    """The logits (N, C) of every point of a batch, which are those of its voxel."""
+    """(N, C) the logits of every point of a batch, which are those of its voxel."""
     logits, _ = network(view.features, view.geometry)
     return logits[view.inverse]
 

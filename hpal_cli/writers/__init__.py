@@ -1,1 +1,1 @@
-"""Writers: points as the files that viewers and spreadsheets read."""
+"""Writers: they write points as files that viewers and spreadsheets read."""

@@ -25,10 +25,10 @@ from hpal_cli.writers import las
 FORMATS = ("ply", "las", "laz", "csv")
 
 NORMALS = ("nx", "ny", "nz")
-"""Viewers take them as normals under just these names."""
+"""Names of fields that viewers read as normals."""
 
 _EXACT = 1 << 53
-"""A double holds whole numbers up to here."""
+"""Up to this number, a double holds all whole numbers exactly."""
 
 _PLY_TYPES = {
     "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint",
@@ -38,12 +38,12 @@ _PLY_TYPES = {
 
 @dataclass
 class ViewerCloud:
-    """N points to look at: position (N, 3) float64, rgb (N, 3) uint8, named scalar fields (N,), and which field,
-    if any, holds class ids. A block of a larger cloud has the same columns as every other block of it.
+    """N points to look at, or a block of a larger cloud, all of whose blocks have the same columns.
 
-    las_codes: (C,) what LAS files call each class; None for id + 64.
-    texts: further columns of words, each (N,), for the formats that can hold them (CSV).
-    unit: metres in one unit of the positions; digits: how many of theirs behind the point say something, for text.
+    position: (N, 3) float64; rgb: (N, 3) uint8 or None; fields: scalar fields by name, each (N,); class_field: name of
+    the field with class ids, if there is one; comments: lines for formats that have comments; las_codes: (C,) class
+    number in LAS files of each class, None for id + 64; texts: columns of words, each (N,), for CSV; unit: metres in
+    one unit of the positions; digits: number of decimals of the positions in text.
     """
 
     position: NDArray[np.float64]
@@ -58,16 +58,18 @@ class ViewerCloud:
 
 
 Blocks = Callable[[], Iterator[ViewerCloud]]
-"""Gives the blocks of a cloud, at least one, each time anew: LAS has to look at all of them before it writes."""
+"""Each call starts a new pass over the blocks of a cloud, at least one: LAS needs a pass over all of them before it
+writes."""
 
 
 def identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
-    """What a point comes back by, however a viewer merges and reorders."""
+    """The fields `scene` and `index` of points, by which they are found again in a file that a viewer has merged with
+    others or reordered. rows: (N,) rows of the scene's grid points."""
     return {"scene": np.full(len(rows), scene.number, np.int32), "index": rows.astype(np.int32)}
 
 
 def scene_path(folder: Path, scene: str, suffix: str) -> Path:
-    """`folder/Area_1/office_1.ply`, its folder made.
+    """The path of a scene's file, such as `folder/Area_1/office_1.ply`. Its folder is created.
 
     Raises:
         HpalError: `folder` is a file, or the scene's name would lead out of it.
@@ -80,12 +82,11 @@ def scene_path(folder: Path, scene: str, suffix: str) -> Path:
 
 @contextlib.contextmanager
 def reserve_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Iterator[list[Path]]:
-    """`folder/<name>` for every name, their folders made; if one may not be written, nothing is.
-
-    When the block fails, the folders that were made for it and are empty go away again.
+    """Gives the path `folder/<name>` for every name, after checking that all of them may be written, and creates their
+    folders. If the block fails, folders that were created for it and are empty are removed.
 
     Raises:
-        HpalError: a file that exists and is not to be overwritten, or `folder` is a file or a store.
+        HpalError: a file exists and `overwrite` is not given, or `folder` is a file or a store.
     """
     _require_folder(folder)
     if kind_of(folder) is not None:
@@ -112,7 +113,7 @@ def reserve_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Ite
 
 
 def write(cloud: ViewerCloud, path: Path, *, overwrite: bool) -> None:
-    """As `write_blocks`, of a cloud in one piece."""
+    """Writes a cloud that is given as one block; see `write_blocks`."""
     write_blocks(lambda: iter([cloud]), len(cloud.position), path, overwrite=overwrite)
 
 
@@ -124,13 +125,14 @@ def write_blocks(
     overwrite: bool,
     written: Callable[[int], None] = lambda points: None,
 ) -> None:
-    """Writes `count` points by the suffix of `path`: .ply, .las, .laz or .csv.
+    """Writes `count` points in the format of the suffix of `path`: .ply, .las, .laz or .csv.
 
-    written: is told the points of each block when they are written.
+    written: called after each block with its number of points.
 
     Raises:
-        HpalError: another suffix, a file that exists and is not to be overwritten, or numbers that the format cannot
-            hold.
+        HpalError: the suffix is another one, the file exists and `overwrite` is not given, or the format cannot hold
+        the
+            numbers.
     """
     if path.suffix not in (".ply", ".las", ".laz", ".csv"):
         raise HpalError(path, "is no format that can be written", "choose .ply, .las, .laz or .csv")
@@ -154,7 +156,7 @@ def _write_ply(
             columns |= {channel: cloud.rgb[:, n] for n, channel in enumerate(("red", "green", "blue"))}
         normals = NORMALS if all(name in cloud.fields for name in NORMALS) else ()
         for name, values in cloud.fields.items():
-            # A blank or a line's end in a name would be another header than was meant.
+            # A blank or a line break in a name would change the meaning of the header.
             plain = "".join(letter if letter.isprintable() and not letter.isspace() else "_" for letter in name)
             wanted = plain if name in normals or plain.startswith(PREFIX) else PREFIX + plain
             while wanted in columns:
@@ -162,7 +164,7 @@ def _write_ply(
             columns[wanted] = _ply_values(values, name, path)
         quality = cloud.fields.get("uncertainty", cloud.fields.get("score"))
         if quality is not None:
-            # The one number that MeshLab shows.
+            # MeshLab shows this property only.
             columns[QUALITY] = quality.astype(np.float32)
         rows = np.empty(len(cloud.position), [(n, v.dtype.newbyteorder("<")) for n, v in columns.items()])
         if not begun:
@@ -183,10 +185,10 @@ def _write_ply(
 
 
 def _ply_values(values: NDArray[np.generic], name: str, path: Path) -> NDArray[np.generic]:
-    """The same numbers in a type that PLY has.
+    """Converts a field to a type that PLY has.
 
     Raises:
-        HpalError: 64-bit integers that no double holds.
+        HpalError: the field has integers that a double cannot hold.
     """
     kind = values.dtype
     if kind.kind == "b":
@@ -195,7 +197,7 @@ def _ply_values(values: NDArray[np.generic], name: str, path: Path) -> NDArray[n
         if values.size and (int(values.max()) > _EXACT or int(values.min()) < -_EXACT):
             raise HpalError(path, f"the field {name} has whole numbers beyond 2^53, which PLY cannot hold", "write CSV")
         return values.astype(np.float64)
-    # Open3D reads uchar, int, float and double, and leaves the other types out.
+    # Open3D ignores fields of other types than uchar, int, float and double.
     if kind in (np.int8, np.int16, np.uint16):
         return values.astype(np.int32)
     if kind == np.uint32:
@@ -206,10 +208,8 @@ def _ply_values(values: NDArray[np.generic], name: str, path: Path) -> NDArray[n
 
 
 def _write_csv(blocks: Iterator[ViewerCloud], file: IO[bytes], written: Callable[[int], None]) -> None:
-    """Comma separated, one header line: x, y, z, red, green, blue, then the fields by name; lines end in LF.
-
-    What a spreadsheet would take for a formula is marked (`safe_cell`).
-    """
+    """Writes CSV: a header line, and columns x, y, z, red, green, blue and the fields, separated by commas; lines end
+    in LF. Texts that a spreadsheet would take for a formula are marked (`safe_cell`)."""
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
     begun = False
@@ -229,7 +229,7 @@ def _write_csv(blocks: Iterator[ViewerCloud], file: IO[bytes], written: Callable
 
 
 def _csv_values(column: NDArray[Any]) -> list[Any]:
-    # The shortest digits that a float of 4 bytes comes back from; Python would print it with those of a double.
+    # NumPy writes as few digits as a float of 4 bytes needs to be read back; Python would write those of a double.
     return (column.astype(str) if column.dtype in (np.float32, np.float16) else column).tolist()
 
 

@@ -1,5 +1,5 @@
-"""Writes LAS files: new ones for any cloud, and files that were read, with a class for every point and all else
-unchanged."""
+"""Writes LAS files: new ones for any cloud, and copies of files that were read, with a class for every point and
+everything else unchanged."""
 
 from __future__ import annotations
 
@@ -28,39 +28,41 @@ FIRST_USER_CLASS = 64
 UNCLASSIFIED = 1
 
 LONGEST_NAME = 32
-"""Bytes, of an extra dimension's name."""
+"""Most bytes in the name of an extra dimension."""
 
 MILLIMETRE = 1e-3
 
 _FINEST = 1e-5
-"""Steps of a new file, in its unit: what prep keeps of a position at least."""
+"""Scale factor of a new file, in its unit: `hpal prep` keeps positions at least this accurately."""
 
 _STEPS = (1 << 31) - 1
 
 _WIDER = {0: 6, 1: 6, 2: 7, 3: 7, 4: 9, 5: 10}
-"""The point formats whose classes have 5 bits, and what holds all of them with 8."""
+"""Point formats whose classes have 5 bits -> the point format with the same dimensions whose classes have 8 bits."""
 
 _WAVEFORMS = (4, 5, 9, 10)
-"""The point formats with the place of a waveform. lazrs 0.8 compresses those of 9 and 10 wrongly, without a word, and
-4 and 5 may have to become these."""
+"""Point formats with waveforms. lazrs 0.8 compresses those of 9 and 10 wrongly, without an error, and files of 4 and 5
+may have to be written as 9 or 10."""
 
 _POINT_FORMAT = 104
-"""The byte of a header, with the two highest bits for LAZ."""
+"""The byte of a header with the point format, whose two highest bits are set in LAZ files."""
 
 _NO_FIELDS = ("X", "Y", "Z", "red", "green", "blue", "classification", "scan_angle")
-"""Dimensions that no field of the same name is for: they come from elsewhere, or have a unit of their own."""
+"""Dimensions that are not filled from a field of the same name: they have another source, or a unit of their own."""
 
 _RANK = 0.006
-"""Degrees in a step of `scan_angle`, which the wider formats have for the whole degrees of `scan_angle_rank`."""
+"""Degrees in one unit of `scan_angle`, which formats with 8-bit classes have instead of `scan_angle_rank` in whole
+degrees."""
 
 _OFF = 0.26
-"""Of a step: prep keeps positions to a quarter of one, so what lies further off is not the file's."""
+"""Share of the scale factor. `hpal prep` keeps positions to a quarter of it, so a position that is farther from a
+multiple of the scale factor is not from this file."""
 
 
 def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
-    """(C,) the classes' numbers in LAS files: `las` where the table has it, else `code` if the scenes came from LAS
-    (`own`) and these can be LAS's, else id + 64 or, if that is taken, the next. A table with a code 0 or 1 is not
-    numbered as LAS files are: there they mean "not classified"."""
+    """(C,) the number of each class in LAS files: `las` if the table has it; else `code`, if the scenes came from LAS
+    (`own`) and the codes can be LAS numbers; else id + 64, or the next number that is free. Codes of a table that has 0
+    or 1 among them are not used, because in LAS files these mean "not classified"."""
     read = classes.numbers(las=True)
     own = own and read.keys().isdisjoint(readers.las.UNCLASSIFIED)
     given = {c.id: c.las for c in classes if c.las is not None}
@@ -75,13 +77,14 @@ def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
 
 
 def compressible(template: bytes) -> bool:
-    """Whether all fields of this LAS file come back from LAZ as they were."""
+    """Whether LAZ keeps all fields of this LAS file as they are. template: an empty LAS file with its header and
+    records."""
     return template[_POINT_FORMAT] & 0x3F not in _WAVEFORMS
 
 
 def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> tuple[NDArray[np.float64], float]:
-    """Positions (N, 3) on the steps of the LAS file that they came from, just as any reader computes them; and the
-    smallest of these steps.
+    """(N, 3) the positions rounded to multiples of the scale factors of the LAS file that they came from, with the same
+    bits as any reader computes; and the smallest of the scale factors.
 
     Raises:
         HpalError: the template is no LAS header.
@@ -94,17 +97,18 @@ def snapped(template: bytes, position: NDArray[np.float64], subject: object) -> 
 def write_new(
     blocks: Blocks, file: IO[bytes], subject: Path, *, compress: bool, written: Callable[[int], None]
 ) -> None:
-    """LAS 1.4, point format 7: fields that LAS knows in their place if they fit, the others as extra bytes.
-
-    Steps are 0.00001 units, or for large clouds as fine as 32 bits allow.
+    """Writes LAS 1.4, point format 7. Fields that are dimensions of this format are written as these if their numbers
+    fit, all others as extra bytes. Scale factors are 0.00001 units, or for large clouds as small as 32 bits allow.
 
     Raises:
-        HpalError: a class number beyond 255, or a cloud so large that a step would be more than a millimetre.
+        HpalError: a class number is above 255, or the cloud is so large that the scale factor would be more than a
+            millimetre.
     """
     import laspy
 
     header = laspy.LasHeader(version="1.4", point_format=7)
-    # These formats are to say that their coordinate system is WKT, even where there is none: PDAL complains else.
+    # The specification requires this bit for these formats. Without it PDAL complains, even if there is no coordinate
+    # system.
     header.global_encoding.wkt = True
     standard = {d.name: d for d in header.point_format.dimensions if d.name not in _NO_FIELDS}
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
@@ -146,7 +150,7 @@ def write_new(
                 elif name in extra:
                     rows[extra[name]] = values
                 else:
-                    # The grid averages what came as whole numbers, and bit fields take no floats.
+                    # The grid turns integers into means, which are floats, and bit fields accept no floats.
                     rows[name] = values.astype(rows[name].dtype)
             writer.write_points(rows)
             written(len(rows))
@@ -163,24 +167,25 @@ def write_like(
     colors: NDArray[np.uint8] | None,
     written: Callable[[int], None],
 ) -> None:
-    """The LAS file that the points were read from, with `classification` by the field `class`, and all fields as extra
-    bytes.
+    """Writes the LAS file from which the points were read, with `classification` set from the field `class`, and with
+    all fields as extra bytes.
 
-    Version, scales, offsets, records, identifiers and every other dimension stay as they were; the point format too,
-    unless its classes have 5 bits and the table needs more. What the file has under a field's name already becomes
-    `original_<name>`, and so does `classification` where a point had a class.
+    Version, scale factors, offsets, records, identifiers and all other dimensions stay as they were, and so does the
+    point format, unless its classes have 5 bits and the table needs more. A dimension that has the name of a field
+    becomes `original_<name>`, and so does `classification` if a point had a class.
 
     Args:
         template: an empty LAS file with the header and the records.
+        blocks: pairs of points with all columns that were read, and of fields, each (N,).
         compress: write LAZ.
-        blocks: points with all columns that were read, and (N,) fields of theirs.
-        table: (C,) class id -> LAS class; None: `classification` stays as it was, too.
-        colors: (C + 1, 3) of the classes and of none, then the file's own go to `scan_r`, `scan_g` and `scan_b`; None:
-            the colours stay.
+        table: (C,) LAS class of each class id; None: `classification` stays as it was.
+        colors: (C + 1, 3) colours of the classes and of points without a class; the colours of the file are then kept
+        as
+            `scan_r`, `scan_g` and `scan_b`. None: the colours stay.
 
     Raises:
-        HpalError: a class number beyond 255, positions or columns that are not this file's, or colours for a point
-            format that has none.
+        HpalError: a class number is above 255, positions or columns are not those of the file, or colours are given and
+            the point format has none.
     """
     import laspy
 
@@ -218,7 +223,7 @@ def write_like(
             written(len(rows))
         if writer is not None and evlrs:
             writer.write_evlrs(evlrs)
-    # laspy has no date of zero.
+    # laspy cannot write an empty date, so the identifiers are copied as bytes.
     file.seek(IDENTIFIERS.start)
     file.write(template[IDENTIFIERS])
 
@@ -264,8 +269,8 @@ def _added(
     classed: bool,
     subject: Path,
 ) -> dict[str, NDArray[Any]]:
-    """What the file gets besides its own dimensions."""
-    # Ids are below 1024: four bytes a point for each would be a fifth of a small point format.
+    """The columns (N,) that the file gets in addition to its own dimensions."""
+    # Two bytes are enough for ids, which are below 1024; four would be a fifth of the bytes of a small point format.
     added = {name: v.astype(np.int16) if name in ("class", "truth") else v for name, v in fields.items()}
     if classed and points.label is not None:
         added["original_classification"] = _column(points, "classification", subject)
@@ -276,7 +281,8 @@ def _added(
 
 
 def _add(header: Any, columns: dict[str, list[str]], added: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Extra bytes for `added`; what the file has under such a name is renamed, in `columns` too. Returns the names."""
+    """Adds extra bytes to the header for the columns `added`. Dimensions that have such a name already are renamed, in
+    `columns` too. Returns the names of the extra bytes by the names in `added`."""
     import laspy
 
     dimensions = header.point_format.dimensions
@@ -302,16 +308,17 @@ def _add(header: Any, columns: dict[str, list[str]], added: Mapping[str, NDArray
 
 
 def _extra_record(header: Any) -> int | None:
-    """The place of the record that describes the extra bytes."""
+    """The index of the record that describes the extra bytes, None if there is none."""
     kinds = [type(record).__name__ for record in header.vlrs]
     return kinds.index("ExtraBytesVlr") if "ExtraBytesVlr" in kinds else None
 
 
 def _describe_extra(header: Any, described: list[Any], place: int | None) -> None:
-    """The record of the extra bytes as it is to be in the file: first what was `described` already, at its `place`.
+    """Replaces the record of the extra bytes that laspy has made. The new record begins with the entries `described`,
+    as they were read, and is at the index `place`, or at laspy's if that is None.
 
-    laspy describes all of them anew, forgets what it does not use itself, and takes the first point's value of a
-    block for its least and greatest: of these the record tells nothing.
+    laspy describes all extra bytes anew and drops what it does not use itself. It also takes the value of the first
+    point of a block for the minimum and maximum, so the new record has neither.
     """
     import laspy
 
@@ -324,22 +331,22 @@ def _describe_extra(header: Any, described: list[Any], place: int | None) -> Non
         if row.data_type:
             row.options &= ~(row.MIN_BIT_MASK | row.MAX_BIT_MASK)
             row._min, row._max = type(row._min)(), type(row._max)()
-    # As plain bytes: laspy leaves those alone.
+    # A record of plain bytes is not changed by laspy.
     plain = laspy.VLR("LASF_Spec", 4, "Extra Bytes Record", b"".join(bytes(row) for row in rows))
     header.vlrs.insert(at if place is None else place, plain)
 
 
 def _widen(header: Any, evlrs: Any) -> None:
-    """The header of the same file in the point format whose classes have 8 bits: LAS 1.4."""
+    """Changes the header to LAS 1.4 and to the point format with the same dimensions whose classes have 8 bits."""
     import laspy
 
     extra = list(header.point_format.extra_dimensions)
     wider = laspy.PointFormat(_WIDER[header.point_format.id])
     wider.dimensions.extend(extra)
-    # Not through the setters: they describe the extra bytes anew.
+    # The setters of laspy are avoided, because they describe the extra bytes anew.
     header._version = max(header.version, laspy.header.Version(1, 4))
     header._point_format = wider
-    # These formats are to have their coordinate system as WKT; without the bit, readers go by the GeoTIFF records.
+    # In these formats the coordinate system must be WKT. Without this bit, readers use the GeoTIFF records.
     if any(type(record).__name__ == "WktCoordinateSystemVlr" for record in (*header.vlrs, *(evlrs or ()))):
         header.global_encoding.wkt = True
 
@@ -368,12 +375,13 @@ def _column(points: Points, name: str, subject: Path) -> NDArray[Any]:
 def _place(
     rows: Any, header: Any, position: NDArray[np.float64], subject: Path, *, tolerance: float | None = None
 ) -> None:
-    """Sets X, Y and Z.
+    """Sets X, Y and Z of the rows from their positions (N, 3).
 
-    tolerance: of a step, for points that were read from such a file.
+    tolerance: largest distance of a position from a multiple of the scale factor, as a share of the scale factor; None
+    for any, as in new files.
 
     Raises:
-        HpalError: positions that are out of the header's range, or not on its steps.
+        HpalError: a position is out of the range of the header, or beyond the tolerance.
     """
     steps = (position - header.offsets) / header.scales
     whole = np.rint(steps)
@@ -398,17 +406,22 @@ def require_classes(table: NDArray[np.int64], subject: object) -> None:
 
 
 def _classification(ids: NDArray[np.int64], table: NDArray[np.int64], subject: Path) -> NDArray[np.uint8]:
-    """Class ids (N,), -1 for none, as LAS classes.
+    """(N,) class ids, -1 for none -> (N,) LAS classes. table: (C,) LAS class of each class id.
 
     Raises:
-        HpalError: one beyond 255.
+        HpalError: a LAS class is above 255.
     """
     require_classes(table, subject)
     return np.append(table, UNCLASSIFIED)[np.where(ids >= 0, ids, len(table))].astype(np.uint8)
 
 
 def _step(span: float, unit: float, subject: Path) -> float:
-    """The finest power of ten that takes the cloud."""
+    """The scale factor of a new file: the smallest power of ten with which 32 bits are enough for the cloud. span: its
+    longest edge; unit: metres in one unit.
+
+    Raises:
+        HpalError: it would be more than a millimetre.
+    """
     millimetre = MILLIMETRE / unit
     step = min(_FINEST, 10.0 ** np.floor(np.log10(millimetre)))
     while span / step > _STEPS:
@@ -419,7 +432,7 @@ def _step(span: float, unit: float, subject: Path) -> float:
 
 
 def _holds(dimension: Any, values: NDArray[np.generic]) -> bool:
-    """Whether a standard dimension takes these numbers as they are."""
+    """Whether a standard dimension can hold these numbers without changing them."""
     if dimension.dtype is not None and dimension.dtype.kind == "f":
         return bool(np.can_cast(values.dtype, dimension.dtype))
     if not values.size:
@@ -428,14 +441,15 @@ def _holds(dimension: Any, values: NDArray[np.generic]) -> bool:
 
 
 def _extra_type(kind: np.dtype[Any]) -> np.dtype[Any]:
-    """What LAS has for numbers of this type."""
+    """The type that LAS has for numbers of this type."""
     if kind.kind == "b":
         return np.dtype(np.uint8)
     return np.dtype(np.float32) if kind == np.float16 else kind.newbyteorder("<")
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """`name`, cut to what LAS takes, with a number where that is given away; adds it to `taken`."""
+    """Makes a name for extra bytes: `name`, cut to the length that LAS allows, with a number if that name is taken. The
+    result is added to `taken`."""
     short, n = _cut(name, LONGEST_NAME), 1
     while short in taken:
         n += 1
@@ -449,7 +463,8 @@ def _cut(name: str, size: int) -> str:
 
 
 def _stored_names(point_format: Any) -> dict[str, list[str]]:
-    """Dimension -> the scene's columns that hold it: under safe names, an array's elements apart."""
+    """The dimensions of a point format -> the columns of the scene that hold each: one column for each element of an
+    array, all under safe names."""
     shown: dict[str, str] = {}
     carried: dict[str, str] = {}
     for dimension in point_format.dimensions:

@@ -1,4 +1,4 @@
-// A cloud in 3D: tiles loaded as they are needed, a query in its surroundings, colours by any column.
+// Draws a cloud in 3D: loads its tiles when they are needed, shows a query in its surroundings, colours by any column.
 
 import {
   BufferAttribute, BufferGeometry, Color, DepthTexture, Mesh, NearestFilter, OrbitControls, OrthographicCamera,
@@ -10,10 +10,10 @@ const FIELD = 50; // degrees
 const BATCH = 250000; // points of one request
 const SPACING = 1.3; // pixels between drawn points that are near enough to look like a surface
 const LEAST = 15000, MOST = 3000000; // points of a picture while something moves: as many as the machine draws at 30 a second
-const SLOW = 200000; // below it a machine draws half as many pixels while something moves
-const FINE = 150000; // points of a picture that stands, at least
-const SETTLE = 160; // milliseconds without a movement after which a picture stands
-const HELD = 6000000; // points of a scene that a browser holds
+const SLOW = 200000; // points; a machine that draws fewer gets half as many pixels along each edge while something moves
+const FINE = 150000; // fewest points of a picture while nothing moves
+const SETTLE = 160; // milliseconds without a movement, after which the finer picture is drawn
+const HELD = 6000000; // most points of a scene that a browser keeps
 const KEPT = 3; // scenes that stay on the GPU
 
 const VERTEX = `
@@ -28,7 +28,7 @@ void main() {
   vec3 way = normalize(uEye - uFocus);
   float along = dot(from, way);
   float aside = length(from - along * way);
-  // What stands between the camera and the query, or is a ceiling seen from above, would hide it.
+  // Points between the camera and the query, and a ceiling seen from above, are not drawn, because they would hide it.
   bool before = along > 0.0 && away > uReach && aside < 1.5 * uReach;
   bool covers = along > 2.0 * uStep && away <= uReach && aside < 1.2 * uStep + 0.12 * along;
   bool roof = position.z > uCut && uEye.z > uCut && (uHasFocus < 0.5 || away > uReach);
@@ -52,7 +52,7 @@ void main() {
   gl_FragColor = vec4(vColor, 1.0);
 }`;
 
-// Eye-dome lighting (Boucheny 2009): what lies behind its neighbours in the picture is darker.
+// Eye-dome lighting (Boucheny 2009): a pixel is darker if it is farther away than its neighbours.
 const SHADE_VERTEX = `void main() { gl_Position = vec4(position.xy, 0.0, 1.0); }`;
 const SHADE_FRAGMENT = `
 uniform sampler2D uColor, uDepth;
@@ -77,7 +77,7 @@ void main() {
   gl_FragColor = vec4(color.rgb * exp(-uStrength * min(shade, 0.12)), 1.0);
 }`;
 
-/** Colours for a number from 0 to 1, dark to light: also without seeing colours. */
+/** Colours for a number from 0 to 1, from dark to light, so that they can be told apart by colour-blind people too. */
 export function ramp(share) {
   const stops = [[68, 40, 120], [45, 105, 142], [50, 165, 130], [150, 210, 70], [253, 231, 55]];
   const at = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
@@ -87,7 +87,7 @@ export function ramp(share) {
 
 const NOTHING = [128, 128, 128];
 
-/** Four bytes as they lie in a colour's buffer: browsers run on little-endian machines only. */
+/** The four bytes of a colour as one number of its buffer; browsers run on little-endian machines only. */
 const word = ([red, green, blue], alpha) => ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 
 const RAMP = Uint32Array.from({ length: 256 }, (_, n) => word(ramp(n / 255).map(Math.round), 255));
@@ -111,13 +111,13 @@ class Tile {
     this.room = 0;
   }
 
-  /** Metres from a place to the tile's box. */
+  /** Distance in metres from a place to the box of the tile. */
   distance(place) {
     const gap = (axis) => Math.max(this.low[axis] - place[axis], 0, place[axis] - this.high[axis]);
     return Math.hypot(gap("x"), gap("y"), gap("z"));
   }
 
-  /** Whether the whole box lies beyond one side of the picture. m: the 16 numbers of the camera's matrix. */
+  /** Whether the whole box is outside of the picture, beyond one of its sides. m: the 16 numbers of the camera's matrix. */
   outside(m) {
     const beyond = [0, 0, 0, 0, 0];
     for (let n = 0; n < 8; n++) {
@@ -137,7 +137,7 @@ class Tile {
     if (wanted > this.room) this.resize(Math.min(this.count, Math.max(wanted, 2 * this.room, 4096)));
   }
 
-  /** Forgets all but the first points. */
+  /** Drops all points but the first ones. */
   shrink(count) {
     this.loaded = Math.min(this.loaded, count);
     for (const [name, values] of this.columns) {
@@ -162,7 +162,7 @@ class Tile {
     old.dispose();
   }
 
-  /** Keeps values of a column that came for the points from `begin` on. */
+  /** Stores received values of a column for the points from `begin` on. */
   keep(name, begin, values) {
     const size = name === "rgb" ? 3 : 1;
     let all = this.columns.get(name);
@@ -181,7 +181,7 @@ class Tile {
     return name === "xyz" ? this.loaded : this.columns.get(name + " to") ?? 0;
   }
 
-  /** Writes colours, and sends to the GPU from the first that is another one to the last. of: the colour of point n. */
+  /** Writes colours, and sends those from the first to the last changed one to the GPU. of: gives the colour of point n. */
   put(name, begin, of) {
     const attribute = this.points.geometry.attributes[name];
     if (!attribute) return;
@@ -226,7 +226,7 @@ class Cloud {
     this.gone = false;
   }
 
-  /** Metres along x, y and z. */
+  /** The size of the scene in metres along x, y and z. */
   get size() {
     return this.tiles.length ? this.high.clone().sub(this.low).toArray() : [1, 1, 1];
   }
@@ -288,7 +288,7 @@ export class CloudView {
     this.lit = new Scene(); // the region that is asked about
     this.cloud = null;
     this.kept = new Map(); // number of a scene -> its cloud, when it is there; the latest last
-    // Without a GPU every point is work for the processor.
+    // Without a GPU the processor draws the points, which takes longer for each of them.
     const machine = this.renderer.getContext().getExtension("WEBGL_debug_renderer_info");
     const name = machine ? String(this.renderer.getContext().getParameter(machine.UNMASKED_RENDERER_WEBGL)) : "";
     this.budget = /swiftshader|llvmpipe|software/i.test(name) ? 30000 : 1000000;
@@ -398,7 +398,7 @@ export class CloudView {
     await this.repaint();
   }
 
-  /** What points can be coloured by, in the order of the keys. */
+  /** The columns by which points can be coloured, in the order of the keys. */
   modes() {
     const columns = this.about.columns.filter((column) => column.name !== "rgb");
     const found = [...(this.cloud.column("rgb") ? [{ name: "rgb", kind: "rgb", title: "as scanned" }] : [])];
@@ -425,7 +425,7 @@ export class CloudView {
     this.reset();
   }
 
-  /** Back to where the camera began. */
+  /** Moves the camera back to where it began. */
   reset() {
     if (this.home) {
       const { place, toward, reach } = this.home;
@@ -462,7 +462,7 @@ export class CloudView {
     this.touch();
   }
 
-  /** The points of a region, lit: an array of x, y, z. */
+  /** Highlights the points of a region. xyz: their coordinates, one after the other. */
   setRegion(xyz) {
     for (const old of [...this.lit.children]) {
       this.lit.remove(old);
@@ -472,10 +472,10 @@ export class CloudView {
     if (xyz && xyz.length) {
       const geometry = new BufferGeometry();
       geometry.setAttribute("position", new BufferAttribute(xyz, 3));
-      const loud = new Uint8Array(4 * (xyz.length / 3));
-      new Uint32Array(loud.buffer).fill(word([255, 0, 128], 255));
-      geometry.setAttribute("color", new BufferAttribute(loud, 4, true));
-      geometry.setAttribute("tint", new BufferAttribute(loud, 4, true));
+      const highlight = new Uint8Array(4 * (xyz.length / 3));
+      new Uint32Array(highlight.buffer).fill(word([255, 0, 128], 255));
+      geometry.setAttribute("color", new BufferAttribute(highlight, 4, true));
+      geometry.setAttribute("tint", new BufferAttribute(highlight, 4, true));
       const material = new ShaderMaterial({
         uniforms: { ...this.shared, uThin: { value: 1.3 }, uHasFocus: { value: 0 }, uCut: { value: 1e9 } },
         vertexShader: VERTEX, fragmentShader: FRAGMENT, vertexColors: true, polygonOffset: true,
@@ -496,14 +496,14 @@ export class CloudView {
   async setLearned(labels, sure) {
     const { cloud } = this;
     const before = cloud.learned;
-    // What knows nothing shows nothing, and need not be loaded.
+    // Without labels there is nothing to show, and the superpoints need not be loaded.
     if (!before && !labels.some((label) => label >= 0)) return;
     cloud.learned = Uint32Array.from(labels, (label, n) => (label < 0 ? word(NOTHING, 0) : word(this.classes[label].color, sure[n])));
     if (before && before.length === labels.length && before.every((one, n) => one === cloud.learned[n])) return;
     await this.repaint(true);
   }
 
-  /** Side by side with a column, the same camera on both. */
+  /** Shows the cloud twice side by side, the second time coloured by another column, with the same camera. */
   async setSplit(column) {
     this.split = column;
     await this.repaint();
@@ -581,7 +581,7 @@ export class CloudView {
     if (!parts.length) return;
     this.loading++;
     try {
-      // What is shown may be another column when the points are there.
+      // Another column may be shown by the time the points have come.
       let names = ["xyz", ...this.needs(cloud)];
       while (names.length && !cloud.gone) {
         await Promise.all(names.map((name) => this.fetch(cloud, name, parts.map(([tile, , end]) => [tile, tile.has(name), end]))));
@@ -658,7 +658,7 @@ export class CloudView {
       if (this.ahead && tile.distance(this.ahead) < reach) tile.wanted = Math.max(tile.wanted, Math.min(tile.count, FINE));
     }
     if (this.loading === 0 && still) {
-      // Who has been in many places need not have all of them.
+      // Tiles far from the camera are dropped if the browser holds too many points.
       let held = cloud.tiles.reduce((sum, tile) => sum + tile.loaded, 0);
       for (const tile of held > HELD ? [...cloud.tiles].sort((a, b) => b.distance(eye) - a.distance(eye)) : []) {
         if (held <= HELD / 2 || tile.loaded < 2 * tile.wanted) continue;
@@ -725,7 +725,7 @@ export class CloudView {
     uStrength.value = quick ? 0 : 6;
     this.renderer.render(this.whole, this.flat);
     if (this.measure) {
-      // Only who reads a pixel waits until it is drawn.
+      // Reading a pixel waits until the picture is drawn.
       const gl = this.renderer.getContext();
       gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
     }
@@ -747,7 +747,7 @@ export class CloudView {
     for (const done of this.awaited.splice(0)) done();
   }
 
-  /** Pixels from the upper left corner of the canvas, and whether the place (3,) is before the camera. */
+  /** The place (3,) in pixels from the upper left corner of the canvas, and whether it is in front of the camera. */
   project(place) {
     const at = new Vector3(...place).project(this.camera);
     const holder = this.canvas.parentElement;

@@ -1,4 +1,4 @@
-// What the page asks where there is no server: all of it is in the file, and answers are saved as a table.
+// Answers the requests of the page if there is no server: all data are in the file, and answers are saved as a table.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const place = `hpal ${data.id}`;
@@ -14,7 +14,7 @@ try {
   given = new Map(kept.given ?? []);
   history = kept.history ?? [];
 } catch {
-  // A browser that keeps nothing for files: the table is all that stays.
+  // Some browsers store nothing for pages that are files. Then only the downloaded table keeps the answers.
 }
 
 function keep() {
@@ -51,7 +51,7 @@ const find = (number) => data.scenes.find((scene) => scene.number === number);
 
 let changes = 0;
 
-/** A query, how far the work is, and what will be asked afterwards, as a server says it. */
+/** A query, how many queries are answered, and the next query, in the form in which a server sends them. */
 function asked(number) {
   const query = number === undefined ? null : { ...data.queries[number], label: given.get(number) ?? null };
   const ahead = open(number ?? -1).find((id) => id !== number);
@@ -123,7 +123,7 @@ export async function undo() {
   return asked(number);
 }
 
-// A spreadsheet takes such a text for a formula; hpal takes the mark away again.
+// A spreadsheet would take such a text for a formula, so it is marked; hpal removes the mark when it reads the table.
 const safe = (text) => {
   const marked = /^'*[=+\-@\t\r]/.test(text) && !/^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/.test(text) ? `'${text}` : text;
   return /[",\n\r]/.test(marked) ? `"${marked.replaceAll('"', '""')}"` : marked;

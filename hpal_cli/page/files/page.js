@@ -16,7 +16,7 @@ let at = -1;
 let shownScene = null;
 let counts = { done: 0, total: 0, held: 0, changes: 0 };
 let dots = { scene: null, changes: -1, all: new Map() }; // the queries of the scene that is shown
-let learnt = { scene: null, changes: -1, labels: [] }; // what its superpoints are thought to be
+let learnt = { scene: null, changes: -1, labels: [] }; // the labels that its superpoints get from the answers
 const times = { answer: [], learn: [] };
 globalThis.hpalPage = { times, get view() { return view; }, get query() { return now; }, get busy() { return busy; }, learns: () => about.learns };
 
@@ -252,7 +252,7 @@ const jump = (dot) => once(async () => {
 async function learn() {
   const { changes } = counts, scene = shownScene, begin = performance.now();
   if (!about.learns || (learnt.scene === scene && learnt.changes === changes)) return;
-  // Nothing is learned from nothing.
+  // Without answers there is nothing to learn from.
   if (!view.cloud.learned && ![...dots.all.values()].some((dot) => dot.label !== null && dot.label >= 0)) return;
   const before = learnt;
   learnt = { scene, changes, labels: scene === before.scene ? before.labels : [] };
@@ -523,13 +523,13 @@ async function start() {
   if (!remote.offline) setInterval(() => remote.state(now ? now.id : null).then(others, fail), 20000);
 }
 
-/** What others did meanwhile. */
+/** Shows what other people have answered in the meantime. */
 async function others(said) {
   progress(said);
   if (!busy && shownScene !== null) await refresh();
 }
 
-/** The whole of a large scene is there, of which the first picture was coarse. */
+/** Called when the whole of a large scene is loaded, of which the first picture was coarse. */
 function onWhole() {
   plan.paintSoon();
   listColours();

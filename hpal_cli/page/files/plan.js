@@ -1,7 +1,7 @@
-// The whole scene from above, with where the queries are.
+// Draws the whole scene from above, with the places of the queries.
 
 const LOUD = "#ff0080";
-const MOST = 150000; // points that it is painted from
+const MOST = 150000; // most points that are drawn
 
 export class Plan {
   /** onChoose: called with the number of the query whose dot was clicked. */
@@ -19,12 +19,12 @@ export class Plan {
         .sort((a, b) => a[0] - b[0])[0];
       if (near && near[0] < 12) onChoose(near[1]);
     });
-    this.stale = true; // what is drawn is not what there is
+    this.stale = true; // whether the drawing is out of date
     this.drawn = "";
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  /** What the plan shows beside the points: dots of queries, and the place that is looked at. */
+  /** Sets what the plan shows beside the points: dots for the queries, and the place that is looked at. */
   show({ dots = this.dots, here = this.here }) {
     this.dots = dots;
     this.here = here;
@@ -32,7 +32,7 @@ export class Plan {
     this.draw();
   }
 
-  /** Paints when nothing else has been asked for a while. */
+  /** Draws after some time without further calls. */
   paintSoon(delay = 250) {
     clearTimeout(this.coming);
     this.coming = setTimeout(() => this.paint(), delay);
@@ -47,7 +47,7 @@ export class Plan {
     const size = Math.max(high[0] - low[0], high[1] - low[1], 1e-3);
     let loaded = 0;
     for (const tile of view.tiles) loaded += tile.loaded;
-    // The first points of each tile are the scene with fewer.
+    // The first points of each tile show the whole scene with fewer points.
     const part = Math.min(1, MOST / Math.max(1, loaded));
     loaded *= part;
     // As fine as the loaded points fill.
@@ -82,7 +82,7 @@ export class Plan {
     this.draw();
   }
 
-  /** Pixels of a place on the canvas. */
+  /** The place on the canvas in pixels. */
   at(place) {
     return [this.left + (place[0] - this.low[0]) * this.fit, this.top + (this.high[1] - place[1]) * this.fit];
   }

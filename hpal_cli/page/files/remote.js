@@ -1,4 +1,4 @@
-// What the page asks its server. The token comes with the address, after the #, which a browser sends to nobody.
+// Sends the requests of the page to its server. The token is in the address after the #, a part that browsers do not send.
 
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given) {
@@ -13,7 +13,7 @@ export const offline = false;
 
 let name = "";
 
-/** Who answers. */
+/** The name of the person who answers. */
 export function setName(value) {
   name = value;
 }
@@ -64,7 +64,7 @@ export const undo = () => json("/api/undo", { client, name });
 export const state = (number) => json(`/api/state?${who()}${number === null ? "" : `&query=${number}`}`);
 export const end = () => json("/api/end", {});
 
-/** Per superpoint: its class, -1 for none, and how sure that is. */
+/** For each superpoint its class, -1 for none, and the probability of this class. */
 export async function learned(number) {
   const buffer = await bytes(`/api/scene/${number}/learned`);
   const labels = new Int16Array(buffer.byteLength / 4), sure = new Uint8Array(buffer.byteLength / 4);
