@@ -15,10 +15,19 @@ WHEELS = .cache/minkowski$(if $(CUDA),-cuda)-$(shell $(BIN)/python -c 'import sy
 demo: $(VENV)/installed  ## the main job: a small campaign on synthetic rooms
 	$(BIN)/hpal demo --overwrite
 
-test: $(VENV)/installed-dev check  ## everything that must hold
+# Whether `make test` counts the lines of hpal that it runs, and prints their share of each module.
+COVERAGE ?=
+LINES = .cache/lines
+COUNTED = HPAL_COVERAGE=$(abspath $(LINES)) PYTHONPATH=$(abspath tests) COVERAGE_CORE=$(shell $(BIN)/python -c \
+	'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
+
+test: $(VENV)/installed-dev check  ## everything that must hold; COVERAGE=1: and which lines of hpal it runs
 	# One thread a process: two test processes with two threads each would slow one another down manyfold.
 	# worksteal: each has a half of the files at first, so that what the tests of a file share is made once, not twice.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(if $(COVERAGE),rm -rf $(LINES))
+	OMP_NUM_THREADS=1 $(if $(COVERAGE),$(COUNTED)) $(BIN)/python -m pytest -n 2 --dist worksteal $(if $(COVERAGE),-p lines_covered)
+	$(if $(COVERAGE),$(BIN)/coverage combine -q --data-file=$(LINES)/lines $(LINES))
+	$(if $(COVERAGE),$(BIN)/coverage report --data-file=$(LINES)/lines --skip-covered)
 
 check: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import multiprocessing
+import functools
+import json
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,14 +49,19 @@ def environment() -> dict[str, str]:
     return {**keep, "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "", "OMP_NUM_THREADS": "1"}
 
 
-def put_hpal(folder: Path) -> Path:
-    """`folder/bin/hpal`, a program for scripts and other programs to find on their PATH."""
+def put_program(folder: Path, text: str) -> Path:
+    """`folder/bin/hpal`, for scripts and other programs to find on their PATH."""
     program = folder / "bin" / "hpal"
     program.parent.mkdir()
-    root = Path(__file__).parents[1]
-    program.write_text(f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" -m hpal_cli "$@"\n')
+    program.write_text(text, encoding="utf-8")
     program.chmod(0o755)
     return program
+
+
+def put_hpal(folder: Path) -> Path:
+    """A program that is `python -m hpal_cli`."""
+    root = Path(__file__).parents[1]
+    return put_program(folder, f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" -m hpal_cli "$@"\n')
 
 
 def at_a_terminal(words: Sequence[str], cwd: Path, env: dict[str, str]) -> Done:
@@ -96,49 +104,77 @@ def cut_at(step: int) -> Iterator[None]:
             yield
 
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["pytest", "typer", "plyfile", "rich.table", "zarr", "torch", "hpal_cli.commands.app"])
+@functools.cache
+def fork_server() -> str:
+    """The address of a server that starts `hpal` in a moment (fork_server.py), as long as this process lives."""
+    tests = Path(__file__).parent
+    address = f"{tempfile.mkdtemp(prefix='hpal-')}/socket"
+    server = subprocess.Popen(
+        [sys.executable, str(tests / "fork_server.py"), address],
+        env={**environment(), "PYTHONPATH": str(tests.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert server.stdout is not None
+    assert server.stdin is not None
+    assert server.stdout.readline() == b"\n", "the server does not start"
+    atexit.register(server.stdin.close)
+    return address
 
-_CALL = """
-import os, sys
-os.chdir(cwd)
-os.environ.clear()
-os.environ.update(env)
-for fd, (name, mode) in enumerate(files):
-    os.dup2(os.open(name, mode), fd)
-sys.stdin = open(0, closefd=False)
-sys.argv = argv
-import torch
-torch.set_num_threads(1)
-from hpal_cli.commands.app import main
-main()
+
+class Call:
+    """`hpal WORDS`, begun in a process that was forked from one that has imported the libraries, which is most of the
+    time of a short command. It leads a process group."""
+
+    def __init__(self, words: Sequence[object], cwd: Path, env: dict[str, str], streams: Sequence[int]) -> None:
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(fork_server())
+        request = json.dumps([[str(word) for word in words], str(cwd), env])
+        socket.send_fds(self._server, [f"{request}\n".encode()], streams)
+        self._answers = self._server.makefile()
+        self.pid = int(self._answers.readline())
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its status, -9 if it was killed."""
+        self._server.settimeout(seconds)
+        with self._server, self._answers:
+            return int(self._answers.readline())
+
+    def hang_up(self) -> None:
+        """Its whole group is killed."""
+        self._answers.close()
+        self._server.close()
+
+
+CLIENT = """\
+#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])
+    socket.send_fds(server, [request.encode() + b"\\n"], [0, 1, 2])
+    status = int(server.makefile().read().split()[1])
+sys.exit(status if status >= 0 else 128 - status)
 """
 
 
-def run_hpal(*args: object, stdin: bytes | None = None, cwd: Path | None = None) -> Done:
-    """`hpal ARGS` in a process of its own; stdin None: /dev/null.
+def put_quick_hpal(folder: Path) -> Path:
+    """As `put_hpal`, but begun like a `Call`: for scripts of many commands, where no signal is sent."""
+    return put_program(folder, CLIENT.format(python=sys.executable, address=fork_server()))
 
-    The process is forked from one that has the libraries imported but did nothing with them, for that is most of the
-    time of a short command; `run_fresh` starts from nothing.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        read, out, err = (Path(folder) / name for name in ("in", "out", "err"))
-        read.write_bytes(stdin or b"")
-        files = [
-            (str(read) if stdin is not None else os.devnull, os.O_RDONLY),
-            *((str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in (out, err)),
-        ]
-        names = {
-            "cwd": str(cwd or Path.cwd()),
-            "env": environment(),
-            "files": files,
-            "argv": ["hpal", *map(str, args)],
-        }
-        process = _SERVER.Process(target=exec, args=(_CALL, names))
-        process.start()
-        process.join(120)
-        assert process.exitcode is not None, f"hpal {args} does not end"
-        return Done(process.exitcode, out.read_bytes(), err.read_text())
+
+def run_hpal(*args: object, stdin: bytes | None = None, cwd: Path | None = None) -> Done:
+    """`hpal ARGS` as a `Call`; stdin None: /dev/null. `run_fresh` starts from nothing."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin or b"")
+        given.seek(0)
+        with open(os.devnull, "rb") as nothing:
+            streams = [(nothing if stdin is None else given).fileno(), out.fileno(), err.fileno()]
+            rc = Call(args, cwd or Path.cwd(), environment(), streams).wait()
+        out.seek(0)
+        err.seek(0)
+        return Done(rc, out.read(), err.read().decode())
 
 
 def run_fresh(*args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:

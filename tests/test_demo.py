@@ -1,4 +1,4 @@
-"""The demo at a tiny size: the loop through real commands, and what it leaves behind."""
+"""The demo, smaller: the loop through real commands, what it shows, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from test_docs import bash
 from hpal_cli.demo.office import make_room
 from hpal_cli.labels.store import LabelStore
 
-TINY = ["--rooms", "3", "--points", "1200", "--answers", "40", "--rounds", "2"]
+SMALL = ["--rooms", "5", "--points", "20000", "--answers", "92", "--rounds", "2"]
+ANSWERS = (46, 23, 23)
+"""Of each round."""
 
 ROW = r"^(\d|forest)\s+([\d,]+)\s+([\d.]+)(?:\s+([\d.]+))?\s+([\d.]+)\s*$"
 """Of the table: round, answers, percent, mIoU of the answered rooms (none of the forest), mIoU of the others."""
@@ -23,7 +25,7 @@ ROW = r"^(\d|forest)\s+([\d,]+)\s+([\d.]+)(?:\s+([\d.]+))?\s+([\d.]+)\s*$"
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     folder = tmp_path_factory.mktemp("demo")
-    done = run_fresh("demo", "-o", "campaign", *TINY, cwd=folder)
+    done = run_fresh("demo", "-o", "campaign", *SMALL, cwd=folder)
     assert done.rc == 0, done.err
     return folder / "campaign", done.out.decode(), done.err
 
@@ -44,7 +46,7 @@ def test_the_table_tells_of_each_round(demo: tuple[Path, str, str]) -> None:
         assert float(answered_rooms) == pytest.approx(100 * answered["grid"]["miou"], abs=0.06)
         assert answered["split"] == "train"
         assert answered["answers_left_out"] == int(answers)
-    assert [row[1] for row in rows] == ["20", "30", "40", "40"]
+    assert [row[1] for row in rows] == ["46", "69", "92", "92"]
 
 
 def test_it_prints_commands_that_run_as_printed(demo: tuple[Path, str, str]) -> None:
@@ -64,16 +66,13 @@ def test_one_more_round_by_hand_as_it_says(demo: tuple[Path, str, str]) -> None:
     by_hand = re.findall(r"^  (hpal .+)$", err, re.M)
     assert [re.findall(r"hpal (\w+)", line) for line in by_hand] == [["score", "select", "label"], ["spread"], ["eval"]]
     printed = bash("\n".join(by_hand), folder).stdout
-    assert len(LabelStore(folder / "labels.zarr").latest()) > 40
+    assert len(LabelStore(folder / "labels.zarr").latest()) > sum(ANSWERS)
     assert "answered points" in printed
 
 
-def test_few_answers_label_most_of_the_rooms(tmp_path: Path) -> None:
-    """Larger, and so slower: what the demo is there to show."""
-    size = ["--rooms", "5", "--points", "20000", "--answers", "90", "--rounds", "2"]
-    done = run_fresh("demo", "-o", "campaign", *size, cwd=tmp_path)
-    assert done.rc == 0, done.err
-    rows = re.findall(ROW, done.out.decode(), re.M)
+def test_few_answers_label_most_of_the_rooms(demo: tuple[Path, str, str]) -> None:
+    """What the demo is there to show."""
+    rows = re.findall(ROW, demo[1], re.M)
     answered, new = ([float(row[n]) for row in rows[:-1]] for n in (3, 4))
     assert answered == sorted(answered)
     assert answered[-1] > answered[0] + 5
@@ -95,13 +94,13 @@ def test_it_leaves_pictures_and_clouds_to_open(demo: tuple[Path, str, str]) -> N
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
         assert (folder / picture).stat().st_size > 5000
     clouds = sorted((folder / "result").rglob("*.ply"))
-    assert len(clouds) == 3
-    room = make_room(0, points=1200)
+    assert len(clouds) == 5
+    room = make_room(0, points=20_000)
     cloud = plyfile.PlyData.read(folder / "result" / "Area_1" / f"{room.name}.ply")["vertex"]
     assert cloud.count == len(room.xyz)
     for number in range(3):
         picks = plyfile.PlyData.read(folder / f"round-{number}.ply")["vertex"]
-        assert picks.count == (20 if number == 0 else 10)
+        assert picks.count == ANSWERS[number]
         pictures = sorted((folder / f"picks-{number}").rglob("*.png"))
         clouds = sorted((folder / f"picks-{number}").rglob("*.ply"))
         assert len(pictures) == len(set(picks["scene"])) == len(clouds)
@@ -111,11 +110,11 @@ def test_it_leaves_pictures_and_clouds_to_open(demo: tuple[Path, str, str]) -> N
 
 def test_it_does_not_run_over_what_is_there(demo: tuple[Path, str, str], tmp_path: Path) -> None:
     folder, _, _ = demo
-    again = run_fresh("demo", "-o", str(folder), *TINY, cwd=tmp_path)
+    again = run_fresh("demo", "-o", str(folder), *SMALL, cwd=tmp_path)
     assert again.rc == 1
     assert "--overwrite" in again.err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    other = run_fresh("demo", "-o", "mine", "--overwrite", *TINY, cwd=tmp_path)
+    other = run_fresh("demo", "-o", "mine", "--overwrite", *SMALL, cwd=tmp_path)
     assert other.rc == 1
     assert (tmp_path / "mine" / "thesis.txt").exists()

@@ -6,6 +6,7 @@ show what hpal computes.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import generate_figures
 import numpy as np
 import pytest
 import zarr
+from conftest import put_quick_hpal
 
 import hpal_cli as hpal
 from hpal_cli import __version__
@@ -66,8 +69,17 @@ def commands_of(page: Path) -> list[str]:
     return [code for mark, language, code in blocks if language == "bash" and not mark.startswith("not run: ")]
 
 
+@cache
+def _hpal() -> str:
+    """The folder of a program `hpal`."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return str(put_quick_hpal(Path(folder.name)).parent)
+
+
 def bash(script: str, folder: Path, *, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    bin_first = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    """Runs it with `python` and `hpal` on its PATH."""
+    bin_first = os.pathsep.join([_hpal(), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,

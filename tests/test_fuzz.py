@@ -266,9 +266,13 @@ def test_answered_tables(scenes: Path, tmp_path: Path) -> None:
 def test_a_project_of_labelcloud(scenes: Path, tmp_path: Path) -> None:
     store = SceneStore(scenes)
     folder = tmp_path / "labels"
-    folder.mkdir()
+    (folder / "segmentation").mkdir(parents=True)
+    scene = store.table[0]
+    (folder / "segmentation" / f"{Path(scene.name).name}.bin").write_bytes(bytes(scene.original))
     classes = json.dumps({"classes": [{"name": c.name, "id": c.id, "color": "#ffffff"} for c in store.classes]})
     path = folder / "_classes.json"
+    path.write_text(classes)
+    assert len(read_folder(folder, store.classes, store.table)) == 1
 
     @SETTINGS
     @given(EDITS)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import Done, at_a_terminal, environment
+from conftest import Done, at_a_terminal, environment, put_quick_hpal
 from synthetic_scenes import Campaign, certain, rooms, synthetic_scenes
 
 from hpal_cli.history import Entry
@@ -24,8 +25,9 @@ QUICK = "--preset small --voxel 20cm --steps 2 --batch 1 --device cpu --max-voxe
 
 def terminal(script: str, cwd: Path) -> Done:
     """A bash script at a terminal, to which `hpal` is known."""
-    known = f'hpal() {{ "{sys.executable}" -m hpal_cli "$@"; }}\n'
-    return at_a_terminal(["bash", "-c", known + script], cwd, {**environment(), "TERM": "xterm"})
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{put_quick_hpal(Path(folder)).parent}:{os.environ['PATH']}"
+        return at_a_terminal(["bash", "-c", script], cwd, {**environment(), "TERM": "xterm", "PATH": path})
 
 
 def ok(script: str, folder: Path) -> str:

@@ -363,6 +363,9 @@ def test_killed_in_the_middle(folder: Path, tmp_path: Path) -> None:
     assert not out.exists()
     with record.open("a") as file:
         file.write('{"scene": "ha')
+    # Zarr writes beside the name too.
+    for name in ("", "scenes/", "scenes/more/00/"):
+        (record.parent / f"{name}zarr.{'0' * 32}.partial").write_text('{"att')
     done = hpal(*call[3:])
     assert done.rc == 0, done.err
     assert "of 44 scenes are done already" in done.err

@@ -6,7 +6,6 @@ Most tests put a `hpal` on the PATH that only writes down how it is called; the 
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -16,18 +15,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import plyfile
 import pytest
-from conftest import VAL, environment, run_hpal
+from conftest import VAL, environment, put_program, put_quick_hpal
 
 from hpal_cli.evaluation.evaluate import evaluate
 from hpal_cli.info import describe
@@ -132,13 +129,9 @@ esac
 class Bench:
     """A folder with `hpal` first on its PATH, where scripts run."""
 
-    def __init__(self, folder: Path, hpal: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.calls_file = folder / "calls"
-        (folder / "bin").mkdir()
-        command = folder / "bin" / "hpal"
-        command.write_text(hpal, encoding="utf-8")
-        command.chmod(0o755)
 
     def run(
         self, script: str, *words: str, rc: int | None = 0, timeout: float = 120, **variables: str | int
@@ -185,7 +178,8 @@ def options(words: list[str]) -> Options:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path, FAKE)
+    put_program(tmp_path, FAKE)
+    return Bench(tmp_path)
 
 
 # ---------------------------------------------------------------- the rows
@@ -577,42 +571,13 @@ def test_a_campaign_that_fails_is_said_and_run_again(bench: Bench) -> None:
 
 # ---------------------------------------------------------------- for real
 
-CLIENT = """\
-#!{python} -I
-import os, stat, sys
-from multiprocessing.connection import Client
-piped = stat.S_ISFIFO(os.fstat(0).st_mode)
-given = sys.stdin.buffer.read() if piped else None
-with Client({address!r}) as server:
-    server.send((sys.argv[1:], os.getcwd(), given))
-    rc, out, err = server.recv()
-sys.stderr.write(err)
-sys.stdout.buffer.write(out)
-sys.exit(rc)
-"""
-
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A bench whose `hpal` is hpal, started by the tests' own server: importing torch is most of a short command."""
-    folder = tmp_path_factory.mktemp("recipes")
-    with Listener(family="AF_UNIX", backlog=8) as listener:
-
-        def serve() -> None:
-            while True:
-                # A client may be killed while it waits.
-                with listener.accept() as client, contextlib.suppress(EOFError, OSError):
-                    words, cwd, stdin = client.recv()
-                    if words == ["stop"]:
-                        return
-                    client.send(tuple(run_hpal(*words, stdin=stdin, cwd=Path(cwd))))
-
-        server = threading.Thread(target=serve, daemon=True)
-        server.start()
-        bench = Bench(folder, CLIENT.format(python=sys.executable, address=listener.address))
-        yield bench
-        subprocess.run([folder / "bin" / "hpal", "stop"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        server.join(10)
+def real(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A bench whose `hpal` is hpal."""
+    bench = Bench(tmp_path_factory.mktemp("recipes"))
+    put_quick_hpal(bench.folder)
+    return bench
 
 
 TINY = {"PRESET": "small", "STEPS": 2, "ROUNDS": 2, "TRAIN_OPTIONS": "--voxel 20cm --batch 1"}

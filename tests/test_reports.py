@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import environment, put_hpal, run_hpal
+from conftest import environment, put_quick_hpal, run_hpal
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
@@ -225,7 +225,7 @@ def test_the_workflow_calls_what_there_is() -> None:
 
 @pytest.mark.skipif(shutil.which("snakemake") is None, reason="there is no snakemake")
 def test_the_workflow_runs(office: Path, tmp_path: Path) -> None:
-    env = {**environment(), "PATH": f"{put_hpal(tmp_path).parent}:{os.environ['PATH']}"}
+    env = {**environment(), "PATH": f"{put_quick_hpal(tmp_path).parent}:{os.environ['PATH']}"}
     config = [f"data={office}", "val=Area_2/*", "budget=8", "rounds=1", "grid=15cm"]
     call = [
         "snakemake",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import cut_at, environment, run_fresh
+from conftest import cut_at, environment, run_hpal
 from torch.nn import functional
 
 from hpal_cli.demo.office import CLASSES, make_room
@@ -449,7 +449,7 @@ def test_a_loss_that_is_not_finite_names_step_scenes_and_the_last_state(
 def test_a_killed_run_resumes_to_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
     """kill -9 in the middle: nothing of the process gets a chance to tidy up."""
     small = ("--labels", "all", "--voxel", "0.15", "--max-voxels", "3000", "--steps", "40", "--save-every", "5")
-    whole = run_fresh("train", scenes, *small, "-o", tmp_path / "whole.pt")
+    whole = run_hpal("train", scenes, *small, "-o", tmp_path / "whole.pt")
     assert whole.rc == 0, whole.err
     run = tmp_path / "killed.pt"
     call = [sys.executable, "-m", "hpal_cli", "train", str(scenes), *small, "-o", str(run)]
@@ -463,7 +463,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(scenes: Path, tmp_path: Path) ->
     assert unfinished.exists()
     assert not run.exists(), "it was over before it could be killed"
     assert 5 <= load(unfinished).step < 40
-    resumed = run_fresh("train", scenes, *small, "-o", run, "--resume")
+    resumed = run_hpal("train", scenes, *small, "-o", run, "--resume")
     assert resumed.rc == 0, resumed.err
     assert "continuing after step" in resumed.err
     first, second = load(tmp_path / "whole.pt"), load(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -41,6 +42,10 @@ class Unfinished:
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}
         shutil.rmtree(folder / BUFFERS, ignore_errors=True)
+        for left in folder.rglob("*.partial"):
+            # What Zarr was writing when the process was killed. A scene of such a name is a folder.
+            if left.is_file():
+                left.unlink()
         if resume and self._path.exists():
             try:
                 self._read(settings)
@@ -64,9 +69,10 @@ class Unfinished:
         self._path.unlink()
 
     def _read(self, settings: dict[str, Any]) -> None:
-        lines = self._path.read_text(encoding="utf-8").split("\n")
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
         # A line that a power cut left half is a scene that is not done.
-        rows = [json.loads(line) for line in lines[:-1]]
+        rows = [json.loads(line) for line in whole.splitlines()]
         begun = rows[0]["settings"] if rows else {}
         wrong = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
         if wrong:
@@ -76,7 +82,8 @@ class Unfinished:
         for row in rows[1:]:
             done = DoneScene(SceneInfo(**row["info"]), row["unit"], tuple(row["notes"]))
             self._done[row["scene"]] = row["signature"], done
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        # In one step: a kill must not take what is known of the others.
+        os.truncate(self._path, len(whole))
 
     def _write(self, row: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:

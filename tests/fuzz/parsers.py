@@ -60,8 +60,9 @@ def office(folder: Path) -> Path:
 
 def stream(folder: Path) -> Target:
     predictions = fake_predictions(office(folder), folder / "preds.zarr")
-    whole = run_hpal("score", predictions, "-q", "--scenes", "Area_1/office_1").out
-    return lambda data: PointReader(io.BytesIO(data), "s").read(), [whole[:2500], whole[:1000]]
+    scores = run_hpal("score", predictions, "-q", "--scenes", "Area_1/office_1").out
+    some = [run_hpal("select", "-q", "--no-fds", "--budget", budget, stdin=scores).out for budget in (2, 20)]
+    return lambda data: PointReader(io.BytesIO(data), "s").read(), some
 
 
 def store(folder: Path, kind: str) -> Target:
@@ -123,7 +124,9 @@ def answers(folder: Path) -> Target:
 def labelcloud(folder: Path) -> Target:
     made = SceneStore(office(folder))
     labels = folder / "labels"
-    labels.mkdir()
+    (labels / "segmentation").mkdir(parents=True)
+    scene = made.table[0]
+    (labels / "segmentation" / f"{Path(scene.name).name}.bin").write_bytes(bytes(scene.original))
 
     def read(data: bytes) -> None:
         (labels / "_classes.json").write_bytes(data)

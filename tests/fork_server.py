@@ -1,0 +1,120 @@
+"""`python fork_server.py SOCKET`: calls of `hpal` in processes that are forked from one that has imported everything.
+
+A request is a line of JSON, the words, the folder and the environment of a call, with its three streams as descriptors.
+The answers are two lines: the id of its process, which leads a group, and its status, negative for a signal. Whoever
+hangs up before that kills the group. The server ends with its stdin, and then removes the socket's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing.util
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import threading
+import traceback
+from types import ModuleType
+from typing import NoReturn
+
+import lines_covered
+import preload
+import torch
+
+from hpal_cli import parallel
+from hpal_cli.commands.app import main
+
+
+def serve(address: str) -> None:
+    # Nobody waits for those that serve a call.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        print(flush=True)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _serve(connection)
+            connection.close()
+    shutil.rmtree(os.path.dirname(address))
+
+
+def _serve(connection: socket.socket) -> NoReturn:
+    data, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+    while not data.endswith(b"\n"):
+        data += connection.recv(1 << 16)
+    words, folder, env = json.loads(data)
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    pid = os.fork()
+    if pid == 0:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for held in (connection, woken, wake):
+            held.close()
+        _call(words, folder, env, streams)
+    for stream in streams:
+        os.close(stream)
+    with contextlib.suppress(OSError):
+        # As it does itself; whoever is first.
+        os.setpgid(pid, pid)
+    connection.sendall(f"{pid}\n".encode())
+    ready = select.select([connection, woken], [], [])[0]
+    if woken not in ready:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(OSError):
+        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _call(words: list[str], folder: str, env: dict[str, str], streams: list[int]) -> NoReturn:
+    os.setpgid(0, 0)
+    for number, held in enumerate(streams):
+        os.dup2(held, number)
+        os.close(held)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    # Anew, since they have a buffer that fits what they are.
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.argv = ["hpal", *words]
+    # What it spawns would import this module, and so all of it anew.
+    sys.modules["__main__"] = ModuleType("__main__")
+    # Processes for the two or three small scenes of a test would take longer to begin than the work; --jobs has tests.
+    parallel.cores = lambda: 1
+    torch.set_num_threads(1)
+    end_counting = lines_covered.begin()
+    code = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    # As a process of multiprocessing ends: to take down an interpreter that has imported so much takes long.
+    threading._shutdown()
+    multiprocessing.util._exit_function()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    end_counting()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    if os.environ.get("HPAL_COVERAGE"):
+        import coverage  # noqa: F401
+    preload.preload()
+    serve(sys.argv[1])
