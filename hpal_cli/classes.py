@@ -246,11 +246,15 @@ class ClassTable:
         Raises:
             HpalError: the file is missing, is no JSON or TOML, or has no valid classes. The message names the row.
         """
+        toml = path.suffix.lower() == ".toml"
         try:
             text = path.read_text(encoding="utf-8-sig")
-            data = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
-            raise HpalError(path, f"cannot be read as a class table ({error})", "give a .json or .toml file") from error
+            data = tomllib.loads(text) if toml else json.loads(text)
+        except OSError as error:
+            raise HpalError(path, f"cannot be read ({error.strerror or error})", "check the name") from error
+        except (ValueError, RecursionError) as error:
+            remedy = f"repair that place, or give a .json or .toml file (this is read as {'TOML' if toml else 'JSON'})"
+            raise HpalError(path, f"cannot be read as a class table ({error})", remedy) from error
         rows = data.get("classes") if isinstance(data, dict) else data
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise HpalError(path, "holds no list of classes", 'write [{"id": 0, "name": "wall"}, ...]')
@@ -278,11 +282,11 @@ def _from_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> ClassTable:
             number = _whole(row["id"]) if numbered or "id" in row else len(classes)
             if number < IGNORE:
                 raise ValueError(f"the id {number} is neither a class's nor {IGNORE}")
-            given = row.get("codes", row.get("code"))
+            given = _one_or_several(row, "code", "codes")
             takes_rest = given == _REST
             codes = () if takes_rest else _wholes(given)
-            las = _wholes(row.get("las_codes", row.get("las")))
-            name = "" if number == IGNORE else str(row["name"])
+            las = _wholes(_one_or_several(row, "las", "las_codes"))
+            name = "" if number == IGNORE else _name(row["name"])
             color = _color(row, max(number, 0))
         if takes_rest:
             if rest is not None:
@@ -333,6 +337,28 @@ def _color(row: Mapping[str, Any], n: int) -> tuple[int, int, int]:
         raise ValueError(f"the colour {given!r} is not three numbers from 0 to 255")
     red, green, blue = map(_whole, given)
     return red, green, blue
+
+
+def _one_or_several(row: Mapping[str, Any], one: str, several: str) -> Any:
+    """What a row says under either name.
+
+    Raises:
+        ValueError: it says different things under both.
+    """
+    numbers = row.get(several)
+    # A store's row without a number has an empty list, and one that no file has.
+    if one in row and numbers and not (isinstance(numbers, list) and numbers[0] == row[one]):
+        raise ValueError(f"its {one!r} is not the first of its {several!r}")
+    return row.get(several, row.get(one))
+
+
+def _name(value: Any) -> str:
+    """Raises:
+    ValueError: no text and no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(f"{value!r} is no name")
+    return str(value)
 
 
 def _wholes(value: Any) -> tuple[int, ...]:
@@ -398,6 +424,8 @@ def _whole(value: Any) -> int:
     """Raises:
     ValueError: the value is no whole number, such as 0.7, true or infinity.
     """
+    if isinstance(value, str) and value.casefold() == _REST:
+        raise ValueError(f'all other numbers are written as "code": "{_REST}", not as {value!r} here')
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
         raise ValueError(f"{value!r} is no whole number")
     return int(value)

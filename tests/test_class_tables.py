@@ -175,6 +175,11 @@ def test_the_store_keeps_all_numbers_and_old_readers_find_one(tmp_path: Path) ->
         ([{"name": "a", "color": "red"}], "row 1 cannot be read: the colour 'red' is not three numbers"),
         ([{"name": "a", "color": [0, 0, 256]}], r"row 1 cannot be read: the colour \[0, 0, 256\] is not"),
         ([{"id": -1, "code": 1}], "0 classes, expected 1"),
+        ([{"name": ["a"]}], r"row 1 cannot be read: \['a'\] is no name"),
+        ([{"name": "a", "las": 2}, {"name": "b", "las": "rest"}], 'row 2 .* as "code": "rest", not as \'rest\' here'),
+        ([{"name": "a", "code": "Rest"}], 'row 1 .* as "code": "rest", not as \'Rest\' here'),
+        ([{"name": "a", "las": 2, "las_codes": [3]}], "row 1 .*: its 'las' is not the first of its 'las_codes'"),
+        ([{"name": "a", "code": 2, "codes": [3, 2]}], "row 1 .*: its 'code' is not the first of its 'codes'"),
     ],
 )
 def test_what_is_wrong_is_told_by_file_and_row(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
@@ -227,8 +232,18 @@ def test_tables_by_name() -> None:
         assert ClassTable.from_json(table.to_json()) == table
     with pytest.raises(HpalError, match=r"nyu41: is neither a file nor a class table that is known by name \(asprs,"):
         class_table("nyu41")
-    with pytest.raises(HpalError, match=r"absent\.json: cannot be read as a class table"):
+    with pytest.raises(HpalError, match=r"absent\.json: cannot be read \(No such file or directory\); check the name"):
         class_table("absent.json")
+
+
+def test_broken_json_and_a_class_without_a_name(tmp_path: Path) -> None:
+    broken = write(tmp_path / "c.json", '[{"name": "ground", "las": 2},]')
+    with pytest.raises(HpalError, match=r"line 1 column \d+ .*; repair that place, or .* read as JSON"):
+        ClassTable.from_file(broken)
+    with pytest.raises(HpalError, match=r"row 1 cannot be read: None is no name"):
+        ClassTable.from_file(write(tmp_path / "c.json", '[{"name": null, "las": 2}]'))
+    both = write(tmp_path / "c.json", '[{"name": 2019, "las": 2, "las_codes": [2, 3]}]')
+    assert [(c.name, c.las_codes) for c in ClassTable.from_file(both)] == [("2019", (2, 3))]
 
 
 def test_the_tables_of_the_page(tmp_path: Path) -> None:

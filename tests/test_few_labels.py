@@ -189,7 +189,7 @@ def test_a_spread_that_does_not_fit_is_refused(
     against(store, more, spread)
     one["scene"], one["index"] = store.table.choose("train")[0].number, 7
     more.append(one, "test", call("label"))
-    with pytest.raises(HpalError, match=r"made from other answers than .*more.zarr holds now; make it again"):
+    with pytest.raises(HpalError, match=r"made from other answers than .*more.zarr holds now; make it again: hpal"):
         against(store, more, spread)
     Spread(spread, store, more, *known_labels(store, more), old=True)
     val = write_spread(tmp_path / "val.zarr", store, labels, mostly_right, split="val")

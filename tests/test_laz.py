@@ -1,8 +1,10 @@
-"""LAZ stays LAZ; COPC and EPT are read as the clouds that they are."""
+"""LAZ stays LAZ, COPC stays COPC; an EPT is read as the cloud that it is."""
 
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +12,21 @@ import laspy
 import numpy as np
 import pytest
 from conftest import fake_predictions, run_hpal
+from laspy.copc import Bounds
 from laspy.vlrs.vlrlist import VLRList
-from test_export_las import HIGH, LOW, assert_same_file, assert_same_points, some_las
+from test_export_las import HIGH, LOW, N, assert_same_file, assert_same_header, assert_same_points, some_las
 from test_readers import names, read, shared, write
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export.files import export
-from hpal_cli.readers import las
+from hpal_cli.readers import copc, las
 from hpal_cli.readers.cloud import Source
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.train import train
+from hpal_cli.writers.copc import compress
 
 FORMATS = [0, 1, 2, 3, 6, 7, 8]
 WAVEFORMS = [4, 5, 9, 10]
@@ -31,7 +35,7 @@ ANGLES = ("scan_angle_rank", "scan_angle")
 
 
 def some_laz(path: Path, point_format: int = 6, *, copc: bool = False) -> Path:
-    """What `some_las` makes, compressed; with the records of a COPC, which say where its bytes are."""
+    """What `some_las` makes, compressed; with records of a COPC, which say nothing true."""
     file = laspy.read(some_las(path.with_suffix(".tmp.las"), point_format))
     if copc:
         file.header.vlrs.insert(0, laspy.VLR("copc", 1, "info", bytes(160)))
@@ -141,10 +145,101 @@ def test_predict_and_export_by_command(tmp_path: Path) -> None:
     assert "--uncompressed: has no meaning without --las" in done.err
 
 
-def test_copc_is_read_and_comes_back_as_laz(tmp_path: Path) -> None:
-    raw = some_laz(tmp_path / "a.copc.laz", copc=True)
+def a_copc(path: Path) -> Path:
+    """What `some_las` makes, with 100 points in the root of an octree and the others in those of its octants."""
+    file = laspy.read(some_las(path.with_suffix(".tmp.las"), 6))
+    centre, halfsize = file.header.offsets, 600.0
+    assert np.abs(np.column_stack([file.x, file.y, file.z]) - centre).max() < halfsize
+    octant = ((np.column_stack([file.X, file.Y, file.Z]) >= 0) * [1, 2, 4]).sum(axis=1)
+    octant[:100] = -1
+    order = np.argsort(octant, kind="stable")
+    file.points = file.points[order]
+    file.write(path.with_suffix(".tmp.las"))
+    nodes = np.zeros(10, copc.NODE)
+    nodes["key"][1:9] = [(1, n & 1, n >> 1 & 1, n >> 2) for n in range(8)]
+    nodes["points"][:9] = np.bincount(octant + 1)
+    nodes["key"][9] = 2, 0, 0, 0  # without points
+    info = struct.pack("<5d2Q2d", *centre, halfsize, 10.0, 0, 0, file.gps_time.min(), file.gps_time.max()) + bytes(88)
+    with path.with_suffix(".tmp.las").open("rb") as plain, path.open("w+b") as made:
+        compress(plain, info, nodes, made)
+    path.with_suffix(".tmp.las").unlink()
+    return path
+
+
+def octree_of(path: Path) -> dict[tuple[int, ...], np.ndarray]:
+    """The points of each level and each octant, as a reader of COPC finds them."""
+    found = {}
+    with laspy.CopcReader.open(path) as reader:
+        middle = reader.copc_info.center
+        for level in range(3):
+            found[level,] = reader.query(level=level)
+        for n in range(8):
+            side = np.array([n & 1, n >> 1 & 1, n >> 2])
+            low, high = middle + 600 * (side - 1), middle + 600 * side
+            found[1, n] = reader.query(Bounds(low, high), level=1)
+        found[()] = reader.query()
+    return {key: np.column_stack([points.X, points.Y, points.Z]) for key, points in found.items()}
+
+
+def test_copc_stays_copc(tmp_path: Path) -> None:
+    raw = a_copc(tmp_path / "a.copc.laz")
     assert names(raw) == names(tmp_path) == ["a"]
+    assert not read(raw).notes
+    expected = octree_of(raw)
+    assert len(expected[0,]) == 100
+    assert len(expected[1,]) == len(expected[()]) - 100 == 300
+    assert all(0 < len(expected[1, n]) < 100 for n in range(8))
     prepare(raw, tmp_path / "s.zarr", grid=100.0, classes=LOW)
+    fake_predictions(tmp_path / "s.zarr", tmp_path / "p.zarr", features=None)
+    for of in ("s.zarr", "p.zarr"):
+        for format in ("las", "laz"):
+            out = tmp_path / of[0] / format
+            (path,) = export(tmp_path / of, out, format, original=tmp_path / "s.zarr").paths
+            assert path.name == "a.copc.laz"
+            before, after = laspy.read(raw), laspy.read(path)
+            assert_same_points(before, after, but=("class", "label", "classification"))
+            for header in (before.header, after.header):
+                assert type(header.vlrs.pop(0)).__name__ == "CopcInfoVlr"
+            assert_same_header(before.header, after.header)
+            assert [r.user_id for r in after.evlrs] == ["somebody", "copc"]
+            assert after.evlrs[0].record_data_bytes() == before.evlrs[0].record_data_bytes()
+            found = octree_of(path)
+            for key, points in expected.items():
+                np.testing.assert_array_equal(found[key], points, str(key))
+    with laspy.CopcReader.open(path) as reader:
+        np.testing.assert_array_equal(reader.query()["class"], after["class"])
+    (path,) = export(tmp_path / "s.zarr", tmp_path, "las", original=tmp_path / "s.zarr", uncompressed=True).paths
+    assert path.name == "a.las"
+    assert not is_compressed(path)
+    assert not [
+        record for record in (*laspy.read(path).header.vlrs, *laspy.read(path).evlrs) if record.user_id == "copc"
+    ]
+
+
+def test_a_part_of_a_copc_has_its_octree(tmp_path: Path) -> None:
+    raw = a_copc(tmp_path / "a.copc.laz")
+    prepare(raw, tmp_path / "s.zarr", grid=100.0, scene_per=200.0, classes=LOW)
+    store = SceneStore(tmp_path / "s.zarr")
+    assert len(store.table) > 1
+    (path,) = export(tmp_path / "s.zarr", tmp_path / "all", "las", original=tmp_path / "s.zarr").paths
+    assert path.name == "a.copc.laz"
+    assert_same_points(laspy.read(raw), laspy.read(path), but=("class", "label"))
+    some = next(iter(store.table)).name
+    (path,) = export(tmp_path / "s.zarr", tmp_path / "one", "las", original=tmp_path / "s.zarr", scenes=[some]).paths
+    rows = laspy.read(path)["source_row"]
+    assert 0 < len(rows) < N
+    whole = laspy.read(raw)
+    in_order = np.column_stack([whole.X, whole.Y, whole.Z])
+    found = octree_of(path)
+    np.testing.assert_array_equal(found[0,], in_order[rows[rows < 100]])
+    assert len(found[()]) == len(rows)
+
+
+def test_an_octree_that_is_not_the_files_own_is_left_out(tmp_path: Path) -> None:
+    """As programs leave it that write the points anew and copy all records."""
+    raw = some_laz(tmp_path / "a.copc.laz", copc=True)
+    prepare(raw, tmp_path / "s.zarr", grid=100.0, classes=LOW)
+    assert read(raw).notes == ["its octree is not that of its points: results are written as plain LAZ"]
     (path,) = export(tmp_path / "s.zarr", tmp_path / "out", "las", original=tmp_path / "s.zarr").paths
     assert path.name == "a.laz"
     before, after = laspy.read(raw), laspy.read(path)
@@ -152,6 +247,36 @@ def test_copc_is_read_and_comes_back_as_laz(tmp_path: Path) -> None:
     assert_same_points(before, after, but=("class", "label"))
     assert not [record for record in (*after.header.vlrs, *after.evlrs) if record.user_id == "copc"]
     assert [record.user_id for record in after.evlrs] == ["somebody"]
+
+
+def damaged(path: Path, change: Callable[[np.ndarray], None]) -> Path:
+    """The COPC, with its list of nodes changed."""
+    data = bytearray(path.read_bytes())
+    start, size = struct.unpack_from("<QQ", data, 375 + 54 + copc.ROOT_PAGE.start)
+    nodes = np.frombuffer(bytes(data[start : start + size]), copc.NODE).copy()
+    change(nodes)
+    data[start : start + size] = nodes.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("points", 7), ("points", -1), ("points", -5), ("offset", 2**63), ("offset", 0)],
+    ids=["count", "a page that is its own", "negative", "far away", "another order"],
+)
+def test_a_damaged_octree_is_no_error(tmp_path: Path, field: str, value: int) -> None:
+    raw = a_copc(tmp_path / "a.copc.laz")
+
+    def change(nodes: np.ndarray) -> None:
+        nodes[field][3] = value
+
+    before = laspy.read(raw)
+    cloud = read(damaged(raw, change))
+    assert len(cloud.xyz) == len(before.points)
+    assert cloud.notes == ["its octree is not that of its points: results are written as plain LAZ"]
+    assert cloud.las_header is not None
+    assert copc.info(cloud.las_header) is None
 
 
 def an_ept(folder: Path, **about: object) -> list[Path]:

@@ -126,10 +126,13 @@ def test_rounds_with_superpoints(tmp_path: Path) -> None:
     fill_in(tmp_path / "queries-2.csv", "unsure")
     ok(step, tmp_path)
     assert len(LabelStore(tmp_path / "labels.zarr").latest()) == 10
-    ok("hpal spread labels.zarr 'my rooms.zarr' --alike -o 'the spread.zarr' --overwrite", tmp_path)
+    learn = "hpal train 'my rooms.zarr' --labels labels.zarr --model forest"
+    refused = terminal(f"stty cols 400; {learn} --spread 'the spread.zarr' -o model-2.pt", tmp_path)
+    (again,) = re.findall(r"make it again: (.*); or give", refused.out.decode())
+    assert again == "hpal spread labels.zarr 'my rooms.zarr' --alike -o 'the spread.zarr' --overwrite"
+    ok(again, tmp_path)
     # What is told of the share that was labelled leaves out the unsure ones, of a spread and of a forest from it.
     assert _labelled("the spread.zarr", tmp_path) == 6
-    learn = "hpal train 'my rooms.zarr' --labels labels.zarr --model forest"
     step = following(ok(f"{learn} --spread 'the spread.zarr' -o model-2.pt", tmp_path))
     assert step == "hpal predict model-2.pt 'my rooms.zarr' -o preds-2.zarr"
     ok(step, tmp_path)

@@ -461,6 +461,27 @@ def test_semantickitti_refuses(tmp_path: Path, labels: list[int], message: str) 
         read(path)
 
 
+@pytest.mark.parametrize("width", [4, 5, 6])
+def test_bins_with_more_numbers_for_each_point(tmp_path: Path, width: int) -> None:
+    """mmdetection3d writes Waymo's frames as `velodyne/*.bin`, too, with elongation and time besides."""
+    rng = np.random.default_rng(width)
+    rows = rng.uniform(-70, 70, (480, width)).astype("<f4")
+    rows[:, 3:] = rng.uniform(0, 1, (480, width - 3))
+    write(tmp_path / "training" / "velodyne" / "0000000.bin", rows.tobytes())
+    cloud = read(tmp_path)
+    np.testing.assert_array_equal(cloud.xyz, rows[:, :3])
+    expected = {"intensity": rows[:, 3], **{f"column_{n}": rows[:, n] for n in range(4, width)}}
+    assert list(cloud.attributes) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(cloud.attributes[name], values)
+    told = [f"has {width} numbers for each point: read as x y z intensity and {width - 4} more"]
+    assert cloud.notes == (told if width > 4 else [])
+    write(tmp_path / "training" / "velodyne" / "0000000.bin", rows.tobytes()[:-4])
+    if width == 4:
+        with pytest.raises(HpalError, match="not 16 for each point"):
+            read(tmp_path)
+
+
 # ---------------------------------------------------------------- Pointcept
 
 

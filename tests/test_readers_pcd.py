@@ -126,6 +126,14 @@ def test_the_packed_number_itself_as_the_library_s_tutorial_has_it(tmp_path: Pat
     assert cloud.notes == ["left out 1 of 4 points, whose coordinates are NaN or infinite"]
 
 
+@pytest.mark.parametrize(
+    "body", ["1.5,2,-3\n4,5.25,6\n", "1.5, 2, -3\r\n4, 5.25, 6\r\n", "1.5;2;-3\n4;5.25;6\n", "1,5 2 -3\n4 5,25 6\n"]
+)
+def test_numbers_between_commas(tmp_path: Path, body: str) -> None:
+    head = "VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH 2\nHEIGHT 1\nPOINTS 2\nDATA ascii\n"
+    assert read(write(tmp_path / "a.pcd", head + body)).xyz.tolist() == [[1.5, 2, -3], [4, 5.25, 6]]
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_blocks_join(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(number_table, "ROWS", 100)

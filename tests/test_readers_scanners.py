@@ -233,6 +233,25 @@ def test_a_frame_as_npz(tmp_path: Path) -> None:
     assert list(cloud.attributes) == ["elongation"]
 
 
+@pytest.mark.parametrize("kind", ["npz", "npz with colours in one array"])
+def test_one_array_for_each_column(tmp_path: Path, kind: str) -> None:
+    frame = {"X": np.arange(3.0), "y": np.ones(3), "z": np.zeros(3), "intensity": np.arange(3), "label": np.arange(3)}
+    colours = np.arange(9, dtype="u1").reshape(3, 3)
+    channels = {"r": colours[:, 0], "g": colours[:, 1], "b": colours[:, 2]}
+    np.savez(tmp_path / "a.npz", **frame, **(channels if kind == "npz" else {"rgb": colours}))
+    cloud = read(tmp_path)
+    assert cloud.xyz.tolist() == [[0, 1, 0], [1, 1, 0], [2, 1, 0]]
+    assert cloud.rgb is not None
+    assert cloud.rgb.tolist() == colours.tolist()
+    assert cloud.label is not None
+    assert cloud.label.tolist() == [0, 1, 2]
+    assert list(cloud.attributes) == ["intensity"]
+    assert cloud.notes == []
+    np.savez(tmp_path / "a.npz", **{**frame, "z": np.zeros(2)})
+    with pytest.raises(HpalError, match=r"has no positions among its arrays .* or points, or x, y and z"):
+        read(tmp_path)
+
+
 def test_sources_of_two_data_sets_do_not_meet(tmp_path: Path) -> None:
     """A `.pcd.bin` of 20 bytes a point would be read as sweeps of 16."""
     path = a_data_set(tmp_path, [17, 31, 24, 0], points=4)

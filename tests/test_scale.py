@@ -94,6 +94,8 @@ def test_nothing_is_said_of_few_points_and_of_one_place() -> None:
 def test_grids_that_fit() -> None:
     fits = {None: 0.04, 0.003: 0.04, 0.08: 0.04, 0.081: 0.1, 0.2: 0.2, 0.3: 0.2, 0.4: 0.5, 0.66: 0.5, 0.9: 1, 12: 10}
     assert {spacing: fitting_grid(spacing) for spacing in fits} == fits
+    objects = {(0.0005, 0.2): 0.001, (0.002, 0.2): 0.002, (0.002, 1.4): 0.005, (0.002, 2.0): 0.04, (0.1, 1.9): 0.04}
+    assert {(spacing, edge): fitting_grid(spacing, edge) for spacing, edge in objects} == objects
 
 
 # prep
@@ -111,7 +113,7 @@ def test_the_spacing_decides_and_is_told(hpal: Hpal, tmp_path: Path) -> None:
     assert (store.grid, store.scale) == (0.2, 5.0)
     assert "scale            5" in hpal("info", tmp_path / "wide.zarr").out.decode()
     assert json.loads(hpal("info", tmp_path / "wide.zarr", "--json").out)["scale"] == 5
-    dense = scans(tmp_path / "dense", ground(0.02))
+    dense = scans(tmp_path / "dense", ground(0.02, 20_000))
     done = hpal("prep", dense, "-o", tmp_path / "dense.zarr", "--classes", table)
     assert "points lie 2cm apart: the lengths of a room fit" in done.err
     assert "lengths of a room: voxel 5cm, levels 10cm,50cm,1m, FDS radius 20cm, pictures of 1m" in done.err
@@ -130,7 +132,7 @@ def test_the_spacing_decides_and_is_told(hpal: Hpal, tmp_path: Path) -> None:
         ({"scale": 0.1}, 0.1, 2.5),
         ({"scale": 0.5, "grid": 0.3}, 0.3, 12.5),
         ({"scale": 0.02}, 0.02, 0.5),
-        ({"unit": 0.001}, 0.04, None),
+        ({"unit": 0.001}, 2e-4, 0.005),
         ({"unit": 2.0}, 0.5, 12.5),
     ],
 )
@@ -154,6 +156,25 @@ def test_names_and_lengths_of_scales(hpal: Hpal, tmp_path: Path) -> None:
     wrong = hpal("prep", raw, "-o", tmp_path / "s.zarr", "--classes", table, "--scale", "valley")
     assert wrong.rc == 2
     assert "--scale: 'valley' is not a length" in wrong.err
+
+
+def test_an_object_is_no_room(hpal: Hpal, tmp_path: Path) -> None:
+    """Of a scan in millimetres a grid of 4 cm would leave a few dozen points."""
+    table = tmp_path / "classes.json"
+    table.write_text(json.dumps([{"name": name} for name in CLASSES]))
+    object_ = ground(1.0, 40_000)
+    raw = scans(tmp_path / "raw", object_, object_ + 1e5)
+    done = hpal("prep", raw, "-o", tmp_path / "s.zarr", "--classes", table, "--unit", "mm")
+    assert done.rc == 0, done.err
+    assert "points lie 0.98mm apart in an object of 20cm: a grid of 1mm fits" in done.err
+    assert "lengths of scale 0.025: voxel 1.25mm, levels 2.5mm,1.25cm,2.5cm, FDS radius 5mm" in done.err
+    store = SceneStore(tmp_path / "s.zarr")
+    assert (store.grid, store.scale) == (0.001, 0.025)
+    # One scene as high as a room, and they are rooms: what is measured last counts as much as what is first.
+    scans(raw, object_, ground(1.0, 40_000) * 12)
+    done = hpal("prep", raw, "-o", tmp_path / "t.zarr", "--classes", table, "--unit", "mm")
+    assert "the lengths of a room fit" in done.err
+    assert said(tmp_path / "t.zarr") is None
 
 
 def test_the_papers_rooms_stay_however_sparse(office: Path, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Like --ply, but as LAS files. A file that was LAS or LAZ keeps its header and all its fields, and "
-            "LAZ stays LAZ.",
+            help="Like --ply, but as LAS files. A file that was LAS or LAZ keeps its header and all its fields; LAZ "
+            "stays LAZ and COPC stays COPC.",
         ),
     ] = None,
     pictures: opt.Pictures = None,

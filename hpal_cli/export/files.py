@@ -15,6 +15,7 @@ from hpal_cli.export.originals import Originals, Part
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.readers.las import COPC
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore, SourceFile
 from hpal_cli.store.envelope import kind_of
@@ -218,7 +219,9 @@ def _originals(store: SceneStore, of: PredictionStore | None, scenes: Sequence[S
             made[scene.name] = Originals(store, of, file, (Part(scene, 0, scene.original),))
         return made
     return {
-        str(PurePosixPath(name).with_suffix("")): Originals(store, of, found[0][0], tuple(part for _, part in found))
+        str(PurePosixPath(name).with_suffix("")).removesuffix(COPC): Originals(
+            store, of, found[0][0], tuple(part for _, part in found)
+        )
         for name, found in parts.items()
     }
 

@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from hpal_cli.classes import IGNORE
 from hpal_cli.errors import HpalError
 from hpal_cli.export.clouds import UNLABELLED_COLOR, class_colors, class_comments, predicted
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.readers import copc
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import BLOCK, Points, SceneStore, SourceFile
 from hpal_cli.store.files import atomic_write
 from hpal_cli.stream.viewer_names import PREFIX
 from hpal_cli.writers import las
 from hpal_cli.writers.cloud import ViewerCloud, write_blocks
+from hpal_cli.writers.copc import compress as write_copc
 
 _SCANNED = {"red": "scan_r", "green": "scan_g", "blue": "scan_b"}
 """Names of the 16-bit colours of a LAS file -> names of the fields they are exported as. These do not contain the
@@ -52,10 +54,14 @@ class Originals:
     parts: tuple[Part, ...]
 
     def suffix(self, format: str, *, uncompressed: bool = False) -> str:
-        """Of the file to write: LAZ stays LAZ, unless `uncompressed` or with waveforms (`las.compressible`)."""
+        """Of the file to write: LAZ stays LAZ, unless `uncompressed` or with waveforms (`las.compressible`), and
+        COPC stays COPC."""
         header = self.file.las_header
         laz = format == "las" and not uncompressed and self.file.name.lower().endswith(".laz")
-        return "laz" if laz and (header is None or las.compressible(header)) else format
+        if laz and (header is None or las.compressible(header)):
+            format = "laz"
+        octree = format == "laz" and header is not None and copc.info(header) is not None
+        return "copc.laz" if octree else format
 
     @property
     def points(self) -> int:
@@ -155,17 +161,51 @@ class Originals:
             write_blocks(lambda: self.clouds(color), self.points, path, overwrite=overwrite, written=written)
             return
         classes = self.store.classes
-        with atomic_write(path, overwrite=overwrite) as partial, partial.open("wb") as file:
-            las.write_like(
-                header,
-                self.blocks(),
-                file,
-                path,
-                compress=path.suffix == ".laz",
-                table=las.codes(classes, own=self.store.format == "las") if self.of is not None else None,
-                colors=np.vstack([classes.colors, [UNLABELLED_COLOR]]) if color == "class" else None,
-                written=written,
-            )
+        write = partial(
+            las.write_like,
+            header,
+            subject=path,
+            table=las.codes(classes, own=self.store.format == "las") if self.of is not None else None,
+            colors=np.vstack([classes.colors, [UNLABELLED_COLOR]]) if color == "class" else None,
+            written=written,
+        )
+        compress = path.suffix == ".laz"
+        info = copc.info(header) if compress else None
+        with atomic_write(path, overwrite=overwrite) as unfinished, unfinished.open("w+b") as file:
+            if info is None:
+                write(self.blocks(), file, compress=compress)
+                return
+            nodes = self._nodes(header)
+            with tempfile.TemporaryFile(dir=path.parent) as plain:
+                write(self._counted(nodes), plain, compress=False)
+                write_copc(plain, info, nodes, file)
+
+    def _nodes(self, header: bytes) -> NDArray[np.void]:
+        """Those of a COPC, as many points as they had.
+
+        Raises:
+            HpalError: they are not those of the file.
+        """
+        try:
+            nodes = copc.stored_nodes(header).copy()
+            if nodes["points"].min() < 0 or nodes["points"].sum() != self.file.points:
+                raise ValueError("they have other points")
+        except ValueError as error:
+            problem = f"the octree of {self.file.name} is not that of its points ({error})"
+            raise HpalError(self.store.path, problem, "run `hpal prep` again") from error
+        return nodes
+
+    def _counted(self, nodes: NDArray[np.void]) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
+        """`blocks`, at whose end each node has the number of its points that were among them: some may be left out, or
+        be of other scenes."""
+        ends = np.cumsum(nodes["points"], dtype=np.int64)
+        nodes["points"] = 0
+        given = 0
+        for points, fields in self.blocks():
+            rows = points.attributes.get("source_row", np.arange(given, given + len(points.xyz)))
+            nodes["points"] += np.bincount(np.searchsorted(ends, rows, side="right"), minlength=len(nodes))
+            given += len(points.xyz)
+            yield points, fields
 
 
 class _PutTogether:

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpal_cli.classes import IGNORE, ClassTable
 from hpal_cli.errors import HpalError
-from hpal_cli.readers import files
+from hpal_cli.readers import copc, files
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.columns import native
 
 NAME = "las"
 CLASSES: ClassTable | None = None
 
-_COPC = ".copc"
-_COPC_RECORDS = "copc"
+COPC = ".copc"
 _EPT = "ept.json"
 
 CHUNK = 1 << 20
@@ -64,7 +64,7 @@ def find(root: Path, options: Options) -> list[Source]:
     tops = [root] if root.name == _EPT else [root / _EPT, *root.rglob(_EPT)] if root.is_dir() else []
     octrees = {path.parent: path for path in tops if path.is_file()}
     loose = [
-        replace(source, name=source.name.removesuffix(_COPC))
+        replace(source, name=source.name.removesuffix(COPC))
         for source in files.loose_files(root, {".las", ".laz"})
         if octrees.keys().isdisjoint(source.path.parents)
     ]
@@ -82,8 +82,7 @@ def count(source: Source) -> int | None:
     try:
         if source.path.name == _EPT:
             return _described(source.path)[0]
-        with source.path.open("rb") as file:
-            head = file.read(255)
+        head = _head(source.path, 255)
     except (OSError, HpalError):
         return None
     if head[:4] != b"LASF" or len(head) < 255:
@@ -117,6 +116,8 @@ def _read_file(path: Path) -> Iterator[Cloud]:
             cloud = _cloud(header, chunk)
             if prelude is not None and header.are_points_compressed and header.point_format.id in _WAVEFORM_LAYERS:
                 cloud.notes.append("the fields of its waveforms may be wrong: lazrs has an error there")
+            if prelude is not None and copc.info(prelude) is None and copc.info(_head(path, copc.INFO_END)) is not None:
+                cloud.notes.append("its octree is not that of its points: results are written as plain LAZ")
             cloud.las_header, prelude = prelude, None
             yield cloud
         if seen != header.point_count:
@@ -164,8 +165,7 @@ def opened(path: Path) -> Iterator[Any]:
         HpalError: anything is wrong with the file; errors within the block, too, become this error.
     """
     with _named(path):
-        with path.open("rb") as file:
-            check_records(file.read(375), path.stat().st_size, path)
+        check_records(_head(path, 375), path.stat().st_size, path)
         import laspy
 
         with laspy.open(path) as reader:
@@ -174,23 +174,46 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def _empty_file(reader: Any, path: Path) -> bytes:
-    """The file's header and records, with no points, as LAS. A COPC's own records go: they say where its bytes are."""
+    """The file's header and records, with no points, as LAS. Of a COPC's own records, which say where its bytes are,
+    the octree stays, with all nodes in one list; nothing stays of an octree that is not that of the points."""
     import laspy
     from laspy.vlrs.vlrlist import VLRList
 
     header = copy.deepcopy(reader.header)
-    header.vlrs[:] = [record for record in header.vlrs if record.user_id != _COPC_RECORDS]
-    evlrs = [record for record in reader.evlrs or () if record.user_id != _COPC_RECORDS]
+    info, nodes = _octree_of(header, path)
+    header.vlrs[:] = [record for record in header.vlrs if record.user_id != copc.USER]
+    evlrs = [record for record in reader.evlrs or () if record.user_id != copc.USER]
+    if nodes is not None:
+        header.vlrs.insert(0, laspy.VLR(copc.USER, copc.INFO, "", info))
+        evlrs.append(laspy.VLR(copc.USER, copc.HIERARCHY, "", nodes.tobytes()))
     buffer = io.BytesIO()
     how = {"do_compress": False, "closefd": False, "encoding_errors": _ERRORS}
     with laspy.open(buffer, mode="w", header=header, **how) as writer:
         if evlrs:
             writer.write_evlrs(VLRList(evlrs))
     made = bytearray(buffer.getvalue())
-    with path.open("rb") as file:
-        # laspy takes a date of zero for today.
-        made[IDENTIFIERS] = file.read(IDENTIFIERS.stop)[IDENTIFIERS]
+    # laspy takes a date of zero for today.
+    made[IDENTIFIERS] = _head(path, IDENTIFIERS.stop)[IDENTIFIERS]
     return bytes(made)
+
+
+def _head(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def _octree_of(header: Any, path: Path) -> tuple[bytes, NDArray[np.void] | None]:
+    """The first record of a COPC, and its nodes; None for a file that is none, or with nodes that are not its own."""
+    import lazrs
+
+    info = copc.info(_head(path, copc.INFO_END))
+    with path.open("rb") as file:
+        laz = next((vlr.record_data_bytes() for vlr in header.vlrs if vlr.user_id == "laszip encoded"), None)
+        if info is None or laz is None or header.point_format.id not in copc.POINT_FORMATS:
+            return b"", None
+        file.seek(header.offset_to_point_data)
+        chunks = [points for points, _ in lazrs.read_chunk_table(file, lazrs.LazVlr(laz)) or ()]
+        return info, copc.nodes(file, path.stat().st_size, info, chunks)
 
 
 @contextmanager

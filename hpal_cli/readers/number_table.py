@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,32 @@ _number, _pointer = ctypes.c_int64, ctypes.c_void_p
 _CONTROL = bytes(b for b in (*range(32), 127) if b not in b"\t\n\r")
 _CONTROL_AS_BLANKS = bytes.maketrans(_CONTROL, b" " * len(_CONTROL))
 _QUOTED = re.compile(rb'"([^"\n]*)"')
+
+
+_WITH_COMMA = re.compile(r"[+-]?\d+(?:,\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
+_POSITION = 3
+"""Numbers in a line, at least."""
+
+
+class Style(NamedTuple):
+    """How the numbers of a line are written: what parts them (besides blanks), and whether with decimal commas."""
+
+    separator: str
+    decimal_comma: bool
+
+
+def split(line: str) -> tuple[list[str], Style]:
+    """The words of a line, and the style of the table that it is of: a comma is a decimal point between semicolons, in
+    quotes, and between blanks where each number has one or none."""
+    line = unquoted(line.encode("latin-1")).decode("latin-1")
+    separator = next((one for one in ";," if one in line), " ")
+    if separator == ",":
+        words = line.split()
+        if len(words) >= _POSITION and all(map(_WITH_COMMA.fullmatch, words)):
+            return words, Style(" ", True)
+    if separator == " ":
+        return line.split(), Style(" ", False)
+    return [word.strip() for word in line.split(separator)], Style(separator, separator == ";")
 
 
 @dataclass

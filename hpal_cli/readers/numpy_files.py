@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +156,13 @@ def _numbers(array: NDArray[np.generic], what: str, path: Path) -> NDArray[np.ge
 
 
 def _blocks(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Iterator[Cloud]:
+    arrays = _stacked(_stacked(arrays, _POSITIONS, [columns.AXES]), _COLOURS, columns.COLOURS)
     position = _first(_POSITIONS, arrays)
     if position is None:
         raise HpalError(
             path,
             f"has no positions among its arrays ({', '.join(arrays)})",
-            f"name them {' or '.join(_POSITIONS)}",
+            f"name them {' or '.join(_POSITIONS)}, or x, y and z",
         )
     count = len(arrays[position]) if arrays[position].ndim else 0
     colour, label = _first(_COLOURS, arrays), _first(_LABELS, arrays)
@@ -198,6 +199,20 @@ def _blocks(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Iterator[C
             put |= {part: columns.native(values) for part, values in _parts(name, array[rows])}
         cloud.notes, notes = notes, []
         yield cloud
+
+
+def _stacked(
+    arrays: Mapping[str, NDArray[np.generic]], names: Sequence[str], triples: Iterable[Sequence[str]]
+) -> Mapping[str, NDArray[np.generic]]:
+    """The arrays; if none has one of these names, but three are the columns of such an array, they become it."""
+    named = {name.casefold(): name for name in arrays}
+    for triple in triples:
+        if _first(names, arrays) is None and all(part in named for part in triple):
+            parts = {named[part]: arrays[named[part]] for part in triple}
+            if len({values.shape for values in parts.values()}) == 1 and all(v.ndim == 1 for v in parts.values()):
+                others = {name: values for name, values in arrays.items() if name not in parts}
+                return {names[0]: np.column_stack(list(parts.values())), **others}
+    return arrays
 
 
 def _parts(name: str, values: NDArray[np.generic]) -> Iterator[tuple[str, NDArray[np.generic]]]:

@@ -23,7 +23,7 @@ _PACKED = ("rgb", "rgba")
 _PADDING = "_"
 _NORMALS = {"normal_x": "nx", "normal_y": "ny", "normal_z": "nz"}
 _NO_POSE = [0, 0, 0, 1, 0, 0, 0]
-_MAX_HEADER = 1 << 16
+_MAX_HEADER = _FIRST_LINE = 1 << 16
 _REMEDY = "write the file again as PCD"
 
 
@@ -142,7 +142,19 @@ def _ascii(path: Path, header: _Header, notes: list[str]) -> Iterator[_Block]:
     width = sum(field.width for field in header.fields)
     with path.open("rb", buffering=0) as file:
         file.seek(header.size)
-        for values in number_table.blocks(file, width, path, header.lines + 1, most=header.points, repairs=repairs):
+        # Some programs part the numbers with commas, which the library itself does not read.
+        style = number_table.split(file.read(_FIRST_LINE).partition(b"\n")[0].decode("latin-1"))[1]
+        file.seek(header.size)
+        for values in number_table.blocks(
+            file,
+            width,
+            path,
+            header.lines + 1,
+            style.separator,
+            header.points,
+            decimal_comma=style.decimal_comma,
+            repairs=repairs,
+        ):
             given += len(values)
             if given == header.points:
                 notes += repairs.notes

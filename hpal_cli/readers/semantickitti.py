@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpal_cli.classes import IGNORE, ClassTable, Numbers, SemanticClass
 from hpal_cli.errors import HpalError
@@ -54,7 +55,17 @@ CLASSES: ClassTable | None = ClassTable(
 )
 
 _LIDARSEG = "_lidarseg.bin"
-_POINT = 16  # bytes: x y z remission
+_NUMBERS = 4
+"""Of a point: x y z remission."""
+
+_POINT = 4 * _NUMBERS
+_FURTHER = (5, 6)
+"""How many numbers other programs write for each point in files of the same name; mmdetection3d 6 for Waymo."""
+
+_TELLING, _PLAINLY, _LEAST = 100, 0.2, 1e-3
+"""Points of a file of which that can be told; by how much a logarithm has to be smaller; the smallest distance that is
+compared."""
+
 _REMEDY = "fetch the scan again"
 
 
@@ -94,11 +105,12 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         HpalError: files of impossible sizes.
     """
     path = source.path
-    size = path.stat().st_size
-    if size % _POINT:
-        raise HpalError(path, f"has {size} bytes, not {_POINT} for each point", _REMEDY)
-    points = np.fromfile(path, "<f4").reshape(-1, 4)
+    points = _rows(path)
     cloud = Cloud(points[:, :3].astype(np.float64), attributes={"intensity": points[:, 3].astype(np.float32)}, unit=1.0)
+    further = points.shape[1] - _NUMBERS
+    if further:
+        cloud.attributes |= {f"column_{n}": points[:, n].astype(np.float32) for n in range(_NUMBERS, points.shape[1])}
+        cloud.notes.append(f"has {points.shape[1]} numbers for each point: read as x y z intensity and {further} more")
     labels = next((labels for labels in _labels(path) if labels.is_file()), None)
     if labels is not None:
         if labels.stat().st_size != 4 * len(points):
@@ -108,3 +120,28 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         cloud.label = (numbers & 0xFFFF).astype(np.int64)
         cloud.carried["instance"] = (numbers >> 16).astype(np.uint16)
     yield cloud
+
+
+def _rows(path: Path) -> NDArray[np.float32]:
+    """The numbers of a file as (N, 4), or as (N, 5) or (N, 6) where its columns are then plainly more uniform.
+
+    Raises:
+        HpalError: the size is not that of whole points.
+    """
+    size, numbers = path.stat().st_size, np.fromfile(path, "<f4")
+    widths = [w for w in (_NUMBERS, *_FURTHER) if size % (4 * w) == 0 and size >= 4 * w * _TELLING]
+    best = min(widths, key=lambda width: _spread(numbers, width), default=_NUMBERS)
+    width = _NUMBERS
+    if best != width and _spread(numbers, best) < _spread(numbers, width) - _PLAINLY:
+        width = best
+    if size % (4 * width):
+        raise HpalError(path, f"has {size} bytes, not {_POINT} for each point", _REMEDY)
+    return numbers.reshape(-1, width)
+
+
+def _spread(numbers: NDArray[np.float32], width: int) -> float:
+    """How far the numbers of a column lie apart, as the mean logarithm over the columns of rows of this width: in rows
+    of a wrong width, columns mix metres with shares of 1."""
+    columns = (np.nan_to_num(numbers[n::width].astype(np.float64)) for n in range(width))
+    apart = [np.abs(column - np.median(column)).mean() for column in columns]
+    return float(np.mean(np.log(np.maximum(apart, _LEAST))))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,6 @@ LEFT_OUT = "-"
 
 _HEAD = 1 << 16
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
-_WITH_COMMA = re.compile(r"[+-]?\d+(?:,\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 class _File(FileIO):
@@ -49,13 +48,6 @@ class _File(FileIO):
         return count
 
 
-class _Style(NamedTuple):
-    """How the numbers of a line are written: what parts them (besides blanks), and whether with decimal commas."""
-
-    separator: str
-    decimal_comma: bool
-
-
 @dataclass
 class _Layout:
     """How a table is laid out. skip: number of lines before the first point; columns: their number; names: of the
@@ -65,7 +57,7 @@ class _Layout:
     skip: int
     columns: int
     names: list[str]
-    style: _Style
+    style: number_table.Style
     promised: int | None
     doubt: str | None = None
 
@@ -215,7 +207,7 @@ def _looks_like_points(path: Path, options: Options) -> bool:
     except HpalError:
         # A table that is broken and says what it is gets read, to be refused; a text with numbers does not.
         first = head.decode("latin-1").lstrip("\xef\xbb\xbf \t\r\n").partition("\n")[0]
-        return not columns.missing_axes(_split(first.lstrip("#/ ").strip())[0])
+        return not columns.missing_axes(number_table.split(first.lstrip("#/ ").strip())[0])
     if layout is None:
         return False
     if options.columns is not None:
@@ -234,11 +226,11 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
         if not line:
             continue
         if line.startswith(("#", "//")):
-            words = _split(line.lstrip("#/ "))[0]
+            words = number_table.split(line.lstrip("#/ "))[0]
             if not columns.missing_axes(words):
                 comment, commented = words, number + 1
             continue
-        words, style = _split(line)
+        words, style = number_table.split(line)
         names = options.columns or named
         if not words[-1] and len(words) > max(1, len(names)):
             # A separator at the end of every line.
@@ -278,17 +270,5 @@ def _no_number(words: list[str], odd: list[int], names: Sequence[str], line: int
     return HpalError(path, f"line {line}: {words[at][:20]!a} is not a number", remedy)
 
 
-def _split(line: str) -> tuple[list[str], _Style]:
-    line = number_table.unquoted(line.encode("latin-1")).decode("latin-1")
-    separator = next((one for one in ";," if one in line), " ")
-    if separator == ",":
-        words = line.split()
-        if len(words) >= len(columns.AXES) and all(map(_WITH_COMMA.fullmatch, words)):
-            return words, _Style(" ", True)
-    if separator == " ":
-        return line.split(), _Style(" ", False)
-    return [word.strip() for word in line.split(separator)], _Style(separator, separator == ";")
-
-
-def _is_number(word: str, style: _Style) -> bool:
+def _is_number(word: str, style: number_table.Style) -> bool:
     return _NUMBER.fullmatch(word.replace(",", ".") if style.decimal_comma else word) is not None

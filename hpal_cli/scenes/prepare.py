@@ -25,7 +25,7 @@ from hpal_cli.scene_table import SceneInfo, SceneTable, outer_names
 from hpal_cli.scenes import class_tables
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.scenes.scale import ROOM_FORMATS, ROOM_GRID, as_attribute, fitting_grid
-from hpal_cli.scenes.spacing import measured_spacing
+from hpal_cli.scenes.spacing import Measured, measured_spacing
 from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.tiles import Tiles
 from hpal_cli.scenes.unfinished import BUFFERS, DoneScene, Unfinished, has_finished_scenes, settings_of, signature
@@ -137,10 +137,10 @@ def prepare(
     with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
         # An interrupted call has measured, and its files are not read again.
         measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
-        spacing = None
+        found = None
         if scale is None and not isinstance(measured, float):
-            spacing = measured_spacing(reader, sources, options, unit, monitor)
-            measured = ROOM_GRID if reader.NAME in ROOM_FORMATS else fitting_grid(spacing)
+            found = measured_spacing(reader, sources, options, unit, monitor)
+            measured = ROOM_GRID if found is None or reader.NAME in ROOM_FORMATS else fitting_grid(*found)
         fits = scale or measured or ROOM_GRID
         edge = grid if grid != "default" else None if fits == ROOM_GRID and reader.NAME == "scannet" else fits
         assert not isinstance(edge, str)
@@ -190,9 +190,9 @@ def prepare(
                     fail(one.name, result)
                 else:
                     # Not before it is sure that there is a store to tell of.
-                    if spacing is not None:
-                        _tell_spacing(spacing, measured or ROOM_GRID, monitor)
-                        spacing = None
+                    if found is not None:
+                        _tell_spacing(found, measured or ROOM_GRID, monitor)
+                        found = None
                     record.add(one.name, one.signature, result)
                     done[one.name] = result
                     _tell(one.name, result, edge, told, monitor)
@@ -225,10 +225,11 @@ def prepare(
     return scene_table
 
 
-def _tell_spacing(spacing: float, fits: float, monitor: Monitor) -> None:
+def _tell_spacing(found: Measured, fits: float, monitor: Monitor) -> None:
     what = "the lengths of a room fit" if fits == ROOM_GRID else f"a grid of {format_length(fits)} fits"
-    monitor.note(f"points lie {rounded_length(spacing)} apart: {what}")
-    if spacing > FAR_APART:
+    where = f" in an object of {rounded_length(found.edge)}" if fits < ROOM_GRID else ""
+    monitor.note(f"points lie {rounded_length(found.spacing)} apart{where}: {what}")
+    if found.spacing > FAR_APART:
         monitor.warn("that is far: if the coordinates are in a smaller unit than metres, say so with --unit")
 
 

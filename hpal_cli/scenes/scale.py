@@ -23,12 +23,25 @@ ROOM_FORMATS = ("s3dis", "scannet")
 """Data sets of rooms: they have scale 1, however far apart the points of a scene may lie."""
 
 
-def fitting_grid(spacing: float | None) -> float:
+LOWEST_ROOM = 2.0
+"""Metres: what has no edge as long as this is no room, for a room is higher, but an object."""
+
+CELLS_ALONG = 200
+"""Cells of the grid along the longest edge of an object, as many as along a room of 8 m."""
+
+
+def fitting_grid(spacing: float | None, edge: float = math.inf) -> float:
     """Metres: the grid for points that lie `spacing` metres apart, `ROOM_GRID` for a room (and for None); for others
-    that of 10 cm, 20 cm, 50 cm, 1 m, ... which is nearest to the spacing as a ratio."""
-    if spacing is None or spacing <= INDOOR * ROOM_GRID:
+    that of 10 cm, 20 cm, 50 cm, 1 m, ... which is nearest to the spacing as a ratio.
+
+    edge: metres, the longest edge of the box around a scene. An object gets the round grid that divides it into about
+    `CELLS_ALONG`, but none finer than its points.
+    """
+    if spacing is None:
         return ROOM_GRID
-    return nearest_round(spacing)
+    if edge < LOWEST_ROOM:
+        return min(ROOM_GRID, nearest_round(max(spacing, edge / CELLS_ALONG)))
+    return ROOM_GRID if spacing <= INDOOR * ROOM_GRID else nearest_round(spacing)
 
 
 def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,25 +78,40 @@ def _pieces(blocks: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.float
         yield np.concatenate(waiting)
 
 
+class Measured(NamedTuple):
+    """Metres: how far apart the points of scenes lie, and the longest edge of the boxes around the scenes."""
+
+    spacing: float
+    edge: float
+
+
 def measured_spacing(
     reader: Reader, sources: Sequence[Source], options: Options, unit: float | None, monitor: Monitor
-) -> float | None:
-    """Metres between the points of some raw scenes: the median over the first, the middle and the last that can be
-    read; None where nothing can be said. unit: metres in one unit of the coordinates, None: as the files say."""
+) -> Measured | None:
+    """Of some raw scenes, the first, the middle and the last that can be read: the median spacing and the longest edge;
+    None where nothing can be said. unit: metres in one unit of the coordinates, None: as the files say."""
     chosen = [sources[n] for n in sorted({0, len(sources) // 2, len(sources) - 1})]
-    found = []
+    found: list[Measured] = []
     with monitor.task("measuring how far apart points lie", len(chosen)) as task:
         for source in chosen:
             units: list[float] = []
+            corners: list[NDArray[np.float64]] = []
 
-            def positions(source: Source = source, units: list[float] = units) -> Iterator[NDArray[np.float64]]:
+            def positions(
+                source: Source = source, units: list[float] = units, corners: list[NDArray[np.float64]] = corners
+            ) -> Iterator[NDArray[np.float64]]:
                 for cloud in readers.blocks(reader, source, options):
                     units.append(unit or cloud.unit or 1.0)
+                    if len(cloud.xyz):
+                        corners += [cloud.xyz.min(axis=0), cloud.xyz.max(axis=0)]
                     yield cloud.xyz
 
             # One that cannot be read is told of when it is to be written.
             with contextlib.suppress(HpalError):
                 spacing = point_spacing(positions())
-                found += [] if spacing is None else [spacing * units[0]]
+                if spacing is not None:
+                    found.append(Measured(spacing * units[0], float(np.ptp(corners, axis=0).max()) * units[0]))
             task.advance(1, source.name)
-    return float(np.median(found)) if found else None
+    if not found:
+        return None
+    return Measured(float(np.median([one.spacing for one in found])), max(one.edge for one in found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -106,7 +107,11 @@ def require_spread_of(
             answer are compared.
     """
     path = predictions.path
-    remedy = f"make it from these: hpal spread {labels.path} {store.path} -o {path}"
+    made = predictions.spread_from or {"predictions": [], "alike": False}
+    models = [word for model in made["predictions"] for word in ("--predictions", model)]
+    words = ["hpal", "spread", labels.path, store.path, *models, *(["--alike"] if made["alike"] else []), "-o", path]
+    again = f"{shlex.join(map(str, words))} --overwrite"
+    remedy = f"make it from these: {again}"
     if predictions.table.id != store.table.id or predictions.classes.names != store.classes.names:
         raise HpalError(path, f"is of other scenes or classes than {store.path}", remedy)
     train = store.table.choose("train")
@@ -126,8 +131,7 @@ def require_spread_of(
         raise HpalError(
             path,
             f"was made from other answers than {labels.path} holds now",
-            f"make it again: hpal spread {labels.path} {store.path} -o {path} --overwrite; or give "
-            "--old-spread to learn from it all the same",
+            f"make it again: {again}; or give --old-spread to learn from it all the same",
         )
 
 

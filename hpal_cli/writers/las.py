@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hpal_cli import readers
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
+from hpal_cli.readers import copc
 from hpal_cli.readers.las import IDENTIFIERS, SHOWN, check_records
 from hpal_cli.scenes.store import Points
 
@@ -241,12 +242,13 @@ def _require_colours(columns: Mapping[str, list[str]], subject: object) -> None:
 
 
 def _opened(template: bytes, subject: object) -> tuple[Any, Any]:
-    """Its header, and the records after the points.
+    """Its header, and the records after the points, without those of a COPC.
 
     Raises:
         HpalError: it is no LAS header.
     """
     import laspy
+    from laspy.vlrs.vlrlist import VLRList
 
     try:
         check_records(template[:375], len(template), subject)
@@ -254,7 +256,9 @@ def _opened(template: bytes, subject: object) -> tuple[Any, Any]:
             scales = np.array(reader.header.scales)
             if not (np.isfinite(scales) & (scales > 0)).all():
                 raise ValueError(f"its steps are {', '.join(map(str, scales))}")
-            return reader.header, reader.evlrs
+            header, evlrs = reader.header, reader.evlrs
+            header.vlrs[:] = [record for record in header.vlrs if record.user_id != copc.USER]
+            return header, evlrs and VLRList(record for record in evlrs if record.user_id != copc.USER)
     # laspy raises whatever its parts do.
     except Exception as error:
         why = error.problem if isinstance(error, HpalError) else error

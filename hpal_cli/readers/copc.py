@@ -1,0 +1,93 @@
+"""The octree of a COPC file: which points lie in which of its nodes.
+
+A COPC is a LAZ file whose chunks are the nodes of an octree, with a record for the cube of its root and one for the
+nodes (https://copc.io, version 1.0).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+USER = "copc"
+INFO, HIERARCHY = 1, 1000
+"""Numbers of its records."""
+
+POINT_FORMATS = {6: 30, 7: 36, 8: 38}
+"""Those that a COPC may have, with the bytes of a point that has no extra bytes."""
+
+HEADER = 375
+"""Bytes of the header; the first record begins right after it."""
+
+RECORD = 54
+"""Bytes of a record before its data."""
+
+EXTENDED_RECORD = 60
+"""The same of a record after the points."""
+
+EVLRS_AT, EVLRS = 235, "<QI"
+"""Bytes of the header: where the records after the points begin, and how many they are."""
+
+INFO_END = HEADER + RECORD + 160
+ROOT_PAGE = slice(40, 56)
+"""Bytes of the first record's data: where in the file the nodes are listed, and on how many bytes."""
+
+NODE = np.dtype([("key", "<i4", 4), ("offset", "<u8"), ("bytes", "<i4"), ("points", "<i4")])
+"""A node as a file lists it: depth, x, y, z; where its chunk begins and how long that is; how many points it has."""
+
+_PAGE = -1
+"""What stands in place of the number of points where the node is described on a page of its own."""
+
+
+def info(head: bytes) -> bytes | None:
+    """The data of the first record, from the first `INFO_END` bytes of a file; None if it is no COPC."""
+    user, number, size = struct.unpack_from("<2x16sHH", head.ljust(INFO_END, b"\0"), HEADER)
+    its = (user.rstrip(b"\0").decode("ascii", "replace"), number, size) == (USER, INFO, INFO_END - HEADER - RECORD)
+    return head[HEADER + RECORD : INFO_END] if its and len(head) >= INFO_END else None
+
+
+def stored_nodes(template: bytes) -> NDArray[np.void]:
+    """The nodes (`NODE`) in the LAS file without points that a scenes store keeps of a COPC.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        at, records = struct.unpack_from(EVLRS, template, EVLRS_AT)
+        for _ in range(records):
+            user, number, size = struct.unpack_from("<2x16sHQ", template, at)
+            data = template[at + EXTENDED_RECORD : at + EXTENDED_RECORD + size]
+            if (user.rstrip(b"\0"), number) == (USER.encode(), HIERARCHY):
+                return np.frombuffer(data, NODE)
+            at += EXTENDED_RECORD + size
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    raise ValueError("there are no nodes")
+
+
+def nodes(file: BinaryIO, size: int, info: bytes, chunks: Sequence[int]) -> NDArray[np.void] | None:
+    """All nodes (`NODE`), in the order of their points in the file; None if they are not those of this file.
+
+    Args:
+        size: of the file, in bytes.
+        info: the data of its first record.
+        chunks: the number of points in each of its chunks.
+    """
+    pages, found, seen = [struct.unpack("<QQ", info[ROOT_PAGE])], [], 0
+    while pages:
+        start, length = pages.pop()
+        seen += length
+        if length <= 0 or length % NODE.itemsize or start + length > size or seen > size:
+            return None
+        file.seek(start)
+        listed = np.frombuffer(file.read(length), NODE)
+        further = listed["points"] == _PAGE
+        pages += [(int(node["offset"]), int(node["bytes"])) for node in listed[further]]
+        found.append(listed[~further])
+    every = np.concatenate(found)
+    every = every[np.argsort(every["offset"], kind="stable")]
+    return every if every["points"][every["points"] != 0].tolist() == list(chunks) else None
