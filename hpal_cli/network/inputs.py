@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpal_cli.voxels import group_voxels
+from hpal_cli.voxels import group_positions, write_first_of_each
 
 COLOR = ("red", "green", "blue")
 POSITION = ("x", "y", "z")
@@ -66,11 +66,6 @@ def metres_from(origin: NDArray[np.float64], xyz: NDArray[np.floating], unit: fl
     return ((np.asarray(xyz, np.float64) - origin) * unit).astype(np.float32)
 
 
-def cells(xyz: NDArray[np.float32], voxel: float) -> NDArray[np.int64]:
-    """(N, 3) voxels of positions in metres."""
-    return np.floor(xyz / np.float32(voxel)).astype(np.int64)
-
-
 def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
     """(N, 3) bytes -> (N, 3) in [0, 1]."""
     return None if rgb is None else np.divide(rgb, np.float32(255), dtype=np.float32)
@@ -96,31 +91,21 @@ def channels(xyz: NDArray[np.float32], columns: NDArray[np.float32] | None) -> N
     return xyz if columns is None else np.concatenate([columns, xyz], axis=1)
 
 
-def first_of_each(group: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """(count,) the first row of each of `count` groups, of which each has some."""
-    first = np.empty(count, np.int64)
-    # Of several that are written to one place the last stays.
-    first[group[::-1]] = np.arange(len(group) - 1, -1, -1)
-    return first
-
-
 def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
     """(xyz in metres (N, 3), further columns (N, F) or None) a scene, as one batch.
 
     The first point of a voxel gives its features (docs/method.md); labels stay with the points, which
     reach their voxel through `inverse`, so that every labelled point acts.
     """
-    features, voxels, inverses, done = [], [], [], 0
-    for n, (xyz, columns) in enumerate(clouds):
-        cell = cells(xyz, voxel)
-        inverse, count = group_voxels(cell)
-        first = first_of_each(inverse, len(count))
-        features.append(channels(xyz[first], None if columns is None else columns[first]))
-        voxels.append(np.column_stack([np.full(len(first), n), cell[first]]))
-        inverses.append(inverse + done)
-        done += len(first)
-    return NetworkInput(
-        torch.from_numpy(np.concatenate(features).astype(np.float32, copy=False)),
-        torch.from_numpy(np.concatenate(voxels)),
-        torch.from_numpy(np.concatenate(inverses)),
-    )
+    groups = [group_positions(xyz, voxel) for xyz, _ in clouds]
+    ends = np.cumsum([count for _, count in groups])
+    width = 3 + (0 if clouds[0][1] is None else clouds[0][1].shape[1])
+    features, voxels = np.empty((ends[-1], width), np.float32), np.empty((ends[-1], 4), np.int64)
+    inverse = np.empty(sum(len(group) for group, _ in groups), np.int64)
+    begun = 0
+    for n, ((xyz, columns), (group, count), end) in enumerate(zip(clouds, groups, ends, strict=True)):
+        rows = slice(end - count, end)
+        write_first_of_each(group, xyz, columns, voxel, n, features[rows], voxels[rows])
+        np.add(group, end - count, out=inverse[begun : begun + len(group)])
+        begun += len(group)
+    return NetworkInput(torch.from_numpy(features), torch.from_numpy(voxels), torch.from_numpy(inverse))
