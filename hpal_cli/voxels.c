@@ -101,7 +101,7 @@ int64_t hpal_group_positions(const float *xyz, int64_t count, float edge, const 
  * and of xyz (count, 3) into features (voxels, width + 3), and `scene` and its cell into voxel (voxels, 4). first:
  * (voxels,) for that point's row. */
 void hpal_first_of_each(const float *xyz, const float *columns, int64_t width, int64_t count, float edge, int64_t scene,
-                        const int64_t *group, int64_t voxels, int64_t *first, float *features, int64_t *voxel)
+                        const int64_t *group, int64_t voxels, int64_t *first, float *features, int32_t *voxel)
 {
     /* Of several that are written to one place the last stays. */
     for (int64_t n = count - 1; n >= 0; n--)
@@ -111,10 +111,10 @@ void hpal_first_of_each(const float *xyz, const float *columns, int64_t width, i
         const float *here = xyz + 3 * first[m], *more = columns + width * first[m];
         for (int64_t k = 0; k < width; k++)
             *features++ = more[k];
-        *voxel++ = scene;
+        *voxel++ = (int32_t)scene;
         for (int axis = 0; axis < 3; axis++) {
             *features++ = here[axis];
-            *voxel++ = (int64_t)floorf(here[axis] / edge);
+            *voxel++ = (int32_t)floorf(here[axis] / edge);
         }
     }
 }

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli import compiled
+from hpal_cli.errors import HpalError
 
 FEW = 4096
 """Points for which no compiler is asked: sorting them takes less than a millisecond."""
@@ -100,19 +101,26 @@ def write_first_of_each(
     edge: float,
     scene: int,
     features: NDArray[np.float32],
-    voxel: NDArray[np.int64],
+    voxel: NDArray[np.int32],
 ) -> None:
     """Writes what the first point of each of M voxels says, for N points in voxels `group` (N,): its columns (N, F) and
-    position (N, 3) into features (M, F + 3), and `scene` and its cell of `float32_cells` into voxel (M, 4)."""
+    position (N, 3) into features (M, F + 3), and `scene` and its cell of `float32_cells` into voxel (M, 4).
+
+    Raises:
+        HpalError: a cell that 32 bits do not hold.
+    """
     native = _library_for(len(xyz))
     if isinstance(native, str):
         first = first_of_each(group, len(voxel))
         features[:, -3:] = xyz[first]
         if columns is not None:
             features[:, :-3] = columns[first]
-        voxel[:, 0], voxel[:, 1:] = scene, float32_cells(xyz[first], edge)
+        cell = float32_cells(xyz[first], edge)
+        _require_32_bits(cell)
+        voxel[:, 0], voxel[:, 1:] = scene, cell
         return
     xyz = np.ascontiguousarray(xyz, np.float32)
+    _require_32_bits(float32_cells(np.stack(bounds(xyz)), edge))
     first = np.empty(len(voxel), np.int64)
     columns = np.empty((len(xyz), 0), np.float32) if columns is None else np.ascontiguousarray(columns, np.float32)
     assert len(group) == len(xyz) == len(columns)
@@ -121,6 +129,13 @@ def write_first_of_each(
         xyz.ctypes.data, columns.ctypes.data, columns.shape[1], len(xyz), edge, scene,
         group.ctypes.data, len(voxel), first.ctypes.data, features.ctypes.data, voxel.ctypes.data,
     )  # fmt: skip
+
+
+def _require_32_bits(cell: NDArray[np.int64]) -> None:
+    reach = max(-int(cell.min(initial=0)), int(cell.max(initial=0)))
+    if reach >= 1 << 31:
+        problem = f"reaches voxel {reach}, more than 32 bits hold"
+        raise HpalError("batch", problem, "use larger voxels, or cut the scene")
 
 
 class _Box:

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hpal_cli import voxels
+from hpal_cli.errors import HpalError
 from hpal_cli.voxels import FEW, MOST_CELLS, bounds, float32_cells, group_positions, group_voxels, write_first_of_each
 
 CLOUDS = {
@@ -37,7 +38,7 @@ POSITIONS = {
     "one place": np.full((FEW + 1, 3), -0.7),
     "on the edges of cells": np.random.default_rng(1).integers(-40, 40, (2 * FEW, 3)) * 0.05,
     "far from 0": np.random.default_rng(2).normal(7e4, 1, (FEW + 3, 3)),
-    "too far for bits": np.random.default_rng(3).normal(0, 1e9, (FEW + 1, 3)),
+    "too far for bits": np.random.default_rng(3).normal(0, 1e7, (FEW + 1, 3)),
     "turned": np.random.default_rng(4).normal(0, 1, (3, 2 * FEW)).T,
 }
 
@@ -54,7 +55,7 @@ def test_first_points_are_compiled_or_not(
 
     def found() -> list[NDArray[np.generic]]:
         group, count = group_positions(xyz32, 0.05)
-        features, voxel = np.zeros((count, columns + 3), np.float32), np.zeros((count, 4), np.int64)
+        features, voxel = np.zeros((count, columns + 3), np.float32), np.zeros((count, 4), np.int32)
         write_first_of_each(group, xyz32, more, 0.05, 3, features, voxel)
         return [*bounds(xyz32), group, features, voxel]
 
@@ -79,3 +80,12 @@ def test_bounds_of_what_is_not_a_number_are_none() -> None:
     for end, wanted in zip(bounds(xyz), (xyz.min(axis=0), xyz.max(axis=0)), strict=True):
         np.testing.assert_array_equal(end, wanted)
         assert np.isnan(end).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("points", [5, 2 * FEW])
+def test_a_cell_that_32_bits_do_not_hold_is_refused(points: int) -> None:
+    xyz = np.zeros((points, 3), np.float32)
+    xyz[3, 1] = -2e8
+    group, count = group_positions(xyz, 0.05)
+    with pytest.raises(HpalError, match="voxel 4000000000, more than 32 bits"):
+        write_first_of_each(group, xyz, None, 0.05, 0, np.empty((count, 3), np.float32), np.empty((count, 4), np.int32))

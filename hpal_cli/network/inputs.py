@@ -22,7 +22,8 @@ class NetworkInput:
     """A batch of M voxels that stand for N points.
 
     features: (M, channels) float32; voxel: (M, 4) int64 (scene in the batch, x, y, z);
-    inverse: (N,) int64, the voxel row of every point, scenes one after the other.
+    inverse: (N,) int64, the voxel row of every point, scenes one after the other. Before `to`, both may be int32: half
+    as much to write and to copy.
     """
 
     features: Tensor
@@ -32,8 +33,9 @@ class NetworkInput:
     def to(self, device: torch.device) -> NetworkInput:
         return NetworkInput(
             self.features.to(device, non_blocking=True),
-            self.voxel.to(device, non_blocking=True),
-            self.inverse.to(device, non_blocking=True),
+            # There, and not on the way, where the copy would have to wait.
+            self.voxel.to(device, non_blocking=True).long(),
+            self.inverse.to(device, non_blocking=True).long(),
         )
 
     def pin_memory(self) -> NetworkInput:
@@ -96,16 +98,19 @@ def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | N
 
     The first point of a voxel gives its features (docs/method.md); labels stay with the points, which
     reach their voxel through `inverse`, so that every labelled point acts.
+
+    Raises:
+        HpalError: a voxel that 32 bits do not hold.
     """
     groups = [group_positions(xyz, voxel) for xyz, _ in clouds]
     ends = np.cumsum([count for _, count in groups])
     width = 3 + (0 if clouds[0][1] is None else clouds[0][1].shape[1])
-    features, voxels = np.empty((ends[-1], width), np.float32), np.empty((ends[-1], 4), np.int64)
-    inverse = np.empty(sum(len(group) for group, _ in groups), np.int64)
+    features, voxels = np.empty((ends[-1], width), np.float32), np.empty((ends[-1], 4), np.int32)
+    inverse = np.empty(sum(len(group) for group, _ in groups), np.int32)
     begun = 0
     for n, ((xyz, columns), (group, count), end) in enumerate(zip(clouds, groups, ends, strict=True)):
         rows = slice(end - count, end)
         write_first_of_each(group, xyz, columns, voxel, n, features[rows], voxels[rows])
-        np.add(group, end - count, out=inverse[begun : begun + len(group)])
+        np.add(group, end - count, out=inverse[begun : begun + len(group)], casting="same_kind")
         begun += len(group)
     return NetworkInput(torch.from_numpy(features), torch.from_numpy(voxels), torch.from_numpy(inverse))

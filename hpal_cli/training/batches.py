@@ -49,7 +49,7 @@ class SoftLabels:
 class Batch:
     """N points of some scenes, as the student and as the teacher sees them (None where none is wanted).
 
-    label: (N,) int64, `UNKNOWN` or `NO_CLASS` where it is no class id; soft: what the points teach where answers were
+    label: (N,) int32, `UNKNOWN` or `NO_CLASS` where it is no class id; soft: what the points teach where answers were
     spread, None elsewhere; labelled: how many points have a label, or a soft one. The rows of all match.
     """
 
@@ -173,9 +173,9 @@ def crop(
         count = min(2 * count, len(xyz))
 
 
-def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int64]:
+def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int32]:
     """(K,) label of the kept rows (ascending)."""
-    label = np.full(len(keep), UNKNOWN, np.int64)
+    label = np.full(len(keep), UNKNOWN, np.int32)
     at, ids = places(keep, rows, ids)
     label[at] = np.where(ids >= 0, ids, NO_CLASS)
     return label
