@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,16 +27,27 @@ from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.batches import BatchDataset
 from hpal_cli.training.labels import known_labels
-from hpal_cli.training.prefetch import default_workers
+from hpal_cli.training.prefetch import default_workers, prefetch_batches
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.training.train import train
 
 DEVICE = torch.device(os.environ.get("HPAL_GPU_DEVICE", "cuda"))
 ON_CARD = DEVICE.type == "cuda"
+SIZE = "full" if ON_CARD else "small"
+"""Of the network: on a CPU only the script is tried."""
 
 
 def say(*words: object) -> None:
     print(*words, flush=True)
+
+
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """Says that something failed, and goes on with the next."""
+    try:
+        yield
+    except Exception as error:
+        say(f"{what} failed: {type(error).__name__}: {str(error)[:400]}")
 
 
 def versions() -> None:
@@ -82,7 +96,7 @@ def compiled() -> None:
 def first_step() -> None:
     name = sys.argv[2]
     dtype, precision = (torch.float64, "fp32") if name == "fp64" else (torch.float32, name)
-    one = Pass(choose("torch", DEVICE, precision).geometry, several(2, 500), DEVICE, dtype)
+    one = Pass(choose("torch", DEVICE, precision).geometry, several(2, 500), DEVICE, dtype, SIZE)
     one.training()
     one.inference()
     wait()
@@ -99,13 +113,13 @@ def right() -> None:
     def passed(one: Pass) -> tuple[Tensor, Tensor, Tensor]:
         return one.training(), one.gradients(), one.inference()
 
-    exact = passed(Pass(Geometry, inputs, torch.device("cpu"), torch.float64))
+    exact = passed(Pass(Geometry, inputs, torch.device("cpu"), torch.float64, SIZE))
     for dtype, precision in (
         (torch.float64, "fp32"), *((torch.float32, name) for name in offered("fp32", "tf32", "bf16", "fp16")),
     ):  # fmt: skip
-        try:
+        with going_on(f"{dtype} {precision}"):
             geometry = choose("torch", DEVICE, precision).geometry
-            found, again = (passed(Pass(geometry, inputs, DEVICE, dtype)) for _ in range(2))
+            found, again = (passed(Pass(geometry, inputs, DEVICE, dtype, SIZE)) for _ in range(2))
             same = all(torch.equal(a, b) for a, b in zip(found, again))
             classes = (found[0].argmax(1).cpu() == exact[0].argmax(1)).double().mean()
             logits, gradients, inferred = (f"{off(a, b):.2g}" for a, b in zip(found, exact))
@@ -113,17 +127,16 @@ def right() -> None:
                 f"{dtype} {precision}: logits {logits}, gradients {gradients}, logits in inference {inferred}, "
                 f"same class {float(classes):.4f}, same bits twice: {same}"
             )
-        except Exception as error:
-            say(f"{dtype} {precision} failed: {type(error).__name__}: {str(error)[:400]}")
 
 
 def step() -> None:
     """Launches and waits of one step, and where its time goes, for each half precision there is."""
     from torch.profiler import ProfilerActivity, profile
 
-    for precision in offered("bf16", "fp16"):
-        for count in (60_000, 200_000) if ON_CARD else (300,):
-            one = Pass(choose("torch", DEVICE, precision).geometry, several(4, count), DEVICE)
+    counts = (60_000, 200_000) if ON_CARD else (300,)
+    for precision, count in itertools.product(offered("bf16", "fp16"), counts):
+        with going_on(f"{precision} {4 * count} voxels"):
+            one = Pass(choose("torch", DEVICE, precision).geometry, several(4, count), DEVICE, size=SIZE)
             for _ in range(3):
                 one.training()
             wait()
@@ -154,7 +167,7 @@ def synthetic_store(folder: Path, rooms: int) -> SceneStore:
 
 
 def batch() -> None:
-    """Seconds of one batch of `s3dis` with a teacher, by one process."""
+    """Seconds of one batch of `s3dis` with a teacher: by this process alone, and by one worker until it is here."""
     with tempfile.TemporaryDirectory() as folder:
         store = synthetic_store(Path(folder), 4)
         known, _ = known_labels(store, None)
@@ -164,32 +177,50 @@ def batch() -> None:
             begin, of_this = time.perf_counter(), time.process_time()
             one = batches[number]
             wall, of_this = time.perf_counter() - begin, time.process_time() - of_this
-            voxels = f"{len(one.student.voxel)} voxels of {len(one.label)} points"
-            say(f"{voxels}: {1000 * wall:.0f} ms, {1000 * of_this:.0f} ms of a core")
+            voxels = len(one.student.voxel)
+            say(
+                f"{voxels} voxels of {len(one.label)} points: {1000 * wall:.0f} ms, {1000 * of_this:.0f} ms of a core; "
+                f"at that rate 4 x 60,000 voxels: {1000 * wall * 240_000 / voxels:.0f} ms"
+            )
+        count = 20 if ON_CARD else 4
+        # Maps are a step's time, not a batch's.
+        geometry = Geometry(torch.zeros(1, 4, dtype=torch.int64))
+        loaded = prefetch_batches(batches, range(count), DEVICE, lambda _: geometry, workers=1)
+        # The first wait until the worker has started and has read the scenes.
+        for _ in range(2):
+            next(loaded)
+        begin = time.perf_counter()
+        for _ in range(2, count):
+            next(loaded)
+        each = (time.perf_counter() - begin) / (count - 2)
+        say(f"by one worker, until it is on the device: {1000 * each:.0f} ms a batch")
+        # Which ends the worker.
+        assert not list(loaded)
 
 
 def training() -> None:
     """Milliseconds a step of `s3dis` with its teacher, by precision and number of workers."""
     with tempfile.TemporaryDirectory() as folder:
         store = synthetic_store(Path(folder), 9)
-        first, steps = 5, 60 if ON_CARD else 2
+        first, steps = (5, 60) if ON_CARD else (1, 1)
         settings = PRESETS["s3dis"] if ON_CARD else replace(PRESETS["small"], voxel=0.15)
         usual = default_workers(DEVICE)
         runs = [(precision, usual) for precision in offered("bf16", "fp16")] + [("bf16", 2)]
         for precision, workers in runs:
             taken = []
-            # The first run loads and compiles what the others find there.
-            for count in (first, first, first + steps):
-                begin = time.perf_counter()
-                train(
-                    store, None, replace(settings, steps=count), device=DEVICE, workers=workers,
-                    backend=choose("auto", DEVICE, precision),
-                )  # fmt: skip
-                taken.append(time.perf_counter() - begin)
-            # What the last two both had to do first, starting the workers above all, is not a step's.
-            each = (taken[2] - taken[1]) / steps
-            hours = each * 60_000 / 3600
-            say(f"{precision}, {workers} workers: {1000 * each:.0f} ms a step; 60,000 steps are {hours:.1f} h")
+            with going_on(f"{precision}, {workers} workers"):
+                # The first run loads and compiles what the others find there.
+                for count in (first, first, first + steps):
+                    begin = time.perf_counter()
+                    train(
+                        store, None, replace(settings, steps=count), device=DEVICE, workers=workers,
+                        backend=choose("auto", DEVICE, precision),
+                    )  # fmt: skip
+                    taken.append(time.perf_counter() - begin)
+                # What the last two both had to do first, starting the workers above all, is not a step's.
+                each = (taken[2] - taken[1]) / steps
+                hours = each * 60_000 / 3600
+                say(f"{precision}, {workers} workers: {1000 * each:.0f} ms a step; 60,000 steps are {hours:.1f} h")
 
 
 PARTS = (versions, compiled, first_step, right, step, batch, training)

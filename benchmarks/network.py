@@ -1,7 +1,7 @@
-"""Backends and precisions of the full network side by side: seconds, as ratios of the first, and peak memory.
+"""Backends and precisions of a network side by side: seconds, as ratios of the first, and peak memory.
 
     python benchmarks/network.py [--voxels 20000,80000] [--scenes 1] [--threads 2] [--rounds 5] [--device cpu]
-        [--variants minkowski:fp32,torch:fp32,torch:bf16] [--json FILE]
+        [--size full] [--variants minkowski:fp32,torch:fp32,torch:bf16] [--json FILE]
 
 Voxels are those of synthetic offices, `--voxels` of each of `--scenes`. Coordinate maps are part of what is timed. On a
 CPU peak memory is that of a process of its own, which does nothing else; on CUDA it is what torch allocated, time is
@@ -11,6 +11,7 @@ between two events of the stream, and rounds before the first that counts warm u
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -46,7 +47,8 @@ def some_input(count: int) -> NetworkInput:
     colors: list[np.ndarray] = []
     number = 0
     while True:
-        room = make_room(number, points=150_000)
+        # A few voxels need no whole scan.
+        room = make_room(number, points=min(150_000, 40 * count))
         xyz = room.xyz - room.xyz.min(axis=0) + np.array([12.0 * number, 0, 0])
         clouds.append(xyz)
         colors.append(room.rgb)
@@ -74,14 +76,15 @@ SCALE = 65536.0
 
 
 class Pass:
-    """The paper's network on a device, with weights that are the same each time, and what it is given."""
+    """A network on a device, the paper's unless another size is named, with weights that are the same each time, and
+    what it is given."""
 
     def __init__(
         self, geometry: Callable[[Tensor], AnyGeometry], inputs: NetworkInput, device: torch.device,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32, size: str = "full",
     ) -> None:  # fmt: skip
         torch.manual_seed(0)
-        self.network = MinkUNet(6, 13, SIZES["full"]).to(device, dtype)
+        self.network = MinkUNet(6, 13, SIZES[size]).to(device, dtype)
         inputs = inputs.to(device)
         self._features, self._voxel, self._geometry = inputs.features.to(dtype), inputs.voxel, geometry
 
@@ -115,7 +118,7 @@ def seconds(run: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def peak_on_card(run: Callable[[], Tensor], device: torch.device) -> int:
-    """MB that torch allocates at most."""
+    """MB that torch allocates at most, where nothing else is alive."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     run()
@@ -123,10 +126,10 @@ def peak_on_card(run: Callable[[], Tensor], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) >> 20
 
 
-def peak_of(variant: tuple[str, str], what: str, count: int, scenes: int, threads: int) -> int:
+def peak_of(variant: tuple[str, str], what: str, count: int, args: argparse.Namespace) -> int:
     """MB that a process of its own takes at most for two rounds."""
-    call = [sys.executable, __file__, "--alone", *variant, what, "--voxels", str(count)]
-    call += ["--scenes", str(scenes), "--threads", str(threads)]
+    call = [sys.executable, __file__, "--alone", *variant, what, "--voxels", str(count), "--size", args.size]
+    call += ["--scenes", str(args.scenes), "--threads", str(args.threads)]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
 
@@ -137,6 +140,25 @@ def peak_of_this() -> int:
     return int(line.split()[1]) // 1024
 
 
+def timed(
+    runs: dict[tuple[str, str], Callable[[], Tensor]], device: torch.device, rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of each, by turns. One that fails is said and left out: the others are still worth their numbers."""
+    taken: dict[tuple[str, str], list[float]] = {}
+    for round_ in range(rounds + WARM_UP[device.type]):
+        for variant, run in list(runs.items()):
+            try:
+                spent = seconds(run, device)
+            except Exception as error:
+                print(f"{' '.join(variant)} failed: {str(error)[:300]}", flush=True)
+                del runs[variant]
+                taken.pop(variant, None)
+                continue
+            if round_ >= WARM_UP[device.type]:
+                taken.setdefault(variant, []).append(spent)
+    return taken
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--voxels", default="20000,80000")
@@ -144,6 +166,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scenes", type=int, default=1)
+    parser.add_argument("--size", choices=list(SIZES), default="full")
     parser.add_argument("--variants", default=VARIANTS, help="backend:precision, separated by commas")
     parser.add_argument("--json", type=Path, help="append each number to this file as it comes, a line each")
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
@@ -153,7 +176,8 @@ def main() -> None:
     counts = [int(count) for count in args.voxels.split(",")]
     if args.alone:
         name, precision, what = args.alone
-        run = getattr(Pass(choose(name, device, precision).geometry, several(args.scenes, counts[0]), device), what)
+        geometry = choose(name, device, precision).geometry
+        run = getattr(Pass(geometry, several(args.scenes, counts[0]), device, size=args.size), what)
         # Linux: 5 sets the peak back to what is resident now.
         Path("/proc/self/clear_refs").write_text("5")
         run()
@@ -168,48 +192,41 @@ def main() -> None:
         except UsageError as error:
             print(f"{' '.join(variant)} is left out: {error}", file=sys.stderr)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} threads"
-    print(f"torch {torch.__version__}, {device}, {card}, {args.rounds} rounds, medians")
+    print(f"torch {torch.__version__}, {device}, {card}, {args.size} network, {args.rounds} rounds, medians")
     for variant, backend in backends.items():
-        print(f"{' '.join(variant)}: {backend}")
-    rows = []
-    warm_up = WARM_UP[device.type]
-    for count in counts:
-        inputs = several(args.scenes, count)
-        for what in WORK:
-            runs = {v: getattr(Pass(backend.geometry, inputs, device), what) for v, backend in backends.items()}
-            taken: dict[tuple[str, str], list[float]] = {}
+        print(f"{' '.join(variant)}: {backend}", flush=True)
+    # On a CPU by turns, since other programs come and go; on a GPU one by one, so that each is alone in its memory and
+    # its numbers are there at once.
+    turns = [[variant] for variant in backends] if device.type == "cuda" else [list(backends)]
+    for count, what in itertools.product(counts, WORK):
+        inputs, first = several(args.scenes, count), None
+        for variants in turns:
+            passes = {v: Pass(backends[v].geometry, inputs, device, size=args.size) for v in variants}
             with full_precision():
-                for round_ in range(args.rounds + warm_up):
-                    for variant, run in list(runs.items()):
-                        try:
-                            spent = seconds(run, device)
-                        except Exception as error:
-                            # The others are still worth their numbers.
-                            print(f"{' '.join(variant)} {what} failed: {str(error)[:300]}", flush=True)
-                            del runs[variant]
-                            taken.pop(variant, None)
-                            continue
-                        if round_ >= warm_up:
-                            taken.setdefault(variant, []).append(spent)
-            first = np.median(next(iter(taken.values()), [1.0]))
-            for variant, times in taken.items():
-                if device.type == "cuda":
-                    peak = peak_on_card(runs[variant], device)
-                else:
-                    peak = peak_of(variant, what, count, args.scenes, args.threads)
-                middle, voxels = float(np.median(times)), args.scenes * count
-                row = {"voxels": voxels, "work": what, "variant": " ".join(variant), "seconds": middle, "MB": peak}
-                row |= {"least": min(times), "most": max(times), "scenes": args.scenes, "device": card}
-                rows.append(row)
-                if args.json:
-                    with args.json.open("a") as file:
-                        print(json.dumps(row), file=file)
-                print(
-                    f"{voxels:>7} voxels  {what:<9}  {' '.join(variant):<15} {middle:7.4f} s"
-                    f"  {first / middle:5.2f} x  {voxels / middle:>10,.0f} voxels/s  {peak:>6} MB",
-                    flush=True,
-                )
-    print(json.dumps(rows), file=sys.stderr)
+                taken = timed({v: getattr(one, what) for v, one in passes.items()}, device, args.rounds)
+                for variant, times in taken.items():
+                    try:
+                        if device.type == "cuda":
+                            peak = peak_on_card(getattr(passes[variant], what), device)
+                        else:
+                            peak = peak_of(variant, what, count, args)
+                    except Exception as error:
+                        print(f"{' '.join(variant)}: its memory is not known: {str(error)[:300]}", flush=True)
+                        peak = None
+                    middle, voxels = float(np.median(times)), args.scenes * count
+                    first = first or middle
+                    row = {"voxels": voxels, "work": what, "variant": " ".join(variant), "seconds": middle, "MB": peak}
+                    row |= {"least": min(times), "most": max(times), "scenes": args.scenes, "device": card}
+                    if args.json:
+                        with args.json.open("a") as file:
+                            print(json.dumps(row | {"size": args.size}), file=file)
+                    print(
+                        f"{voxels:>7} voxels  {what:<9}  {' '.join(variant):<15} {middle:7.4f} s"
+                        f"  {first / middle:5.2f} x  {voxels / middle:>10,.0f} voxels/s  {peak or '?':>6} MB",
+                        flush=True,
+                    )
+            # Before the next ones are made.
+            passes.clear()
 
 
 if __name__ == "__main__":

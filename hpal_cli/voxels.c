@@ -1,5 +1,6 @@
 /* Points by voxel: one bit for each cell of the bounding box says whether a point lies in it, and counting the bits
  * before a cell gives its voxel's number. No point is compared with another. */
+#include <math.h>
 #include <stdint.h>
 
 /* Of the (count, 3) cells: the lowest and the highest of each axis, count > 0. */
@@ -17,17 +18,46 @@ void hpal_extent(const int64_t *cell, int64_t count, int64_t *low, int64_t *high
     }
 }
 
-/* bits: zeros, one for each of the extent's cells; before: a number for each 64 of them; group: (count,) the number of
- * each point's voxel, in the order of the cells. Returns how many voxels there are. */
-int64_t hpal_group(const int64_t *cell, int64_t count, const int64_t *low, const int64_t *extent, uint64_t *bits,
-                   int64_t *before, int64_t words, int64_t *group)
+/* Of (count, 3) numbers: the lowest and the highest of each axis, count > 0. Returns whether all are numbers. */
+int hpal_bounds(const float *xyz, int64_t count, float *low, float *high)
 {
-    for (int64_t n = 0; n < count; n++) {
-        const int64_t *here = cell + 3 * n;
-        int64_t place = ((here[0] - low[0]) * extent[1] + here[1] - low[1]) * extent[2] + here[2] - low[2];
-        group[n] = place;
-        bits[place >> 6] |= UINT64_C(1) << (place & 63);
+    /* A multiple of 3 and of every width of a vector: a place always belongs to the same axis. */
+    enum { WIDE = 48 };
+    float least[WIDE], most[WIDE];
+    int32_t odd[WIDE];
+    for (int k = 0; k < WIDE; k++) {
+        least[k] = most[k] = xyz[k % 3];
+        odd[k] = 0;
     }
+    for (int64_t n = 0; n < 3 * count; n += WIDE) {
+        int width = 3 * count - n < WIDE ? (int)(3 * count - n) : WIDE;
+        for (int k = 0; k < width; k++) {
+            float here = xyz[n + k];
+            least[k] = here < least[k] ? here : least[k];
+            most[k] = here > most[k] ? here : most[k];
+            odd[k] |= here != here;
+        }
+    }
+    int whole = 1;
+    for (int axis = 0; axis < 3; axis++) {
+        low[axis] = least[axis];
+        high[axis] = most[axis];
+        for (int k = axis; k < WIDE; k += 3) {
+            low[axis] = least[k] < low[axis] ? least[k] : low[axis];
+            high[axis] = most[k] > high[axis] ? most[k] : high[axis];
+            whole &= !odd[k];
+        }
+    }
+    return whole;
+}
+
+/* bits: zeros, one for each cell of a box; before: a number for each 64 of them; group: (count,) the place of each
+ * point's cell in the box, which becomes the number of its voxel, in the order of the cells. Returns how many voxels
+ * there are. */
+static int64_t number(uint64_t *bits, int64_t *before, int64_t words, int64_t *group, int64_t count)
+{
+    for (int64_t n = 0; n < count; n++)
+        bits[group[n] >> 6] |= UINT64_C(1) << (group[n] & 63);
     int64_t found = 0;
     for (int64_t word = 0; word < words; word++) {
         before[word] = found;
@@ -39,4 +69,52 @@ int64_t hpal_group(const int64_t *cell, int64_t count, const int64_t *low, const
         group[n] = before[word] + __builtin_popcountll(bits[word] & lower);
     }
     return found;
+}
+
+/* Numbers the voxels of (count, 3) cells in a box of `extent` cells from `low`; the rest is that of number(). */
+int64_t hpal_group(const int64_t *cell, int64_t count, const int64_t *low, const int64_t *extent, uint64_t *bits,
+                   int64_t *before, int64_t words, int64_t *group)
+{
+    for (int64_t n = 0; n < count; n++) {
+        const int64_t *here = cell + 3 * n;
+        group[n] = ((here[0] - low[0]) * extent[1] + here[1] - low[1]) * extent[2] + here[2] - low[2];
+    }
+    return number(bits, before, words, group, count);
+}
+
+/* The same for positions, whose cell is floor(xyz / edge): cells within 2^31, in a box of less than 2^31 of them. */
+int64_t hpal_group_positions(const float *xyz, int64_t count, float edge, const int64_t *low, const int64_t *extent,
+                             uint64_t *bits, int64_t *before, int64_t words, int64_t *group)
+{
+    int32_t from[3] = {(int32_t)low[0], (int32_t)low[1], (int32_t)low[2]};
+    int32_t down = (int32_t)extent[2], across = (int32_t)extent[1] * down;
+    for (int64_t n = 0; n < count; n++) {
+        int32_t x = (int32_t)floorf(xyz[3 * n] / edge) - from[0];
+        int32_t y = (int32_t)floorf(xyz[3 * n + 1] / edge) - from[1];
+        int32_t z = (int32_t)floorf(xyz[3 * n + 2] / edge) - from[2];
+        group[n] = x * across + y * down + z;
+    }
+    return number(bits, before, words, group, count);
+}
+
+/* What the first point of each voxel says, for points in voxels `group` (count,): its row of `columns` (count, width)
+ * and of xyz (count, 3) into features (voxels, width + 3), and `scene` and its cell into voxel (voxels, 4). first:
+ * (voxels,) for that point's row. */
+void hpal_first_of_each(const float *xyz, const float *columns, int64_t width, int64_t count, float edge, int64_t scene,
+                        const int64_t *group, int64_t voxels, int64_t *first, float *features, int32_t *voxel)
+{
+    /* Of several that are written to one place the last stays. */
+    for (int64_t n = count - 1; n >= 0; n--)
+        first[group[n]] = n;
+    /* What is written, which is more than what is read, is written from front to back. */
+    for (int64_t m = 0; m < voxels; m++) {
+        const float *here = xyz + 3 * first[m], *more = columns + width * first[m];
+        for (int64_t k = 0; k < width; k++)
+            *features++ = more[k];
+        *voxel++ = (int32_t)scene;
+        for (int axis = 0; axis < 3; axis++) {
+            *features++ = here[axis];
+            *voxel++ = (int32_t)floorf(here[axis] / edge);
+        }
+    }
 }

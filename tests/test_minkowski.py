@@ -186,7 +186,7 @@ def predicts_on_both(store: SceneStore, trained_on: str, folder: Path) -> None:
     network = model.network().double()
     for scene in store.table:
         points = store.points(scene)
-        inputs = voxelise([(scene_origin(points.xyz, store.unit), unit_color(points.rgb))], FEW.voxel)
+        inputs = voxelise([(scene_origin(points.xyz, store.unit), unit_color(points.rgb))], FEW.voxel).to(CPU)
         with torch.no_grad():
             ours, theirs = (
                 network(inputs.features.double(), choose(name, CPU).geometry(inputs.voxel)) for name in BACKENDS

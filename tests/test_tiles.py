@@ -93,7 +93,7 @@ def test_the_voxels_of_a_large_scene_are_those_of_the_whole(
     found = voxels.inputs(np.arange(len(voxels)))
     assert len(voxels) < 0.95 * len(points.xyz)
     assert torch.equal(found.features, expected.features)
-    assert torch.equal(found.voxel, expected.voxel)
+    assert torch.equal(found.voxel, expected.voxel.long())
     assert voxels.inverse.tolist() == expected.inverse.tolist()
     assert voxels.extent == tuple((expected.voxel[:, 1:].amax(0) - expected.voxel[:, 1:].amin(0) + 1).tolist())
 

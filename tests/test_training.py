@@ -199,15 +199,40 @@ def test_elastic_is_smooth_and_moves_points() -> None:
 
 
 @pytest.mark.parametrize("points", [1, 50, 5000])
-def test_elastic_is_the_same_bits_without_a_compiler(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_augmentation_is_the_same_bits_without_a_compiler(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if isinstance(training_augment._library(), str):
         pytest.skip(training_augment._library())
-    xyz = (np.random.default_rng(points).random((points, 3)) * [9, 7, 3] - [4, 3, 0]).astype(np.float32)
-    compiled = augment_position(xyz, np.random.default_rng(3))
+    given = np.random.default_rng(points)
+    xyz = (given.random((points, 3)) * [9, 7, 3] - [4, 3, 0]).astype(np.float32)
+    rgb = given.random((points, 3)).astype(np.float32)
+
+    def augmented() -> list[bytes]:
+        # Of some seeds colours are stretched, of some they have no noise.
+        colors = [augment_color(rgb, np.random.default_rng(seed)) for seed in range(40)]
+        return [one.tobytes() for one in (augment_position(xyz, np.random.default_rng(3)), *colors)]
+
+    compiled = augmented()
     monkeypatch.setattr(training_augment, "_library", lambda: "left out")
-    plain = augment_position(xyz, np.random.default_rng(3))
-    assert not np.array_equal(compiled, xyz)
-    assert compiled.tobytes() == plain.tobytes()
+    assert compiled == augmented()
+    assert compiled[0] != xyz.tobytes()
+
+
+def test_colours_are_stretched_shifted_noisy_and_cut_off() -> None:
+    """By the formula, in the order of the random numbers; each of the three is left out for some seeds."""
+    rgb, ways = np.random.default_rng(0).random((300, 3)).astype(np.float32) * np.float32(0.6), set()
+    for seed in range(60):
+        rng, wanted = np.random.default_rng(seed), rgb.astype(np.float64)
+        if stretched := rng.random() < 0.2:
+            blend = rng.random()
+            low, high = wanted.min(axis=0), wanted.max(axis=0)
+            wanted = (1 - blend) * wanted + blend * (wanted - low) / (high - low)
+        if shifted := rng.random() < 0.95:
+            wanted = wanted + rng.uniform(-0.1, 0.1, 3)
+        if noisy := rng.random() < 0.95:
+            wanted = wanted + 0.05 * rng.standard_normal(rgb.shape, np.float32)
+        np.testing.assert_allclose(augment_color(rgb, np.random.default_rng(seed)), np.clip(wanted, 0, 1), atol=1e-6)
+        ways.add((stretched, shifted, noisy))
+    assert {(True, True, True), (False, True, True), (False, False, True), (False, True, False)} <= ways
 
 
 def test_crop_is_the_nearest_in_plan_around_a_labelled_point() -> None:
@@ -232,6 +257,8 @@ def test_a_crop_keeps_its_labels() -> None:
     keep = np.array([2, 5, 6, 9])
     labels = _labels_of(keep, np.array([1, 5, 9, 12]), np.array([3, 4, -1, 0], np.int32))
     assert labels.tolist() == [UNKNOWN, 4, UNKNOWN, NO_CLASS]
+    whole = _labels_of(np.arange(4), np.array([3, 0, 12]), np.array([3, -1, 0], np.int32))
+    assert whole.tolist() == [NO_CLASS, UNKNOWN, UNKNOWN, 3]
 
 
 def test_the_schedule_ends_low_and_restarts() -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 from hpal_cli.network.inputs import (
     NetworkInput,
-    cells,
     channels,
     concatenated,
     metres_from,
@@ -21,6 +20,7 @@ from hpal_cli.network.inputs import (
 )
 from hpal_cli.network.point_inputs import ExtraColumns
 from hpal_cli.scenes.store import Points
+from hpal_cli.voxels import float32_cells
 
 BLOCK = 1 << 20
 """Points that are processed at a time."""
@@ -58,7 +58,7 @@ class SceneVoxels:
         self._further, self._angle = scene.further, angle
         self._origin = origin_of(points.xyz)
         corners = np.stack(self._extent())
-        self._low, last = cells(corners, voxel)
+        self._low, last = float32_cells(corners, voxel)
         extent = (last - self._low + 1).tolist()
         self.extent: tuple[int, int, int] = (extent[0], extent[1], extent[2])
         if float(np.prod(np.array(self.extent, np.float64))) >= 2.0**62:
@@ -123,7 +123,7 @@ class SceneVoxels:
         return ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)
 
     def _cells(self, xyz: NDArray[np.floating]) -> NDArray[np.int64]:
-        return cells(self._metres(xyz), self._voxel)
+        return float32_cells(self._metres(xyz), self._voxel)
 
 
 def rows_of(runs: NDArray[np.int64]) -> NDArray[np.int64]:

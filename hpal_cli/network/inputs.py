@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpal_cli.voxels import group_voxels
+from hpal_cli.voxels import group_positions, write_first_of_each
 
 COLOR = ("red", "green", "blue")
 POSITION = ("x", "y", "z")
@@ -22,7 +22,8 @@ class NetworkInput:
     """A batch of M voxels, which hold N points.
 
     features: (M, channels) float32; voxel: (M, 4) int64 (scene in the batch, x, y, z);
-    inverse: (N,) int64, the voxel row of every point, scenes one after the other.
+    inverse: (N,) int64, the voxel row of every point, scenes one after the other. Before `to`, both may be int32: half
+    as much to write and to copy.
     """
 
     features: Tensor
@@ -32,8 +33,9 @@ class NetworkInput:
     def to(self, device: torch.device) -> NetworkInput:
         return NetworkInput(
             self.features.to(device, non_blocking=True),
-            self.voxel.to(device, non_blocking=True),
-            self.inverse.to(device, non_blocking=True),
+            # There, and not on the way, where the copy would have to wait.
+            self.voxel.to(device, non_blocking=True).long(),
+            self.inverse.to(device, non_blocking=True).long(),
         )
 
     def pin_memory(self) -> NetworkInput:
@@ -67,11 +69,6 @@ def metres_from(origin: NDArray[np.float64], xyz: NDArray[np.floating], unit: fl
     return ((np.asarray(xyz, np.float64) - origin) * unit).astype(np.float32)
 
 
-def cells(xyz: NDArray[np.float32], voxel: float) -> NDArray[np.int64]:
-    """(N, 3) voxels of positions in metres."""
-    return np.floor(xyz / np.float32(voxel)).astype(np.int64)
-
-
 def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
     """(N, 3) bytes -> (N, 3) in [0, 1]."""
     return None if rgb is None else np.divide(rgb, np.float32(255), dtype=np.float32)
@@ -97,31 +94,24 @@ def channels(xyz: NDArray[np.float32], columns: NDArray[np.float32] | None) -> N
     return xyz if columns is None else np.concatenate([columns, xyz], axis=1)
 
 
-def first_of_each(group: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """(count,) the first row of each of `count` groups, of which each has some."""
-    first = np.empty(count, np.int64)
-    # Of several that are written to one place the last stays.
-    first[group[::-1]] = np.arange(len(group) - 1, -1, -1)
-    return first
-
-
 def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
     """(xyz in metres (N, 3), further columns (N, F) or None) a scene, as one batch.
 
     The first point of a voxel gives its features (docs/method.md); labels stay with the points, which
     reach their voxel through `inverse`, so that every labelled point acts.
+
+    Raises:
+        HpalError: a voxel that 32 bits do not hold.
     """
-    features, voxels, inverses, done = [], [], [], 0
-    for n, (xyz, columns) in enumerate(clouds):
-        cell = cells(xyz, voxel)
-        inverse, count = group_voxels(cell)
-        first = first_of_each(inverse, len(count))
-        features.append(channels(xyz[first], None if columns is None else columns[first]))
-        voxels.append(np.column_stack([np.full(len(first), n), cell[first]]))
-        inverses.append(inverse + done)
-        done += len(first)
-    return NetworkInput(
-        torch.from_numpy(np.concatenate(features).astype(np.float32, copy=False)),
-        torch.from_numpy(np.concatenate(voxels)),
-        torch.from_numpy(np.concatenate(inverses)),
-    )
+    groups = [group_positions(xyz, voxel) for xyz, _ in clouds]
+    ends = np.cumsum([count for _, count in groups])
+    width = 3 + (0 if clouds[0][1] is None else clouds[0][1].shape[1])
+    features, voxels = np.empty((ends[-1], width), np.float32), np.empty((ends[-1], 4), np.int32)
+    inverse = np.empty(sum(len(group) for group, _ in groups), np.int32)
+    begun = 0
+    for n, ((xyz, columns), (group, count), end) in enumerate(zip(clouds, groups, ends, strict=True)):
+        rows = slice(end - count, end)
+        write_first_of_each(group, xyz, columns, voxel, n, features[rows], voxels[rows])
+        np.add(group, end - count, out=inverse[begun : begun + len(group)], casting="same_kind")
+        begun += len(group)
+    return NetworkInput(torch.from_numpy(features), torch.from_numpy(voxels), torch.from_numpy(inverse))

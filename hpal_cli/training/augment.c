@@ -1,53 +1,93 @@
-/* Elastic distortion (augment.py), in the order of operations of NumPy's way, so that the bits are the same. */
+/* Elastic distortion and noise of colours (augment.py), in the order of operations of NumPy's way, so that the bits are
+ * the same. */
 #include <stdint.h>
+#include <string.h>
 
 /* The mean of three neighbours along the middle axis of (outer, length, inner) numbers, zero outside. */
 void hpal_blur(const float *field, float *out, int64_t outer, int64_t length, int64_t inner)
 {
-    for (int64_t o = 0; o < outer; o++)
-        for (int64_t i = 0; i < length; i++) {
-            const float *here = field + (o * length + i) * inner;
-            float *to = out + (o * length + i) * inner;
-            for (int64_t n = 0; n < inner; n++)
-                to[n] = here[n];
-            if (i > 0)
-                for (int64_t n = 0; n < inner; n++)
-                    to[n] += here[n - inner];
-            if (i + 1 < length)
-                for (int64_t n = 0; n < inner; n++)
-                    to[n] += here[n + inner];
-            for (int64_t n = 0; n < inner; n++)
-                to[n] /= 3.0f;
-        }
+    for (int64_t o = 0; o < outer; o++) {
+        int64_t row = length * inner;
+        const float *here = field + o * row;
+        float *to = out + o * row;
+        for (int64_t n = 0; n < inner; n++)
+            to[n] = here[n];
+        for (int64_t n = inner; n < row; n++)
+            to[n] = here[n] + here[n - inner];
+        for (int64_t n = 0; n < row - inner; n++)
+            to[n] += here[n + inner];
+        for (int64_t n = 0; n < row; n++)
+            to[n] /= 3.0f;
+    }
 }
 
-/* out = xyz + magnitude times the field (cells, 3) between the eight lattice points around each of (count, 3) xyz. */
+/* One number for each axis, and one that nobody reads. */
+typedef float four __attribute__((vector_size(16)));
+
+static four load(const float *from)
+{
+    four value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+/* out = xyz + magnitude times the field (cells, 3) between the eight lattice points around each of (count, 3) xyz. Of the
+ * field, one number beyond its end is read. */
 void hpal_bend(const float *xyz, int64_t count, const float *low, float granularity, float magnitude,
                const float *field, const int64_t *cells, float *out)
 {
-    int64_t down = cells[2], across = cells[1] * cells[2];
-    for (int64_t n = 0; n < count; n++) {
-        float side[3][2], moved[3] = {0, 0, 0};
-        int64_t base[3];
-        for (int axis = 0; axis < 3; axis++) {
-            float at = (xyz[3 * n + axis] - low[axis]) / granularity + 1.0f;
-            int64_t cell = (int64_t)at;
-            if (cell > cells[axis] - 2)
-                cell = cells[axis] - 2;
-            double part = (double)at - (double)cell;
-            side[axis][0] = (float)(1.0 - part);
-            side[axis][1] = (float)part;
-            base[axis] = cell;
+    enum { BLOCK = 64 };
+    int64_t down = 3 * cells[2], across = cells[1] * down;
+    float from[3 * BLOCK], part[3 * BLOCK];
+    int32_t last[3 * BLOCK], base[3 * BLOCK];
+    for (int k = 0; k < 3 * BLOCK; k++) {
+        from[k] = low[k % 3];
+        last[k] = (int32_t)cells[k % 3] - 2;
+    }
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        int points = count - start < BLOCK ? (int)(count - start) : BLOCK;
+        const float *here = xyz + 3 * start;
+        for (int k = 0; k < 3 * points; k++) {
+            float at = (here[k] - from[k]) / granularity + 1.0f;
+            int32_t cell = (int32_t)at;
+            base[k] = cell = cell > last[k] ? last[k] : cell;
+            part[k] = at - (float)cell;
         }
-        const float *corner = field + 3 * (base[0] * across + base[1] * down + base[2]);
-        for (int k = 0; k < 8; k++) {
-            int i = k >> 2, j = k >> 1 & 1, l = k & 1;
-            float weight = side[0][i] * side[1][j] * side[2][l];
-            const float *value = corner + 3 * (i * across + j * down + l);
+        for (int n = 0; n < points; n++) {
+            const float *corner = field + across * base[3 * n] + down * base[3 * n + 1] + 3 * base[3 * n + 2];
+            float x = part[3 * n], y = part[3 * n + 1], z = part[3 * n + 2];
+            float side[4] = {(1.0f - x) * (1.0f - y), (1.0f - x) * y, x * (1.0f - y), x * y};
+            four moved = {0, 0, 0, 0};
+            for (int k = 0; k < 4; k++) {
+                const float *value = corner + (k >> 1) * across + (k & 1) * down;
+                moved += side[k] * (1.0f - z) * load(value);
+                moved += side[k] * z * load(value + 3);
+            }
             for (int axis = 0; axis < 3; axis++)
-                moved[axis] += weight * value[axis];
+                out[3 * (start + n) + axis] = here[3 * n + axis] + magnitude * moved[axis];
         }
-        for (int axis = 0; axis < 3; axis++)
-            out[3 * n + axis] = xyz[3 * n + axis] + magnitude * moved[axis];
+    }
+}
+
+/* Colours (count, 3), stretched from `low` to low + span, shifted and with noise, between 0 and 1:
+ * out = keep rgb + blend (rgb - low) / span + shift + share noise. */
+void hpal_tint(const float *rgb, int64_t count, float keep, float blend, const float *low, const float *span,
+               const float *shift, float share, const float *noise, float *out)
+{
+    enum { BLOCK = 48 };
+    float from[BLOCK], width[BLOCK], added[BLOCK];
+    for (int k = 0; k < BLOCK; k++) {
+        from[k] = low[k % 3];
+        width[k] = span[k % 3];
+        added[k] = shift[k % 3];
+    }
+    for (int64_t n = 0; n < 3 * count; n += BLOCK) {
+        int numbers = 3 * count - n < BLOCK ? (int)(3 * count - n) : BLOCK;
+        for (int k = 0; k < numbers; k++) {
+            float value = keep * rgb[n + k] + blend * (rgb[n + k] - from[k]) / width[k];
+            value = value + added[k] + share * noise[n + k];
+            value = value < 0.0f ? 0.0f : value;
+            out[n + k] = value > 1.0f ? 1.0f : value;
+        }
     }
 }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli import compiled
+from hpal_cli.voxels import bounds
 
 ELASTIC = ((0.2, 0.4), (0.8, 1.6))
 """(granularity, magnitude) in metres of the elastic distortions, which are applied one after the other."""
@@ -36,37 +37,51 @@ def augment_position(
 
 def augment_color(rgb: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """(N, 3) in [0, 1] -> the same: contrast stretched, shifted, with noise."""
+    # Without one of them: what changes no bit.
+    blend, low, span = np.float32(0), np.zeros(3, np.float32), np.ones(3, np.float32)
+    shift, share, noise = np.zeros(3, np.float32), np.float32(0), rgb
     if rng.random() < 0.2:
-        low, high = rgb.min(axis=0), rgb.max(axis=0)
+        low, high = bounds(rgb)
+        span = np.maximum(high - low, np.float32(1 / 255))
         blend = np.float32(rng.random())
-        rgb = (1 - blend) * rgb + blend * (rgb - low) / np.maximum(high - low, np.float32(1 / 255))
     if rng.random() < 0.95:
-        rgb = rgb + rng.uniform(-0.1, 0.1, 3).astype(np.float32)
+        shift = rng.uniform(-0.1, 0.1, 3).astype(np.float32)
     if rng.random() < 0.95:
-        rgb = rgb + 0.05 * rng.standard_normal(rgb.shape, np.float32)
-    return np.clip(rgb, 0, 1)
+        share, noise = np.float32(0.05), rng.standard_normal(rgb.shape, np.float32)
+    keep, native = 1 - blend, _library()
+    if isinstance(native, str):
+        return np.clip(keep * rgb + blend * (rgb - low) / span + shift + share * noise, 0, 1)
+    rgb, noise = np.ascontiguousarray(rgb, np.float32), np.ascontiguousarray(noise, np.float32)
+    out = np.empty(rgb.shape, np.float32)
+    native.hpal_tint(
+        rgb.ctypes.data, len(rgb), keep, blend, low.ctypes.data, span.ctypes.data,
+        shift.ctypes.data, share, noise.ctypes.data, out.ctypes.data,
+    )  # fmt: skip
+    return out
 
 
 def elastic(
     xyz: NDArray[np.float32], granularity: float, magnitude: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Points moved by a smooth random field: noise on a lattice, blurred, interpolated, times `magnitude`."""
-    low = xyz.min(axis=0)
-    cells = ((xyz.max(axis=0) - low) / granularity).astype(int) + 3
+    low, high = bounds(xyz)
+    cells = ((high - low) / granularity).astype(np.int64) + 3
     field = rng.standard_normal((*cells, 3), np.float32)
     native = _library()
     if isinstance(native, str):
         return _bent(xyz, low, granularity, magnitude, field)
-    xyz, cells = np.ascontiguousarray(xyz, np.float32), cells.astype(np.int64)
-    other, out = np.empty_like(field), np.empty(xyz.shape, np.float32)
+    xyz, out = np.ascontiguousarray(xyz, np.float32), np.empty(xyz.shape, np.float32)
+    # Vectors of four numbers are read, of which three are wanted.
+    blurred, other = np.zeros((2, field.size + 1), np.float32)
+    blurred[:-1] = field.reshape(-1)
     for _ in range(2):
         for axis in range(3):
             outer, inner = int(cells[:axis].prod()), 3 * int(cells[axis + 1 :].prod())
-            native.hpal_blur(field.ctypes.data, other.ctypes.data, outer, int(cells[axis]), inner)
-            field, other = other, field
+            native.hpal_blur(blurred.ctypes.data, other.ctypes.data, outer, int(cells[axis]), inner)
+            blurred, other = other, blurred
     native.hpal_bend(
         xyz.ctypes.data, len(xyz), low.ctypes.data, granularity, magnitude,
-        field.ctypes.data, cells.ctypes.data, out.ctypes.data,
+        blurred.ctypes.data, cells.ctypes.data, out.ctypes.data,
     )  # fmt: skip
     return out
 
@@ -114,6 +129,8 @@ def _library() -> ctypes.CDLL:
     library.hpal_blur.argtypes, library.hpal_blur.restype = [pointer, pointer, long, long, long], None
     library.hpal_bend.argtypes = [pointer, long, pointer, real, real, pointer, pointer, pointer]
     library.hpal_bend.restype = None
+    library.hpal_tint.argtypes = [pointer, long, real, real, *[pointer] * 3, real, pointer, pointer]
+    library.hpal_tint.restype = None
     return library
 
 

@@ -73,6 +73,21 @@ def known_labels(
     return known, answered
 
 
+def places(
+    keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Of labels `ids` (L,) of the rows (L,) of a scene those whose rows are in `keep` (K,), ascending: their places in
+    it, and they themselves."""
+    if len(keep) and keep[-1] == len(keep) - 1:
+        # The first rows, most often all: nothing has to be searched for.
+        inside, at = rows < len(keep), rows
+    else:
+        at = np.searchsorted(keep, rows)
+        inside = at < len(keep)
+        inside[inside] = keep[at[inside]] == rows[inside]
+    return (at, ids) if inside.all() else (at[inside], ids[inside])
+
+
 def soft_labels(prob: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Turns class probabilities (K, C) into training targets (K, C), rows that sum to 1, and their weights (K,), 0 to
     1.
@@ -190,10 +205,7 @@ class Spread:
         """
         target, weight = soft_labels(prob[keep])
         rows, ids = self._known.get(scene.name, NO_LABELS)
-        at = np.searchsorted(keep, rows)
-        inside = at < len(keep)
-        inside[inside] = keep[at[inside]] == rows[inside]
-        at, ids = at[inside], ids[inside]
+        at, ids = places(keep, rows, ids)
         target[at] = 0
         target[at[ids >= 0], ids[ids >= 0]] = 1
         weight[at] = ids >= 0

@@ -40,7 +40,7 @@ class NetworkBatch:
 
 @dataclass
 class DeviceBatch:
-    """A `Batch` of N points on the device of the network. label: (N,)."""
+    """A `Batch` of N points on the device of the network. label: (N,) int64."""
 
     scenes: list[str]
     labelled: int
@@ -95,7 +95,8 @@ def _loaded(batches: BatchDataset, steps: range, workers: int, *, pin: bool) -> 
             multiprocessing_context="spawn",
             worker_init_fn=_ignore_interrupts,
         )
-    for one in loader:
+        made = iter(loader)
+    for one in made:
         if isinstance(one, HpalError):
             raise one
         yield one
@@ -133,7 +134,7 @@ def _to_device(batch: Batch, device: torch.device, geometry: Callable[[Tensor], 
     return DeviceBatch(
         batch.scenes,
         batch.labelled,
-        batch.label.to(device, non_blocking=True),
+        batch.label.to(device, non_blocking=True).long(),
         None if batch.soft is None else batch.soft.to(device),
         view(batch.student),
         None if batch.teacher is None else view(batch.teacher),
