@@ -157,7 +157,7 @@ class LabelStore:
     def latest(self) -> NDArray[np.void]:
         """The answers that count, one for each answered point, sorted by scene and row: the last one that was given and
         not undone."""
-        return _latest(self.batches())
+        return latest_of(self.batches())
 
     def asked(self) -> NDArray[np.void]:
         """The points that somebody was asked about, whether answered since or not, each once, as records of `QUERY`."""
@@ -256,7 +256,7 @@ class LabelStore:
             # below is only free if these are all.
             if undoes is not None:
                 self._require_standing(undoes, self._batches(names))
-            rows = _new(given, _latest(self._batches(names))) if only_new else given
+            rows = _new(given, latest_of(self._batches(names))) if only_new else given
             if only_new and not len(rows):
                 return None
             # The number of the round follows that of the last one, and not the number of batches.
@@ -402,14 +402,15 @@ def _rename(partial: Path, name: Path) -> bool:
     return True
 
 
-def _latest(batches: list[Batch]) -> NDArray[np.void]:
+def latest_of(batches: list[Batch]) -> NDArray[np.void]:
+    """Of batches, oldest first, what `LabelStore.latest` gives of all of a store."""
     every = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in batches if batch.stands)])
     every = every[np.lexsort((np.arange(len(every)), every["index"], every["scene"]))]
     return every[~same_as_next(every)]
 
 
 def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
-    """known: as `_latest` gives them, sorted."""
+    """known: as `latest_of` gives them, sorted."""
     if not len(known):
         return rows
     have, asked = point_keys(known), point_keys(rows)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query
-from hpal_cli.labels.store import ANSWER, Batch, LabelStore
+from hpal_cli.labels.store import ANSWER, Batch, LabelStore, latest_of
 from hpal_cli.page.leases import Leases
 
 MAX_ANSWER_SECONDS = 3600.0
@@ -52,6 +52,8 @@ class Session:
         self._place = {(query.scene, query.index): n for n, query in enumerate(self.queries)}
         self._seen = -1
         self._by: list[dict[str, GivenAnswer]] = []
+        self._batches: list[Batch] = []
+        self._latest: NDArray[np.void] | None = None
         self.changes = 0
         """How often the answers changed, from which a page sees whether what it shows is out of date."""
         self.refresh()
@@ -82,6 +84,7 @@ class Session:
                         others = {source: given for source, given in by[place].items() if source != batch.source}
                         by[place] = {**others, batch.source: GivenAnswer(label, batch.round)}
             self._by, self._seen = by, len(batches)
+            self._batches, self._latest = batches, None
             self.changes += 1
 
     def answer_to(self, number: int, name: str | None = None) -> GivenAnswer | None:
@@ -187,8 +190,13 @@ class Session:
     def answers_of(self, scene: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(A,) the rows of a scene's points with an answer that counts, and (A,) their labels, -1 for unsure."""
         with self._lock:
-            latest = self.labels.latest()
-        here = latest[latest["scene"] == scene]
+            self.refresh()
+            # All answers are put in order once for each change, not for each scene that is asked about.
+            if self._latest is None:
+                self._latest = latest_of(self._batches)
+            latest = self._latest
+        begin, end = np.searchsorted(latest["scene"], [scene, scene + 1])
+        here = latest[begin:end]
         return here["index"].astype(np.int64), here["label"].astype(np.int32)
 
     def _order(self, client: str, after: int) -> list[int]:
