@@ -71,7 +71,11 @@ def group_voxels(voxel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def group_positions(xyz: NDArray[np.float32], edge: float) -> tuple[NDArray[np.int64], int]:
-    """Points by voxel of `float32_cells`: the row of each point's voxel (N,), and the number of voxels."""
+    """Points by voxel of `float32_cells`: the row of each point's voxel (N,), and the number of voxels.
+
+    Raises:
+        HpalError: a cell that 32 bits do not hold.
+    """
     native = _library_for(len(xyz))
     if not isinstance(native, str):
         xyz = np.ascontiguousarray(xyz, np.float32)
@@ -83,7 +87,12 @@ def group_positions(xyz: NDArray[np.float32], edge: float) -> tuple[NDArray[np.i
             group = np.empty(len(xyz), np.int64)
             found = native.hpal_group_positions(xyz.ctypes.data, len(xyz), edge, *box.pointers, group.ctypes.data)
             return group, found
-    group, count = group_voxels(float32_cells(xyz, edge))
+    cell = float32_cells(xyz, edge)
+    reach = max(-int(cell.min(initial=0)), int(cell.max(initial=0)))
+    if reach >= 1 << 31:
+        problem = f"reaches voxel {reach}, more than 32 bits hold"
+        raise HpalError("batch", problem, "use larger voxels, or cut the scene")
+    group, count = group_voxels(cell)
     return group, len(count)
 
 
@@ -104,24 +113,17 @@ def write_first_of_each(
     features: NDArray[np.float32],
     voxel: NDArray[np.int32],
 ) -> None:
-    """Writes what the first point of each of M voxels says, for N points in voxels `group` (N,): its columns (N, F) and
-    position (N, 3) into features (M, F + 3), and `scene` and its cell of `float32_cells` into voxel (M, 4).
-
-    Raises:
-        HpalError: a cell that 32 bits do not hold.
-    """
+    """Writes what the first point of each of M voxels says, for N points that `group_positions` put into `group` (N,):
+    their columns (N, F) and positions (N, 3) into features (M, F + 3), `scene` and their cells into voxel (M, 4)."""
     native = _library_for(len(xyz))
     if isinstance(native, str):
         first = first_of_each(group, len(voxel))
         features[:, -3:] = xyz[first]
         if columns is not None:
             features[:, :-3] = columns[first]
-        cell = float32_cells(xyz[first], edge)
-        _require_32_bits(cell)
-        voxel[:, 0], voxel[:, 1:] = scene, cell
+        voxel[:, 0], voxel[:, 1:] = scene, float32_cells(xyz[first], edge)
         return
     xyz = np.ascontiguousarray(xyz, np.float32)
-    _require_32_bits(float32_cells(np.stack(bounds(xyz)), edge))
     first = np.empty(len(voxel), np.int64)
     columns = np.empty((len(xyz), 0), np.float32) if columns is None else np.ascontiguousarray(columns, np.float32)
     assert len(group) == len(xyz) == len(columns)
@@ -130,13 +132,6 @@ def write_first_of_each(
         xyz.ctypes.data, columns.ctypes.data, columns.shape[1], len(xyz), edge, scene,
         group.ctypes.data, len(voxel), first.ctypes.data, features.ctypes.data, voxel.ctypes.data,
     )  # fmt: skip
-
-
-def _require_32_bits(cell: NDArray[np.int64]) -> None:
-    reach = max(-int(cell.min(initial=0)), int(cell.max(initial=0)))
-    if reach >= 1 << 31:
-        problem = f"reaches voxel {reach}, more than 32 bits hold"
-        raise HpalError("batch", problem, "use larger voxels, or cut the scene")
 
 
 class _Box:

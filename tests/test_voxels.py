@@ -86,6 +86,5 @@ def test_bounds_of_what_is_not_a_number_are_none() -> None:
 def test_a_cell_that_32_bits_do_not_hold_is_refused(points: int) -> None:
     xyz = np.zeros((points, 3), np.float32)
     xyz[3, 1] = -2e8
-    group, count = group_positions(xyz, 0.05)
     with pytest.raises(HpalError, match="voxel 4000000000, more than 32 bits"):
-        write_first_of_each(group, xyz, None, 0.05, 0, np.empty((count, 3), np.float32), np.empty((count, 4), np.int32))
+        group_positions(xyz, 0.05)
