@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from hpal_cli.scene_table import SceneTable
 
 MAX_POINTS = 4_000_000
 """Of one answer to a page."""
+
+DELAY = 0.5
+"""Seconds after which the next query is prepared: the picture of this one must not wait for that."""
 
 
 class Outlook(NamedTuple):
@@ -44,10 +48,11 @@ class PageApi:
     ) -> None:
         """table: of the stores, for the learner; name: who is asked, until a page says otherwise."""
         self.scene_cache, self.session, self.learner = scene_cache, session, learner
-        self._table, self._name, self._title = table, name, title
+        self.name, self._table, self._title = name, table, title
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
         self._views: dict[int, Future[Outlook]] = {}
         self._lock = threading.Lock()
+        self._soon: threading.Timer | None = None
         # The first picture must not wait for the disk.
         if scene_cache.scenes:
             scene_cache.start(next(iter(scene_cache.scenes)))
@@ -58,6 +63,8 @@ class PageApi:
         """Ends the threads, and gives back what is held."""
         if self.session is not None:
             self.session.close()
+        if self._soon is not None:
+            self._soon.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self.learner is not None:
             self.learner.close()
@@ -68,7 +75,7 @@ class PageApi:
         return {
             "mode": "view" if self.session is None else "label",
             "title": self._title,
-            "name": self._name,
+            "name": self.name,
             "classes": [] if classes is None else [{"name": c.name, "color": list(c.color)} for c in classes],
             "scenes": [
                 {"number": s.number, "name": s.name, "points": s.points, "marks": len(s.marks)}
@@ -203,13 +210,18 @@ class PageApi:
         return {**asked, "label": None if shown is None else shown.label}
 
     def prepare(self, number: int) -> dict[str, Any]:
-        """Begins what asking a query takes, which comes after the one that is looked at; where it is, for a page that
-        prepares it too."""
+        """Begins, after `DELAY`, what asking a query takes, which comes after the one that is looked at; where it is,
+        for a page that prepares it too."""
         query = self._asks().queries[number]
-        self._start_view(number)
-        load = self.scene_cache.start(query.scene).first
-        there = load.done() and load.exception() is None
-        return {"scene": query.scene, "place": local_position(load.result(), query.position) if there else None}
+        soon = threading.Timer(DELAY, self._start_soon, [number])
+        soon.daemon = True
+        with self._lock:
+            if self._soon is not None:
+                self._soon.cancel()
+            self._soon = soon
+        soon.start()
+        cloud = self.scene_cache.loaded(query.scene)
+        return {"scene": query.scene, "place": None if cloud is None else local_position(cloud, query.position)}
 
     def region(self, number: int) -> bytes:
         """(P, 3) float32 little endian: where the points are that share the answer to a query."""
@@ -237,6 +249,11 @@ class PageApi:
             if view is None or (view.done() and view.exception() is not None):
                 view = self._views[number] = self._pool.submit(self._view, number)
             return view
+
+    def _start_soon(self, number: int) -> None:
+        # A page that has ended prepares nothing.
+        with contextlib.suppress(RuntimeError):
+            self._start_view(number)
 
     def _view(self, number: int) -> Outlook:
         query = self._asks().queries[number]
