@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 import httpx2
 import numpy as np
 import pytest
-from conftest import environment, fake_predictions
+from conftest import environment, fake_predictions, run_hpal
 from starlette.testclient import TestClient
 from synthetic_scenes import room, rooms, synthetic_scenes
 
@@ -114,6 +114,52 @@ def page(store: SceneStore, tmp_path: Path) -> Iterator[At]:
     found.page_api.close()
 
 
+def test_a_page_begins_with_one_answer(page: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.page_api.scene_cache.cloud(0)
+    begun = page.http.get("/api/start", params={"client": ME["client"]}).json()
+    assert begun["name"] == "someone"
+    assert [scene["points"] for scene in begun["about"]["scenes"]] == [
+        scene.points for scene in page.page_api.scene_cache.scenes.values()
+    ]
+    assert begun["said"]["query"]["id"] == 0
+    assert begun["scene"] == page.http.get("/api/scene/0").json()
+    assert page.http.get("/api/start").status_code == 400
+    # A page shows itself while its scene is read, and does not wait for that.
+    monkeypatch.setattr(page.page_api.scene_cache, "loaded", lambda number: None)
+    begun = page.http.get("/api/start", params=ME).json()
+    assert begun["name"] == "anna"
+    assert (begun["said"], begun["scene"]) == (None, None)
+    assert page.next()["id"] == 0
+
+
+def test_a_page_begins_although_its_scene_cannot_be_read(store: SceneStore) -> None:
+    chunk = next(path for path in (store.path / "scenes" / "a" / "xyz" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:9])
+    scene_cache = open_view(store.path).scene_cache
+    with pytest.raises(HpalError):
+        scene_cache.cloud(0)
+    app = make_app(PageApi(scene_cache), token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
+    http = TestClient(app, base_url=ADDRESS, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert http.get("/api/start", params=ME).json()["scene"] is None
+    assert http.get("/api/scene/0").status_code == 409
+
+
+def test_the_next_query_is_prepared_after_this_one_is_shown(page: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    usual = page.page_api._view
+    monkeypatch.setattr(page.page_api, "_view", lambda number: (looked.append(number), usual(number))[1])
+    monkeypatch.setattr("hpal_cli.page.api.DELAY", 0.3)
+    begin = time.monotonic()
+    assert page.post("skip", query=0).json()["ahead"] is not None
+    shown = list(looked)
+    if time.monotonic() - begin < 0.3:
+        assert len(shown) <= 1
+    end = time.monotonic() + 20
+    while len(looked) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert looked == [1, 2]
+
+
 # ---------------------------------------------------------------- who may ask
 
 
@@ -121,7 +167,7 @@ def page(store: SceneStore, tmp_path: Path) -> Iterator[At]:
 def test_the_api_wants_the_token(page: At, token: str | None) -> None:
     headers = {} if token is None else {"Authorization": f"Bearer {token}".encode("latin-1")}
     bare = TestClient(page.http.app, base_url=ADDRESS)
-    for path in ("about", "next", "scene/0", "scene/0/points", "query/0", "state"):
+    for path in ("start", "next", "scene/0", "scene/0/points", "query/0", "state"):
         answer = bare.get(f"/api/{path}", headers=headers)
         assert answer.status_code == 401
         assert "token" in answer.json()["error"]
@@ -143,7 +189,7 @@ def test_the_api_wants_the_token(page: At, token: str | None) -> None:
     ],
 )
 def test_only_its_own_names_are_served(page: At, host: str, fine: bool) -> None:
-    assert page.http.get("/api/about", headers={"Host": host}).status_code == (200 if fine else 421)
+    assert page.http.get("/api/start", params=ME, headers={"Host": host}).status_code == (200 if fine else 421)
     assert page.http.get("/", headers={"Host": host}).status_code == (200 if fine else 421)
 
 
@@ -158,16 +204,16 @@ def test_a_wider_host_takes_addresses_in_digits_and_its_own_name_only() -> None:
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:8042", "http://127.0.0.1:8043"])
 def test_scripts_of_other_pages_are_refused(page: At, origin: str) -> None:
     for answer in (
-        page.http.get("/api/about", headers={"Origin": origin}),
+        page.http.get("/api/start", params=ME, headers={"Origin": origin}),
         page.http.post("/api/answer", headers={"Origin": origin}, json={**ME, "query": 0, "label": 0}),
     ):
         assert answer.status_code == 403
-    assert page.http.get("/api/about", headers={"Origin": ADDRESS}).status_code == 200
+    assert page.http.get("/api/start", params=ME, headers={"Origin": ADDRESS}).status_code == 200
     assert not len(LabelStore(page.labels).latest())
 
 
 def test_nothing_comes_from_elsewhere(page: At) -> None:
-    for path in ("/", "/files/page.js", "/api/about", "/nothing"):
+    for path in ("/", "/files/page.js", "/api/start?client=browser-one", "/nothing"):
         headers = page.http.get(path).headers
         rules = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
         assert rules["default-src"] == "'none'"
@@ -420,6 +466,31 @@ def test_the_room_learns_what_is_around_an_answer(page: At, store: SceneStore) -
     assert known.mean() > 0.9
     answered = np.isin(label[index], np.unique(found["label"][found["label"] >= 0]))
     assert (found["label"][of] == label[index])[known & answered].mean() > 0.85
+
+
+def test_answers_are_put_in_order_once_for_each_change(page: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpal_cli.labels.store import latest_of
+
+    ordered = []
+    monkeypatch.setattr("hpal_cli.page.session.latest_of", lambda batches: (ordered.append(1), latest_of(batches))[1])
+    session = page.page_api.session
+    assert session is not None
+    page.post("answer", query=0, label=2)
+    page.post("answer", query=4, label=1)
+    for _ in range(3):
+        assert [column.tolist() for column in session.answers_of(0)] == [[session.queries[0].index], [2]]
+        assert [column.tolist() for column in session.answers_of(1)] == [[session.queries[4].index], [1]]
+    assert len(ordered) == 1
+    # Another program's answer counts, and so does what is taken back.
+    other = LabelStore(page.labels)
+    other.append(other.latest(), "ben", call("label"))
+    page.post("undo")
+    for scene in (0, 1):
+        index, label = session.answers_of(scene)
+        latest = LabelStore(page.labels).latest()
+        here = latest[latest["scene"] == scene]
+        assert (index.tolist(), label.tolist()) == (here["index"].tolist(), here["label"].tolist())
+    assert len(ordered) == 2
 
 
 def test_spreads_that_wait_become_one(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -683,6 +754,75 @@ def test_bad_input_is_one_line_before_a_page_is_shown(store: SceneStore, tmp_pat
         queries_asked(rows, header, "s.ply", source=None, beside=None)
 
 
+def test_the_command_says_bad_input_in_one_line_and_serves_nothing(store: SceneStore, tmp_path: Path) -> None:
+    import shutil
+
+    from hpal_cli.stream.points import write_points
+
+    rows, header = selection(store, {0: [3]})
+    gone = Header("selection", source="nowhere.zarr", scenes=store.table.id, pool=header.pool)
+    # Not beside the scenes, which would be found there.
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name, (these, what) in {
+        "round": (rows, header), "empty": (rows[:0], header), "gone": (rows, gone),
+    }.items():  # fmt: skip
+        with (folder / f"{name}.ply").open("wb") as file:
+            write_points(file, what, these)
+    other = synthetic_scenes(folder / "other.zarr", [room(seed=7)])
+    LabelStore.create(folder / "theirs.zarr", other.classes, other.table)
+    shutil.copytree(store.path, folder / "hollow.zarr")
+    shutil.rmtree(folder / "hollow.zarr" / "scenes" / "a")
+    (folder / "nothing").mkdir()
+    for words, problem in (
+        (["label", "empty.ply", "--serve", "-o", "labels.zarr"], "empty.ply: asks for nothing"),
+        (["label", "none.ply", "--serve", "-o", "labels.zarr"], "none.ply"),
+        (["label", "gone.ply", "--serve", "-o", "labels.zarr"], "--source: is missing"),
+        (["label", "round.ply", "--serve", "-o", "labels.zarr", "--source", "other.zarr"], "other scenes"),
+        (["label", "round.ply", "--serve", "-o", "theirs.zarr"], "theirs.zarr: holds labels of other scenes"),
+        (["label", "round.ply", "--serve", "-o", "labels.zarr", "--source", "hollow.zarr"], "hollow.zarr"),
+        (["label", "round.ply", "--serve", "-o", "nowhere/labels.zarr"], "nowhere"),
+        (["label", "round.ply", "--serve", "-o", "labels.zarr", "--host", "no.such.host.invalid"], "--host"),
+        (["label", "round.ply", "--serve"], "-o: is missing"),
+        (["view", "none.zarr"], "none.zarr: does not exist"),
+        (["view", "hollow.zarr"], "hollow.zarr: scene a is gone"),
+        (["view", "nothing"], "nothing"),
+    ):
+        done = run_hpal(*words, cwd=folder)
+        said = done.err.strip().splitlines()
+        assert done.rc in (1, 2), (words, done)
+        assert done.out == b"", words
+        errors = [line for line in said if line.startswith("hpal ")]
+        assert len(errors) == 1, (words, said)
+        assert problem in errors[0], (words, said)
+        assert "; " in errors[0], (words, said)
+        assert "Traceback" not in done.err
+
+
+def test_what_an_open_host_means_is_said(
+    store: SceneStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def served_once(app: Any, listening: socket.socket, on_ready: Any) -> None:
+        on_ready(lambda: None)
+        listening.close()
+
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("hpal_cli.page.server.serve", served_once)
+    taken, number, _ = free_socket("127.0.0.1", None)
+    run_page(Console("view"), open_view(store.path), host="127.0.0.1", port=number, browser=True)
+    at_home = capsys.readouterr()
+    taken.close()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#token=[\w-]{43}\n", at_home.out)
+    assert f"port {number} is in use: {int(at_home.out.split(':')[2].split('/')[0])} is taken instead" in at_home.err
+    assert "open this address in a browser" in at_home.err
+    assert "network that you trust" not in at_home.err
+    run_page(Console("view"), open_view(store.path), host="0.0.0.0", port=None, browser=False)
+    abroad = capsys.readouterr()
+    assert "can see these scenes and answer; what is sent is not encrypted" in " ".join(abroad.err.split())
+    assert socket.gethostname() in abroad.out
+
+
 def test_a_labels_store_that_cannot_be_written_is_refused(
     store: SceneStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -767,7 +907,7 @@ def test_the_command_serves_is_killed_goes_on_and_says_what_next(store: SceneSto
     query = second.get("/api/next?client=browser-one&name=anna")["query"]
     assert query["id"] == 2
     with pytest.raises(urllib.error.HTTPError):
-        Served(second.process, second.address, first.token).get("/api/about")
+        Served(second.process, second.address, first.token).get("/api/start?client=browser-one")
     second.post("/api/answer", query=2, label=-1, seconds=2.0)
     second.process.send_signal(signal.SIGINT)
     _, said = second.process.communicate(timeout=30)
@@ -814,7 +954,7 @@ def test_a_view_shows_and_takes_nothing(scenes: Path, tmp_path: Path) -> None:
     page_api = open_view(predictions, source=scenes)
     app = make_app(page_api, token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
     http = TestClient(app, base_url=ADDRESS, headers={"Authorization": f"Bearer {TOKEN}"})
-    about = http.get("/api/about").json()
+    about = http.get("/api/start", params=ME).json()["about"]
     assert about["mode"] == "view"
     assert about["truth"] is True
     number = about["scenes"][0]["number"]
@@ -856,6 +996,15 @@ def test_what_can_be_viewed(scenes: Path, store: SceneStore, tmp_path: Path) -> 
     cloud = open_view(plain).scene_cache.cloud(0)
     assert cloud.offset.tolist() == [900000, 1, 2]
     assert sorted(cloud.column("heat").tolist()) == pytest.approx([0.5, 0.7])
+    import laspy
+
+    las = laspy.create(point_format=3)
+    las.x, las.y, las.z = np.array([[900000.5, 1, 2], [900001.5, 2, 3]]).T
+    las.classification, las.intensity = [2, 6], [100, 300]
+    las.write(tmp_path / "cloud.las")
+    cloud = open_view(tmp_path / "cloud.las").scene_cache.cloud(0)
+    assert cloud.offset.tolist() == [900000, 1, 2]
+    assert sorted(cloud.column("intensity").tolist()) == [100, 300]
     with pytest.raises(HpalError, match="does not exist"):
         open_view(tmp_path / "nothing.ply")
 

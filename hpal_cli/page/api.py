@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from hpal_cli.scene_table import SceneTable
 
 MAX_POINTS = 4_000_000
 """Points in one response to a page, at most."""
+
+DELAY = 0.5
+"""Seconds after which the next query is prepared: the picture of this one must not wait for that."""
 
 
 class Outlook(NamedTuple):
@@ -46,10 +50,11 @@ class PageApi:
         """table: the scene table of the stores, which the learner needs; name: of the person who is asked, until the
         page sends another one; title: of the page."""
         self.scene_cache, self.session, self.learner = scene_cache, session, learner
-        self._table, self._name, self._title = table, name, title
+        self.name, self._table, self._title = name, table, title
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
         self._views: dict[int, Future[Outlook]] = {}
         self._lock = threading.Lock()
+        self._soon: threading.Timer | None = None
         # The first picture must not wait for the disk.
         if scene_cache.scenes:
             scene_cache.start(next(iter(scene_cache.scenes)))
@@ -60,6 +65,8 @@ class PageApi:
         """Ends the threads, and releases the queries that are held."""
         if self.session is not None:
             self.session.close()
+        if self._soon is not None:
+            self._soon.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self.learner is not None:
             self.learner.close()
@@ -70,7 +77,7 @@ class PageApi:
         return {
             "mode": "view" if self.session is None else "label",
             "title": self._title,
-            "name": self._name,
+            "name": self.name,
             "classes": [] if classes is None else [{"name": c.name, "color": list(c.color)} for c in classes],
             "scenes": [
                 {"number": s.number, "name": s.name, "points": s.points, "marks": len(s.marks)}
@@ -205,13 +212,18 @@ class PageApi:
         return {**asked, "label": None if shown is None else shown.label}
 
     def prepare(self, number: int) -> dict[str, Any]:
-        """Begins what asking a query takes, which comes after the one that is looked at; where it is, for a page that
-        prepares it too."""
+        """Begins, after `DELAY`, what asking a query takes, which comes after the one that is looked at; where it is,
+        for a page that prepares it too."""
         query = self._asks().queries[number]
-        self._start_view(number)
-        load = self.scene_cache.start(query.scene).first
-        there = load.done() and load.exception() is None
-        return {"scene": query.scene, "place": local_position(load.result(), query.position) if there else None}
+        soon = threading.Timer(DELAY, self._start_soon, [number])
+        soon.daemon = True
+        with self._lock:
+            if self._soon is not None:
+                self._soon.cancel()
+            self._soon = soon
+        soon.start()
+        cloud = self.scene_cache.loaded(query.scene)
+        return {"scene": query.scene, "place": None if cloud is None else local_position(cloud, query.position)}
 
     def region(self, number: int) -> bytes:
         """The positions (P, 3) of the points that get the answer to a query, as little-endian float32."""
@@ -239,6 +251,11 @@ class PageApi:
             if view is None or (view.done() and view.exception() is not None):
                 view = self._views[number] = self._pool.submit(self._view, number)
             return view
+
+    def _start_soon(self, number: int) -> None:
+        # A page that has ended prepares nothing.
+        with contextlib.suppress(RuntimeError):
+            self._start_view(number)
 
     def _view(self, number: int) -> Outlook:
         query = self._asks().queries[number]

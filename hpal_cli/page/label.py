@@ -121,7 +121,7 @@ def open_label_page(
     first = next(iter(scene_cache.scenes.values()))
     if first.points < LARGE:
         # A scene that cannot be read is said before a page is shown; of a large one the page tells.
-        scene_cache.cloud(first.number)
+        scene_cache.require_readable(first.number)
     return PageApi(scene_cache, session=session, table=rooms.table, learner=learner, name=name, title=title)
 
 

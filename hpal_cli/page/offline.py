@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,9 @@ def _text(values: NDArray[Any]) -> str:
 
 
 def _page(data: str) -> bytes:
-    page = read_file("index.html").decode()
+    # All modules are inside, so that nothing has to be asked for early.
+    early = re.compile(r'<link rel="modulepreload" [^>]*>\n|<script type="module" src="/files/remote.js"></script>\n')
+    page = early.sub("", read_file("index.html").decode())
     modules = {name: read_file(name) for name in (*FILES, "offline.js") if name.endswith(".js")}
     where = json.loads(import_map(page))["imports"]
     where = {**where, "hpal/remote": "/files/offline.js", "hpal/page": "/files/page.js"}

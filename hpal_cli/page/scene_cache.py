@@ -51,8 +51,10 @@ class SceneEntry:
 
 @dataclass(frozen=True)
 class _Load:
-    """first: a scene as soon as anything of it can be drawn; whole: all of it."""
+    """read: done when a scene's points are in memory; first: a scene as soon as anything of it can be drawn; whole: all
+    of it."""
 
+    read: Future[None] = field(default_factory=Future)
     first: Future[DrawnCloud] = field(default_factory=Future)
     whole: Future[DrawnCloud] = field(default_factory=Future)
 
@@ -87,6 +89,23 @@ class SceneCache:
         """The whole scene. Raises the errors of `first`."""
         return self.start(number).whole.result()
 
+    def loaded(self, number: int) -> DrawnCloud | None:
+        """What `first` gives if nobody has to wait for it, else None. Does not begin to read.
+
+        Raises:
+            KeyError: there is no such scene.
+            HpalError: the scene could not be read.
+        """
+        with self._lock:
+            load = self._loads.get(self.scenes[number].number)
+        if load is None or not load.first.done():
+            return None
+        return load.whole.result() if load.whole.done() else load.first.result()
+
+    def require_readable(self, number: int) -> None:
+        """Waits until the points of a scene are in memory, not until they can be drawn. Raises: as `first`."""
+        self.start(number).read.result()
+
     def start(self, number: int) -> _Load:
         """Begins to read a scene, unless it has been read already.
 
@@ -106,6 +125,7 @@ class SceneCache:
     def _load(self, scene: SceneEntry, load: _Load) -> None:
         try:
             source = scene.read()
+            load.read.set_result(None)
             if len(source.points.xyz) >= LARGE:
                 load.first.set_result(DrawnCloud(source, coarse=True))
             cloud = DrawnCloud(source)
@@ -113,7 +133,7 @@ class SceneCache:
             with self._lock:
                 # The next call reads the scene again, as it may have been restored by then.
                 del self._loads[scene.number]
-            for future in (load.first, load.whole):
+            for future in (load.read, load.first, load.whole):
                 if not future.done():
                     future.set_exception(error)
             return

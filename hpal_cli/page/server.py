@@ -150,8 +150,11 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
             return _error(404, "there is no such file")
         return Response(files[name], media_type=TYPES["." + name.rpartition(".")[2]])
 
-    async def about(request: Request) -> Response:
-        return JSONResponse(page_api.about())
+    async def start(request: Request) -> Response:
+        # Who opens a page need not know a name.
+        name = request.query_params.get("name") or page_api.name or "someone"
+        client, name = _who({"client": request.query_params.get("client"), "name": name})
+        return JSONResponse(await run_in_threadpool(_start, page_api, client, name))
 
     async def scene(request: Request) -> Response:
         whole = request.query_params.get("whole") == "1"
@@ -249,7 +252,7 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
         return JSONResponse({"ended": True})
 
     api = [
-        Route("/api/about", about),
+        Route("/api/start", start),
         Route("/api/scene/{number:int}", scene),
         Route("/api/scene/{number:int}/points", points),
         Route("/api/scene/{number:int}/range", column_range),
@@ -354,6 +357,24 @@ def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[
     # At Ctrl-C, Uvicorn shuts down in order and then raises the interrupt again.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
+
+
+def _start(page_api: PageApi, client: str, name: str) -> dict[str, Any]:
+    """All that a page's first picture takes but the points, in one answer. `said` and `scene` are None while the scene
+    is being read, or if it cannot be: a page shows itself meanwhile, and asks for them one by one."""
+    begun = {"about": page_api.about(), "name": name, "said": None, "scene": None}
+    session, scenes = page_api.session, page_api.scene_cache
+    query = None if session is None else session.next(client, name)
+    number = next(iter(scenes.scenes), None)
+    if session is not None and query is not None:
+        number = session.queries[query].scene
+    try:
+        if number is None or scenes.loaded(number) is None:
+            return begun
+        said = None if session is None else _asked(page_api, client, name, query)
+        return {**begun, "said": said, "scene": page_api.scene(number)}
+    except HpalError:
+        return begun
 
 
 def _next(page_api: PageApi, client: str, name: str, after: int) -> dict[str, Any]:

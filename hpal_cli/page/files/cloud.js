@@ -9,6 +9,7 @@ import {
 const FIELD = 50; // degrees
 const BATCH = 250000; // points of one request
 const SPACING = 1.3; // pixels between drawn points that are near enough to look like a surface
+const FIRST = 50000; // points of a scene that its first picture waits for
 const LEAST = 15000, MOST = 3000000; // points of a picture while something moves: as many as the machine draws at 30 a second
 const SLOW = 200000; // points; a machine that draws fewer gets half as many pixels along each edge while something moves
 const FINE = 150000; // fewest points of a picture while nothing moves
@@ -57,15 +58,15 @@ const SHADE_VERTEX = `void main() { gl_Position = vec4(position.xy, 0.0, 1.0); }
 const SHADE_FRAGMENT = `
 uniform sampler2D uColor, uDepth;
 uniform vec2 uPixel;
-uniform float uNear, uFar, uStrength, uShare;
+uniform float uNear, uFar;
 float depth(vec2 at) {
   float z = texture2D(uDepth, at).x;
   return z >= 1.0 ? 1e9 : log2(uNear * uFar / (uFar - z * (uFar - uNear)));
 }
 void main() {
-  vec2 at = gl_FragCoord.xy * uPixel * uShare;
+  vec2 at = gl_FragCoord.xy * uPixel;
   vec4 color = texture2D(uColor, at);
-  float here = uStrength > 0.0 ? depth(at) : 1e9;
+  float here = depth(at);
   float shade = 0.0;
   if (here < 1e8) {
     for (int n = 0; n < 4; n++) {
@@ -74,7 +75,7 @@ void main() {
       if (other < 1e8) shade += max(0.0, here - other);
     }
   }
-  gl_FragColor = vec4(color.rgb * exp(-uStrength * min(shade, 0.12)), 1.0);
+  gl_FragColor = vec4(color.rgb * exp(-6.0 * min(shade, 0.12)), 1.0);
 }`;
 
 /** Colours for a number from 0 to 1, from dark to light, so that they can be told apart by colour-blind people too. */
@@ -260,6 +261,7 @@ export class CloudView {
     this.onWhole = onWhole;
     this.renderer = new WebGLRenderer({ canvas, antialias: false, powerPreference: "high-performance" });
     this.renderer.autoClear = false;
+    this.renderer.outputColorSpace = "srgb-linear"; // colours are what they are, on the canvas as in the target
     this.renderer.info.autoReset = false;
     this.camera = new PerspectiveCamera(FIELD, 1, 0.05, 1000);
     this.camera.up.set(0, 0, 1);
@@ -277,8 +279,8 @@ export class CloudView {
     this.target.scissorTest = true;
     this.shade = new ShaderMaterial({
       uniforms: {
-        uColor: { value: this.target.texture }, uDepth: { value: this.target.depthTexture }, uShare: { value: 1 },
-        uPixel: { value: new Vector2() }, uNear: { value: 1 }, uFar: { value: 1 }, uStrength: { value: 6 },
+        uColor: { value: this.target.texture }, uDepth: { value: this.target.depthTexture },
+        uPixel: { value: new Vector2() }, uNear: { value: 1 }, uFar: { value: 1 },
       },
       vertexShader: SHADE_VERTEX, fragmentShader: SHADE_FRAGMENT, depthTest: false, depthWrite: false,
     });
@@ -291,7 +293,7 @@ export class CloudView {
     // Without a GPU the processor draws the points, which takes longer for each of them.
     const machine = this.renderer.getContext().getExtension("WEBGL_debug_renderer_info");
     const name = machine ? String(this.renderer.getContext().getParameter(machine.UNMASKED_RENDERER_WEBGL)) : "";
-    this.budget = /swiftshader|llvmpipe|software/i.test(name) ? 30000 : 1000000;
+    this.budget = /swiftshader|llvmpipe|software/i.test(name) ? LEAST : 1000000;
     this.mode = "rgb";
     this.split = null;
     this.loading = 0;
@@ -334,11 +336,12 @@ export class CloudView {
     this.touch();
   }
 
-  /** Loads the first points of a scene without showing them, so that it can be shown at once. */
-  prepare(number) {
+  /** Loads the first points of a scene without showing them, so that it can be shown at once. ahead: nobody waits for them, and
+   * there may be as many as a picture has. */
+  prepare(number, ahead = false) {
     const there = this.kept.get(number);
     this.kept.delete(number);
-    const coming = there ?? this.load(number);
+    const coming = there ?? this.load(number, ahead);
     this.kept.set(number, coming);
     coming.catch(() => this.kept.get(number) === coming && this.kept.delete(number));
     for (const [old, one] of this.kept) {
@@ -350,15 +353,17 @@ export class CloudView {
     return coming;
   }
 
-  async load(number) {
-    const cloud = await this.begin(await this.remote.scene(number));
+  async load(number, ahead) {
+    const offered = this.offered?.number === number ? this.offered : null;
+    this.offered = null;
+    const cloud = await this.begin(offered ?? await this.remote.scene(number), ahead ? this.budget : Math.min(FIRST, this.budget));
     if (!cloud.about.whole) this.replace(cloud).catch(() => {});
     return cloud;
   }
 
-  async begin(about) {
+  async begin(about, amount) {
     const cloud = new Cloud(about, this.shared);
-    const share = Math.min(1, this.budget / about.points);
+    const share = Math.min(1, amount / about.points);
     for (const tile of cloud.tiles) tile.wanted = Math.max(1, Math.ceil(share * cloud.thin * tile.count));
     for (const tile of cloud.tiles) tile.wanted = Math.min(tile.count, tile.wanted);
     await this.fill(cloud, cloud.tiles);
@@ -368,7 +373,7 @@ export class CloudView {
   /** Puts the whole of a scene in the place of its coarse level, when it is there. */
   async replace(coarse) {
     const { number } = coarse.about;
-    const whole = await this.begin(await this.remote.scene(number, true));
+    const whole = await this.begin(await this.remote.scene(number, true), this.budget);
     if (coarse.gone) return whole.dispose();
     this.kept.set(number, Promise.resolve(whole));
     if (this.cloud === coarse) {
@@ -685,13 +690,15 @@ export class CloudView {
     const holder = this.canvas.parentElement;
     const ratio = Math.min(devicePixelRatio, 2);
     const wide = Math.max(1, holder.clientWidth), high = Math.max(1, holder.clientHeight);
-    const size = this.renderer.getSize(new Vector2());
-    if (size.x !== wide || size.y !== high || this.renderer.getPixelRatio() !== ratio) {
-      this.renderer.setPixelRatio(ratio);
-      this.renderer.setSize(wide, high, false);
-      this.target.setSize(wide * ratio, high * ratio);
-    }
+    // A quick picture has half as many pixels along each edge, and is drawn on the canvas at once, without shading.
     const share = quick ? 0.5 : 1;
+    const size = this.renderer.getSize(new Vector2());
+    if (size.x !== wide || size.y !== high || this.renderer.getPixelRatio() !== ratio * share) {
+      this.renderer.setDrawingBufferSize(wide, high, ratio * share);
+    }
+    const pixels = this.renderer.getDrawingBufferSize(new Vector2());
+    if (!quick && (this.target.width !== pixels.x || this.target.height !== pixels.y)) this.target.setSize(pixels.x, pixels.y);
+    this.quick = quick;
     this.scale = (high * ratio) / (2 * Math.tan((FIELD * Math.PI) / 360));
     this.shared.uScale.value = this.scale * share;
     this.shared.uLargest.value = 26 * ratio * share;
@@ -704,12 +711,17 @@ export class CloudView {
     this.choose(still);
     this.renderer.info.reset();
     const halves = this.split ? [0, 1] : [0];
-    const width = Math.floor((wide * ratio * share) / halves.length), height = Math.floor(high * ratio * share);
+    const width = Math.floor(pixels.x / halves.length), height = pixels.y;
     let points = 0;
     for (const half of halves) {
       this.shared.uSplit.value = half;
       for (const box of [this.target.viewport, this.target.scissor]) box.set(half * width, 0, width, height);
-      this.renderer.setRenderTarget(this.target);
+      this.renderer.setRenderTarget(quick ? null : this.target);
+      if (quick) {
+        this.renderer.setViewport((half * wide) / halves.length, 0, wide / halves.length, high);
+        this.renderer.setScissor((half * wide) / halves.length, 0, wide / halves.length, high);
+        this.renderer.setScissorTest(true);
+      }
       this.renderer.setClearColor(this.shared.uPaper.value, 1);
       this.renderer.clear();
       this.renderer.render(this.cloud.scene, this.camera);
@@ -717,13 +729,15 @@ export class CloudView {
       if (this.lit.children.length) this.renderer.render(this.lit, this.camera);
     }
     this.renderer.setRenderTarget(null);
-    const { uPixel, uNear, uFar, uShare, uStrength } = this.shade.uniforms;
-    uPixel.value.set(1 / (wide * ratio), 1 / (high * ratio));
-    uNear.value = this.camera.near;
-    uFar.value = this.camera.far;
-    uShare.value = share;
-    uStrength.value = quick ? 0 : 6;
-    this.renderer.render(this.whole, this.flat);
+    this.renderer.setScissorTest(false);
+    this.renderer.setViewport(0, 0, wide, high);
+    if (!quick) {
+      const { uPixel, uNear, uFar } = this.shade.uniforms;
+      uPixel.value.set(1 / pixels.x, 1 / pixels.y);
+      uNear.value = this.camera.near;
+      uFar.value = this.camera.far;
+      this.renderer.render(this.whole, this.flat);
+    }
     if (this.measure) {
       // Reading a pixel waits until the picture is drawn.
       const gl = this.renderer.getContext();

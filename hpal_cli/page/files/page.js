@@ -99,7 +99,7 @@ async function showScene(number) {
   shownScene = number;
   plan.show({ dots: [] });
   listColours();
-  plan.paintSoon(0);
+  plan.paintSoon();
   // What the first picture left out comes while a person looks.
   setTimeout(() => shownScene === number && plan.paint(), 1500);
 }
@@ -164,7 +164,8 @@ async function showAsked(said, { remember = true, own } = {}) {
     at = visited.length - 1;
   }
   since = performance.now();
-  refresh(own).catch(fail);
+  // The picture does not wait for what follows from the answer.
+  view.drawn().then(() => refresh(own)).catch(fail);
   const { ahead } = said;
   // After the picture, while a person looks.
   if (ahead) setTimeout(() => now === query && prepare(ahead), 400);
@@ -172,7 +173,7 @@ async function showAsked(said, { remember = true, own } = {}) {
 
 /** Loads what the next query will show. */
 function prepare({ scene, place }) {
-  if (scene !== shownScene) view.prepare(scene).catch(() => {});
+  if (scene !== shownScene) view.prepare(scene, true).catch(() => {});
   else if (place) {
     view.ahead = { x: place[0], y: place[1], z: place[2] };
     view.touch();
@@ -359,7 +360,8 @@ function onFrame() {
   $("scale-bar").style.width = `${length * pixels}px`;
   $("scale-text").textContent = metres(length);
   if (view.home) $("reach-text").textContent = metres(view.home.reach);
-  plan.draw();
+  // A machine that draws slowly moves the camera in the plan when the picture stands.
+  if (!view.quick) plan.draw();
 }
 
 function setReach(step) {
@@ -486,9 +488,10 @@ function actionFor(event) {
 // ---------------------------------------------------------------- the beginning
 
 async function start() {
-  const told = remote.about();
   view = new CloudView($("cloud"), remote, { onFrame, onWhole });
-  about = await told;
+  const begun = await remote.begun;
+  about = begun.about;
+  view.offered = begun.scene;
   keys = keysFor(about.classes.length);
   document.title = `${about.title} · hpal`;
   view.classes = about.classes;
@@ -502,9 +505,8 @@ async function start() {
   if (about.mode === "view") return startLooking();
   listClasses();
   $("find").addEventListener("input", matches);
-  const name = localStorage.getItem("hpal-name") || about.name || "someone";
-  $("name").value = name;
-  remote.setName(name);
+  $("name").value = begun.name;
+  remote.setName(begun.name);
   $("name").addEventListener("change", () => {
     const value = $("name").value.trim() || about.name || "someone";
     $("name").value = value;
@@ -517,7 +519,7 @@ async function start() {
     $("save").addEventListener("click", remote.save);
     $("end").hidden = true;
   }
-  const said = await remote.next(-1);
+  const said = begun.said ?? await remote.next(-1);
   if (!said.query && about.scenes.length) await showScene(about.scenes[0].number);
   await showAsked(said);
   if (!remote.offline) setInterval(() => remote.state(now ? now.id : null).then(others, fail), 20000);

@@ -29,7 +29,8 @@ export class Plan {
     this.dots = dots;
     this.here = here;
     this.stale = true;
-    this.draw();
+    // A picture that stands, with which the plan is drawn, follows a quick one.
+    if (!this.view.quick) this.draw();
   }
 
   /** Draws after some time without further calls. */

@@ -11,7 +11,7 @@ sessionStorage.setItem("hpal-client", client);
 
 export const offline = false;
 
-let name = "";
+let name = localStorage.getItem("hpal-name") ?? "";
 
 /** The name of the person who answers. */
 export function setName(value) {
@@ -47,7 +47,9 @@ const json = async (path, body) => (await call(path, body)).json();
 const bytes = async (path) => (await call(path)).arrayBuffer();
 const who = () => `client=${client}&name=${encodeURIComponent(name)}`;
 
-export const about = () => json("/api/about");
+/** What the page begins with. It is asked for at once, while the browser still reads the page's other scripts. */
+export const begun = json(`/api/start?${who()}`);
+begun.catch(() => {}); // Who waits for it is told.
 export const scene = (number, whole = false) => json(`/api/scene/${number}${whole ? "?whole=1" : ""}`);
 export const points = (number, column, parts, whole) => bytes(
   `/api/scene/${number}/points?column=${encodeURIComponent(column)}&whole=${Number(whole)}&parts=${parts.map((part) => part.join(":")).join(",")}`,
