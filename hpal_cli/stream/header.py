@@ -45,8 +45,8 @@ PLY_NAMES = {
     "f8": "double",
 }
 
-MAX_HEADER = 1 << 22
-"""Bytes; a table of some ten thousand scenes fits."""
+MAX_HEADER = 1 << 26
+"""Bytes; a table of a million scenes fits."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ class SuperpointStore:
         # Keeps a store in a temporary folder there for as long as it is open.
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return envelope.reopened, (SuperpointStore, self.path, self.table.id)
+
     def read(self, scene: SceneInfo) -> Superpoints:
         """All of one scene.
 
