@@ -30,7 +30,8 @@ from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.tiles import Tiles
 from hpal_cli.scenes.unfinished import BUFFERS, DoneScene, Unfinished, has_finished_scenes, settings_of, signature
 from hpal_cli.scenes.write import write_scene
-from hpal_cli.store import envelope
+from hpal_cli.shard import Shard
+from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
 from hpal_cli.wording import Repeated
 
@@ -89,6 +90,7 @@ def prepare(
     resume: bool = False,
     keep_going: bool = False,
     jobs: int = 1,
+    shard: Shard | None = None,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> SceneTable:
@@ -107,6 +109,8 @@ def prepare(
         strict: refuse points whose coordinates are not finite, instead of leaving them out.
         resume: go on with what an interrupted call left, with the same settings.
         keep_going: leave out scenes that cannot be read; when the store is written, raise.
+        shard: the part of the scenes that is read; `out` is there when all parts are (`store.parts`), and the table
+            that is returned is the part's.
 
     Raises:
         HpalError: nothing to read, a scene that cannot be read, units that differ, a class outside the table.
@@ -120,6 +124,9 @@ def prepare(
     if format is None and (others := readers.passed_over(root, reader, sources, options)):
         monitor.note(others)
     names = _grouped(root, sources, scene_per)
+    if shard is not None and isinstance(scene_per, float):
+        raise UsageError("--shard", "is not for tiles, which are known only when every file is read", "leave it out")
+    mine = parts.of(shard, list(names))
 
     def settled(every: Sequence[str]) -> dict[str, str]:
         _refuse_nested(root, every)
@@ -128,8 +135,11 @@ def prepare(
     # What is wrong with names and patterns should show before hours of reading; of tiles it shows later.
     split = {} if isinstance(scene_per, float) else settled(list(names))
     attributes: dict[str, object] = {}
-    place = resumable_write(out, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
-    with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
+    with contextlib.ExitStack() as writing:
+        there = writing.enter_context(parts.written(out, shard, overwrite=overwrite, monitor=monitor))
+        place = resumable_write(there, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
+        store = envelope.create(there, "scenes", attributes, overwrite=overwrite, place=place)
+        _, partial = writing.enter_context(store)
         # An interrupted call has measured, and its files are not read again.
         measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
         spacing = None
@@ -172,7 +182,7 @@ def prepare(
                 work = _tiled(job, sources, scene_per, fail, told, monitor)
                 split = settled([one.name for one in work])
             else:
-                work = [_Work(job, name, group) for name, group in names.items()]
+                work = [_Work(job, name, names[name]) for name in mine]
             for one in work:
                 known = record.find(one.name, one.signature)
                 if known is not None:
@@ -214,7 +224,7 @@ def prepare(
         )
         record.end()
     if failed:
-        what = f"{len(sources)} files" if isinstance(scene_per, float) else f"{len(names)} scenes"
+        what = f"{len(sources)} files" if isinstance(scene_per, float) else f"{len(mine)} scenes"
         problem = f"{len(failed)} of {what} could not be read, and are not in it"
         raise HpalError(out, f"{problem}: {', '.join(failed)}", "mend those files and prepare again")
     return scene_table

@@ -18,8 +18,9 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.shard import Shard
 from hpal_cli.spreading.random_walk import random_walk, reachable
-from hpal_cli.store import envelope
+from hpal_cli.store import envelope, parts
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.likeness import Likeness
@@ -175,6 +176,7 @@ def spread(
     scenes: Sequence[str] = (),
     seed: int = 0,
     jobs: int = 1,
+    shard: Shard | None = None,
     overwrite: bool = False,
     history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
@@ -186,6 +188,7 @@ def spread(
     predictions: stores of models, which are pooled (`pool_predictions`) to the prior; like: whether trees on the
     answered superpoints (`fit_prior`) count as one more model. Only answers in the train split are spread and learned
     from; the others serve to measure.
+    shard: the part of the scenes that is written; `out` is there when all parts are (`store.parts`).
 
     Raises:
         HpalError: labels or predictions are of other scenes, or there is nothing to spread.
@@ -203,7 +206,7 @@ def spread(
             raise HpalError(one.path, f"is of other scenes or classes than {store.path}", "predict these scenes")
     if strength is not None and not 0 < strength <= _MOST_STRENGTH:
         raise UsageError("--strength", f"{strength:g} is not between 0 and {_MOST_STRENGTH:g}", "give a number like 1")
-    chosen = store.choose(split, scenes)
+    chosen = parts.of(shard, store.choose(split, scenes))
     train = [scene for scene in store.table if scene.split == "train"]
     given = {scene.number: latest[latest["scene"] == scene.number] for scene in train}
     sure = sum(int((rows["label"] >= 0).sum()) for rows in given.values())
@@ -245,9 +248,10 @@ def spread(
         )
         for scene in chosen
     ]  # fmt: skip
-    written = 0
+    done: list[SceneInfo] = []
     with (
-        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
+        parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, _),
         monitor.task("spreading", len(chosen)) as task,
     ):
         for scene, found in zip(chosen, map_in_order(_spread_scene, work, jobs), strict=True):
@@ -255,13 +259,14 @@ def spread(
                 prob, feat, unknown, of = found
                 rows = np.sort(given.get(scene.number, empty)["index"].astype(np.int64))
                 write_scene(root, scene, store.points(scene), prob, feat, rows, superpoint=of, unknown=unknown)
-                written += 1
+                done.append(scene)
             task.advance(1, scene.name)
             yield scene, found is not None
-        if not written:
+        if not done and shard is None:
             raise HpalError(
                 store.path, "nothing is known of these scenes", "choose others, or give --predictions or --alike"
             )
+        attributes.update(parts.attribute(shard, done))
 
 
 @dataclass(frozen=True)
