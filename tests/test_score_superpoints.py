@@ -39,10 +39,10 @@ from hpal_cli.score.diverse import diverse
 from hpal_cli.score.hmmu import Hierarchy
 from hpal_cli.score.kmeans import kmeans
 from hpal_cli.score.scorer import ScoreSettings, Strategy, score
-from hpal_cli.score.shard import Shard
 from hpal_cli.score.superpoints import SuperpointValue, unanswered_superpoints
 from hpal_cli.selection.fds import Suppression
 from hpal_cli.selection.selector import Selection, select
+from hpal_cli.shard import Shard
 from hpal_cli.store import envelope
 from hpal_cli.stream.points import PointReader, write_points
 from hpal_cli.superpoints.store import open_superpoints

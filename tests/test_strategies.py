@@ -20,9 +20,9 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Silent
 from hpal_cli.score.hmmu import Hierarchy, hmmu, missing
 from hpal_cli.score.scorer import REGIONAL, ScoreSettings, Strategy, score
-from hpal_cli.score.shard import Shard
 from hpal_cli.selection.fds import Suppression
 from hpal_cli.selection.selector import Selection, select
+from hpal_cli.shard import Shard
 from hpal_cli.stream.points import PointReader, write_points
 
 # `diverse` looks at scenes and not at predictions: tests/test_score_superpoints.py.

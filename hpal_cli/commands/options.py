@@ -72,6 +72,16 @@ Color = Annotated[
         "predictions and answers, rgb for scenes and for LAS and CSV files of original points.",
     ),
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do only part I of N equal parts of the scenes, to share the work among computers. Each call writes its "
+        "part beside the output, and the call that ends last puts the parts together.  [all scenes]",
+        show_default=False,
+    ),
+]
 Uncompressed = Annotated[
     bool,
     typer.Option(

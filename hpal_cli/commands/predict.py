@@ -18,6 +18,7 @@ from hpal_cli.errors import UsageError
 if TYPE_CHECKING:
     from hpal_cli.scene_table import SceneInfo
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.shard import Shard
 
 NAME = "predict"
 
@@ -92,6 +93,7 @@ def command(
     precision: opt.Precision = "fp32",
     overwrite: opt.Overwrite = False,
     jobs: opt.PictureJobs = 1,
+    shard: opt.Shard = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -102,6 +104,7 @@ def command(
     from hpal_cli.forest.model import is_forest
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.shard import Shard
     from hpal_cli.store.envelope import kind_of
     from hpal_cli.wording import counted
 
@@ -117,6 +120,10 @@ def command(
         within = (folder.resolve(), *folder.resolve().parents)
         if output.resolve() in within or kind_of(folder) is not None:
             raise UsageError(f"--{suffix}", f"{folder} is or holds a store", "name another folder for the files")
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and (folders or pictures is not None):
+        option = f"--{folders[0][1]}" if folders else "--pictures"
+        raise UsageError(option, "is for all scenes at once", "run hpal export when all parts are there")
     forest = is_forest(checkpoint)
     for option, given in (("--turns", turns > 1), ("--smooth", smooth), ("--max-voxels", max_voxels is not None)):
         if forest and given:
@@ -143,6 +150,7 @@ def command(
                 output,
                 scenes=chosen,
                 features=not no_features,
+                shard=part,
                 overwrite=overwrite,
                 history=[*model.history, *this_call(NAME)],
                 monitor=console,
@@ -150,10 +158,13 @@ def command(
         else:
             done = _by_network(
                 console, checkpoint, store, output, chosen, device=device, backend=backend, precision=precision,
-                features=not no_features, turns=turns, smooth=smooth, max_voxels=max_voxels, overwrite=overwrite,
+                features=not no_features, turns=turns, smooth=smooth, max_voxels=max_voxels, shard=part,
+                overwrite=overwrite,
             )  # fmt: skip
-        points = sum(scene.points for scene in done)
-        console.say(f"{output}: {counted(len(chosen), 'scene')}, {counted(points, 'point')}")
+        points = [scene.points for scene in done]
+        if part is not None:
+            return
+        console.say(f"{output}: {counted(len(points), 'scene')}, {counted(sum(points), 'point')}")
         for folder, suffix in folders:
             written = export_originals(
                 store,
@@ -189,6 +200,7 @@ def _by_network(
     turns: int,
     smooth: bool,
     max_voxels: int | None,
+    shard: Shard | None,
     overwrite: bool,
 ) -> Iterator[SceneInfo]:
     from hpal_cli.inference.predict import predict
@@ -212,6 +224,7 @@ def _by_network(
         turns=turns,
         smooth=smooth,
         max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
+        shard=shard,
         overwrite=overwrite,
         history=[*model.history, *this_call(NAME)],
         monitor=console,

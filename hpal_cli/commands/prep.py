@@ -121,6 +121,7 @@ def command(
     ] = False,
     overwrite: opt.Overwrite = False,
     jobs: opt.Jobs = 1,
+    shard: opt.Shard = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -129,8 +130,10 @@ def command(
     from hpal_cli.scenes.class_tables import class_table
     from hpal_cli.scenes.prepare import prepare
     from hpal_cli.scenes.scale import NAMED
+    from hpal_cli.shard import Shard
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
+    part = None if shard is None else Shard.parse(shard)
     edge: str | float | None = grid
     if grid == "none":
         edge = None
@@ -153,9 +156,12 @@ def command(
         resume=resume,
         keep_going=keep_going,
         jobs=jobs,
+        shard=part,
         history=this_call(NAME),
         monitor=console,
     )
+    if part is not None:
+        return
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.wording import counted
 

@@ -150,7 +150,7 @@ def command(
     from hpal_cli.lengths import format_length, parse_length
     from hpal_cli.score.hmmu import Hierarchy, default_weights, missing
     from hpal_cli.score.scorer import ScoreSettings, Strategy, default_levels, score
-    from hpal_cli.score.shard import Shard
+    from hpal_cli.shard import Shard
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels))

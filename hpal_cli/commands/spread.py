@@ -12,6 +12,7 @@ from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
+from hpal_cli.errors import UsageError
 from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def command(
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,
+    shard: opt.Shard = None,
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
     json_output: opt.Json = False,
@@ -80,9 +82,13 @@ def command(
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
     from hpal_cli.scenes.store import SceneStore
+    from hpal_cli.shard import Shard
     from hpal_cli.spreading.spread import spread
 
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and pictures is not None:
+        raise UsageError("--pictures", "is for all scenes at once", "run hpal export when all parts are there")
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     with contextlib.ExitStack() as room:
@@ -100,6 +106,7 @@ def command(
             scenes=opt.as_list(scenes),
             seed=seed,
             jobs=jobs,
+            shard=part,
             overwrite=overwrite,
             history=None if no_history else this_call(NAME, seed=seed if alike else None),
             monitor=console,
@@ -115,10 +122,11 @@ def command(
             f"{counted(len(unknown), 'scene')} without any answer, such as {unknown[0].name}: left out, since nothing "
             "is known of them; add --alike or --predictions to include them"
         )
-    # Only points of the train split are asked about.
-    pool = any(scene.split == "train" for scene in found[True])
-    score = f"; next: {typed('hpal', 'score', output, '--per', 'superpoint')} | hpal select" if pool else ""
-    console.say(f"{output}: {counted(len(found[True]), 'scene')}{score}")
+    if part is None:
+        # Only points of the train split are asked about.
+        pool = any(scene.split == "train" for scene in found[True])
+        score = f"; next: {typed('hpal', 'score', output, '--per', 'superpoint')} | hpal select" if pool else ""
+        console.say(f"{output}: {counted(len(found[True]), 'scene')}{score}")
     console.report(
         {
             "output": str(output),

@@ -19,7 +19,8 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.store import envelope
+from hpal_cli.shard import Shard
+from hpal_cli.store import envelope, parts
 from hpal_cli.superpoints.appearance import require_appearance
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
@@ -32,6 +33,7 @@ def predict_forest(
     *,
     scenes: Sequence[SceneInfo] | None = None,
     features: bool = True,
+    shard: Shard | None = None,
     overwrite: bool = False,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
@@ -40,11 +42,13 @@ def predict_forest(
     store is complete when the iteration ends. The features are the 32 numbers that describe a superpoint
     (docs/method.md, "Superpoints").
 
+    shard: the part of the scenes that is predicted; `out` is there when all parts are (`store.parts`).
+
     Raises:
         HpalError: the classes or the scale of the forest are not those of the scenes.
     """
     monitor = monitor or Silent()
-    chosen = list(scenes) if scenes is not None else store.table.choose("all")
+    chosen = parts.of(shard, scenes if scenes is not None else store.table.choose("all"))
     if forest.classes.names != store.classes.names:
         raise HpalError(
             store.path,
@@ -58,12 +62,14 @@ def predict_forest(
         **metadata_of(store),
         "scenes": store.table.to_json(),
         "history": to_json(history),
+        **parts.attribute(shard, chosen),
     }
     same = forest.scenes == store.table.id
     work = [_Work(forest, superpoints, scene) for scene in chosen]
     jobs = min(default_jobs(), len(chosen)) if sum(scene.points for scene in chosen) > _WORTH_PROCESSES else 1
     with (
-        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
+        parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, _),
         monitor.task("predicting", len(chosen)) as task,
     ):
         for scene, (prob, feat, of) in zip(chosen, map_in_order(_predict_scene, work, jobs), strict=True):

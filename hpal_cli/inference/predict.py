@@ -28,7 +28,8 @@ from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.store import envelope
+from hpal_cli.shard import Shard
+from hpal_cli.store import envelope, parts
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.checkpoint import Checkpoint
 
@@ -167,6 +168,7 @@ def predict(
     turns: int = 1,
     smooth: bool = False,
     max_voxels: int = MAX_VOXELS,
+    shard: Shard | None = None,
     overwrite: bool = False,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
@@ -179,13 +181,14 @@ def predict(
         turns: as for `predict_points`.
         smooth: whether the probabilities of a point are averaged with their mean over its superpoint.
         max_voxels: a scene of more voxels is predicted in tiles of about this many; 0: never.
+        shard: the part of the scenes that is predicted; `out` is there when all parts are (`store.parts`).
 
     Raises:
         HpalError: the classes, channels or superpoints of the checkpoint are not those of the scenes.
     """
     monitor = monitor or Silent()
     device = device or torch.device("cpu")
-    chosen = list(scenes) if scenes is not None else store.table.choose("all")
+    chosen = parts.of(shard, scenes if scenes is not None else store.table.choose("all"))
     check_fits(checkpoint, store, chosen)
     if checkpoint.scale != (store.scale or 1.0):
         known, theirs = f"{checkpoint.scale:g}", f"{store.scale or 1.0:g}"
@@ -198,11 +201,13 @@ def predict(
         "voxel": checkpoint.settings.voxel,
         "scenes": store.table.to_json(),
         "history": to_json(history),
+        **parts.attribute(shard, chosen),
     }
     further_of = ExtraColumnsReader(store, checkpoint.columns, checkpoint.superpoints, None, checkpoint.scale)
     same_scenes = checkpoint.scenes == store.table.id
     with (
-        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, partial),
+        parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, partial),
         full_precision(),
         monitor.task("predicting", len(chosen)) as task,
     ):

@@ -40,6 +40,10 @@ class PredictionStore:
         self.scale = stored_scale(attributes, path)
         self.spread_from = _spread_from(attributes.get("spread"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The table of all scenes would otherwise be sent with each of them.
+        return envelope.reopened, (PredictionStore, self.path, self.table.id)
+
     def check(self) -> None:
         """Reads every chunk of every array.
 
@@ -50,7 +54,7 @@ class PredictionStore:
 
     def has(self, scene: SceneInfo) -> bool:
         """Whether this scene was predicted."""
-        return self._find(scene, "prob") is not None
+        return self._has(scene, "prob")
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
         """The predicted scenes of a split, or of all splits for None or `"all"`, whose names match one of the patterns
@@ -70,9 +74,9 @@ class PredictionStore:
         Raises:
             HpalError: the scene was not predicted, or does not have one position for each point.
         """
-        if self._find(scene, "") is None:
+        if not self._has(scene, ""):
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
-        _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
+        attributes = envelope.read_attributes(self._root, f"scenes/{scene.name}", self.path)
         offset = offset_of({"offset": (0.0, 0.0, 0.0), **attributes}, scene, self.path)
         xyz = self._array(scene, "xyz")
         self._require_positions(scene, xyz.shape)
@@ -89,7 +93,7 @@ class PredictionStore:
         Raises:
             HpalError: the scene was not predicted, or does not have one position for each point.
         """
-        if self._find(scene, "xyz") is None:
+        if not self._has(scene, "xyz"):
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         reader = RowReader(self._root, f"scenes/{scene.name}/xyz", self.path)
         self._require_positions(scene, reader.shape)
@@ -120,7 +124,7 @@ class PredictionStore:
 
     def has_color(self, scene: SceneInfo) -> bool:
         """Whether the scene has colours."""
-        return self._find(scene, "rgb") is not None
+        return self._has(scene, "rgb")
 
     def probabilities(self, scene: SceneInfo) -> NDArray[np.float16]:
         """(N, C) the class probabilities of each point.
@@ -167,8 +171,10 @@ class PredictionStore:
 
     def feature_count(self, scene: SceneInfo) -> int:
         """The number F of features of a point; 0 if the store was written without features."""
-        node = self._find(scene, "feat")
-        return int(node.shape[1]) if isinstance(node, zarr.Array) else 0
+        if not self._has(scene, "feat"):
+            return 0
+        shape = RowReader(self._root, f"scenes/{scene.name}/feat", self.path).shape
+        return shape[1] if len(shape) == 2 else 0
 
     def predicted(self, scene: SceneInfo) -> NDArray[np.integer]:
         """(N,) the predicted class id of each point; -1 for a point that no answer was spread to.
@@ -189,7 +195,7 @@ class PredictionStore:
         Raises:
             HpalError: there is not one number for each point, or a number below S does not occur.
         """
-        if self._find(scene, "superpoint") is None:
+        if not self._has(scene, "superpoint"):
             return None
         of = self._array(scene, "superpoint")
         if of.shape != (scene.points,) or of.dtype.kind not in "iu" or of.min() < 0 or not np.bincount(of).all():
@@ -204,12 +210,15 @@ class PredictionStore:
         Raises:
             HpalError: the store names a row that the scene does not have.
         """
-        if self._find(scene, "labelled") is None:
+        if not self._has(scene, "labelled"):
             return np.zeros(0, np.int64)
         rows = np.unique(self._array(scene, "labelled"))
         if len(rows) and (rows[0] < 0 or rows[-1] >= scene.points):
             raise HpalError(self.path, f"scene {scene.name}: labelled names a row that is not there", "write it again")
         return rows
+
+    def _has(self, scene: SceneInfo, name: str) -> bool:
+        return envelope.has(self._root, f"scenes/{scene.name}/{name}".rstrip("/"), self.path)
 
     def _find(self, scene: SceneInfo, name: str) -> zarr.Array | zarr.Group | None:
         return envelope.find(self._root, f"scenes/{scene.name}/{name}".rstrip("/"), self.path)

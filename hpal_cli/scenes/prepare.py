@@ -30,7 +30,8 @@ from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.tiles import Tiles
 from hpal_cli.scenes.unfinished import BUFFERS, DoneScene, Unfinished, has_finished_scenes, settings_of, signature
 from hpal_cli.scenes.write import write_scene
-from hpal_cli.store import envelope
+from hpal_cli.shard import Shard
+from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
 from hpal_cli.wording import Repeated
 
@@ -90,6 +91,7 @@ def prepare(
     resume: bool = False,
     keep_going: bool = False,
     jobs: int = 1,
+    shard: Shard | None = None,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
 ) -> SceneTable:
@@ -109,6 +111,8 @@ def prepare(
         strict: refuse points whose coordinates are not finite, instead of leaving them out.
         resume: continue what an interrupted call with the same settings has begun.
         keep_going: leave out scenes that cannot be read, and raise only after the store is written.
+        shard: the part of the scenes that is read; `out` is there once all parts are (`store.parts`), and the table
+            that is returned is that of the part.
         jobs: number of processes that read scenes; the store is the same with any number.
 
     Raises:
@@ -124,6 +128,9 @@ def prepare(
     if format is None and (others := readers.passed_over(root, reader, sources, options)):
         monitor.note(others)
     names = _grouped(root, sources, scene_per)
+    if shard is not None and isinstance(scene_per, float):
+        raise UsageError("--shard", "is not for tiles, which are known only when every file is read", "leave it out")
+    mine = parts.of(shard, list(names))
 
     def assign_splits(every: Sequence[str]) -> dict[str, str]:
         _refuse_nested(root, every)
@@ -133,8 +140,11 @@ def prepare(
     # afterwards, because the names of tiles depend on the points.
     split = {} if isinstance(scene_per, float) else assign_splits(list(names))
     attributes: dict[str, object] = {}
-    place = resumable_write(out, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
-    with envelope.create(out, "scenes", attributes, overwrite=overwrite, place=place) as (_, partial):
+    with contextlib.ExitStack() as writing:
+        there = writing.enter_context(parts.written(out, shard, overwrite=overwrite, monitor=monitor))
+        place = resumable_write(there, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
+        store = envelope.create(there, "scenes", attributes, overwrite=overwrite, place=place)
+        _, partial = writing.enter_context(store)
         # An interrupted call has measured, and its files are not read again.
         measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
         found = None
@@ -177,7 +187,7 @@ def prepare(
                 work = _tiled(job, sources, scene_per, fail, told, monitor)
                 split = assign_splits([one.name for one in work])
             else:
-                work = [_Work(job, name, group) for name, group in names.items()]
+                work = [_Work(job, name, names[name]) for name in mine]
             for one in work:
                 known = record.find(one.name, one.signature)
                 if known is not None:
@@ -219,7 +229,7 @@ def prepare(
         )
         record.end()
     if failed:
-        what = f"{len(sources)} files" if isinstance(scene_per, float) else f"{len(names)} scenes"
+        what = f"{len(sources)} files" if isinstance(scene_per, float) else f"{len(mine)} scenes"
         problem = f"{len(failed)} of {what} could not be read, and are not in it"
         raise HpalError(out, f"{problem}: {', '.join(failed)}", "mend those files and prepare again")
     return scene_table

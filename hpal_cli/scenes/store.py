@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
@@ -85,6 +84,10 @@ class SceneStore:
         self.grid = length_of(attributes, "grid", path)
         self.scale = stored_scale(attributes, path)
         self.format = str(attributes.get("format", "unknown"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The table of all scenes would otherwise be sent with each of them.
+        return envelope.reopened, (SceneStore, self.path, self.table.id)
 
     def check(self) -> None:
         """Reads every chunk of every array.
@@ -179,7 +182,7 @@ class SceneStore:
             HpalError: the store does not record it, or the points of several files are mixed.
         """
         files, name = self.files(scene), f"scenes/{scene.name}/original/source_file"
-        if self._find(name) is None:
+        if not self._has(name):
             if len(files) > 1:
                 problem = f"scene {scene.name}: the store does not say from which file each point was read"
                 raise HpalError(self.path, problem, "run `hpal prep` again")
@@ -198,7 +201,7 @@ class SceneStore:
             HpalError: there is not one label for each point, or a class id is not in the class table.
         """
         name = f"scenes/{scene.name}/label"
-        if self._find(name) is None:
+        if not self._has(name):
             return None
         label = self._array(name)
         inside = label.dtype.kind in "iu" and (not label.size or -1 <= label.min() <= label.max() < len(self.classes))
@@ -209,7 +212,7 @@ class SceneStore:
 
     def has_labels(self, scene: SceneInfo) -> bool:
         """Whether the scene came with labels."""
-        return self._find(f"scenes/{scene.name}/label") is not None
+        return self._has(f"scenes/{scene.name}/label")
 
     def has_color(self, scene: SceneInfo) -> bool:
         """Whether the scene has colours."""
@@ -217,7 +220,7 @@ class SceneStore:
 
     def has_column(self, scene: SceneInfo, name: str) -> bool:
         """Whether the grid points have the column `name`, such as `rgb` or `intensity`."""
-        return self._find(f"scenes/{scene.name}/{name}") is not None
+        return self._has(f"scenes/{scene.name}/{name}")
 
     def scalars(self, scene: SceneInfo) -> list[str]:
         """The names, sorted, of the columns that `column` can return."""
@@ -226,7 +229,7 @@ class SceneStore:
 
     def has_scalar(self, scene: SceneInfo, name: str) -> bool:
         """Whether `column` can return a column of this name."""
-        return name not in _NO_SCALARS and any(self._find(f"{group}/{name}") is not None for group in _groups(scene))
+        return name not in _NO_SCALARS and any(self._has(f"{group}/{name}") for group in _groups(scene))
 
     def column(self, scene: SceneInfo, name: str) -> NDArray[np.float64]:
         """(N,) a column of numbers for the grid points. If only the original points have the column, each grid point
@@ -237,7 +240,7 @@ class SceneStore:
         """
         grid, original = _groups(scene)
         for group, rows in ((grid, scene.points), (original, scene.original)):
-            if name in _NO_SCALARS or self._find(f"{group}/{name}") is None:
+            if name in _NO_SCALARS or not self._has(f"{group}/{name}"):
                 continue
             values = self._array(f"{group}/{name}")
             if values.shape != (rows,) or values.dtype.kind not in "fiub":
@@ -264,17 +267,16 @@ class SceneStore:
             problem = f"scene {scene.name}: inverse names a row that is not there"
             raise HpalError(self.path, problem, "run `hpal prep` again")
 
-    def _find(self, name: str) -> zarr.Array | zarr.Group | None:
-        return envelope.find(self._root, name, self.path)
+    def _has(self, name: str) -> bool:
+        return envelope.has(self._root, name, self.path)
 
     def _array(self, name: str) -> NDArray[Any]:
         return envelope.read_array(self._root, name, self.path)
 
     def _columns(self, name: str, scene: SceneInfo) -> tuple[NDArray[np.float64], list[str]]:
         """The scene's offset, and the columns of its group `name` in order of name, xyz first."""
-        group, _ = envelope.read_group(self._root, name, self.path)
-        _, attributes = envelope.read_group(self._root, f"scenes/{scene.name}", self.path)
-        names = [n for n in envelope.array_names(group, self.path) if n not in ("xyz", "inverse")]
+        attributes = envelope.read_attributes(self._root, f"scenes/{scene.name}", self.path)
+        names = [n for n in envelope.array_names(self._root, name, self.path) if n not in ("xyz", "inverse")]
         return offset_of(attributes, scene, self.path), ["xyz", *names]
 
     def _read(self, name: str, scene: SceneInfo, rows: int, label: bool) -> Points:

@@ -30,8 +30,8 @@ from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.score import hmmu, pointwise
 from hpal_cli.score.diverse import diverse
 from hpal_cli.score.hmmu import Hierarchy
-from hpal_cli.score.shard import Shard
 from hpal_cli.score.superpoints import SuperpointValue, unanswered_superpoints
+from hpal_cli.shard import Shard
 from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.store.files import remove_new_on_error
 from hpal_cli.stream.header import Header, PoolScene

@@ -18,8 +18,9 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.shard import Shard
 from hpal_cli.spreading.random_walk import random_walk, reachable
-from hpal_cli.store import envelope
+from hpal_cli.store import envelope, parts
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.likeness import Likeness
@@ -178,6 +179,7 @@ def spread(
     scenes: Sequence[str] = (),
     seed: int = 0,
     jobs: int = 1,
+    shard: Shard | None = None,
     overwrite: bool = False,
     history: Sequence[Entry] | None = (),
     monitor: Monitor | None = None,
@@ -188,7 +190,8 @@ def spread(
     labels: the answers; None to only pool and smooth the predictions of models. predictions: stores of models, which
     are pooled to the prior (`pool_predictions`); like: whether trees that are trained on the answered superpoints
     (`fit_prior`) are pooled as one more model; strength: of the prior, as for `spread_scene`; split, scenes: which
-    scenes are written. Only answers in the train split are used; the others are for evaluation.
+    scenes are written; shard: the part of them that is written, and `out` is there once all parts are (`store.parts`).
+    Only answers in the train split are used; the others are for evaluation.
 
     Raises:
         HpalError: the labels or predictions are of other scenes or classes, or there is nothing to spread.
@@ -207,7 +210,7 @@ def spread(
             raise HpalError(one.path, f"is of other scenes or classes than {store.path}", "predict these scenes")
     if strength is not None and not 0 < strength <= _MOST_STRENGTH:
         raise UsageError("--strength", f"{strength:g} is not between 0 and {_MOST_STRENGTH:g}", "give a number like 1")
-    chosen = store.choose(split, scenes)
+    chosen = parts.of(shard, store.choose(split, scenes))
     train = [scene for scene in store.table if scene.split == "train"]
     given = {scene.number: latest[latest["scene"] == scene.number] for scene in train}
     sure = sum(int((rows["label"] >= 0).sum()) for rows in given.values())
@@ -250,9 +253,10 @@ def spread(
         )
         for scene in chosen
     ]  # fmt: skip
-    written = 0
+    done: list[SceneInfo] = []
     with (
-        envelope.create(out, "predictions", attributes, overwrite=overwrite) as (root, _),
+        parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, _),
         monitor.task("spreading", len(chosen)) as task,
     ):
         for scene, found in zip(chosen, map_in_order(_spread_scene, work, jobs), strict=True):
@@ -260,13 +264,14 @@ def spread(
                 prob, feat, unknown, of = found
                 rows = np.sort(given.get(scene.number, empty)["index"].astype(np.int64))
                 write_scene(root, scene, store.points(scene), prob, feat, rows, superpoint=of, unknown=unknown)
-                written += 1
+                done.append(scene)
             task.advance(1, scene.name)
             yield scene, found is not None
-        if not written:
+        if not done and shard is None:
             raise HpalError(
                 store.path, "none of these scenes has an answer", "choose others, or give --predictions or --alike"
             )
+        attributes.update(parts.attribute(shard, done))
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
+import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.store.files import atomic_write
+from hpal_cli.store.plain import NotPlain, PlainArray, group_attributes, read_metadata
 
 SPEC = 1
 """The version of the specification that this program writes, and the newest that it reads."""
@@ -103,6 +106,19 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
         raise HpalError(path, f"its zarr.json is damaged ({_first_line(error)})", _REMEDY) from error
 
 
+@functools.lru_cache(maxsize=16)
+def reopened(kind: Callable[[Path], Any], path: Path, scenes: str) -> Any:
+    """A store that another process has opened, opened here, once.
+
+    Raises:
+        HpalError: it is of other scenes than it was there.
+    """
+    store = kind(path)
+    if store.table.id != scenes:
+        raise HpalError(path, "was replaced while it was read", "run the command again")
+    return store
+
+
 def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> None:
     """Writes values (N, ...) as an array whose chunks have whole rows, are compressed, and have a checksum each."""
     values = np.ascontiguousarray(values)
@@ -135,6 +151,9 @@ def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
     Raises:
         HpalError: the array or a chunk of it is missing, or a chunk cannot be decoded.
     """
+    with contextlib.suppress(NotPlain):
+        plain = PlainArray(path / _where(group, name))
+        return plain.block(0, plain.shape[0])
     array = _whole(group, name, path)
     return _read(array, path, slice(None))
 
@@ -148,13 +167,20 @@ class RowReader:
 
     def __init__(self, group: zarr.Group, name: str, path: Path) -> None:
         """Raises:
-        HpalError: the array or a chunk of it is missing.
+        HpalError: the array or a chunk of it is missing. Of some arrays a missing chunk is noticed only when it is
+            read.
         """
-        self.name, self._path = name, path
-        self._array = _whole(group, name, path)
-        self.shape = self._array.shape
-        self._rows = self._array.chunks[0] if self.shape else 1
-        self.row_bytes = self._array.dtype.itemsize * math.prod(self.shape[1:])
+        self.name, self._path, self._group = name, path, group
+        self._plain: PlainArray | None = None
+        self._array: zarr.Array | None = None
+        try:
+            self._plain = PlainArray(path / _where(group, name))
+            self.shape, self._dtype, self._rows = self._plain.shape, self._plain.dtype, self._plain.rows
+        except NotPlain:
+            array = self._array = _whole(group, name, path)
+            self.shape, self._dtype = array.shape, array.dtype
+            self._rows = array.chunks[0] if self.shape else 1
+        self.row_bytes = self._dtype.itemsize * math.prod(self.shape[1:])
         self._chunks: OrderedDict[int, NDArray[Any]] = OrderedDict()
 
     def __call__(self, rows: NDArray[np.integer]) -> NDArray[Any]:
@@ -163,7 +189,7 @@ class RowReader:
         Raises:
             HpalError: a chunk cannot be decoded.
         """
-        out = np.empty((len(rows), *self.shape[1:]), self._array.dtype)
+        out = np.empty((len(rows), *self.shape[1:]), self._dtype)
         home = rows // self._rows
         for number in np.unique(home):
             here = home == number
@@ -182,7 +208,7 @@ class RowReader:
         """Reads the rows of one chunk from the disk.
 
         Raises:
-            HpalError: the chunk cannot be decoded.
+            HpalError: the chunk is missing or cannot be decoded.
         """
         return self.block(number * self._rows, (number + 1) * self._rows)
 
@@ -190,8 +216,13 @@ class RowReader:
         """Reads the rows from `start` up to `stop` from the disk, without keeping them.
 
         Raises:
-            HpalError: a chunk cannot be decoded.
+            HpalError: a chunk is missing, or cannot be decoded.
         """
+        if self._plain is not None:
+            with contextlib.suppress(NotPlain):
+                return self._plain.block(start, stop)
+        if self._array is None:
+            self._array = _whole(self._group, self.name, self._path)
         return _read(self._array, self._path, slice(start, stop))
 
 
@@ -248,6 +279,27 @@ def find(group: zarr.Group, name: str, path: Path) -> zarr.Array | zarr.Group | 
         return group.get(name)
 
 
+def has(group: zarr.Group, name: str, path: Path) -> bool:
+    """Whether a group has an array or group `name`.
+
+    Raises:
+        HpalError: its folder cannot be looked into.
+    """
+    with _damage(path, _where(group, name)):
+        return (path / _where(group, name) / "zarr.json").is_file()
+
+
+def read_attributes(group: zarr.Group, name: str, path: Path) -> dict[str, Any]:
+    """The attributes of the group `name` of a group.
+
+    Raises:
+        HpalError: it is not there, or its metadata cannot be read.
+    """
+    with contextlib.suppress(NotPlain):
+        return group_attributes(path / _where(group, name))
+    return read_group(group, name, path)[1]
+
+
 def read_group(group: zarr.Group, name: str, path: Path) -> tuple[zarr.Group, dict[str, Any]]:
     """The group `name` of a group, and its attributes.
 
@@ -261,12 +313,17 @@ def read_group(group: zarr.Group, name: str, path: Path) -> tuple[zarr.Group, di
         return node, dict(node.attrs)
 
 
-def array_names(group: zarr.Group, path: Path) -> list[str]:
-    """The names of the arrays of a group, sorted.
+def array_names(root: zarr.Group, name: str, path: Path) -> list[str]:
+    """The names of the arrays of the group `name`, sorted.
 
     Raises:
-        HpalError: the metadata of an array cannot be read.
+        HpalError: the array is not there, or its metadata cannot be read.
     """
+    with contextlib.suppress(NotPlain, OSError):
+        group_attributes(folder := path / _where(root, name))
+        below = [entry for entry in os.scandir(folder) if entry.is_dir()]
+        return sorted(e.name for e in below if read_metadata(Path(e.path)).get("node_type") == "array")
+    group, _ = read_group(root, name, path)
     with _damage(path, group.path):
         return sorted(group.array_keys())
 

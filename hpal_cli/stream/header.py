@@ -46,8 +46,8 @@ PLY_NAMES = {
     "f8": "double",
 }
 
-MAX_HEADER = 1 << 22
-"""Bytes of a header, at most. A table of some ten thousand scenes fits."""
+MAX_HEADER = 1 << 26
+"""Bytes of a header, at most. A table of a million scenes fits."""
 
 
 @dataclass(frozen=True)

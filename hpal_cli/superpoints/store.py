@@ -50,6 +50,9 @@ class SuperpointStore:
         # A temporary folder with this store, which is removed when the store is closed.
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return envelope.reopened, (SuperpointStore, self.path, self.table.id)
+
     def read(self, scene: SceneInfo) -> Superpoints:
         """The superpoints of one scene with their descriptions and graph.
 

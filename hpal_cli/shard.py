@@ -1,4 +1,4 @@
-"""Divides a pool into parts for the tasks of a job array."""
+"""Divides the scenes into parts for the tasks of a job array."""
 
 from __future__ import annotations
 
