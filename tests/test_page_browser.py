@@ -334,6 +334,49 @@ def test_the_room_learns_while_the_next_query_is_there(serve: Callable[..., Serv
     context.close()
 
 
+def test_the_first_picture_waits_for_few_bytes(serve: Callable[..., Server], browser: Browser) -> None:
+    server = serve()
+    context = browser.new_context()
+    page = opened(context, server.address)
+    before = "performance.getEntriesByType('resource').filter((one) => one.startTime < hpalPage.times.first)"
+    asked = page.evaluate(f"{before}.map((one) => [new URL(one.name).pathname, one.encodedBodySize])")
+    calls = {path for path, _ in asked if path.startswith("/api/")}
+    assert calls == {"/api/start", "/api/scene/0/points"}
+    # Three coordinates and three colours of at most 50,000 points.
+    assert 0 < sum(size for path, size in asked if path.endswith("/points")) <= 50_000 * 15
+    assert len([path for path, _ in asked if path.endswith("/points")]) == 2
+    context.close()
+
+
+def test_quick_pictures_look_like_those_that_stand(serve: Callable[..., Server], browser: Browser) -> None:
+    server = serve()
+    context = browser.new_context(viewport={"width": 800, "height": 400})
+    page = opened(context, server.address)
+    until(lambda: page.evaluate("hpalPage.view.loading === 0 && !hpalPage.view.quick"), "no picture that stands")
+    read = """(moved) => {
+      const { view } = hpalPage, gl = view.renderer.getContext();
+      view.moved = moved ? performance.now() : -1e9;
+      view.draw();
+      const [wide, high] = [gl.drawingBufferWidth, gl.drawingBufferHeight], bytes = new Uint8Array(4 * wide * high);
+      gl.readPixels(0, 0, wide, high, gl.RGBA, gl.UNSIGNED_BYTE, bytes);
+      return [wide, high, Array.from(bytes)];
+    }"""
+    pictures = []
+    for moved in (True, False):
+        wide, high, values = page.evaluate(read, moved)
+        pictures.append(np.array(values).reshape(high, wide, 4)[..., :3])
+    quick, still = pictures
+    box = page.locator("#holder").bounding_box()
+    assert box is not None
+    assert still.shape[:2] == (int(box["height"]), int(box["width"]))
+    assert quick.shape[:2] == (still.shape[0] // 2, still.shape[1] // 2)
+    # The paper is the same, and the rest is: shading makes a picture darker, in few places.
+    assert np.array_equal(quick[-3, -3], still[-6, -6])
+    small = still[: 2 * quick.shape[0], : 2 * quick.shape[1]].reshape(quick.shape[0], 2, quick.shape[1], 2, 3)
+    assert np.median(np.abs(small.mean(axis=(1, 3)) - quick)) < 12
+    context.close()
+
+
 def test_nothing_is_done_twice(serve: Callable[..., Server], browser: Browser) -> None:
     server = serve()
     context = browser.new_context()
@@ -417,6 +460,32 @@ def test_a_view_side_by_side_tells_of_a_point(scenes: Path, browser: Browser, tm
         index = int(re.search(r"index\s+(\d+)", words)[1])  # type: ignore[index]
         scene = store.table[page.evaluate("hpalPage.view.about.number")]
         assert store.classes[int(store.predicted(scene)[index])].name in words
+        context.close()
+    finally:
+        server.kill()
+
+
+def test_a_region_is_lit_and_answered_at_once(made: SceneStore, browser: Browser, tmp_path: Path) -> None:
+    near = np.argsort(np.linalg.norm(made.points(made.table[0]).xyz - made.points(made.table[0]).xyz[900], axis=1))
+    rows, header = selection(made, {0: sorted(near[:60].tolist())}, region=True)
+    with (tmp_path / "round.ply").open("wb") as file:
+        write_points(file, header, rows)
+    server = Server(tmp_path, "label", "round.ply", "--serve", "-o", "labels.zarr")
+    try:
+        context = browser.new_context()
+        page = opened(context, server.address)
+        until(lambda: page.evaluate("hpalPage.view.lit.children.length"), "the region is not lit")
+        lit = "hpalPage.view.lit.children[0].geometry.attributes.position.count"
+        assert page.evaluate(lit) == 60
+        assert "60 points" in page.locator("#question").inner_text()
+        until(lambda: page.evaluate("hpalPage.view.loading === 0 && !hpalPage.view.quick"), "no picture that stands")
+        box = page.locator("#holder").bounding_box()
+        assert box is not None
+        with_region = len(loud(pixels(page)[: int(box["height"]), : int(box["width"])]))
+        page.evaluate("hpalPage.view.setRegion(null), hpalPage.view.draw()")
+        assert with_region > 1.2 * len(loud(pixels(page)[: int(box["height"]), : int(box["width"])]))
+        press(page, "3")
+        assert server.answers["label"].tolist() == [2] * 60
         context.close()
     finally:
         server.kill()
