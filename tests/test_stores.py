@@ -25,7 +25,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
-from hpal_cli.labels.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore, by_scene
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.scenes.grid import subsample
 from hpal_cli.scenes.prepare import prepare
@@ -694,3 +694,13 @@ def test_fake_predictions_are_whole(scenes: Path, tmp_path: Path, hpal: Callable
     assert "--no-fds" in done.err
     done = hpal("select", "--budget", "3", "--no-fds", stdin=scored.out, cwd=tmp_path)
     assert done.rc == 0, done.err
+
+
+def test_rows_by_scene_are_those_of_each_scene_in_their_order() -> None:
+    rows = np.zeros(200, ANSWER)
+    rows["scene"], rows["index"] = np.random.default_rng(0).integers(0, 40, 200) * 3, np.arange(200)
+    found = by_scene(rows)
+    assert sorted(found) == np.unique(rows["scene"]).tolist()
+    for number, mine in found.items():
+        np.testing.assert_array_equal(mine, rows[rows["scene"] == number])
+    assert by_scene(rows[:0]) == {}

@@ -11,7 +11,7 @@ import numpy as np
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluation.metrics import Metrics, confusion_matrix, unpredicted
-from hpal_cli.labels.store import ANSWER, LabelStore
+from hpal_cli.labels.store import ANSWER, LabelStore, by_scene
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.provenance import find_source_store
@@ -166,11 +166,12 @@ def _labelled(predictions: PredictionStore, labels: LabelStore | None) -> Labell
         points = int(((latest["label"] >= 0) & np.isin(latest["scene"], [s.number for s in train])).sum())
     else:
         trained = _trained_with(predictions)
-        latest = np.zeros(0, ANSWER) if trained is None else trained.latest()
+        nothing = np.zeros(0, ANSWER)
+        rows_of = by_scene(nothing if trained is None else trained.latest())
         points = 0
         for scene in train:
             rows = predictions.labelled(scene) if predictions.has(scene) else np.zeros(0, np.int64)
-            answers = latest[latest["scene"] == scene.number]
+            answers = rows_of.get(scene.number, nothing)
             points += len(rows) - int(np.isin(rows, answers["index"][answers["label"] < 0]).sum())
             with_unsure |= not np.isin(rows, answers["index"]).all()
     size = {split: sum(s.points for s in table if s.split == split) for split in ("train", "val")}

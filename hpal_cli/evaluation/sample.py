@@ -11,7 +11,7 @@ import numpy as np
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluation.metrics import Metrics, confusion_matrix, unpredicted
-from hpal_cli.labels.store import LabelStore
+from hpal_cli.labels.store import LabelStore, by_scene
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.wording import counted
@@ -81,13 +81,14 @@ def evaluate_sample(
         raise HpalError(answers.path, f"has other classes than {predictions.path}", "give the answers for these scenes")
     chosen = predictions.choose(split, scenes)
     latest = answers.latest()
+    rows_of = by_scene(latest)
     count = len(predictions.classes)
     confusion, unknown = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
     learned = unsure = given = 0
     answered = []
     for scene in chosen:
-        rows = latest[latest["scene"] == scene.number]
-        if not len(rows):
+        rows = rows_of.get(scene.number)
+        if rows is None:
             continue
         given += len(rows)
         sure = rows["label"] >= 0

@@ -12,7 +12,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export import benchmarks
 from hpal_cli.export.clouds import answers_cloud, prediction_cloud, scene_cloud
 from hpal_cli.export.originals import Originals, Part
-from hpal_cli.labels.store import LabelStore
+from hpal_cli.labels.store import LabelStore, by_scene
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.readers.las import COPC
@@ -123,11 +123,11 @@ def export(
         latest = labels.latest()
         if not len(latest):
             raise HpalError(path, "holds no answers yet", "give some with `hpal label`")
-        answers = [(scene, latest[latest["scene"] == scene.number]) for scene in labels.table]
+        rows_of = by_scene(latest)
+        answers = [(scene, rows_of[scene.number]) for scene in labels.table if scene.number in rows_of]
         files = [
             _grid(scene.name, len(rows), format, partial(answers_cloud, labels, scene, rows), overwrite)
             for scene, rows in answers
-            if len(rows)
         ]
     else:
         # Opening it also reports what is wrong with a store of another kind.

@@ -236,10 +236,14 @@ def score(
         closing(_regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)) as results,
     ):
         waiting: deque[Future[None]] = deque()
+        block: list[Rows] = []
         for one, (rows, warning) in zip(work, results, strict=True):
             warnings += [(one.scene, warning)] if warning else []
             writer = writer or PointWriter(out(header), header)
-            waiting.append(output.submit(writer.write, rows))
+            block.append(rows)
+            if sum(part.nbytes for part in block) >= _BLOCK or one is work[-1]:
+                waiting.append(output.submit(_write, writer, block))
+                block = []
             if len(waiting) > _WAITING:
                 waiting.popleft().result()
             task.advance(len(rows))
@@ -271,8 +275,17 @@ def _thread() -> Iterator[ThreadPoolExecutor]:
     pool.shutdown()
 
 
+def _write(writer: PointWriter, block: Sequence[Rows]) -> None:
+    for rows in block:
+        writer.write(rows)
+
+
 _WAITING = 4
-"""Scored scenes that may wait to be written, which bounds the memory."""
+"""Blocks of scored scenes that may wait to be written, which bounds the memory."""
+
+_BLOCK = 1 << 16
+"""Bytes that are handed to the writing thread at once, unless a scene has more: with thousands of tiny scenes, the two
+threads would otherwise wait for each other once for every scene."""
 
 
 @dataclass(frozen=True)

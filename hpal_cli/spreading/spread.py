@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
-from hpal_cli.labels.store import ANSWER, LabelStore, answers_digest
+from hpal_cli.labels.store import ANSWER, LabelStore, answers_digest, by_scene
 from hpal_cli.parallel import cores, map_in_order
 from hpal_cli.predictions.store import PredictionStore, write_scene
 from hpal_cli.progress import Monitor, Silent
@@ -212,7 +212,8 @@ def spread(
         raise UsageError("--strength", f"{strength:g} is not between 0 and {_MOST_STRENGTH:g}", "give a number like 1")
     chosen = parts.of(shard, store.choose(split, scenes))
     train = [scene for scene in store.table if scene.split == "train"]
-    given = {scene.number: latest[latest["scene"] == scene.number] for scene in train}
+    every, empty = by_scene(latest), latest[:0]
+    given = {scene.number: every.get(scene.number, empty) for scene in train}
     sure = sum(int((rows["label"] >= 0).sum()) for rows in given.values())
     if not sure and not predictions:
         if labels is None:
@@ -245,7 +246,6 @@ def spread(
         "history": to_json([*store.history, *(history or ())] if history is not None else []),
     }
     likeness = superpoints.likeness()
-    empty = latest[:0]
     work = [
         _Work(
             superpoints, scene, given.get(scene.number, empty), len(store.classes), trees, predictions, strength,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
-from hpal_cli.labels.store import LabelStore, answers_digest
+from hpal_cli.labels.store import LabelStore, answers_digest, by_scene
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
@@ -52,11 +52,11 @@ def known_labels(
             raise HpalError(store.path, "its train scenes hold no labels", "label some points with `hpal label`")
         return known, {}
     labels.require_scenes(store.table.id, store.path)
-    answers = labels.latest()
+    answers = by_scene(labels.latest())
     known, answered = {}, {}
     for scene in store.table:
-        mine = answers[answers["scene"] == scene.number]
-        if not len(mine):
+        mine = answers.get(scene.number)
+        if mine is None:
             continue
         index, label = mine["index"].astype(np.int64), mine["label"].astype(np.int32)
         if index.min() < 0 or index.max() >= scene.points or label.max() >= len(store.classes):
