@@ -15,7 +15,7 @@ FEW = 4096
 """Up to so many points the C library is not used: to sort them takes less than a millisecond."""
 
 MOST_CELLS = 1 << 28
-"""Most cells in a bounding box for which voxels.c is used; it needs a bit for each, 32 MB in all."""
+"""Most cells in a bounding box for which voxels.c is used; it needs a bit for each, 64 MB in all with the counts."""
 
 
 def voxel_coordinates(xyz: NDArray[np.floating], edge: float) -> NDArray[np.int64]:
@@ -54,19 +54,20 @@ def group_voxels(voxel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
         voxel = np.ascontiguousarray(voxel, np.int64)
         low, high = np.empty((2, 3), np.int64)
         native.hpal_extent(voxel.ctypes.data, len(voxel), low.ctypes.data, high.ctypes.data)
+    # In float64: with coordinates that no scan has, int64 would wrap round.
+    cells = float(np.prod(high.astype(np.float64) - low.astype(np.float64) + 1))
+    if cells >= 2.0**62:
+        _, inverse, count = np.unique(voxel, axis=0, return_inverse=True, return_counts=True)
+        return inverse.reshape(-1), count
     extent = high - low + 1
-    cells = float(np.prod(extent.astype(np.float64)))
     if not isinstance(native, str) and cells <= MOST_CELLS:
         box = _Box(low, extent)
         group = np.empty(len(voxel), np.int64)
         found = native.hpal_group(voxel.ctypes.data, len(voxel), *box.pointers, group.ctypes.data)
         return group, np.bincount(group, minlength=found)
-    # To sort one integer per voxel is several times faster than to sort three; no scan has 2^62 cells.
-    if cells < 2.0**62:
-        key = ((voxel[:, 0] - low[0]) * extent[1] + (voxel[:, 1] - low[1])) * extent[2] + (voxel[:, 2] - low[2])
-        _, inverse, count = np.unique(key, return_inverse=True, return_counts=True)
-    else:
-        _, inverse, count = np.unique(voxel, axis=0, return_inverse=True, return_counts=True)
+    # To sort one integer per voxel is several times faster than to sort three.
+    key = ((voxel[:, 0] - low[0]) * extent[1] + (voxel[:, 1] - low[1])) * extent[2] + (voxel[:, 2] - low[2])
+    _, inverse, count = np.unique(key, return_inverse=True, return_counts=True)
     return inverse.reshape(-1), count
 
 
@@ -113,8 +114,15 @@ def write_first_of_each(
     features: NDArray[np.float32],
     voxel: NDArray[np.int32],
 ) -> None:
-    """Writes what the first point of each of M voxels says, for N points that `group_positions` put into `group` (N,):
-    their columns (N, F) and positions (N, 3) into features (M, F + 3), `scene` and their cells into voxel (M, 4)."""
+    """Fills the network's input for one scene of a batch from the first point of each of M voxels.
+
+    group: (N,) the voxel of each point, from `group_positions`; xyz: (N, 3); columns: (N, F) or None; edge: of the
+    voxels, in the unit of xyz; scene: its number in the batch. Writes the point's columns and position into features
+    (M, F + 3), and the number of the scene and the point's cell into voxel (M, 4).
+
+    Raises:
+        ValueError: the arrays do not have the same numbers of rows or columns.
+    """
     native = _library_for(len(xyz))
     if isinstance(native, str):
         first = first_of_each(group, len(voxel))
@@ -126,8 +134,8 @@ def write_first_of_each(
     xyz = np.ascontiguousarray(xyz, np.float32)
     first = np.empty(len(voxel), np.int64)
     columns = np.empty((len(xyz), 0), np.float32) if columns is None else np.ascontiguousarray(columns, np.float32)
-    assert len(group) == len(xyz) == len(columns)
-    assert features.shape == (len(voxel), columns.shape[1] + 3)
+    if not len(group) == len(xyz) == len(columns) or features.shape != (len(voxel), columns.shape[1] + 3):
+        raise ValueError("points and voxels do not have the same number of rows")
     native.hpal_first_of_each(
         xyz.ctypes.data, columns.ctypes.data, columns.shape[1], len(xyz), edge, scene,
         group.ctypes.data, len(voxel), first.ctypes.data, features.ctypes.data, voxel.ctypes.data,
@@ -135,7 +143,8 @@ def write_first_of_each(
 
 
 class _Box:
-    """What voxels.c is given of the cells from `low`, `extent` (3,) of them along each axis."""
+    """The bounding box of some cells and the scratch arrays of voxels.c. low, extent: (3,) the first cell and the
+    number of cells along each axis."""
 
     def __init__(self, low: NDArray[np.int64], extent: NDArray[np.int64]) -> None:
         words = -(-int(extent.prod()) // 64)

@@ -115,6 +115,13 @@ def test_select_suppresses_what_is_near_and_alike(cloud: tuple) -> None:
     assert hpal.select(score, xyz, feat, 400, radius=0.8, similarity=0.9).tolist() == expected
     assert hpal.select(score, xyz, lambda rows: feat[rows], 7, radius=0.8, similarity=0.9).tolist() == expected[:7]
     assert hpal.select(score, xyz, None, "1%").tolist() == np.argsort(-score, kind="stable")[:4].tolist()
+    for wrong in (
+        lambda rows: feat[rows[:-1]],
+        lambda rows: feat[rows][:, : 1 + len(rows) % 3],
+        lambda rows: feat[rows, 0],
+    ):
+        with pytest.raises(hpal.UsageError, match="features"):
+            hpal.select(score, xyz, wrong, 400, radius=0.8, similarity=0.9)
     answered = expected[:3]
     assert not set(answered) & set(hpal.select(score, xyz, feat, 400, answered=answered))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import url2pathname
@@ -199,6 +200,14 @@ def test_a_wider_host_takes_addresses_in_digits_and_its_own_name_only() -> None:
     assert hosts(socket.gethostname())
     assert not hosts("evil.example")
     assert not allowed_hosts("localhost")("192.168.1.7")
+    assert allowed_hosts("127.0.0.2")("127.0.0.2")
+    assert not allowed_hosts("127.0.0.2")("127.0.0.3")
+
+
+@pytest.mark.parametrize("after", ["\u00b2", "9" * 5000, "-1", "x"])
+def test_what_is_no_number_of_a_query_is_none(page: At, after: str) -> None:
+    for path, name in (("/api/next", "after"), ("/api/state", "query")):
+        assert page.http.get(path, params={**ME, name: after}).status_code == 200
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:8042", "http://127.0.0.1:8043"])
@@ -851,6 +860,21 @@ def test_a_port_in_use_is_passed_over() -> None:
     assert own or number > 8042
     with pytest.raises(HpalError, match="--host"):
         free_socket("no.such.host.invalid", None)
+
+
+def test_ports_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> Callable[..., None]:
+        def bind(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return bind
+
+    monkeypatch.setattr(socket.socket, "bind", refuse(errno.EACCES))
+    with pytest.raises(HpalError, match="--port: 80 is reserved"):
+        free_socket("127.0.0.1", 80)
+    monkeypatch.setattr(socket.socket, "bind", refuse(errno.EADDRINUSE))
+    with pytest.raises(HpalError, match="the ports 65530 to 65535 are in use"):
+        free_socket("127.0.0.1", 65530)
 
 
 class Served(NamedTuple):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,28 @@ def test_parts_by_another_version(office: Path, tmp_path: Path) -> None:
     prepare(office, tmp_path / "x.zarr", grid=GRID, shard=Shard(1, 2), history=entry("0.1.0", "1/2"))
     with pytest.raises(HpalError, match=r"was made by another command than \.x\.zarr\.1-of-2\.part"):
         prepare(office, tmp_path / "x.zarr", grid=GRID, shard=Shard(2, 2), history=entry("0.2.0", "2/2"))
+
+
+def test_parts_may_be_made_with_other_processes(office: Path, tmp_path: Path) -> None:
+    def entry(*options: str) -> list[Entry]:
+        return [Entry("hpal prep", "0.1.0", ("raw", "--grid", "15cm", *options), None)]
+
+    for n, options in enumerate(
+        [("--shard", "1/3"), ("--shard=2/3", "--jobs", "2", "-q"), ("--resume", "--shard=3/3")]
+    ):
+        prepare(office, tmp_path / "x.zarr", grid=GRID, shard=Shard(n + 1, 3), history=entry(*options))
+    assert SceneStore(tmp_path / "x.zarr").history[0].args == ("raw", "--grid", "15cm")
+
+
+def test_a_part_that_lacks_a_scene(office: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.zarr"
+    prepare(office, out, grid=GRID, shard=Shard(1, 2))
+    part = parts.part_path(out, Shard(1, 2))
+    name = next(iter(SceneStore(part).table)).name
+    shutil.rmtree(part / "scenes" / name)
+    with pytest.raises(HpalError, match=f"lacks the scene {name}"):
+        prepare(office, out, grid=GRID, shard=Shard(2, 2))
+    assert not out.exists()
 
 
 def test_what_cannot_be_divided(office: Path, tmp_path: Path) -> None:

@@ -189,6 +189,14 @@ def test_a_turned_room_has_the_same_origin() -> None:
     np.testing.assert_allclose(here[:, :2].min(axis=0), -here[:, :2].max(axis=0), atol=1e-5)
 
 
+def test_a_stray_point_does_not_make_the_lattice_of_the_distortion_huge() -> None:
+    xyz = np.random.default_rng(1).random((500, 3)).astype(np.float32)
+    xyz[7] = [3000, 2000, 1000]
+    moved = elastic(xyz, 0.2, 0.4, np.random.default_rng(2)) - xyz
+    assert 0 < np.abs(moved).max() < 4
+    assert np.isfinite(moved).all()
+
+
 def test_elastic_is_smooth_and_moves_points() -> None:
     rng = np.random.default_rng(1)
     grid = np.stack(np.meshgrid(*[np.arange(0, 4, 0.1)] * 3, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)

@@ -83,6 +83,17 @@ def test_bounds_of_what_is_not_a_number_are_none() -> None:
 
 
 @pytest.mark.parametrize("points", [5, 2 * FEW])
+def test_cells_that_are_too_far_apart_for_64_bits(points: int) -> None:
+    cell = np.random.default_rng(8).integers(0, 2, (points, 3))
+    cell[3] = [-(2**63), 2**62, 0]
+    cell[4] = [2**62, -(2**63), 1]
+    group, count = group_voxels(cell)
+    _, expected, number = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
+    np.testing.assert_array_equal(group, expected.reshape(-1))
+    np.testing.assert_array_equal(count, number)
+
+
+@pytest.mark.parametrize("points", [5, 2 * FEW])
 def test_a_cell_that_32_bits_do_not_hold_is_refused(points: int) -> None:
     xyz = np.zeros((points, 3), np.float32)
     xyz[3, 1] = -2e8

@@ -162,7 +162,7 @@ def command(
         seed,
         _device(device),
         Budget.parse(budget or DEFAULT),
-        per_superpoint=per == "superpoint" or strategy == "diverse",
+        per_superpoint=per == "superpoint",
     )
     part = Shard.of_array_task() if shard is None else Shard.parse(shard)
     alone = part.parts == 1

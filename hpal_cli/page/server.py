@@ -204,9 +204,8 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
     async def following(request: Request) -> Response:
         client, name = _who(request.query_params)
         after = request.query_params.get("after", "-1")
-        return JSONResponse(
-            await run_in_threadpool(_next, page_api, client, name, int(after) if after.isdigit() else -1)
-        )
+        number = _natural(after)
+        return JSONResponse(await run_in_threadpool(_next, page_api, client, name, -1 if number is None else number))
 
     async def answer(request: Request) -> Response:
         sent = await _body(request)
@@ -238,9 +237,9 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
     async def state(request: Request) -> Response:
         client, _ = _who(request.query_params)
         session = _session(page_api)
-        looks = request.query_params.get("query", "")
-        if looks.isdigit() and int(looks) < len(session.queries):
-            await run_in_threadpool(session.hold, int(looks), client)
+        looks = _natural(request.query_params.get("query", ""))
+        if looks is not None and looks < len(session.queries):
+            await run_in_threadpool(session.hold, looks, client)
         return JSONResponse(await run_in_threadpool(page_api.state, client))
 
     async def end(request: Request) -> Response:
@@ -317,21 +316,24 @@ def free_socket(host: str, port: int | None) -> tuple[socket.socket, int, bool]:
             listening.listen(128)
         except OSError as error:
             listening.close()
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            if error.errno == errno.EADDRINUSE:
                 continue
+            if error.errno == errno.EACCES:
+                raise HpalError("--port", f"{number} is reserved to the system", "give a port from 1024 on") from error
             raise HpalError(
                 "--host", f"{host} cannot be used ({error.strerror})", "give one of this machine"
             ) from error
         return listening, listening.getsockname()[1], number == first
-    raise HpalError("--port", f"{first} and the {PORTS - 1} after it are in use", "give another port")
+    last = min(first + PORTS, 65536) - 1
+    raise HpalError("--port", f"the ports {first} to {last} are in use", "give another port")
 
 
 def allowed_hosts(host: str) -> Callable[[str], bool]:
-    """Returns a function that says whether a request may have a host name. At a loopback address, only its own names
-    are allowed. Otherwise the names of this computer and all numeric addresses are, since no foreign name server can
-    make a numeric address lead here."""
+    """Returns a function that says whether a request may have a host name. At a loopback address, only that address and
+    the names that a computer has for itself are allowed. Otherwise the names of this computer and all numeric addresses
+    are, since no foreign name server can make a numeric address lead here."""
     if _is_loopback(host) or host == "localhost":
-        return lambda name: name in LOOPBACK
+        return lambda name: name.lower() in {host.lower(), *LOOPBACK}
     own = {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower(), *LOOPBACK}
     return lambda name: name.lower() in own or _is_address(name)
 
@@ -386,6 +388,11 @@ def _asked(page_api: PageApi, client: str, name: str, number: int | None) -> dic
     found = None if number is None else page_api.query(number, name)
     coming = None if number is None else _session(page_api).likely_next(client, name, after=number)
     return {"query": found, "ahead": None if coming is None else page_api.prepare(coming), **page_api.state(client)}
+
+
+def _natural(text: str) -> int | None:
+    """The number that up to nine digits are; None for any other text."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def _whole(request: Request) -> bool:

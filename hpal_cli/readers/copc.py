@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 USER = "copc"
 INFO, HIERARCHY = 1, 1000
-"""Numbers of its records."""
+"""Record IDs of the COPC info VLR and of the hierarchy EVLR."""
 
 POINT_FORMATS = {6: 30, 7: 36, 8: 38}
-"""Those that a COPC may have, with the bytes of a point that has no extra bytes."""
+"""The point formats that a COPC may have, with the bytes of a point that has no extra bytes."""
 
 HEADER = 375
 """Bytes of the header; the first record begins right after it."""
 
 RECORD = 54
-"""Bytes of a record before its data."""
+"""Bytes of the header of a VLR."""
 
 EXTENDED_RECORD = 60
-"""The same of a record after the points."""
+"""Bytes of the header of an EVLR."""
 
 EVLRS_AT, EVLRS = 235, "<QI"
 """Bytes of the header: where the records after the points begin, and how many they are."""
@@ -64,7 +64,7 @@ def stored_nodes(template: bytes) -> NDArray[np.void]:
             if (user.rstrip(b"\0"), number) == (USER.encode(), HIERARCHY):
                 return np.frombuffer(data, NODE)
             at += EXTENDED_RECORD + size
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise ValueError(str(error)) from error
     raise ValueError("there are no nodes")
 

@@ -17,25 +17,26 @@ NAMED = {"room": ROOM_GRID, "street": 0.1, "airborne": 0.5}
 """Metres between the grid points of scenes of each kind."""
 
 INDOOR = 2.0
-"""Scale up to which a scene is a room: with walls around it and something overhead."""
+"""Scale up to which a scene is a room: with walls around it and a ceiling."""
 
 ROOM_FORMATS = ("s3dis", "scannet")
 """Data sets of rooms: they have scale 1, however far apart the points of a scene may lie."""
 
 
 LOWEST_ROOM = 2.0
-"""Metres: what has no edge as long as this is no room, for a room is higher, but an object."""
+"""Metres: a scene whose bounding box is shorter than this along every axis is an object; a room is always higher."""
 
 CELLS_ALONG = 200
 """Cells of the grid along the longest edge of an object, as many as along a room of 8 m."""
 
 
 def fitting_grid(spacing: float | None, edge: float = math.inf) -> float:
-    """Metres: the grid for points that lie `spacing` metres apart, `ROOM_GRID` for a room (and for None); for others
-    that of 10 cm, 20 cm, 50 cm, 1 m, ... which is nearest to the spacing as a ratio.
+    """The grid in metres for points that lie `spacing` metres apart.
 
-    edge: metres, the longest edge of the box around a scene. An object gets the round grid that divides it into about
-    `CELLS_ALONG`, but none finer than its points.
+    It is `ROOM_GRID` for a spacing of None or of at most `INDOOR` * `ROOM_GRID`, and else the round length (10 cm,
+    20 cm, 50 cm, 1 m, ...) whose ratio to the spacing is nearest to 1. edge: metres, the longest edge of the bounding
+    box of a scene; an object gets the round length nearest to the larger of the spacing and a `CELLS_ALONG`th of the
+    edge, at most `ROOM_GRID`.
     """
     if spacing is None:
         return ROOM_GRID

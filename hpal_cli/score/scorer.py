@@ -1,5 +1,5 @@
-"""Scores the candidates of a predictions store, or at random those of a scenes store, and writes them as a point
-stream."""
+"""Scores the candidates of a predictions store, or of a scenes store by `random` and `diverse`, and writes them as a
+point stream."""
 
 from __future__ import annotations
 
@@ -85,6 +85,11 @@ class ScoreSettings:
     device: str = "cpu"
     budget: Budget = field(default_factory=lambda: Budget.parse(DEFAULT))
     per_superpoint: bool = False
+
+    def __post_init__(self) -> None:
+        # `diverse` compares superpoints, and so it always asks about them.
+        if self.strategy is Strategy.DIVERSE:
+            object.__setattr__(self, "per_superpoint", True)
 
     def __str__(self) -> str:
         """The strategy and the settings that its scores depend on. Streams can be merged only if these are equal."""

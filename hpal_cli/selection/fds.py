@@ -251,6 +251,13 @@ def _select_compiled(candidates: _Candidates, library: ctypes.CDLL) -> NDArray[n
         missing = known[: state.picks] != _KNOWN
         wanted = np.flatnonzero(missing if len(places) >= _MANY else known[: state.picks] == _WANTED)
         fetched = candidates.features(candidates.row[np.concatenate([places, pick[wanted]])]).astype(np.float64)
+        wide = fetched.shape[1:] if pick_feature is None else pick_feature.shape[1:]
+        if fetched.ndim != 2 or fetched.shape != (len(places) + len(wanted), *wide):
+            raise UsageError(
+                "features",
+                f"of {len(places) + len(wanted)} points have the shape {fetched.shape}",
+                "return one row for each point",
+            )
         if pick_feature is None:
             # np.empty takes memory only where it is written to, and most selections end long before their limit.
             pick_feature = np.empty((most, fetched.shape[1]))

@@ -27,6 +27,10 @@ Item = TypeVar("Item")
 _OWN = ("id", "scenes", "history", "part")
 """The root attributes in which parts of one store may differ."""
 
+_WITH_VALUE = ("--shard", "--jobs", "--device", "--color", "--progress")
+_FLAGS = ("--resume", "--overwrite", "--keep-going", "-q", "--quiet", "-v", "--verbose")
+"""Options that change how a part is made, and not what is in it."""
+
 _REMEDY = "remove that part, and run its task again with the options of the others"
 
 
@@ -148,25 +152,28 @@ def _names(table: SceneTable, about: Mapping[str, Any]) -> list[str]:
 
 
 def _history_without_shard(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The history of a part without `--shard`, in which the commands of the parts differ."""
+    """The history of a part without the options in which the commands of the parts may differ."""
     entries = []
     for entry in from_json(about.get("history", [])):
         args: list[str] = []
         given = iter(entry.args)
         for arg in given:
-            if arg == "--shard":
+            if arg in _WITH_VALUE:
                 next(given, None)
-            elif not arg.startswith("--shard="):
+            elif arg not in _FLAGS and not arg.startswith(tuple(f"{name}=" for name in _WITH_VALUE)):
                 args.append(arg)
         entries.append(replace(entry, args=tuple(args)))
     return to_json(entries)
 
 
 def _link_scenes(place: Path, folder: Path, names: list[str]) -> None:
+    """Raises:
+    HpalError: a scene of the part is not there.
+    """
     for name in names:
         source, target = place / "scenes" / name, folder / "scenes" / name
         if not source.is_dir():
-            continue
+            raise HpalError(place, f"lacks the scene {name}", _REMEDY)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target, copy_function=_link)
         # The groups above a scene `a/b/c`.

@@ -45,8 +45,8 @@ class Superpoints:
 
 
 def scale_of(xyz: NDArray[np.floating], grid: float | None, unit: float) -> float:
-    """The scale of a scene: how many times wider its grid is than that of a room. All lengths in descriptions are
-    multiplied by it. It is at least 1, because a room that is scanned more finely is no smaller.
+    """The scale of a scene: how many times wider its grid is than that of a room. Positions are divided
+    by it before anything is measured. It is at least 1, because a room that is scanned more finely is no smaller.
     xyz: (N, 3) in units of `unit` metres; grid: metres, or None to use the median distance of points to their nearest
     neighbours.
     """

@@ -28,7 +28,7 @@ NO_CLASS = -2
 point that is known to have no class (the answer was unsure, or the class is ignored), which gets none."""
 
 CACHE_BYTES = 1 << 30
-"""Bytes of scenes that are kept in memory between steps; a scene that is larger is read again each time."""
+"""Bytes of scenes that each process keeps in memory between steps; a scene that is larger is read again each time."""
 
 
 @dataclass
@@ -115,8 +115,10 @@ class BatchDataset:
                 centres = rows[ids >= 0 if wanted is None else ids == wanted]
             else:
                 centres = np.flatnonzero(room.likely >= 0 if wanted is None else room.likely == wanted)
-            keep = crop(room.xyz, centres, settings.max_voxels // settings.batch, self._voxel, rng)
-            # A whole room is looked at where it lies, not copied.
+            # 0 stands for no bound, and a share of a bound is therefore never 0.
+            most = max(1, settings.max_voxels // settings.batch) if settings.max_voxels else 0
+            keep = crop(room.xyz, centres, most, self._voxel, rng)
+            # Without a crop, a slice gives a view and no copy.
             kept = keep if len(keep) < len(room.xyz) else slice(None)
             xyz, color = room.xyz[kept], None if room.color is None else room.color[kept]
             more = None if room.columns is None else room.columns(kept)
