@@ -100,7 +100,10 @@ def test_files_of_one_scene_are_named_after_it(store: SceneStore, tmp_path: Path
         ({"scene": [0, 0.5], "index": [1, 2], "label": [1, 1]}, "point 1 does not say of which scene"),
         ({"scene": [0, 0], "index": [1, 1], "label": [1, 2]}, "point 1 and point 0 have different answers"),
         ({"scene": [0, 0], "index": [1, 2], "note": [1, 2]}, "no field label, class, classification"),
-        ({"index": [1, 2], "class": [1, 2], "confidence": [1, 1], "uncertainty": [0, 0]}, "what the network predicted"),
+        (
+            {"index": [1, 2], "class": [1, 2], "confidence": [1, 1], "uncertainty": [0, 0]},
+            "holds predictions, not answers",
+        ),
     ],
 )
 def test_clouds_that_are_refused(
@@ -129,7 +132,7 @@ def test_a_field_of_the_persons_own_goes_before_the_prediction(
     cloud = prediction_cloud(source, source.table[0])
     path = tmp_path / "pred.ply"
     write(cloud, path, overwrite=False)
-    assert "what the network predicted" in refusal(path, store)
+    assert "holds predictions, not answers" in refusal(path, store)
     label = np.full(len(cloud.position), NAN)
     label[[4, 8]] = 2, -1
     cloud.fields["label"] = label

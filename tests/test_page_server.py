@@ -784,7 +784,7 @@ def test_the_command_says_bad_input_in_one_line_and_serves_nothing(store: SceneS
     shutil.rmtree(folder / "hollow.zarr" / "scenes" / "a")
     (folder / "nothing").mkdir()
     for words, problem in (
-        (["label", "empty.ply", "--serve", "-o", "labels.zarr"], "empty.ply: asks for nothing"),
+        (["label", "empty.ply", "--serve", "-o", "labels.zarr"], "empty.ply: is empty, so there is nothing to ask"),
         (["label", "none.ply", "--serve", "-o", "labels.zarr"], "none.ply"),
         (["label", "gone.ply", "--serve", "-o", "labels.zarr"], "--source: is missing"),
         (["label", "round.ply", "--serve", "-o", "labels.zarr", "--source", "other.zarr"], "other scenes"),

@@ -324,7 +324,8 @@ def test_every_command_is_printed_as_it_can_be_typed(bench: Bench) -> None:
 )  # fmt: skip
 def test_a_campaign_that_died_goes_on(bench: Bench, tmp_path: Path, point: str) -> None:
     (tmp_path / "whole").mkdir()
-    whole = Bench(tmp_path / "whole", FAKE)
+    put_program(tmp_path / "whole", FAKE)
+    whole = Bench(tmp_path / "whole")
     whole.run("table2-redal")
     bench.run("table2-redal", rc=None, DIES_AT=point)
     before = bench.calls

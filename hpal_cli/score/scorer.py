@@ -246,7 +246,8 @@ def score(
             warnings += [(one.scene, warning)] if warning else []
             writer = writer or PointWriter(out(header), header)
             block.append(rows)
-            if sum(part.nbytes for part in block) >= _BLOCK or one is work[-1]:
+            # The first scene is written at once, so that the next command gets the header while the others are scored.
+            if sum(part.nbytes for part in block) >= _BLOCK or one is work[0] or one is work[-1]:
                 waiting.append(output.submit(_write, writer, block))
                 block = []
             if len(waiting) > _WAITING:
