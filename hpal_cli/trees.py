@@ -42,13 +42,14 @@ class Trees:
         return self.total(rows) / max(1, len(self.root))
 
     def total(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(S, F) -> (S, C) what the trees say, summed in their order.
+        """(S, F) -> (S, C) the sum of the leaves in which each row ends, added in the order of the trees, so that the
+        bits do not vary.
 
         Raises:
-            ValueError: the trees look at columns that the rows do not have.
+            ValueError: the trees split on columns that the rows do not have.
         """
         if self.column.max(initial=-1) >= rows.shape[1]:
-            raise ValueError(f"rows of {rows.shape[1]} columns, and the trees look at {self.column.max() + 1}")
+            raise ValueError(f"rows of {rows.shape[1]} columns, and the trees split on {self.column.max() + 1}")
         total = np.zeros((len(rows), self.leaf.shape[1]))
         library = _library()
         if isinstance(library, str):

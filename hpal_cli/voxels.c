@@ -51,9 +51,9 @@ int hpal_bounds(const float *xyz, int64_t count, float *low, float *high)
     return whole;
 }
 
-/* bits: zeros, one for each cell of a box; before: a number for each 64 of them; group: (count,) the place of each
- * point's cell in the box, which becomes the number of its voxel, in the order of the cells. Returns how many voxels
- * there are. */
+/* Numbers the voxels in the order of their cells and returns how many there are. bits: zeros, one for each cell of the
+ * box; before: a number for each 64 of them; group: (count,) in: the place of each point's cell in the box, out: the
+ * number of its voxel. */
 static int64_t number(uint64_t *bits, int64_t *before, int64_t words, int64_t *group, int64_t count)
 {
     for (int64_t n = 0; n < count; n++)
@@ -106,7 +106,7 @@ void hpal_first_of_each(const float *xyz, const float *columns, int64_t width, i
     /* Of several that are written to one place the last stays. */
     for (int64_t n = count - 1; n >= 0; n--)
         first[group[n]] = n;
-    /* What is written, which is more than what is read, is written from front to back. */
+    /* Voxel by voxel, so that memory is written from front to back: more is written than read. */
     for (int64_t m = 0; m < voxels; m++) {
         const float *here = xyz + 3 * first[m], *more = columns + width * first[m];
         for (int64_t k = 0; k < width; k++)

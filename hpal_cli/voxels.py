@@ -80,7 +80,7 @@ def group_positions(xyz: NDArray[np.float32], edge: float) -> tuple[NDArray[np.i
     native = _library_for(len(xyz))
     if not isinstance(native, str):
         xyz = np.ascontiguousarray(xyz, np.float32)
-        # Rounding never turns two numbers round, so the outermost points lie in the outermost cells.
+        # Rounding is monotonic, so the outermost points lie in the outermost cells.
         reach = np.floor(np.stack(bounds(xyz)) / np.float32(edge)).astype(np.float64)
         if (np.abs(reach) < 2.0**31).all() and float(np.prod(reach[1] - reach[0] + 1)) <= MOST_CELLS:
             low, high = reach.astype(np.int64)

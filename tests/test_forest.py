@@ -94,7 +94,7 @@ def test_trees_say_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) 
     # Columns and rows that do not lie beside each other in memory.
     np.testing.assert_array_equal(trees.total(np.asfortranarray(new)[::-1])[::-1], compiled)
     assert trees.total(new[:0]).shape == (0, 5)
-    with pytest.raises(ValueError, match="2 columns, and the trees look at 6"):
+    with pytest.raises(ValueError, match="2 columns, and the trees split on 6"):
         trees.total(new[:, :2])
     monkeypatch.setattr("hpal_cli.trees._library", lambda: "no compiler")
     np.testing.assert_array_equal(trees.total(new), compiled)

@@ -158,7 +158,7 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Collect labels for the selected points. A person gives them, on a page in the browser, in a table or in a viewer;
-    for studies, an oracle gives them, which is the labels that the scenes came with."""
+    for studies, an oracle takes them from the labels that the scenes came with."""
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     given = {
         "--oracle": oracle is not None,

@@ -48,8 +48,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="LENGTHS",
-            help="Edges of the voxels over which hmmu averages, in centimetres or with a unit.  [10,50,100, times "
-            "the scale of the scenes]",
+            help="Edges of the voxels over which hmmu averages, in centimetres, unlike other lengths, or with a "
+            "unit.  [10,50,100, times the scale of the scenes]",
         ),
     ] = None,
     weights: Annotated[
@@ -131,7 +131,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Score every unlabelled point. The higher the score, from 0 to 1, the more a model would learn from its label."""
+    """Score every unlabelled point of the train split. The higher the score, from 0 to 1, the more a model would learn
+    from its label."""
     for option, value, known in (
         ("--strategy", strategy, STRATEGIES),
         ("--hierarchy", hierarchy, HIERARCHIES),

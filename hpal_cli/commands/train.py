@@ -94,9 +94,8 @@ def command(
         typer.Option(
             metavar="NAME",
             help="Named set of values for all options below: s3dis and scannet are the paper's, small takes minutes "
-            "on a "
-            "CPU, few is small for spread answers.  [that of --init; else s3dis with CUDA; on a CPU few with --spread, "
-            "else small]",
+            "on a CPU, few is small with settings for spread answers.  [that of --init; else s3dis with CUDA; on a CPU "
+            "few with --spread, else small]",
         ),
     ] = None,
     size: Annotated[
@@ -110,7 +109,7 @@ def command(
         str | None,
         _value(
             "NAMES",
-            "What the network is told about each voxel: points (position and colour), superpoints (also 32 numbers "
+            "Input features of each voxel: points (position and colour), superpoints (also 32 numbers "
             "that "
             "describe the superpoint of the point), or a list of columns such as x,y,z,rgb,intensity,height. Any "
             "column "
@@ -188,7 +187,8 @@ def command(
         float | None,
         _value(
             "SHARE",
-            f"Share of the last features that each step drops at random, against overfitting.{_presets('dropout')}",
+            "Dropout before the classifier: the share of the last features that each step drops at random, against "
+            f"overfitting.{_presets('dropout')}",
             least=0,
             most=0.99,
         ),
@@ -200,9 +200,8 @@ def command(
         float | None,
         _value(
             "SHARE",
-            "Share of its own weights that the teacher keeps at each step, 0 to 1; the rest comes from the student "
-            "(Eq. 7 "
-            f"of the paper).{_presets('keep')}",
+            "Decay of the teacher's weights, an exponential moving average (EMA): the share that it keeps at each "
+            f"step, 0 to 1; the rest comes from the student (Eq. 7 of the paper).{_presets('keep')}",
             least=0,
             most=1,
         ),

@@ -88,7 +88,7 @@ class Session:
             self.changes += 1
 
     def answer_to(self, number: int, name: str | None = None) -> GivenAnswer | None:
-        """The answer to a query that counts, or with a name the answer of that person; None if there is none."""
+        """The latest answer to a query; None if there is none. name: only the answer of this person counts."""
         given = self._by[number]
         if name is not None:
             return given.get(name)

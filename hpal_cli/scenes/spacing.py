@@ -106,7 +106,7 @@ def measured_spacing(
                         corners += [cloud.xyz.min(axis=0), cloud.xyz.max(axis=0)]
                     yield cloud.xyz
 
-            # One that cannot be read is told of when it is to be written.
+            # A scene that cannot be read is reported later, when it is prepared.
             with contextlib.suppress(HpalError):
                 spacing = point_spacing(positions())
                 if spacing is not None:

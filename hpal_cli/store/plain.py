@@ -40,11 +40,12 @@ _MEMBERS = {
 _HARMLESS = {"attributes", "dimension_names", "storage_transformers"}
 
 MOST = 1 << 28
-"""Bytes of a chunk, and of an array that is read at once, beyond which Zarr looks after what a file promises."""
+"""Bytes of a chunk, and of an array that is read at once. More is left to Zarr, since a damaged shape could ask for any
+amount of memory."""
 
 
 class NotPlain(Exception):
-    """Zarr is to read it."""
+    """This array or group must be read with Zarr."""
 
 
 class PlainArray:
@@ -118,7 +119,7 @@ class PlainArray:
         packed = memoryview(data)[:-4]
         if len(data) < 20 or crc32c(bytes(packed)) != int.from_bytes(data[-4:], "little"):
             raise NotPlain
-        # What the header of the chunk says of its sizes, of the numbers and of itself, is not taken on trust.
+        # Blosc trusts the sizes in the header of a chunk, so they are compared with the expected ones.
         sizes = int.from_bytes(packed[4:8], "little"), int.from_bytes(packed[12:16], "little")
         if sizes != (self._chunk_bytes, len(packed)):
             raise NotPlain

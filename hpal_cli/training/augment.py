@@ -25,7 +25,7 @@ def augment_position(
 ) -> NDArray[np.float32]:
     """(N, 3) metres from the scene's origin -> the same points distorted, turned and scaled about that origin.
 
-    Turned about its own middle, a room in its own position is one of the positions that training shows.
+    The origin is the middle of the scene, so a scene that is not turned is one of those that training shows.
     """
     if distort and rng.random() < 0.95:
         for granularity, magnitude in ELASTIC:

@@ -76,10 +76,11 @@ def known_labels(
 def places(
     keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Of labels `ids` (L,) of the rows (L,) of a scene those whose rows are in `keep` (K,), ascending: their places in
-    it, and they themselves."""
+    """Restricts the labels of a scene to some of its points. keep: (K,) ascending rows of these points; rows, ids: (L,)
+    the rows that have labels, and the labels. Returns, for the M labels whose row is in `keep`, the place of the row in
+    `keep` (M,), and the label (M,)."""
     if len(keep) and keep[-1] == len(keep) - 1:
-        # The first rows, most often all: nothing has to be searched for.
+        # These are the first rows, most often all, so nothing has to be searched for.
         inside, at = rows < len(keep), rows
     else:
         at = np.searchsorted(keep, rows)

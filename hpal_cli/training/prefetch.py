@@ -25,7 +25,7 @@ PREFETCH = 2
 """Number of batches that may wait to be used, and number that each worker process may prepare in advance."""
 
 MAX_WORKERS = 8
-"""Number of worker processes by default, at most."""
+"""Largest default number of worker processes."""
 
 
 @dataclass
@@ -58,8 +58,8 @@ def prefetch_batches(
     *,
     workers: int = 0,
 ) -> Iterator[DeviceBatch]:
-    """Yields the batches of these steps in order. workers: number of processes that make them; with 0, this one does.
-    geometry: makes the geometry of voxels (M, 4).
+    """Yields the batches of these steps in order. workers: number of processes that make them; 0: the calling process
+    makes them. geometry: makes the geometry of voxels (M, 4).
 
     For CUDA, a separate thread copies them and computes their kernel maps on a separate stream, so that a step does not
     wait for them, nor for the numbers of voxels, which the host must read from the GPU.

@@ -58,7 +58,7 @@ def compress(plain: BinaryIO, info: bytes, nodes: NDArray[np.void], file: Binary
     placed["offset"] = placed["bytes"] = 0
     filled = placed["points"] > 0
     placed["bytes"][filled] = [size for _, size in lazrs.read_chunk_table(file, laz)]
-    # The place of the chunk table comes first.
+    # The first chunk follows the 8 bytes that say where the chunk table is.
     placed["offset"][filled] = begin + 8 + np.cumsum(placed["bytes"][filled]) - placed["bytes"][filled]
 
     evlrs_at = file.seek(0, io.SEEK_END)
