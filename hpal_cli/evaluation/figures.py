@@ -60,10 +60,14 @@ def learning_curve(curves: Mapping[str, Sequence[tuple[int, float, float]]], pat
     """Draws mIoU over the number of answers, as a PNG. curves: from each name to rows of (answers, their percentage of
     the train points, mIoU from 0 to 1)."""
     figure, (axes,) = figure_of(6.5, 4.2)
+    long = [rows for rows in curves.values() if len(rows) > 1]
+    lowest = min(long, key=lambda rows: sum(r[2] for r in rows)) if len(long) > 1 else None
     for rows in curves.values():
         (line,) = axes.plot([r[0] for r in rows], [100 * r[2] for r in rows], marker="o", linewidth=2)
-        # The text of a single point is beside it, since the end of a curve may be above it.
-        away, align = ((0, 7), "center") if len(rows) > 1 else ((8, -3), "left")
+        # The text of a single point is beside it, since the end of a curve may be above it; that of the lowest curve is
+        # below it.
+        above = (0, -14 if rows is lowest else 7)
+        away, align = (above, "center") if len(rows) > 1 else ((8, -3), "left")
         for count, _, value in rows:
             axes.annotate(
                 f"{100 * value:.1f}",
