@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hpal_cli.export.context import context_cloud, overview
+from hpal_cli.labels.store import by_scene
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
@@ -32,12 +33,13 @@ def write_context(
         HpalError: a file exists and `overwrite` is not given.
     """
     monitor = monitor or Silent()
-    scenes = [store.table[int(n)] for n in np.unique(selection.rows["scene"])]
+    chosen = by_scene(selection.rows)
+    scenes = [store.table[number] for number in chosen]
     paths = {s.number: (scene_path(folder, s.name, "ply"), scene_path(folder, s.name, "png")) for s in scenes}
     files = [path for pair in paths.values() for path in pair]
     with remove_new_on_error(files, overwrite=overwrite), monitor.task("drawing", len(scenes)) as task:
         for scene in scenes:
-            picks = selection.rows[selection.rows["scene"] == scene.number]
+            picks = chosen[scene.number]
             points = store.points(scene)
             index, rank = picks["index"], picks["rank"]
             guess = store.predicted(scene)[index].astype(np.int64) if isinstance(store, PredictionStore) else None

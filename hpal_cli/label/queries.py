@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.label.tour import short_tour
+from hpal_cli.labels.store import by_scene
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.selection.selector import scored_store
@@ -68,17 +69,16 @@ def queries(asked: Rows, store: PredictionStore | SceneStore | None = None) -> l
     """
     names = asked.dtype.names or ()
     found = []
-    for number in np.unique(asked["scene"]):
-        here = asked[asked["scene"] == number]
+    for number, here in by_scene(asked).items():
         place = np.column_stack([here[axis] for axis in "xyz"]).astype(np.float64)
         groups = _groups(here)
         middle = np.array([_middle(place, group) for group in groups], np.int64)
-        guesses = _guesses(here["index"][middle].astype(np.int64), int(number), store)
+        guesses = _guesses(here["index"][middle].astype(np.int64), number, store)
         for n, at in enumerate(short_tour(place[middle])):
             row = here[middle[at]]
             found.append(
                 Query(
-                    int(number),
+                    number,
                     int(row["index"]),
                     place[middle[at]],
                     n + 1,

@@ -13,7 +13,7 @@ from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.label.queries import Query, queries, selection_store
-from hpal_cli.labels.store import QUERY, LabelStore
+from hpal_cli.labels.store import QUERY, LabelStore, by_scene
 from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Source
 from hpal_cli.page.live_spread import LiveSpread
@@ -69,8 +69,8 @@ def queries_asked(asked: Rows, header: Header, subject: object, *, source: Path 
     store = selection_store(header, source, beside)
     if store is None:
         raise UsageError("--source", f"is missing: the scenes that {subject} is of are not there", "name their store")
-    for number in np.unique(asked["scene"]).tolist():
-        here = asked["index"][asked["scene"] == number]
+    for number, rows in by_scene(asked).items():
+        here = rows["index"]
         if not 0 <= number < len(store.table):
             raise HpalError(
                 subject, f"asks about scene {number}, which {store.path} does not have", "use matching files"

@@ -34,7 +34,6 @@ UNCLASSIFIED = (0, 1)
 
 _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _LINEAR_UNITS_KEY = 3076
-_RECORD, _EXTENDED_RECORD = 54, 60  # bytes, at least
 _CHUNKED = (2, 3)
 _LAYERED = 3
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # by kind of item: point, colours, colours and infrared, waveform
@@ -165,7 +164,7 @@ def opened(path: Path) -> Iterator[Any]:
         HpalError: anything is wrong with the file; errors within the block, too, become this error.
     """
     with _named(path):
-        check_records(_head(path, 375), path.stat().st_size, path)
+        check_records(_head(path, copc.HEADER), path.stat().st_size, path)
         import laspy
 
         with laspy.open(path) as reader:
@@ -232,7 +231,7 @@ def _named(path: Path) -> Iterator[None]:
 def check_records(head: bytes, size: int, path: object) -> None:
     """Refuses impossible numbers of header records, for which laspy would make empty records without end.
 
-    head: the first 375 bytes of a file of `size` bytes; path: for messages.
+    head: the first `copc.HEADER` bytes of a file of `size` bytes; path: for messages.
 
     Raises:
         HpalError: the file is no LAS file, or too small for its number of records.
@@ -240,11 +239,11 @@ def check_records(head: bytes, size: int, path: object) -> None:
     if head[:4] != b"LASF" or len(head) < 227:
         raise HpalError(path, "is not a LAS or LAZ file", _REMEDY)
     header_size, start, records = struct.unpack_from("<HII", head, 94)
-    if not header_size + _RECORD * records <= start <= size:
+    if not header_size + copc.RECORD * records <= start <= size:
         raise HpalError(path, f"the header promises {records} records before byte {start}, of {size}", _REMEDY)
     if head[24:26] >= b"\x01\x04" and len(head) >= 247:
-        extended_start, extended = struct.unpack_from("<QI", head, 235)
-        if extended and extended_start + _EXTENDED_RECORD * extended > size:
+        extended_start, extended = struct.unpack_from(copc.EVLRS, head, copc.EVLRS_AT)
+        if extended and extended_start + copc.EXTENDED_RECORD * extended > size:
             raise HpalError(path, f"the header promises {extended} records after the points", _REMEDY)
 
 

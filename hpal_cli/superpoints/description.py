@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.surface import Surface, nearest, principal_axes, rowwise
-from hpal_cli.voxels import group_voxels, voxel_coordinates
+from hpal_cli.voxels import first_of_each, group_voxels, voxel_coordinates
 
 COARSE, COARSE_NEIGHBOURS = 0.08, 32
 """The coarse shape around a point: points are thinned to cells of the edge COARSE, in metres, and the COARSE_NEIGHBOURS
@@ -119,8 +119,8 @@ def point_columns(
     xyz: (N, 3); color: (N, 3) in [0, 1] or None; surface: of the N points.
     """
     seen = color_features(color, len(xyz))
-    cell, _ = group_voxels(voxel_coordinates(xyz, COARSE))
-    thin = np.sort(np.unique(cell, return_index=True)[1])
+    cell, count = group_voxels(voxel_coordinates(xyz, COARSE))
+    thin = np.sort(first_of_each(cell, len(count)))
     _, near = nearest(xyz[thin], xyz[thin], COARSE_NEIGHBOURS, threads)
     square, axes = principal_axes(xyz[thin][near])
     small, middle, large = np.sqrt(square).T + 1e-6
@@ -343,7 +343,7 @@ def describe_relief(
     cell, points = group_voxels(voxel_coordinates(xyz, CELL))
     place = sum_by(cell, xyz, len(points)) / points[:, None]
     # The normal of a cell is that of its first point.
-    facing, tree = normal[np.unique(cell, return_index=True)[1]], cKDTree(place)
+    facing, tree = normal[first_of_each(cell, len(points))], cKDTree(place)
     found = []
     for radius in RELIEF:
         a, b = pairs_within(tree, xyz[medoid], radius)
