@@ -19,7 +19,7 @@ from hpal_cli.predictions import probabilities
 from hpal_cli.readers import number_table
 from hpal_cli.score import hmmu
 from hpal_cli.selection import fds
-from hpal_cli.superpoints import segmentation
+from hpal_cli.superpoints import around, segmentation
 from hpal_cli.training import augment
 
 LIBRARIES = (
@@ -35,6 +35,7 @@ KERNELS: dict[str, tuple[Callable[[], str | None], Sequence[str]]] = {
     "predictions/probabilities.c": (probabilities.missing, compiled.FLAGS),
     "score/hmmu.c": (hmmu.missing, compiled.FLAGS),
     "selection/greedy.c": (fds.missing, compiled.FLAGS),
+    "superpoints/around.c": (around.missing, compiled.FLAGS),
     "superpoints/segmentation.c": (segmentation.missing, compiled.FLAGS),
     "training/augment.c": (augment.missing, compiled.FLAGS),
     "network/pairs.c": (native.missing_pairs, native.FLAGS),

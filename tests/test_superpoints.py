@@ -22,10 +22,12 @@ from hpal_cli.evaluation.bound import superpoint_bound
 from hpal_cli.info import describe
 from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
 from hpal_cli.scenes.store import Points, SceneStore
+from hpal_cli.superpoints import around as surroundings
 from hpal_cli.superpoints import build as building
 from hpal_cli.superpoints import segmentation
 from hpal_cli.superpoints import store as storing
 from hpal_cli.superpoints.appearance import appearance_of, require_appearance
+from hpal_cli.superpoints.around import column_totals, relief_totals
 from hpal_cli.superpoints.build import Superpoints, appearance, build, medoids, partition, scale_of
 from hpal_cli.superpoints.description import HALO
 from hpal_cli.superpoints.likeness import Likeness
@@ -131,6 +133,58 @@ def test_compiled_and_plain_code_agree_in_every_bit(color: bool, monkeypatch: py
     np.testing.assert_array_equal(segment(xyz, seen, around), compiled)
     again = [components(400, pairs, cost, k, least) for k in (0.1, 0.7, 40) for least in (0, 8, 500)]
     assert [roots.tolist() for roots in again] == [roots.tolist() for roots in some]
+
+
+def _unit(rng: np.random.Generator, count: int) -> np.ndarray:
+    vectors = rng.normal(size=(count, 3))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["together", "one place far away"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "NumPy"])
+def test_what_lies_around_a_superpoint_is_counted_by_the_definition(
+    compiled: bool, far: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(surroundings, "_library", lambda: "not here")
+    elif surroundings.missing():
+        pytest.skip(str(surroundings.missing()))
+    rng = np.random.default_rng(7)
+    place = np.column_stack([rng.uniform(-2, 2, (900, 3)), rng.uniform(0, 3, 900)])
+    if far:
+        place[5, :3] = 1e12, -1e12, 1e12
+    value, normal = rng.random((900, 5)), _unit(rng, 900)
+    # One centre in each of the places, and one that has nothing near it.
+    centre = np.concatenate([place[:40], [[50, 50, 50, 1]]])
+    low, mid, high = (0.1, 0.5, 0.8, 1.2, 1.8, 2.3), 0.1, (-0.3, -0.1, -0.04, -0.015, 0.015, 0.04, 0.1, 0.3)
+    total = column_totals(place, value, centre, 0.7, low, mid)
+    for row, (x, y, z, _) in zip(total, centre, strict=True):
+        near = np.hypot(place[:, 0] - x, place[:, 1] - y) <= 0.7
+        up, height = place[near, 2] - z, place[near, 3]
+        close = np.abs(up) < 0.7
+        ranges = np.histogram(height, [-np.inf, *low, np.inf])[0]
+        np.testing.assert_array_equal(row[:8], [*ranges, close.sum()])
+        np.testing.assert_allclose(row[8:13], value[near][close].sum(axis=0))
+        assert row[13:].tolist() == [height.max(initial=0), (up > mid).sum(), near.sum()]
+    plane, middle = _unit(rng, 41), centre[:, :3] + rng.normal(0, 0.1, (41, 3))
+    total = relief_totals(place[:, :3], normal, centre[:, :3], middle, plane, 1.1, high, 0.6)
+    for row, one, point, front in zip(total, centre, middle, plane, strict=True):
+        near = np.linalg.norm(place[:, :3] - one[:3], axis=1) <= 1.1
+        step, parallel = (place[near, :3] - point) @ front, np.abs(normal[near] @ front) > 0.6
+        ranges = np.histogram(step[parallel], [-np.inf, *high, np.inf])[0]
+        np.testing.assert_array_equal(row, [*ranges, near.sum(), (step > 0.3).sum(), (step < -0.1).sum()])
+    assert total[-1, 9] == 0
+    assert total[0, 9] > 20
+
+
+def test_compiled_and_plain_descriptions_agree_in_every_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    if surroundings.missing():
+        pytest.skip(str(surroundings.missing()))
+    one = room()
+    monkeypatch.setattr(surroundings, "_BLOCK", 7)
+    compiled = build(one.points, scale=SCALE)
+    monkeypatch.setattr(surroundings, "_library", lambda: "not here")
+    np.testing.assert_array_equal(build(one.points, scale=SCALE).feature, compiled.feature)
 
 
 def test_edges_cost_what_the_equation_says() -> None:

@@ -327,7 +327,7 @@ def _shades(metres: NDArray[np.float64]) -> NDArray[np.uint8]:
     where there is one, because it varies too much from point to point to show shapes."""
     light = np.ones(len(metres))
     for rows, near in neighbours(metres, 10):
-        normal = principal_axes(metres[near])[1][:, :, 0]
+        normal = principal_axes(metres, near)[1][:, :, 0]
         light[rows] = 0.5 + 0.5 * np.abs(normal @ LIGHT)
     return np.rint(height_colors(metres[:, 2]) * light[:, None]).astype(np.uint8)
 

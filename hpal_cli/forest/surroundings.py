@@ -10,7 +10,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.spatial import cKDTree
 
 from hpal_cli.superpoints.build import Superpoints
-from hpal_cli.superpoints.description import pairs_within
+from hpal_cli.superpoints.surface import pairs_within
 
 NEAR, COLUMN = (0.7, 1.5), 0.4
 """Metres (divided by the scale) at which a Gaussian weight has fallen to 1/e: NEAR in space, for two radii, and COLUMN

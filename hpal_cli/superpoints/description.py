@@ -13,8 +13,9 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
+from hpal_cli.superpoints.around import column_totals, relief_totals, without_gaps
 from hpal_cli.superpoints.graph import Graph
-from hpal_cli.superpoints.surface import Surface, nearest, principal_axes, rowwise
+from hpal_cli.superpoints.surface import Surface, blocks, nearest, pairs_within, principal_axes, rowwise
 from hpal_cli.voxels import first_of_each, group_voxels, voxel_coordinates
 
 COARSE, COARSE_NEIGHBOURS = 0.08, 32
@@ -30,8 +31,8 @@ COLUMNS = (0.4, 1.0)
 HALO = 1.6
 """Metres around a tile within which points are needed to describe the superpoints in it."""
 
-_HEIGHTS = (-np.inf, 0.1, 0.5, 0.8, 1.2, 1.8, 2.3, np.inf)
-"""Bounds, in metres above the ground, of the seven ranges of height in which a column's cells are counted."""
+_HEIGHTS = (0.1, 0.5, 0.8, 1.2, 1.8, 2.3)
+"""Bounds, in metres above the ground, between the seven ranges of height in which a column's cells are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,9 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 
     xyz: (N, 3).
     """
-    cell = np.column_stack([_without_gaps(one) for one in voxel_coordinates(xyz[:, :2], GROUND_CELL).T])
+    cell = np.column_stack(
+        [without_gaps(one, 2 * GROUND_WINDOW) for one in voxel_coordinates(xyz[:, :2], GROUND_CELL).T]
+    )
     shape = cell.max(axis=0) + 1
     key = cell[:, 0] * shape[1] + cell[:, 1]
     # Sorted by cell, then height. The lowest twentieth of a cell's points is skipped, as it may be noise.
@@ -93,21 +96,14 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def _without_gaps(cell: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) the cells along one axis, counted from the first, with gaps shortened to twice the width of the opening. So
-    a point a hundred kilometres away does not fill the memory with empty cells."""
-    there, home = np.unique(cell, return_inverse=True)
-    place = np.concatenate([[0], np.cumsum(np.minimum(np.diff(there), 2 * GROUND_WINDOW))])
-    found: NDArray[np.int64] = place[home.reshape(-1)]
-    return found
-
-
 def color_features(color: NDArray[np.float64] | None, count: int) -> NDArray[np.float64]:
     """(N, 4) brightness, red minus green, yellow minus blue, and saturation; zeros if there is no colour."""
     if color is None:
         return np.zeros((count, 4))
     red, green, blue = color.T
-    return np.column_stack([color.mean(axis=1), red - green, (red + green) / 2 - blue, np.ptp(color, axis=1)])
+    # Column by column, since NumPy is slow at adding up or comparing three numbers at a time.
+    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return np.column_stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue, most - least])
 
 
 def point_columns(
@@ -119,10 +115,13 @@ def point_columns(
     xyz: (N, 3); color: (N, 3) in [0, 1] or None; surface: of the N points.
     """
     seen = color_features(color, len(xyz))
+    texture = np.empty(len(xyz))
+    for rows in blocks(len(xyz)):
+        texture[rows] = seen[surface.near[rows], 0].std(axis=1)
     cell, count = group_voxels(voxel_coordinates(xyz, COARSE))
     thin = np.sort(first_of_each(cell, len(count)))
     _, near = nearest(xyz[thin], xyz[thin], COARSE_NEIGHBOURS, threads)
-    square, axes = principal_axes(xyz[thin][near])
+    square, axes = principal_axes(xyz[thin], near)
     small, middle, large = np.sqrt(square).T + 1e-6
     coarse = np.column_stack(
         [
@@ -141,7 +140,7 @@ def point_columns(
             np.abs(surface.normal[:, 2]),
             surface.curvature,
             seen,
-            seen[:, 0][surface.near].std(axis=1),
+            texture,
             surface.distance[:, -1],
             coarse[home[cell]],
         ]
@@ -239,10 +238,6 @@ def describe_around(own: NDArray[np.float64], size: NDArray[np.int64], graph: Gr
     return np.column_stack([mean(np.ones(len(a), bool)), mean(above), mean(~above), core[largest], touching])
 
 
-_COLUMN_BLOCK = 1 << 12
-"""Superpoints whose columns are in memory at a time."""
-
-
 def describe_columns(
     xyz: NDArray[np.float64], height: NDArray[np.float64], columns: NDArray[np.float64], centre: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -256,37 +251,18 @@ def describe_columns(
     cell, count = group_voxels(voxel_coordinates(xyz, CELL))
     place = sum_by(cell, np.column_stack([xyz, height]), len(count)) / count[:, None]
     seen = sum_by(cell, columns[:, [0, 2, 3, 4, 6]], len(count)) / count[:, None]
-    tree = cKDTree(place[:, :2])
-    found = np.zeros((len(centre), 16 * len(COLUMNS)))
-    for n, radius in enumerate(COLUMNS):
-        for start in range(0, len(centre), _COLUMN_BLOCK):
-            rows = slice(start, min(start + _COLUMN_BLOCK, len(centre)))
-            found[rows, 16 * n : 16 * (n + 1)] = _column(tree, place, seen, centre[rows], radius)
-    return found
-
-
-def _column(
-    tree: cKDTree,
-    place: NDArray[np.float64],
-    seen: NDArray[np.float64],
-    centre: NDArray[np.float64],
-    radius: float,
-) -> NDArray[np.float64]:
-    home, near = pairs_within(tree, centre[:, :2], radius)
-    count = np.bincount(home, minlength=len(centre))
-    total, rows = np.maximum(count, 1), len(centre)
-    found = np.zeros((rows, 16))
-    level = np.searchsorted(_HEIGHTS[1:-1], place[near, 3], side="right")
-    found[:, :7] = np.bincount(home * 7 + level, minlength=rows * 7).reshape(rows, 7) / total[:, None]
-    up = place[near, 2] - centre[home, 2]
-    close = np.abs(up) < radius
-    beside = np.bincount(home[close], minlength=rows)
-    found[:, 7] = beside / total
-    found[:, 8:13] = sum_by(home[close], seen[near[close]], rows) / np.maximum(beside, 1)[:, None]
-    np.maximum.at(found[:, 13], home, place[near, 3])
-    found[:, 14] = np.bincount(home[up > CELL], minlength=rows) / total
-    found[:, 15] = count / radius**2
-    return found
+    found = []
+    for radius in COLUMNS:
+        total = column_totals(place, seen, centre, radius, _HEIGHTS, CELL)
+        cells, beside = np.maximum(total[:, 15:], 1), np.maximum(total[:, 7:8], 1)
+        found += [
+            total[:, :8] / cells,
+            total[:, 8:13] / beside,
+            total[:, 13:14],
+            total[:, 14:15] / cells,
+            total[:, 15:] / radius**2,
+        ]
+    return np.column_stack(found)
 
 
 RELIEF = (0.7, 1.5)
@@ -343,33 +319,14 @@ def describe_relief(
     cell, points = group_voxels(voxel_coordinates(xyz, CELL))
     place = sum_by(cell, xyz, len(points)) / points[:, None]
     # The normal of a cell is that of its first point.
-    facing, tree = normal[first_of_each(cell, len(points))], cKDTree(place)
+    facing = normal[first_of_each(cell, len(points))]
     found = []
     for radius in RELIEF:
-        a, b = pairs_within(tree, xyz[medoid], radius)
-        around = np.maximum(np.bincount(a, minlength=count), 1)
-        step = rowwise(place[b] - centre[a], plane[a])
-        parallel = np.abs(rowwise(facing[b], plane[a])) > _PARALLEL
-        steps = len(_STEPS) + 1
-        where = a[parallel] * steps + np.searchsorted(_STEPS, step[parallel])
-        beside = np.bincount(a[parallel], minlength=count)
-        found += [
-            np.bincount(where, minlength=count * steps).reshape(count, steps) / np.maximum(beside, 1)[:, None],
-            (beside / around)[:, None],
-            (np.bincount(a, step > _STEPS[-1], minlength=count) / around)[:, None],
-            (np.bincount(a, step < _STEPS[1], minlength=count) / around)[:, None],
-        ]
+        total = relief_totals(place, facing, xyz[medoid], centre, plane, radius, _STEPS, _PARALLEL)
+        beside = total[:, :9].sum(axis=1, keepdims=True)
+        around = np.maximum(total[:, 9:10], 1)
+        found += [total[:, :9] / np.maximum(beside, 1), beside / around, total[:, 10:] / around]
     return np.column_stack([*found, np.sqrt(np.maximum(square, 0)), np.abs(plane[:, 2])])
-
-
-def pairs_within(
-    tree: cKDTree, centres: NDArray[np.float64], radius: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pairs of a row of `centres` (S, 2 or 3) and a row of the tree's points that are within `radius` of each
-    other, as two arrays (E,) in no particular order."""
-    # As an array, since making lists would take longer than the search.
-    pairs = cKDTree(centres).sparse_distance_matrix(tree, radius, output_type="ndarray")
-    return pairs["i"].astype(np.int64), pairs["j"].astype(np.int64)
 
 
 def main_normals(of: NDArray[np.integer], normal: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ def surface(xyz: NDArray[np.float64], *, threads: int = 1) -> Surface:
     threads: number of threads that search for neighbours, on which the result does not depend.
     """
     distance, near = nearest(xyz, xyz, NEIGHBOURS, threads)
-    values, vectors = principal_axes(xyz[near])
+    values, vectors = principal_axes(xyz, near)
     total = values.sum(axis=1)
     curvature = np.divide(values[:, 0], total, out=np.zeros(len(xyz)), where=total > 0)
     return Surface(near, distance, vectors[:, :, 0], curvature)
@@ -44,6 +45,16 @@ def nearest(
     count = min(count, len(points))
     distance, near = cKDTree(points).query(of, count, workers=threads)
     return distance.reshape(-1, count), near.reshape(-1, count)
+
+
+def pairs_within(
+    tree: cKDTree, centres: NDArray[np.float64], radius: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of a row of `centres` (S, 2 or 3) and a row of the tree's points that are within `radius` of each
+    other, as two arrays (E,) in no particular order."""
+    # As an array, since making lists would take longer than the search.
+    pairs = cKDTree(centres).sparse_distance_matrix(tree, radius, output_type="ndarray")
+    return pairs["i"].astype(np.int64), pairs["j"].astype(np.int64)
 
 
 def rowwise(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -60,8 +71,22 @@ def covariance(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return away.transpose(0, 2, 1) @ away / points.shape[1]
 
 
-def principal_axes(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def principal_axes(
+    xyz: NDArray[np.float64], near: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The eigenvalues (B, 3), ascending and at least 0, and the eigenvectors (B, 3, 3), in columns, of the covariance
-    matrices of B sets of K points (B, K, 3)."""
-    values, vectors = np.linalg.eigh(covariance(points))
+    matrices of B sets of K of the points xyz (N, 3), whose rows are `near` (B, K)."""
+    matrices = np.empty((len(near), 3, 3))
+    for rows in blocks(len(near)):
+        matrices[rows] = covariance(xyz[near[rows]])
+    values, vectors = np.linalg.eigh(matrices)
     return np.maximum(values, 0), vectors
+
+
+_BLOCK = 1 << 11
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of `count` rows, each so short that what is computed from it stays in the processor's cache."""
+    for start in range(0, count, _BLOCK):
+        yield slice(start, start + _BLOCK)
