@@ -71,7 +71,7 @@ def select(folder: Path, info: SceneInfo, table: SceneTable, xyz: np.ndarray, rn
     rows["index"] = rng.choice(len(xyz), 40, replace=False)
     rows["x"], rows["y"], rows["z"] = xyz[rows["index"]].T
     rows["rank"] = np.arange(1, 41)
-    header = Header("selection", source="scenes.zarr", scenes=table.id, pool=(PoolScene.of(info),))
+    header = Header("selection", source="scenes.zarr", scenes=table.id, pool=(PoolScene.from_info(info),))
     with (folder / "first.ply").open("wb") as file:
         write_points(file, header, rows)
 

@@ -44,7 +44,7 @@ class Budget:
         """The text that `parse` reads, always in the same spelling for the same budget."""
         return f"{self.amount.normalize():f}{'%' * self.percent}{'/scene' * self.per_scene}"
 
-    def of(self, points: int) -> int:
+    def count(self, points: int) -> int:
         """How many of `points` points the budget is: rounded, and at least one."""
         if not self.percent:
             return int(self.amount)

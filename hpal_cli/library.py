@@ -527,7 +527,7 @@ def select(
     parsed = Budget.parse(str(budget))
     if parsed.per_scene:
         raise UsageError("budget", f"{budget!r} is for each scene", "select from one scene at a time, or give a number")
-    limit = parsed.of(len(value)) if len(value) else 0
+    limit = parsed.count(len(value)) if len(value) else 0
     number = np.zeros(len(value), np.int64) if scene is None else _integers("scene", scene)
     _require_equal("scene", len(number), "score", len(value))
     done = _integers("answered", answered)

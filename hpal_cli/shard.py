@@ -33,7 +33,7 @@ class Shard:
         return cls(int(match.group(1)), int(match.group(2)))
 
     @classmethod
-    def of_array_task(cls, environment: Mapping[str, str] = os.environ) -> Shard:
+    def from_array_task(cls, environment: Mapping[str, str] = os.environ) -> Shard:
         """The shard of the Slurm array task that this process is, whatever its first number and step are. Outside a job
         array, the shard is the whole pool.
 

@@ -128,20 +128,20 @@ def fit(
     classes: int,
     *,
     trees: int,
-    columns: float,
-    least: int = 1,
+    max_features: float,
+    min_samples_leaf: int = 1,
     seed: int = 0,
     threads: int = 1,
 ) -> Trees:
     """Trains trees that predict `label` (S,) from `rows` (S, F).
 
-    weight: (S,) of each row; classes: C; trees: T; columns: share of the columns, 0 to 1, that each split chooses from;
-    least: rows in the smallest leaf; threads: number of threads, on which the result does not depend.
+    weight: (S,) of each row; classes: C; trees: T; max_features: share of the columns, 0 to 1, that each split chooses
+    from; min_samples_leaf: rows in the smallest leaf; threads: number of threads, on which the result does not depend.
     """
     from sklearn.ensemble import ExtraTreesClassifier
 
     model = ExtraTreesClassifier(
-        trees, max_features=columns, min_samples_leaf=least, random_state=seed, n_jobs=threads
+        trees, max_features=max_features, min_samples_leaf=min_samples_leaf, random_state=seed, n_jobs=threads
     ).fit(rows, label, sample_weight=weight)
     known = np.asarray(model.classes_, np.int64)
     found = []

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from hpal_cli import compiled
 from hpal_cli.errors import HpalError
 
-FEW = 4096
+MIN_POINTS_COMPILED = 4096
 """Up to so many points the C library is not used: to sort them takes less than a millisecond."""
 
-MOST_CELLS = 1 << 28
+MAX_CELLS = 1 << 28
 """Most cells in a bounding box for which voxels.c is used; it needs a bit for each, 64 MB in all with the counts."""
 
 
@@ -60,7 +60,7 @@ def group_voxels(voxel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[n
         _, inverse, count = np.unique(voxel, axis=0, return_inverse=True, return_counts=True)
         return inverse.reshape(-1), count
     extent = high - low + 1
-    if not isinstance(native, str) and cells <= MOST_CELLS:
+    if not isinstance(native, str) and cells <= MAX_CELLS:
         box = _Box(low, extent)
         group = np.empty(len(voxel), np.int64)
         found = native.hpal_group(voxel.ctypes.data, len(voxel), *box.pointers, group.ctypes.data)
@@ -82,7 +82,7 @@ def group_positions(xyz: NDArray[np.float32], edge: float) -> tuple[NDArray[np.i
         xyz = np.ascontiguousarray(xyz, np.float32)
         # Rounding is monotonic, so the outermost points lie in the outermost cells.
         reach = np.floor(np.stack(bounds(xyz)) / np.float32(edge)).astype(np.float64)
-        if (np.abs(reach) < 2.0**31).all() and float(np.prod(reach[1] - reach[0] + 1)) <= MOST_CELLS:
+        if (np.abs(reach) < 2.0**31).all() and float(np.prod(reach[1] - reach[0] + 1)) <= MAX_CELLS:
             low, high = reach.astype(np.int64)
             box = _Box(low, high - low + 1)
             group = np.empty(len(xyz), np.int64)
@@ -153,7 +153,7 @@ class _Box:
 
 
 def _library_for(points: int) -> ctypes.CDLL | str:
-    return _library() if points > FEW else "few points"
+    return _library() if points > MIN_POINTS_COMPILED else "few points"
 
 
 def missing() -> str | None:

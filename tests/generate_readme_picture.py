@@ -24,7 +24,7 @@ from hpal_cli.evaluation.figures import figure_of, save
 from hpal_cli.export.clouds import class_colors
 from hpal_cli.export.context import greyed
 from hpal_cli.export.pictures import NO_CLASS
-from hpal_cli.export.scene_views import FINE, NO_POINT, Image, framed, from_corner
+from hpal_cli.export.scene_views import NO_POINT, SUPERSAMPLING, Image, framed, from_corner
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 
@@ -99,7 +99,7 @@ def pixels_of(view: Image, xyz: NDArray[np.floating], picks: NDArray[np.floating
     row, column = np.nonzero(view.rows != NO_POINT)
     away, nearest = cKDTree(xyz[view.rows[row, column]]).query(picks)
     nearest = nearest[away * unit < SEEN]
-    return np.column_stack([column[nearest], row[nearest]]) / FINE
+    return np.column_stack([column[nearest], row[nearest]]) / SUPERSAMPLING
 
 
 def curve(axes: Axes, demo: Path) -> None:

@@ -114,7 +114,7 @@ def stream(clouds: list[Cloud], store: PredictionStore, *, labelled_too: bool = 
         rows["x"], rows["y"], rows["z"] = store.points(scene).position[keep].T
         rows["scene"], rows["index"], rows["score"] = scene.number, keep, a.score[keep]
         parts.append(rows)
-    pool = tuple(PoolScene.of(s) for s in store.table)
+    pool = tuple(PoolScene.from_info(s) for s in store.table)
     head = Header("scores", str(store.path), store.table.id, store.unit, 4, pool)
     return packed(head, np.concatenate(parts))
 
@@ -427,7 +427,7 @@ def test_a_budget_beyond_the_candidates_is_a_result(rooms: tuple) -> None:
 def test_nothing_to_choose_from(rooms: tuple) -> None:
     """Every candidate is labelled already: an empty selection, not a crash."""
     _, store = rooms
-    pool = tuple(PoolScene.of(s) for s in store.table)
+    pool = tuple(PoolScene.from_info(s) for s in store.table)
     head = Header("scores", str(store.path), store.table.id, 1.0, 4, pool)
     found = run(packed(head, np.zeros(0, point_dtype(color=False))), "5", Suppression(), store)
     assert len(found.rows) == 0
@@ -520,7 +520,7 @@ def test_scores_of_any_number_type(kind: str) -> None:
 )
 def test_budgets(text: str, points: int, count: int) -> None:
     budget = Budget.parse(text)
-    assert budget.of(points) == count
+    assert budget.count(points) == count
     assert budget.per_scene == ("scene" in text)
     assert budget.percent == ("%" in text)
     assert isinstance(budget.amount, Decimal)

@@ -289,12 +289,12 @@ def test_even_crops_are_around_every_class_alike(
 
 def test_columns_of_superpoints_reach_their_voxels(store: SceneStore, labels: LabelStore) -> None:
     chosen, read = store.table.choose("train"), open_superpoints(store).read
-    inputs = SuperpointInputs.of(store, chosen, read)
+    inputs = SuperpointInputs.from_store(store, chosen, read)
     scene = chosen[0]
     superpoints = read(scene)
     columns = inputs.columns(store, scene, superpoints)
     assert len(inputs.names) == columns.value.shape[1] == 32
-    assert columns(np.array([4, 2])).tolist() == columns.value[superpoints.of[[4, 2]]].tolist()
+    assert columns(np.array([4, 2])).tolist() == columns.value[superpoints.superpoint[[4, 2]]].tolist()
     settings = replace(FEW, max_voxels=0, batch=1, teacher=True, even_crops=0.0)
     known, _ = known_labels(store, labels)
     batch = BatchDataset(store, [scene], known, settings, color=True, seed=0, further=lambda _, __: columns)[0]
@@ -342,7 +342,7 @@ def test_the_checkpoint_holds_what_prediction_needs(
     assert len(done) == len(store.table)
     predictions = PredictionStore(tmp_path / "preds.zarr")
     scene = store.table.choose("val")[0]
-    of, prob = open_superpoints(store).read(scene).of, predictions.probabilities(scene).astype(np.float64)
+    of, prob = open_superpoints(store).read(scene).superpoint, predictions.probabilities(scene).astype(np.float64)
     inputs = model.superpoints.columns(store, scene, open_superpoints(store).read(scene))
     given = SceneInput(store.points(scene), FEW.voxel, further=inputs, unit=store.unit)
     alone = predict_points(model.network(), given, turns=2, device=CPU)

@@ -41,7 +41,7 @@ from hpal_cli.forest.boosting import CURVATURE, RATE, ROWS, boost, check, probab
 from hpal_cli.forest.learn import FOLDS, Example, apply, folds, learn, with_context
 from hpal_cli.forest.model import Forest, is_forest, load
 from hpal_cli.forest.predict import predict_forest
-from hpal_cli.forest.surroundings import COUNT, Surroundings
+from hpal_cli.forest.surroundings import WEIGHTINGS, Surroundings
 from hpal_cli.forest.train import train_forest
 from hpal_cli.history import call
 from hpal_cli.info import describe
@@ -72,7 +72,7 @@ def test_trees_say_what_scikit_learn_says(seed: int) -> None:
     rows, label, weight = data(seed)
     model = ExtraTreesClassifier(30, max_features=0.5, min_samples_leaf=2, random_state=seed)
     expected = model.fit(rows, label, sample_weight=weight).predict_proba(rows)
-    trees = fit(rows, label, weight, 5, trees=30, columns=0.5, least=2, seed=seed)
+    trees = fit(rows, label, weight, 5, trees=30, max_features=0.5, min_samples_leaf=2, seed=seed)
     trees.check(6, 5, "test")
     said = trees(rows)
     np.testing.assert_allclose(said[:, [1, 3, 4]], expected, atol=2e-3)
@@ -85,7 +85,7 @@ def test_trees_say_what_scikit_learn_says(seed: int) -> None:
 
 def test_trees_say_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, label, weight = data()
-    trees = fit(rows, label, weight, 5, trees=30, columns=0.5)
+    trees = fit(rows, label, weight, 5, trees=30, max_features=0.5)
     assert missing() is None
     # Entries that equal a threshold, and NaN, decide between two children.
     new = np.concatenate([rows, np.tile(trees.threshold[trees.column >= 0][:200, None], rows.shape[1])])
@@ -102,18 +102,18 @@ def test_trees_say_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch) 
 
 def test_trees_do_not_depend_on_threads() -> None:
     rows, label, weight = data()
-    one, two = (fit(rows, label, weight, 5, trees=10, columns=0.5, threads=threads) for threads in (1, 2))
+    one, two = (fit(rows, label, weight, 5, trees=10, max_features=0.5, threads=threads) for threads in (1, 2))
     for column in fields(Trees):
         np.testing.assert_array_equal(getattr(one, column.name), getattr(two, column.name))
-    other = fit(rows, label, weight, 5, trees=10, columns=0.5, seed=1)
+    other = fit(rows, label, weight, 5, trees=10, max_features=0.5, seed=1)
     assert len(other.column) != len(one.column) or (other.column != one.column).any()
 
 
 def test_trees_of_one_class_and_of_one_row() -> None:
     rows, label, weight = data()
-    only = fit(rows, np.full(len(rows), 2), weight, 5, trees=3, columns=0.5)
+    only = fit(rows, np.full(len(rows), 2), weight, 5, trees=3, max_features=0.5)
     assert only(rows).tolist() == np.eye(5)[[2] * len(rows)].tolist()
-    single = fit(rows[:1], label[:1], weight[:1], 5, trees=3, columns=0.5, least=2)
+    single = fit(rows[:1], label[:1], weight[:1], 5, trees=3, max_features=0.5, min_samples_leaf=2)
     single.check(6, 5, "test")
     assert single(rows).argmax(axis=1).tolist() == [label[0]] * len(rows)
     assert single(rows[:0]).shape == (0, 5)
@@ -203,8 +203,8 @@ def test_means_over_the_surroundings_by_a_plain_reading() -> None:
     )
     values = rng.random((count, 4))
     found = Surroundings(made)(values)
-    assert found.shape == (count, 4 * COUNT)
-    found = found.reshape(count, COUNT, 4)
+    assert found.shape == (count, 4 * WEIGHTINGS)
+    found = found.reshape(count, WEIGHTINGS, 4)
 
     touching = np.zeros((count, count))
     strong = np.zeros((count, count))
@@ -263,7 +263,7 @@ def test_many_scenes_are_folds_by_scene_and_few_by_blocks() -> None:
                 low, high = sorted(blocks, key=lambda b: b.min(axis=0).tolist())
                 assert any(low[:, axis].max() <= high[:, axis].min() for axis in range(2))
                 assert abs(len(low) - len(high)) <= 1
-    single = [replace(many[0], of=many[0].of[:1], size=many[0].size[:1], centre=many[0].centre[:1])]
+    single = [replace(many[0], superpoint=many[0].superpoint[:1], size=many[0].size[:1], centre=many[0].centre[:1])]
     assert folds(single).tolist() == [0]
 
 
@@ -273,7 +273,7 @@ def test_what_a_stage_is_told_comes_from_trees_that_have_not_seen_the_scene(monk
     target = []
     for one, superpoints in zip(made, found, strict=True):
         votes = np.zeros((len(superpoints), 4))
-        np.add.at(votes, superpoints.of, np.eye(4)[one.label])
+        np.add.at(votes, superpoints.superpoint, np.eye(4)[one.label])
         target.append(votes / superpoints.size[:, None])
     seen: list[np.ndarray] = []
     usual = learning.fit
@@ -294,7 +294,7 @@ def test_what_a_stage_is_told_comes_from_trees_that_have_not_seen_the_scene(monk
     for number, rows in enumerate(seen[1:6]):
         others = [one.feature for n, one in enumerate(found) if n % FOLDS != number]
         np.testing.assert_array_equal(rows, np.concatenate(others))
-    assert seen[6].shape == (len(everything), width + 4 * (COUNT + 1))
+    assert seen[6].shape == (len(everything), width + 4 * (WEIGHTINGS + 1))
     # What the second stage saw of the first scene is what the trees of the others say of it.
     held_out = seen[6][: len(found[0]), width : width + 4]
     assert np.abs(held_out - stages.trees[0](found[0].feature)).max() > 0.02
@@ -351,13 +351,13 @@ def test_a_forest_finds_what_it_was_shown(campaign: Campaign, forest: Forest, tm
     superpoints = open_superpoints(campaign.store)
     for scene in campaign.store.table:
         here = superpoints.read(scene)
-        expected = apply(forest.stages, here).astype(np.float16)[here.of]
+        expected = apply(forest.stages, here).astype(np.float16)[here.superpoint]
         np.testing.assert_array_equal(found.probabilities(scene), expected)
-        np.testing.assert_array_equal(found.superpoints(scene), here.of)
+        np.testing.assert_array_equal(found.superpoints(scene), here.superpoint)
         # Never asked again, "unsure" neither.
         assert found.labelled(scene).tolist() == forest.answered.get(scene.name, np.zeros(0)).tolist()
         rows = np.arange(scene.points)
-        feat = superpoints.likeness()(here.feature).astype(np.float16)[here.of]
+        feat = superpoints.likeness()(here.feature).astype(np.float16)[here.superpoint]
         np.testing.assert_array_equal(found.features(scene)(rows), feat)
     bare = predicted(forest, campaign, tmp_path / "bare.zarr", features=False, scenes=campaign.store.table[:1])
     assert bare.feature_count(campaign.store.table[0]) == 0

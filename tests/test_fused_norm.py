@@ -130,7 +130,7 @@ def test_in_evaluation_the_running_statistics_count(fused: ModuleType, rectified
         x, shortcut = (torch.randn(rows, 48, dtype=torch.float64) for _ in range(2))
         for added in (None, shortcut):
             with torch.no_grad():
-                ours = fused.normalise(x, Epilogue.of(bn, added, rectified=rectified))
+                ours = fused.normalise(x, Epilogue.from_batch_norm(bn, added, rectified=rectified))
                 assert off(ours, by_torch(x, bn, added, rectified)) < 1e-14
 
 

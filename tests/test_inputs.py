@@ -83,7 +83,7 @@ def test_a_column_is_normalised_by_what_is_usual(tmp_path: Path) -> None:
     columns = {"usual": usual, "flat": flat, "rare": rare, "nothing": np.full(count, np.nan)}
     made = synthetic_scenes(tmp_path / "s.zarr", [replace(one, attributes=columns)])
     scene = made.table[0]
-    inputs = PointInputs.of(made, [scene], list(columns), 1.0)
+    inputs = PointInputs.from_store(made, [scene], list(columns), 1.0)
     assert inputs.middle[0] == pytest.approx(2000, rel=0.1)
     assert inputs.spread[1:].tolist() == [1, pytest.approx(rare.std()), 1]
     value = inputs.columns(made, scene, made.points(scene), 1.0)(slice(None))
@@ -142,7 +142,7 @@ def test_height_is_above_the_ground(unit: float, scale: float, tmp_path: Path) -
 
 def test_columns_reach_their_voxels(store: SceneStore) -> None:
     chosen = store.table.choose("train")
-    inputs = PointInputs.of(store, chosen, ("intensity", "echo"), 1.0)
+    inputs = PointInputs.from_store(store, chosen, ("intensity", "echo"), 1.0)
     scene, points = chosen[0], store.points(chosen[0])
     columns = ExtraColumnsReader(store, inputs, None, None, 1.0)(scene, points)
     assert columns is not None

@@ -13,9 +13,9 @@ import pytest
 from conftest import Done, MadeScene, synthetic_predictions, tree
 from matplotlib.image import imread
 
-from hpal_cli.export.clips import NEAR, SceneClips, write_clips
+from hpal_cli.export.clips import COLORED_RADIUS, SceneClips, write_clips
 from hpal_cli.export.context import HIGHLIGHT_COLOR
-from hpal_cli.export.views import APART, View, draw, two_views
+from hpal_cli.export.views import MIN_ANGLE, View, draw, two_views
 from hpal_cli.label.queries import queries
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scene_table import SceneInfo
@@ -63,7 +63,7 @@ def is_red(image: np.ndarray) -> np.ndarray:
 def test_the_query_is_seen_from_both_sides(around: np.ndarray) -> None:
     xyz = np.vstack([[[0, 0, 0]], around])
     a, b = views_of(xyz)
-    assert a.toward @ b.toward <= np.cos(np.radians(APART)) + 1e-6
+    assert a.toward @ b.toward <= np.cos(np.radians(MIN_ANGLE)) + 1e-6
     for view in (a, b):
         np.testing.assert_allclose(np.linalg.norm([view.toward, view.right, view.up], axis=1), 1)
         assert abs(view.toward @ view.right) + abs(view.toward @ view.up) + abs(view.right @ view.up) < 1e-9
@@ -186,7 +186,7 @@ def test_every_row_leads_to_its_picture(
         assert int(query["scalar_index"][0]) == int(row["index"])
         place = np.column_stack([points[a] for a in "xyz"])
         here = store.points(scene).position[int(row["index"])]
-        near = np.linalg.norm(place - here, axis=1) < NEAR
+        near = np.linalg.norm(place - here, axis=1) < COLORED_RADIUS
         rgb = np.column_stack([points[c] for c in ("red", "green", "blue")]).astype(int)
         colored = (np.ptp(rgb, axis=1) > 0) & (points["scalar_query"] == 0)
         assert colored[near].any()

@@ -90,11 +90,11 @@ def test_a_click_speaks_with_one_voice() -> None:
 def test_cost_counts_cells_once() -> None:
     rows = np.zeros(4, ANSWER)
     rows["index"], rows["label"] = [1, 1, 2, 3], [0, 2, 1, -1]
-    cost = Cost.of(rows, 3, 0.1)
+    cost = Cost.from_answers(rows, 3, 0.1)
     assert (cost.clicks, cost.points) == (3, 2)
     assert cost.area == pytest.approx(0.02)
     assert str(cost) == "cost: 3 clicks, 2 points labelled, 0.02 m2"
-    assert "area unknown" in str(Cost.of(rows, 1, None))
+    assert "area unknown" in str(Cost.from_answers(rows, 1, None))
 
 
 def test_a_noisy_oracle_says_so(scenes: Path, tmp_path: Path, hpal: Hpal) -> None:

@@ -32,7 +32,7 @@ def test_against_scikit_learn(classes: int, seed: int) -> None:
     rng = np.random.default_rng([classes, seed])
     truth = rng.integers(0, classes, 400)
     predicted = np.where(rng.random(400) < 0.6, truth, rng.integers(0, classes, 400))
-    found = Metrics.of(confusion_matrix(truth, predicted, classes))
+    found = Metrics.from_confusion(confusion_matrix(truth, predicted, classes))
     every = np.arange(classes)
     np.testing.assert_array_equal(found.confusion, sk.confusion_matrix(truth, predicted, labels=every))
     np.testing.assert_allclose(found.iou, sk.jaccard_score(truth, predicted, labels=every, average=None))
@@ -50,7 +50,7 @@ def test_rows_are_the_truth() -> None:
 def test_absent_classes_are_left_out() -> None:
     """Neither in truth nor in prediction: not 0, not 1, but no part of the mean. Predicted only: 0, and part of it."""
     truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 3])
-    found = Metrics.of(confusion_matrix(truth, predicted, 6))
+    found = Metrics.from_confusion(confusion_matrix(truth, predicted, 6))
     np.testing.assert_array_equal(np.isnan(found.iou), [False, False, True, False, True, True])
     present = [0, 1, 3]
     np.testing.assert_allclose(found.iou[present], [1, 0.5, 0])
@@ -77,7 +77,7 @@ def test_small_types_do_not_overflow() -> None:
 
 
 def test_nothing_to_compare() -> None:
-    found = Metrics.of(confusion_matrix(np.full(3, -1), np.zeros(3, np.uint8), 4))
+    found = Metrics.from_confusion(confusion_matrix(np.full(3, -1), np.zeros(3, np.uint8), 4))
     assert found.points == 0
     assert np.isnan([found.miou, found.accuracy, found.class_accuracy]).all()
 

@@ -195,7 +195,7 @@ def test_tables_of_nothing_but_short_numbers(tmp_path: Path, width: int, most: i
                 at = 0
                 with (tmp_path / "a").open("rb", buffering=0) as file:
                     pieces = number_table.Lines()
-                    for _ in pieces.of(file, tmp_path / "a"):
+                    for _ in pieces.pieces(file, tmp_path / "a"):
                         at += pieces.into([column[at:] for column in columns]) or 0
                 found = np.column_stack(columns)
             else:
@@ -244,7 +244,7 @@ def test_files_are_shared_out_and_come_back_in_order(
 ) -> None:
     """However many parts and threads there are: lines that lie across parts are read once, odd files stand apart."""
     monkeypatch.setattr(number_files, "_PART", part)
-    monkeypatch.setattr(number_files, "_WORTH", 1)
+    monkeypatch.setattr(number_files, "_MIN_PARTS", 1)
     monkeypatch.setattr(number_files, "cores", lambda: threads)
     pool = ThreadPoolExecutor(max(1, threads - 1))
     monkeypatch.setattr(number_files, "_pool", lambda: pool)

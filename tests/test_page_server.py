@@ -536,7 +536,7 @@ def test_spreads_that_wait_become_one(store: SceneStore, monkeypatch: pytest.Mon
 
 
 def test_a_large_scene_is_coarse_at_first(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpal_cli.page.scene_cache.LARGE", 100)
+    monkeypatch.setattr("hpal_cli.page.scene_cache.COARSE_FROM_POINTS", 100)
     monkeypatch.setattr("hpal_cli.page.cloud.COARSE", 300)
     ready = threading.Event()
     usual = DrawnCloud.__init__

@@ -109,7 +109,7 @@ def test_ranks_share_the_scenes_of_a_batch(scenes: Path) -> None:
 
     def part(rank: int, world: int) -> BatchDataset:
         chosen = store.table.choose("train")
-        return BatchDataset(store, chosen, known, settings, color=True, seed=1, rank=rank, world=world)
+        return BatchDataset(store, chosen, known, settings, color=True, seed=1, rank=rank, world_size=world)
 
     whole, parts = part(0, 1)[3], [part(rank, 3)[3] for rank in range(3)]
     assert [len(batch.scenes) for batch in parts] == [2, 1, 1]

@@ -130,7 +130,7 @@ def test_redal_measure_is_means_over_regions(colored: bool) -> None:
     closed = np.flatnonzero(of == 1)
     labelled = np.concatenate([[3, 699, 3], closed])
     found = redal.measure(prob, xyz, rgb, feat, labelled, of)
-    np.testing.assert_array_equal(found.of, of)
+    np.testing.assert_array_equal(found.region, of)
     value = redal.point_value(prob, xyz, rgb)
     for region in range(of.max() + 1):
         rows = [n for n in range(700) if of[n] == region]
@@ -146,7 +146,7 @@ def test_redal_measure_is_means_over_regions(colored: bool) -> None:
 def regions(value: list[float], feature: np.ndarray, unanswered: list[int] | None = None) -> Regions:
     count = len(value)
     return Regions(
-        of=np.arange(count, dtype=np.int32),
+        region=np.arange(count, dtype=np.int32),
         points=np.full(count, 9),
         unanswered=np.array(unanswered or [9] * count),
         value=np.array(value, np.float64),
@@ -288,7 +288,7 @@ def test_ssdr_measure_is_the_formula() -> None:
     of = cells(xyz, 0.3)
     labelled = np.concatenate([[0, 5, 700], np.flatnonzero(of == 2)])
     found = ssdr.measure(prob, xyz, feat, labelled, of)
-    np.testing.assert_array_equal(found.of, of)
+    np.testing.assert_array_equal(found.region, of)
     p = prob.astype(np.float64)
     ties = 0
     for region in range(of.max() + 1):
@@ -344,7 +344,7 @@ def made(seed: int, count: int, classes: int = 3, extent: float = 3.0) -> Superp
     answered = np.where(unanswered < points, rng.integers(classes, size=count), -1)
     start = np.append(0, np.cumsum(rng.integers(3, 8, count)))
     return Superpoints(
-        of=np.repeat(np.arange(count, dtype=np.int32), points),
+        region=np.repeat(np.arange(count, dtype=np.int32), points),
         points=points,
         unanswered=unanswered,
         value=rng.normal(3, 4, count),

@@ -20,7 +20,7 @@ from referencing import Registry, Resource
 
 from hpal_cli.commands.app import app
 from hpal_cli.commands.console import Console
-from hpal_cli.commands.reports import EVERY
+from hpal_cli.commands.reports import PROGRESS_SECONDS
 from hpal_cli.labels.store import LabelStore
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -197,7 +197,7 @@ def test_steps_are_told_at_most_ten_times_a_second(
         for step in range(95):
             task.advance(1, f"step {step}")
     steps = [event["done"] for event in events(capsys.readouterr().err)]
-    assert EVERY == 0.1
+    assert PROGRESS_SECONDS == 0.1
     assert steps == [*range(0, 92, 13), 95]
 
 

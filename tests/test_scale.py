@@ -75,7 +75,7 @@ def test_spacing_is_of_all_blocks_together(monkeypatch: pytest.MonkeyPatch) -> N
     assert whole is not None
     assert point_spacing(np.array_split(xyz, 7)) == whole
     # A second scan of the same place, long after the first: the points of both together lie closer.
-    monkeypatch.setattr(spacing, "PIECE", 1000)
+    monkeypatch.setattr(spacing, "PIECE_POINTS", 1000)
     far, again = ground(0.5, 3000, seed=1) + np.array([5000, 0, 0]), ground(0.5, 3000, seed=2)
     assert point_spacing([xyz, far]) == pytest.approx(0.5, rel=0.06)
     assert point_spacing([xyz, far, again]) == pytest.approx(0.5 / np.sqrt(2), rel=0.06)

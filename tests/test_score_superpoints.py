@@ -197,11 +197,11 @@ def test_each_superpoint_is_asked_about_once_in_its_middle(predicted: Predicted,
             assert scene.number not in rows["scene"]
             continue
         here, found = rows[rows["scene"] == scene.number], predicted.superpoints.read(scene)
-        answered = found.of[[5, 700]] if scene.name == "a" else []
+        answered = found.superpoint[[5, 700]] if scene.name == "a" else []
         free = np.setdiff1d(np.arange(len(found)), answered)
         assert sorted(here["superpoint"].tolist()) == free.tolist()
         np.testing.assert_array_equal(here["index"], np.sort(found.medoid[free]))
-        np.testing.assert_array_equal(found.of[here["index"]], here["superpoint"])
+        np.testing.assert_array_equal(found.superpoint[here["index"]], here["superpoint"])
     # Those that a labels store has an answer for are left out too, "unsure" as well.
     scene = predicted.store.table[1]
     asked = predicted.superpoints.partition(scene)

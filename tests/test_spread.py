@@ -152,7 +152,7 @@ def test_answers_are_counted_by_superpoint() -> None:
 def test_nothing_beyond_reach_gets_a_label(superpoints: tuple[Room, Superpoints]) -> None:
     """The table touches nothing: an answer on the floor says nothing of it, and one on it nothing of the rest."""
     one, found = superpoints
-    table = np.unique(found.of[one.label == TABLE])
+    table = np.unique(found.superpoint[one.label == TABLE])
     floor = int(np.flatnonzero(one.label == FLOOR)[0])
     said = spread_scene(found, np.array([floor]), np.array([FLOOR]), 4)
     assert not said.known[table].any()
@@ -176,7 +176,7 @@ def test_unsure_never_spreads(superpoints: tuple[Room, Superpoints]) -> None:
     np.testing.assert_array_equal(withit.prob, without.prob)
     np.testing.assert_array_equal(withit.known, without.known)
     # Beside an answer in the same superpoint it takes nothing away.
-    near = int(np.flatnonzero(found.of == found.of[floor])[1])
+    near = int(np.flatnonzero(found.superpoint == found.superpoint[floor])[1])
     beside = spread_scene(found, np.array([floor, near]), np.array([FLOOR, -1]), 4)
     np.testing.assert_array_equal(beside.prob, without.prob)
     nothing = spread_scene(found, np.array([wall]), np.array([-1]), 4)
@@ -192,7 +192,7 @@ def test_the_prior_weighs_more_where_there_is_no_answer(superpoints: tuple[Room,
     expected = dense(found.graph, found.size, answered, answer, prior, 10.0)
     np.testing.assert_allclose(spread_scene(found, none, none, 4, prior).prob, expected, atol=1e-6)
     floor = np.flatnonzero(one.label == FLOOR)[:1]
-    at = found.of[floor].astype(np.int64)
+    at = found.superpoint[floor].astype(np.int64)
     for strength, weight in ((None, 1.0), (3.0, 3.0)):
         expected = dense(found.graph, found.size, at, np.eye(4)[[FLOOR]], prior, weight)
         said = spread_scene(found, floor, np.array([FLOOR]), 4, prior, strength)
@@ -205,7 +205,7 @@ def test_alike_learns_from_the_answered_superpoints_alone(superpoints: tuple[Roo
     trees = fit_prior([(found, index, label)], 4, seed=3)
     assert trees is not None
     said = trees(found.feature)
-    answered, answer = answers_by_superpoint(found.of, index, label, 4)
+    answered, answer = answers_by_superpoint(found.superpoint, index, label, 4)
     # A leaf holds one superpoint: what was learned is known.
     np.testing.assert_array_equal(said[answered].argmax(axis=1), answer.argmax(axis=1))
     again = fit_prior([(found, index[::-1], label[::-1])], 4, seed=3, threads=2)
@@ -371,7 +371,7 @@ def test_what_it_knows_comes_back_by_superpoint(campaign: Campaign, tmp_path: Pa
     superpoints = open_superpoints(campaign.store).read(scene)
     index, label = np.array(first_of_each(campaign.rooms[0])).T
     exact = spread_scene(superpoints, index, label, 4)
-    back = known_superpoints(found, scene, superpoints.of, len(superpoints))
+    back = known_superpoints(found, scene, superpoints.superpoint, len(superpoints))
     assert not back[~exact.known].any()
     # What is known without the chance of knowing nothing: an even row is worth nothing, a certain one all.
     expected = exact.prob - exact.prob.min(axis=1, keepdims=True)

@@ -342,9 +342,9 @@ def test_task_of_a_slurm_array(numbers: tuple, expected: tuple | None) -> None:
     environment = {f"SLURM_ARRAY_TASK_{n}": v for n, v in zip(names, numbers) if v is not None}
     if expected is None:
         with pytest.raises(UsageError, match="--shard"):
-            Shard.of_array_task(environment)
+            Shard.from_array_task(environment)
     else:
-        assert Shard.of_array_task(environment) == Shard(*expected)
+        assert Shard.from_array_task(environment) == Shard(*expected)
 
 
 # ---------------------------------------------------------------- to look at

@@ -215,7 +215,7 @@ def test_edges_cost_what_the_equation_says() -> None:
 
 def test_superpoints_are_connected_numbered_and_large_enough() -> None:
     one = room()
-    of = built(one).of
+    of = built(one).superpoint
     around = surface(one.xyz / SCALE)
     i, j = np.repeat(np.arange(len(of)), 8), around.near[:, 1:9].reshape(-1)
     same = of[i] == of[j]
@@ -231,7 +231,7 @@ def test_superpoints_are_connected_numbered_and_large_enough() -> None:
 def test_surfaces_of_a_room_are_told_apart() -> None:
     """The board stands 4 cm before the wall, and is of another colour: neither is needed for the other."""
     for one in (room(seed=1), replace(room(seed=1), rgb=None), flat_board()):
-        of = built(one).of
+        of = built(one).superpoint
         main = np.bincount(of[one.label == BOARD]).argmax()
         assert (one.label[of == main] == BOARD).mean() > 0.95
         table = np.unique(of[one.label == TABLE])
@@ -268,15 +268,15 @@ def test_sizes_centres_and_the_graph_are_of_these_points() -> None:
     one = room()
     found = built(one)
     xyz = one.xyz / SCALE
-    np.testing.assert_array_equal(found.size, np.bincount(found.of))
+    np.testing.assert_array_equal(found.size, np.bincount(found.superpoint))
     for number in range(len(found)):
-        np.testing.assert_allclose(found.centre[number], xyz[found.of == number].mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(found.centre[number], xyz[found.superpoint == number].mean(axis=0), atol=1e-5)
     # Who is among the 16 nearest of whom.
     near = surface(xyz).near[:, :17]
     touching: dict[tuple[int, int], int] = {}
     for i, row in enumerate(near):
         for j in row.tolist():
-            a, b = sorted((int(found.of[i]), int(found.of[j])))
+            a, b = sorted((int(found.superpoint[i]), int(found.superpoint[j])))
             if a != b:
                 touching[a, b] = touching.get((a, b), 0) + 1
     graph = found.graph
@@ -335,36 +335,36 @@ ODD = {
 def test_scenes_of_every_kind(name: str, scale: float) -> None:
     one = ODD[name]
     found = build(one.points, scale=scale)
-    assert found.of.dtype == np.int32
-    assert np.bincount(found.of).all()
-    np.testing.assert_array_equal(found.of[found.medoid], np.arange(len(found)))
+    assert found.superpoint.dtype == np.int32
+    assert np.bincount(found.superpoint).all()
+    np.testing.assert_array_equal(found.superpoint[found.medoid], np.arange(len(found)))
     for values in (found.feature, found.centre, found.graph.weight):
         assert np.isfinite(values).all()
     # What assumes a room is left out where the scale says street.
     assert found.feature.shape[1] == COLUMNS - (5 if scale > INDOOR else 0)
-    np.testing.assert_array_equal(partition(one.points, scale=scale), found.of)
+    np.testing.assert_array_equal(partition(one.points, scale=scale), found.superpoint)
     if "plane" in name:
         # A plane has no edge inside.
         assert len(found) == 1
     if "points" in name:
         assert len(found) == 1
-    Likeness.of([found.feature])(found.feature)
+    Likeness.fit([found.feature])(found.feature)
 
 
 def test_one_color_is_no_color() -> None:
     """A scan that is one colour, or as dark as intensity can be, is cut as one without."""
-    plain = built(colorless(room())).of
-    np.testing.assert_array_equal(built(painted(room())).of, plain)
-    np.testing.assert_array_equal(built(ODD["intensity of zero"]).of, plain)
+    plain = built(colorless(room())).superpoint
+    np.testing.assert_array_equal(built(painted(room())).superpoint, plain)
+    np.testing.assert_array_equal(built(ODD["intensity of zero"]).superpoint, plain)
 
 
 def test_intensity_stands_for_color() -> None:
     one = flat_board()
     bright = np.where(one.label == BOARD, 60, 2000).astype(np.uint16)
-    seen = built(replace(one, rgb=None, attributes={"intensity": bright})).of
+    seen = built(replace(one, rgb=None, attributes={"intensity": bright})).superpoint
     board = np.bincount(seen[one.label == BOARD]).argmax()
     assert (one.label[seen == board] == BOARD).mean() > 0.95
-    unseen = built(colorless(one)).of
+    unseen = built(colorless(one)).superpoint
     board = np.bincount(unseen[one.label == BOARD]).argmax()
     assert (one.label[unseen == board] == BOARD).mean() < 0.5
     # Its 99th percentile and what is above are white: one bright reflector does not make the rest black.
@@ -379,7 +379,7 @@ def test_neither_unit_nor_scale_changes_what_is_seen(factor: float, unit: float,
     one = room()
     usual = built(one)
     other = build(replace(one, xyz=one.xyz * factor).points, scale=SCALE * scale, unit=unit)
-    np.testing.assert_array_equal(other.of, usual.of)
+    np.testing.assert_array_equal(other.superpoint, usual.superpoint)
     np.testing.assert_allclose(other.centre, usual.centre, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(other.graph.pair, usual.graph.pair)
     if scale == 1:
@@ -429,7 +429,7 @@ def test_tiles_change_nothing_but_at_their_borders(monkeypatch: pytest.MonkeyPat
     assert len(tiles) == 4
     assert np.array_equal(np.sort(np.concatenate([tile.rows for tile in tiles])), np.arange(len(one.xyz)))
     cut = built(one)
-    np.testing.assert_array_equal(partition(one.points, scale=SCALE), cut.of)
+    np.testing.assert_array_equal(partition(one.points, scale=SCALE), cut.superpoint)
     home = np.empty(len(one.xyz), int)
     for n, tile in enumerate(tiles):
         home[tile.rows] = n
@@ -439,20 +439,20 @@ def test_tiles_change_nothing_but_at_their_borders(monkeypatch: pytest.MonkeyPat
         inside = ((one.xyz[:, :2] / SCALE >= low - HALO) & (one.xyz[:, :2] / SCALE <= high + HALO)).all(axis=1)
         np.testing.assert_array_equal(tile.near, np.flatnonzero(inside))
     # No superpoint is in two tiles; the five tables, which no cut meets, are the same ones, described alike.
-    assert all(len(np.unique(home[cut.of == n])) == 1 for n in range(len(cut)))
+    assert all(len(np.unique(home[cut.superpoint == n])) == 1 for n in range(len(cut)))
     same = 0
-    for table in np.unique(whole.of[one.label == TABLE]).tolist():
-        rows = np.flatnonzero(whole.of == table)
+    for table in np.unique(whole.superpoint[one.label == TABLE]).tolist():
+        rows = np.flatnonzero(whole.superpoint == table)
         if len(np.unique(home[rows])) > 1:
             continue
-        (there,) = np.unique(cut.of[rows]).tolist()
-        np.testing.assert_array_equal(np.flatnonzero(cut.of == there), rows)
+        (there,) = np.unique(cut.superpoint[rows]).tolist()
+        np.testing.assert_array_equal(np.flatnonzero(cut.superpoint == there), rows)
         np.testing.assert_allclose(cut.feature[there], whole.feature[table], rtol=1e-4, atol=1e-3)
         assert cut.medoid[there] == whole.medoid[table]
         same += 1
     assert same >= 3
     # The pieces of the floor touch across the cuts.
-    floor, uncut = np.unique(cut.of[one.label == FLOOR]), np.unique(whole.of[one.label == FLOOR])
+    floor, uncut = np.unique(cut.superpoint[one.label == FLOOR]), np.unique(whole.superpoint[one.label == FLOOR])
     assert (cut.size[floor] >= 100).sum() >= 4 > (whole.size[uncut] >= 100).sum()
     joined = cut.graph.pair[np.isin(cut.graph.pair, floor).all(axis=1)]
     links = coo_array((np.ones(len(joined)), joined.T), shape=(len(cut), len(cut)))
@@ -463,7 +463,7 @@ def test_a_tile_of_coincident_points_is_cut_too(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(building, "TILE_POINTS", 10)
     found = build(few(40, same=True).points, scale=1)
     assert found.size.sum() == 40
-    np.testing.assert_array_equal(found.of[found.medoid], np.arange(len(found)))
+    np.testing.assert_array_equal(found.superpoint[found.medoid], np.arange(len(found)))
 
 
 # ---------------------------------------------------------------- likeness
@@ -473,7 +473,7 @@ def test_likeness_is_the_principal_components_of_ranks() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=(600, 3))
     feature = np.column_stack([base @ rng.normal(size=(3, 8)), np.zeros(600), rng.normal(size=600)])
-    like = Likeness.of([feature[:200], feature[200:]])
+    like = Likeness.fit([feature[:200], feature[200:]])
     seen = like(feature)
     assert seen.shape == (600, 10)
     # Each component has deviation 1 over what it was learned from, and none speaks of another.
@@ -486,11 +486,11 @@ def test_likeness_is_the_principal_components_of_ranks() -> None:
     # A rank does not care how skewed a column is, or in what unit.
     skewed = feature.copy()
     skewed[:, :8] = np.exp(skewed[:, :8] * 0.5)
-    np.testing.assert_allclose(Likeness.of([skewed])(skewed), seen, atol=0.05)
+    np.testing.assert_allclose(Likeness.fit([skewed])(skewed), seen, atol=0.05)
 
 
 def test_likeness_of_a_single_superpoint() -> None:
-    like = Likeness.of([np.array([[1.0, 2.0, 3.0]])])
+    like = Likeness.fit([np.array([[1.0, 2.0, 3.0]])])
     assert not like(np.array([[1.0, 2.0, 3.0]])).any()
     assert np.isfinite(like(np.array([[9.0, -2.0, 3.0]]))).all()
 
@@ -515,14 +515,14 @@ def test_the_store_holds_what_was_built(scenes: SceneStore) -> None:
     assert (found.table.id, found.scale, found.method) == (scenes.table.id, SCALE, storing.METHOD)
     for scene in scenes.table:
         here, expected = found.read(scene), build(scenes.points(scene), scale=SCALE)
-        for name in ("of", "size", "medoid", "centre", "feature"):
+        for name in ("superpoint", "size", "medoid", "centre", "feature"):
             np.testing.assert_array_equal(getattr(here, name), getattr(expected, name))
         for name in ("pair", "contact", "weight"):
             np.testing.assert_array_equal(getattr(here.graph, name), getattr(expected.graph, name))
-        np.testing.assert_array_equal(found.partition(scene), expected.of)
+        np.testing.assert_array_equal(found.partition(scene), expected.superpoint)
     # Learned from the train scenes alone.
     described = [found.read(scene).feature for scene in scenes.table if scene.split == "train"]
-    np.testing.assert_array_equal(found.likeness().axis, Likeness.of(described).axis)
+    np.testing.assert_array_equal(found.likeness().axis, Likeness.fit(described).axis)
 
 
 def test_the_same_bytes_for_any_jobs_and_threads(scenes: SceneStore, tmp_path: Path) -> None:

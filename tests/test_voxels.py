@@ -8,14 +8,24 @@ from numpy.typing import NDArray
 
 from hpal_cli import voxels
 from hpal_cli.errors import HpalError
-from hpal_cli.voxels import FEW, MOST_CELLS, bounds, float32_cells, group_positions, group_voxels, write_first_of_each
+from hpal_cli.voxels import (
+    MAX_CELLS,
+    MIN_POINTS_COMPILED,
+    bounds,
+    float32_cells,
+    group_positions,
+    group_voxels,
+    write_first_of_each,
+)
 
 CLOUDS = {
-    "a room": np.random.default_rng(0).integers([-90, -70, 0], [90, 70, 60], (2 * FEW, 3)),
-    "one cell": np.full((FEW + 1, 3), -7),
-    "a row far from 0": np.column_stack([np.arange(FEW + 63)[::-1], *np.full((2, FEW + 63), 1 << 40)]),
-    "too wide for bits": np.random.default_rng(1).integers(0, MOST_CELLS, (FEW + 5, 3)),
-    "turned": np.random.default_rng(2).integers(0, 30, (3, 2 * FEW)).T,
+    "a room": np.random.default_rng(0).integers([-90, -70, 0], [90, 70, 60], (2 * MIN_POINTS_COMPILED, 3)),
+    "one cell": np.full((MIN_POINTS_COMPILED + 1, 3), -7),
+    "a row far from 0": np.column_stack(
+        [np.arange(MIN_POINTS_COMPILED + 63)[::-1], *np.full((2, MIN_POINTS_COMPILED + 63), 1 << 40)]
+    ),
+    "too wide for bits": np.random.default_rng(1).integers(0, MAX_CELLS, (MIN_POINTS_COMPILED + 5, 3)),
+    "turned": np.random.default_rng(2).integers(0, 30, (3, 2 * MIN_POINTS_COMPILED)).T,
 }
 
 
@@ -34,12 +44,12 @@ def test_compiled_or_not(cell: NDArray[np.int64], monkeypatch: pytest.MonkeyPatc
 
 
 POSITIONS = {
-    "a room": np.random.default_rng(0).normal(0, [3, 2, 1], (2 * FEW + 5, 3)),
-    "one place": np.full((FEW + 1, 3), -0.7),
-    "on the edges of cells": np.random.default_rng(1).integers(-40, 40, (2 * FEW, 3)) * 0.05,
-    "far from 0": np.random.default_rng(2).normal(7e4, 1, (FEW + 3, 3)),
-    "too far for bits": np.random.default_rng(3).normal(0, 1e7, (FEW + 1, 3)),
-    "turned": np.random.default_rng(4).normal(0, 1, (3, 2 * FEW)).T,
+    "a room": np.random.default_rng(0).normal(0, [3, 2, 1], (2 * MIN_POINTS_COMPILED + 5, 3)),
+    "one place": np.full((MIN_POINTS_COMPILED + 1, 3), -0.7),
+    "on the edges of cells": np.random.default_rng(1).integers(-40, 40, (2 * MIN_POINTS_COMPILED, 3)) * 0.05,
+    "far from 0": np.random.default_rng(2).normal(7e4, 1, (MIN_POINTS_COMPILED + 3, 3)),
+    "too far for bits": np.random.default_rng(3).normal(0, 1e7, (MIN_POINTS_COMPILED + 1, 3)),
+    "turned": np.random.default_rng(4).normal(0, 1, (3, 2 * MIN_POINTS_COMPILED)).T,
 }
 
 
@@ -75,14 +85,14 @@ def test_first_points_are_compiled_or_not(
 
 
 def test_bounds_of_what_is_not_a_number_are_none() -> None:
-    xyz = np.random.default_rng(6).random((2 * FEW, 3)).astype(np.float32)
-    xyz[FEW + 7, 1] = np.nan
+    xyz = np.random.default_rng(6).random((2 * MIN_POINTS_COMPILED, 3)).astype(np.float32)
+    xyz[MIN_POINTS_COMPILED + 7, 1] = np.nan
     for end, wanted in zip(bounds(xyz), (xyz.min(axis=0), xyz.max(axis=0)), strict=True):
         np.testing.assert_array_equal(end, wanted)
         assert np.isnan(end).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("points", [5, 2 * FEW])
+@pytest.mark.parametrize("points", [5, 2 * MIN_POINTS_COMPILED])
 def test_cells_that_are_too_far_apart_for_64_bits(points: int) -> None:
     cell = np.random.default_rng(8).integers(0, 2, (points, 3))
     cell[3] = [-(2**63), 2**62, 0]
@@ -93,7 +103,7 @@ def test_cells_that_are_too_far_apart_for_64_bits(points: int) -> None:
     np.testing.assert_array_equal(count, number)
 
 
-@pytest.mark.parametrize("points", [5, 2 * FEW])
+@pytest.mark.parametrize("points", [5, 2 * MIN_POINTS_COMPILED])
 def test_a_cell_that_32_bits_do_not_hold_is_refused(points: int) -> None:
     xyz = np.zeros((points, 3), np.float32)
     xyz[3, 1] = -2e8

@@ -179,7 +179,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
     except HpalError as error:
         if debug:
             raise
-        failure = Failure.of(error)
+        failure = Failure.from_error(error)
     except OSError as error:
         if debug:
             raise

@@ -142,7 +142,7 @@ class Console:
             print(text, file=sys.stderr, flush=True)
 
 
-EVERY = 60.0
+PROGRESS_SECONDS = 60.0
 """Seconds between two lines of progress where stderr is no terminal."""
 
 
@@ -169,7 +169,7 @@ class _Lines:
         if self._console.verbose:
             if status:
                 self._console.debug(line)
-        elif self._alone and time.monotonic() - self._said > EVERY:
+        elif self._alone and time.monotonic() - self._said > PROGRESS_SECONDS:
             # In a log, a line a minute shows that the command still works.
             self._said = time.monotonic()
             self._console.say(line)

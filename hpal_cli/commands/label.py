@@ -275,7 +275,7 @@ def _ask_oracle(
         asked, answers = asked[by_click.mask], answers[by_click.mask]
         of = f"{len(answers):,} of {counted(len(by_click.mask), 'point')}"
         console.say(f"{counted(clicks, 'click')} answer{'s' * (clicks == 1)} {of}, by region")
-    spent = Cost.of(answers, clicks, store.grid)
+    spent = Cost.from_answers(answers, clicks, store.grid)
     if out is not None:
         header = header.then("labelled", this_call(NAME, seed=seed if share else None))
         rows = with_column(asked, "label", answers["label"])
@@ -494,7 +494,7 @@ def _take_answers(
         _say_added(console, labels, batch)
     if taken.blank:
         console.say(f"{counted(taken.blank, taken.word)} of {answered} still blank")
-    spent = Cost.of(taken.rows, taken.given, None if isinstance(store, LabelStore) else store.grid)
+    spent = Cost.from_answers(taken.rows, taken.given, None if isinstance(store, LabelStore) else store.grid)
     if cost:
         console.say(str(spent))
     console.report({"done": "answers", **_added(output, labels, batch), "known_before": again, "cost": spent.to_json()})

@@ -180,14 +180,14 @@ def command(
 
 def _lengths(scale: float | None) -> str:
     """A line that tells the default lengths of later commands. scale: of the scenes, None for rooms."""
-    from hpal_cli.export.clips import NEAR
+    from hpal_cli.export.clips import COLORED_RADIUS
     from hpal_cli.lengths import format_length
     from hpal_cli.score.hmmu import LEVELS
     from hpal_cli.selection.fds import RADIUS
     from hpal_cli.training.presets import PRESETS
 
     times = scale or 1.0
-    voxel, radius, near = (format_length(times * length) for length in (PRESETS["s3dis"].voxel, RADIUS, NEAR))
+    voxel, radius, near = (format_length(times * length) for length in (PRESETS["s3dis"].voxel, RADIUS, COLORED_RADIUS))
     levels = ",".join(format_length(times * level) for level in LEVELS)
     kind = "a room" if scale is None else f"scale {times:g}"
     return f"lengths of {kind}: voxel {voxel}, levels {levels}, FDS radius {radius}, pictures of {near} around a point"

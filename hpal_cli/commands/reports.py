@@ -40,7 +40,7 @@ class Failure:
         self.subject, self.problem, self.remedy, self.status = subject, _one_line(problem), remedy, status
 
     @classmethod
-    def of(cls, error: HpalError) -> Failure:
+    def from_error(cls, error: HpalError) -> Failure:
         return cls(error.problem, error.exit_status, subject=error.subject, remedy=error.remedy)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Failure:
         return {"subject": self.subject, "problem": self.problem, "remedy": self.remedy, "message": str(self)}
 
 
-EVERY = 0.1
+PROGRESS_SECONDS = 0.1
 """Seconds between two events of one task."""
 
 
@@ -90,7 +90,8 @@ class Events:
 
 
 class EventTask:
-    """Writes an event for the beginning and for the end of a task, and in between at most every `EVERY` seconds."""
+    """Writes an event for the beginning and for the end of a task, and in between at most every `PROGRESS_SECONDS`
+    seconds."""
 
     def __init__(self, events: Events, what: str, total: int) -> None:
         self._events, self._what, self._total, self._done = events, what, total, 0
@@ -100,7 +101,7 @@ class EventTask:
     def advance(self, amount: int = 1, status: str = "") -> None:
         self._done += amount
         now = time.monotonic()
-        if self._done >= self._total or now - self._told >= EVERY:
+        if self._done >= self._total or now - self._told >= PROGRESS_SECONDS:
             self._told = now
             self._events.progress(self._what, self._done, self._total, status)
 

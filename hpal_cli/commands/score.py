@@ -165,7 +165,7 @@ def command(
         Budget.parse(budget or DEFAULT),
         per_superpoint=per == "superpoint",
     )
-    part = Shard.of_array_task() if shard is None else Shard.parse(shard)
+    part = Shard.from_array_task() if shard is None else Shard.parse(shard)
     alone = part.parts == 1
     usual = "scores.ply" if alone else f"scores-{part.part}-of-{part.parts}.ply"
     out = Output(output, usual, overwrite=overwrite, fixed=not alone)

@@ -156,7 +156,7 @@ def command(
             suppression = replace(suppression, radius=RADIUS * predictions.scale)
         if suppression is not None and missing():
             console.say(f"{missing()}: FDS by NumPy alone, which takes several times as long")
-        if suppression is not None and fds_r is not None and radius > _WIDE:
+        if suppression is not None and fds_r is not None and radius > _LARGE_RADIUS:
             console.warn(f"--fds-r {radius:g}m is wide: a bare number is in metres, and 20cm is the paper's")
         name, _, settings = (header.strategy or "").partition(" ")
         scored_for, _, _ = settings.partition(" ")
@@ -251,7 +251,7 @@ def _why(selection: Selection, max_per_scene: int | None) -> str:
 _SCENES_SHOWN = 30
 """Scenes up to which the summary has a row for each of them."""
 
-_WIDE = 10.0
+_LARGE_RADIUS = 10.0
 """Radius of FDS in metres from which a warning tells that the unit may be wrong."""
 
 

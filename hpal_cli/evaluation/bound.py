@@ -17,9 +17,9 @@ def superpoint_bound(scenes: Iterable[tuple[NDArray[np.integer], NDArray[np.inte
     scenes: for each scene the superpoint of each point (N,) and its true class (N,), -1 for none.
     """
     confusion = np.zeros((classes, classes), np.int64)
-    for of, truth in scenes:
-        count = int(of.max(initial=-1)) + 1
+    for superpoint, truth in scenes:
+        count = int(superpoint.max(initial=-1)) + 1
         known = truth >= 0
-        votes = np.bincount(of[known].astype(np.int64) * classes + truth[known], minlength=count * classes)
-        confusion += confusion_matrix(truth, votes.reshape(count, classes).argmax(axis=1)[of], classes)
-    return Metrics.of(confusion)
+        votes = np.bincount(superpoint[known].astype(np.int64) * classes + truth[known], minlength=count * classes)
+        confusion += confusion_matrix(truth, votes.reshape(count, classes).argmax(axis=1)[superpoint], classes)
+    return Metrics.from_confusion(confusion)

@@ -150,8 +150,8 @@ def evaluate(
         truth.classes,
         split,
         [s.name for s in chosen],
-        Metrics.of(grid, unknown[0]),
-        Metrics.of(original, unknown[1]),
+        Metrics.from_confusion(grid, unknown[0]),
+        Metrics.from_confusion(original, unknown[1]),
         _labelled(predictions, labels),
         left_out,
     )

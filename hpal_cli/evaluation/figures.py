@@ -81,8 +81,8 @@ def learning_curve(curves: Mapping[str, Sequence[tuple[int, float, float]]], pat
     axes.legend(axes.get_lines(), list(curves), loc="best", frameon=False)
     every = [row for rows in curves.values() for row in rows]
     low, high = min(100 * r[2] for r in every), max(100 * r[2] for r in every)
-    room = max(4.0, 0.25 * (high - low))
-    axes.set_ylim(max(0.0, low - room), min(100.0, high + room))
+    margin = max(4.0, 0.25 * (high - low))
+    axes.set_ylim(max(0.0, low - margin), min(100.0, high + margin))
     axes.margins(x=0.08)
     axes.set_xticks(*zip(*sorted({(count, f"{count:,}\n{percent:.2f} %") for count, percent, _ in every}), strict=True))
     axes.set_xlabel("answers, and their share of the points of the rooms that they are in")

@@ -50,7 +50,7 @@ class Metrics:
     without_class: int = 0
 
     @classmethod
-    def of(cls, confusion: NDArray[np.int64], missed: NDArray[np.int64] | None = None) -> Metrics:
+    def from_confusion(cls, confusion: NDArray[np.int64], missed: NDArray[np.int64] | None = None) -> Metrics:
         """confusion: (C, C) of `confusion_matrix`; missed: (C,) of `unpredicted`, None if all points have a class."""
         hit = np.diag(confusion).astype(np.float64)
         true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)

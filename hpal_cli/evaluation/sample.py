@@ -109,4 +109,6 @@ def evaluate_sample(
     if len(latest) > given:
         monitor.note(f"{counted(len(latest) - given, 'answer')} in other scenes left out")
     names = [scene.name for scene in chosen]
-    return Sample(predictions.classes, split, names, answered, Metrics.of(confusion, unknown), learned, unsure)
+    return Sample(
+        predictions.classes, split, names, answered, Metrics.from_confusion(confusion, unknown), learned, unsure
+    )

@@ -15,7 +15,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.export.context import HIGHLIGHT_COLOR, greyed
 from hpal_cli.export.height_colors import height_colors
-from hpal_cli.export.top_view import BELOW, roofed, top_view
+from hpal_cli.export.top_view import SHOWN_HEIGHT, roofed, top_view
 from hpal_cli.export.views import View, draw, two_views
 from hpal_cli.label.queries import Query
 from hpal_cli.lengths import rounded_length
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NEAR = 1.0
+COLORED_RADIUS = 1.0
 """Metres: points within this distance of the query keep their colour."""
 
-HALF = 1.3
+PICTURE_HALF = 1.3
 """Metres that a picture shows on each side of the query."""
 
 # Inches: the edge of a view, the width of the text column, the margins, and the whole picture.
@@ -48,19 +48,19 @@ PIXELS = 504
 PLAN_PIXELS = 400
 """Pixels along the longer side of the scene as seen from above: more than the figure has for it."""
 
-RING = 0.1
+RING_RADIUS = 0.1
 """Metres: radius of the ring around the query."""
 
 FAR_STEP = 0.12
 """Metres: the least distance between the grey points of a clip's cloud."""
 
-FAR = 4.0
+DRAWN_RADIUS = 4.0
 """Metres: a picture draws the points that lie within this distance of the query along each axis."""
 
-LIGHT = np.array([0.48, 0.36, 0.8])
+LIGHT_DIRECTION = np.array([0.48, 0.36, 0.8])
 """Direction from which clouds without colour are lit."""
 
-STAR = 0.15
+STAR_RADIUS = 0.15
 """Metres from the query to the tips of the star around it in a clip's cloud; more where points lie far apart."""
 
 
@@ -125,14 +125,14 @@ class SceneClips:
         self._plan: NDArray[np.uint8] | None = None
 
     def cloud(self, query: Query) -> ViewerCloud:
-        """The query and a star around it in `HIGHLIGHT_COLOR`, the points within `NEAR` in their own colours, the rest
-        thinned out and grey.
+        """The query and a star around it in `HIGHLIGHT_COLOR`, the points within `COLORED_RADIUS` in their own colours,
+        the rest thinned out and grey.
 
         Fields: scene; index, -1 for the star; query, 1 for the point and 2 for others that share its answer.
         """
-        near = self._tree.query_ball_point(self._metres[query.index], NEAR)
+        near = self._tree.query_ball_point(self._metres[query.index], COLORED_RADIUS)
         rows = np.union1d(near, self._thin)
-        away = np.linalg.norm(self._metres[rows] - self._metres[query.index], axis=1) > NEAR
+        away = np.linalg.norm(self._metres[rows] - self._metres[query.index], axis=1) > COLORED_RADIUS
         role = np.where(np.isin(rows, query.points), 2, 0)
         role[rows == query.index] = 1
         rgb = self._painted(query, rows, away)
@@ -154,18 +154,20 @@ class SceneClips:
         from hpal_cli.evaluation.figures import figure_of, save
 
         here = self._metres[query.index]
-        rows = np.flatnonzero((np.abs(self._metres - here) < FAR).all(axis=1))
+        rows = np.flatnonzero((np.abs(self._metres - here) < DRAWN_RADIUS).all(axis=1))
         local = self._metres[rows] - here
         floor, top = self._metres[:, 2].min() - here[2], self._metres[:, 2].max() - here[2]
-        views = two_views(local, step=self._step, reach=NEAR, floor=floor, top=top, roof=self._roof)
-        away = np.linalg.norm(local, axis=1) > NEAR
+        views = two_views(local, step=self._step, reach=COLORED_RADIUS, floor=floor, top=top, roof=self._roof)
+        away = np.linalg.norm(local, axis=1) > COLORED_RADIUS
         rgb = self._painted(query, rows, away)
         figure, axes = figure_of(WIDTH, HEIGHT, columns=3)
         figure.set_layout_engine("none")
         for n, (place, view) in enumerate(zip(axes[:2], views, strict=True)):
             place.set_position(_box(MARGIN + n * (SIDE + MARGIN), MARGIN, SIDE, SIDE))
-            image = draw(local, rgb, view, reach=NEAR, half=HALF, pixels=PIXELS, step=self._step)
-            place.imshow(image, extent=(-HALF, HALF, -HALF, HALF), interpolation="nearest")
+            image = draw(local, rgb, view, reach=COLORED_RADIUS, half=PICTURE_HALF, pixels=PIXELS, step=self._step)
+            place.imshow(
+                image, extent=(-PICTURE_HALF, PICTURE_HALF, -PICTURE_HALF, PICTURE_HALF), interpolation="nearest"
+            )
             place.set(xticks=[], yticks=[])
             _mark(place)
             _scale(place, "AB"[n], self._scale)
@@ -192,7 +194,9 @@ class SceneClips:
         span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
         pixel = max(span / PLAN_PIXELS, self._step / 4)
         if self._plan is None:
-            self._plan = top_view(xyz, self.colors, pixel=pixel, step=self._step, below=BELOW if self._roof else 1.0)
+            self._plan = top_view(
+                xyz, self.colors, pixel=pixel, step=self._step, below=SHOWN_HEIGHT if self._roof else 1.0
+            )
         axes.set_position(_box(*box))
         axes.set_anchor("S")
         axes.set_axis_off()
@@ -265,9 +269,11 @@ def _mark(axes: Axes) -> None:
 
     highlight = "#{:02x}{:02x}{:02x}".format(*HIGHLIGHT_COLOR)
     halo = [withStroke(linewidth=4.5, foreground="white")]
-    axes.add_patch(Circle((0, 0), RING, fill=False, edgecolor=highlight, linewidth=2.2, path_effects=halo, zorder=3))
+    axes.add_patch(
+        Circle((0, 0), RING_RADIUS, fill=False, edgecolor=highlight, linewidth=2.2, path_effects=halo, zorder=3)
+    )
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        ends = np.array([RING, 2 * RING])
+        ends = np.array([RING_RADIUS, 2 * RING_RADIUS])
         axes.plot(
             x * ends, y * ends, color=highlight, linewidth=2.2, path_effects=halo, solid_capstyle="butt", zorder=3
         )
@@ -276,11 +282,13 @@ def _mark(axes: Axes) -> None:
 def _scale(axes: Axes, name: str, times: float) -> None:
     """Draws a bar of half a metre times the scene's scale, labelled with its true length, and the letter of the
     view."""
-    x, y = -0.92 * HALF, -0.9 * HALF
+    x, y = -0.92 * PICTURE_HALF, -0.9 * PICTURE_HALF
     axes.plot([x, x + 0.5], [y, y], color="0.05", linewidth=2.5, solid_capstyle="butt", zorder=4)
     text = "50 cm" if times == 1 else rounded_length(0.5 * times)
     axes.text(x + 0.25, y + 0.03, text, fontsize=9, ha="center", va="bottom", zorder=4, bbox=_BARE)
-    axes.text(x, 0.9 * HALF, name, fontsize=12, fontweight="bold", ha="center", va="center", zorder=4, bbox=_PAPER)
+    axes.text(
+        x, 0.9 * PICTURE_HALF, name, fontsize=12, fontweight="bold", ha="center", va="center", zorder=4, bbox=_PAPER
+    )
 
 
 _BARE = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
@@ -328,12 +336,12 @@ def _shades(metres: NDArray[np.float64]) -> NDArray[np.uint8]:
     light = np.ones(len(metres))
     for rows, near in neighbours(metres, 10):
         normal = principal_axes(metres, near)[1][:, :, 0]
-        light[rows] = 0.5 + 0.5 * np.abs(normal @ LIGHT)
+        light[rows] = 0.5 + 0.5 * np.abs(normal @ LIGHT_DIRECTION)
     return np.rint(height_colors(metres[:, 2]) * light[:, None]).astype(np.uint8)
 
 
 def _star(step: float) -> NDArray[np.float64]:
     """(S, 3) metres: points on six rays around the query, which begin at some distance so that they do not cover it."""
-    tip = max(STAR, 2 * step)
+    tip = max(STAR_RADIUS, 2 * step)
     ray = np.arange(0.4 * tip, tip + 1e-9, 0.005)
     return np.vstack([np.outer(ray, axis) for axis in np.vstack([np.eye(3), -np.eye(3)])])

@@ -15,7 +15,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.export.clouds import class_colors, class_comments
 from hpal_cli.export.drawing import in_metres, round_length, shortened, text_width
 from hpal_cli.export.splats import spacing
-from hpal_cli.export.top_view import BELOW, cut_height, roofed, top_view
+from hpal_cli.export.top_view import SHOWN_HEIGHT, cut_height, roofed, top_view
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points
 from hpal_cli.writers.cloud import ViewerCloud, identity
@@ -134,7 +134,7 @@ def overview(
     best_first = np.lexsort((picks, rank))
     picks, rank = picks[best_first], rank[best_first]
     guess = np.full(len(picks), -1) if guess is None else guess[best_first]
-    plan = _Plan.of(points, unit)
+    plan = _Plan.from_points(points, unit)
     place = points.xyz[picks].astype(np.float64)
     hidden = place[:, 2] > plan.cut
     width = max(MIN_WIDTH, plan.width + 2 * MARGIN)
@@ -198,9 +198,9 @@ class _Plan:
     low: NDArray[np.float64]
 
     @classmethod
-    def of(cls, points: Points, unit: float) -> _Plan:
+    def from_points(cls, points: Points, unit: float) -> _Plan:
         xyz = points.xyz.astype(np.float64)
-        below = BELOW if roofed(xyz, unit=unit) else 1.0
+        below = SHOWN_HEIGHT if roofed(xyz, unit=unit) else 1.0
         cut = cut_height(xyz, below)
         low = xyz.min(axis=0)
         # A single point is drawn as if it were alone in a square of one unit.

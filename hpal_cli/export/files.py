@@ -100,11 +100,13 @@ def export(
         raise UsageError("--uncompressed", "is for --format las with --original", "leave it out")
     if original is not None:
         store = SceneStore(original)
-        of: PredictionStore | SceneStore = PredictionStore(path) if kind == "predictions" else SceneStore(path)
+        points_store: PredictionStore | SceneStore = (
+            PredictionStore(path) if kind == "predictions" else SceneStore(path)
+        )
         return export_originals(
             store,
-            of,
-            of.choose(split, scenes),
+            points_store,
+            points_store.choose(split, scenes),
             folder,
             format,
             color=color,
@@ -141,7 +143,7 @@ def export(
 
 def export_originals(
     store: SceneStore,
-    of: PredictionStore | SceneStore,
+    points_store: PredictionStore | SceneStore,
     scenes: Sequence[SceneInfo],
     folder: Path,
     format: str,
@@ -161,9 +163,11 @@ def export_originals(
         the
             points.
     """
-    if store.table.id != of.table.id:
-        raise HpalError(of.path, f"belongs to other scenes than {store.path}", "give the scenes that it was made from")
-    predictions = of if isinstance(of, PredictionStore) else None
+    if store.table.id != points_store.table.id:
+        raise HpalError(
+            points_store.path, f"belongs to other scenes than {store.path}", "give the scenes that it was made from"
+        )
+    predictions = points_store if isinstance(points_store, PredictionStore) else None
     files = []
     for name, originals in _originals(store, predictions, scenes).items():
         if format in benchmarks.FORMATS:
@@ -202,7 +206,9 @@ def reserve_originals(
         yield
 
 
-def _originals(store: SceneStore, of: PredictionStore | None, scenes: Sequence[SceneInfo]) -> dict[str, Originals]:
+def _originals(
+    store: SceneStore, predictions: PredictionStore | None, scenes: Sequence[SceneInfo]
+) -> dict[str, Originals]:
     """The files to write, by name: one for each scene; or, if a scene was read from several files or shares one with
     another scene, one for each file that was read."""
     parts: dict[str, list[tuple[SourceFile, Part]]] = {}
@@ -216,11 +222,11 @@ def _originals(store: SceneStore, of: PredictionStore | None, scenes: Sequence[S
         made = {}
         for scene in scenes:
             (file,) = store.files(scene) or [SourceFile(scene.name, scene.original)]
-            made[scene.name] = Originals(store, of, file, (Part(scene, 0, scene.original),))
+            made[scene.name] = Originals(store, predictions, file, (Part(scene, 0, scene.original),))
         return made
     return {
         str(PurePosixPath(name).with_suffix("")).removesuffix(COPC): Originals(
-            store, of, found[0][0], tuple(part for _, part in found)
+            store, predictions, found[0][0], tuple(part for _, part in found)
         )
         for name, found in parts.items()
     }

@@ -45,11 +45,11 @@ class Part:
 class Originals:
     """The points of a file, in the order of the file, from one scene or from several scenes that share the file.
 
-    of: the predictions for the points; with None, the field `class` is the label that the point came with.
+    predictions: the predictions for the points; with None, the field `class` is the label that the point came with.
     """
 
     store: SceneStore
-    of: PredictionStore | None
+    predictions: PredictionStore | None
     file: SourceFile
     parts: tuple[Part, ...]
 
@@ -88,7 +88,7 @@ class Originals:
             yield points, fields
 
     def _part(self, part: Part) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
-        of_grid = {} if self.of is None else predicted(self.of, part.scene)
+        of_grid = {} if self.predictions is None else predicted(self.predictions, part.scene)
         (own,) = [f.columns for f in self.store.files(part.scene) if f.name == self.file.name] or [None]
         for points, inverse in self.store.original_blocks(part.scene, label=True, start=part.start, stop=part.stop):
             points.attributes.pop("source_file", None)
@@ -98,7 +98,7 @@ class Originals:
                 points = replace(points, rgb=rgb, label=label, attributes=kept)
             fields = {name: values[inverse] for name, values in of_grid.items()}
             if points.label is not None:
-                fields["class" if self.of is None else "truth"] = points.label
+                fields["class" if self.predictions is None else "truth"] = points.label
             yield points, fields
 
     @cached_property
@@ -155,7 +155,7 @@ class Originals:
             HpalError: the file exists, or cannot hold the points.
         """
         if color == "auto":
-            color = "class" if self.of is not None and path.suffix == ".ply" else "rgb"
+            color = "class" if self.predictions is not None and path.suffix == ".ply" else "rgb"
         header = self.file.las_header
         if path.suffix not in (".las", ".laz") or header is None:
             write_blocks(lambda: self.clouds(color), self.points, path, overwrite=overwrite, written=written)
@@ -165,7 +165,7 @@ class Originals:
             las.write_like,
             header,
             subject=path,
-            table=las.codes(classes, own=self.store.format == "las") if self.of is not None else None,
+            table=las.codes(classes, own=self.store.format == "las") if self.predictions is not None else None,
             colors=np.vstack([classes.colors, [UNLABELLED_COLOR]]) if color == "class" else None,
             written=written,
         )

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.export.splats import FINEST, NO_POINT, eye_dome, spacing, splats
-from hpal_cli.export.top_view import BELOW, cut_height, roofed
+from hpal_cli.export.splats import MAX_POINTS_ALONG, NO_POINT, eye_dome, spacing, splats
+from hpal_cli.export.top_view import SHOWN_HEIGHT, cut_height, roofed
 
 Blocks = Callable[[], Iterator[NDArray[np.floating]]]
 """Each call starts a new pass over the positions of a scene: blocks (B, 3) in the order of its rows."""
@@ -28,10 +28,10 @@ TILT, TURN = 38, 30
 """Degrees: how far the camera at the corner is above the horizon, and how far it is turned from the scene's shorter
 axis. A small turn shows the longer axis at nearly its full length."""
 
-LONG = 1.25
+TURN_RATIO = 1.25
 """A scene that is longer along y than along x by this factor is turned, so that y points to the right."""
 
-FINE = 2
+SUPERSAMPLING = 2
 """Along each axis, so many pixels are rendered for each one that is shown: their mean has smooth edges."""
 
 NEAREST, UNEVEN = 5000, 4
@@ -69,13 +69,14 @@ class Scene:
     def lies_down(self) -> bool:
         """Whether `from_above` shows y to the right, and x downwards."""
         width, height = (self.high - self.low)[:2]
-        return bool(height > LONG * width)
+        return bool(height > TURN_RATIO * width)
 
 
 @dataclass(frozen=True)
 class Image:
     """A rendered view. rows: (H, W) the row of the scene that each rendered pixel shows, or `NO_POINT`; light: (H, W)
-    its brightness in 0..1; pixel: edge of a pixel that is shown (`FINE` rendered ones), in the unit of the scene."""
+    its brightness in 0..1; pixel: edge of a pixel that is shown (`SUPERSAMPLING` rendered ones), in the unit of the
+    scene."""
 
     rows: NDArray[np.int64]
     light: NDArray[np.float64]
@@ -84,22 +85,22 @@ class Image:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels that are shown."""
-        return self.rows.shape[0] // FINE, self.rows.shape[1] // FINE
+        return self.rows.shape[0] // SUPERSAMPLING, self.rows.shape[1] // SUPERSAMPLING
 
     @cached_property
-    def _seen(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    def _visible_rows(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
         """(K,) the rows that are shown, ascending, and for each pixel that shows a row its place among these."""
-        seen, place = np.unique(self.rows[self.rows != NO_POINT], return_inverse=True)
-        return seen, place.reshape(-1)
+        visible, place = np.unique(self.rows[self.rows != NO_POINT], return_inverse=True)
+        return visible, place.reshape(-1)
 
     def colored(self, colors: Callable[[NDArray[np.int64]], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """(h, w, 3) the view in colours, on white. colors: (K,) rows, ascending -> (K, 3)."""
-        seen, place = self._seen
+        visible, place = self._visible_rows
         full = self.rows != NO_POINT
         fine = np.full((*self.rows.shape, 3), 255.0, np.float32)
-        fine[full] = colors(seen)[place] * self.light[full][:, None]
+        fine[full] = colors(visible)[place] * self.light[full][:, None]
         height, width = self.shape
-        return np.rint(fine.reshape(height, FINE, width, FINE, 3).mean(axis=(1, 3))).astype(np.uint8)
+        return np.rint(fine.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3).mean(axis=(1, 3))).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def framed(blocks: Blocks, count: int, *, unit: float, grid: float | None = None
         low, high = least, most
         sample = sample[_within(sample, low, high)]
     roof = roofed(sample, unit=unit)
-    cut = cut_height(sample, BELOW) if roof else float(high[2])
+    cut = cut_height(sample, SHOWN_HEIGHT) if roof else float(high[2])
     scene = Scene(blocks, count, low, high, cut, (grid or 0.0) / unit, roof, outside, sample)
     # The points of a scan can lie farther apart than the grid says.
     return replace(scene, step=max(scene.step, _step(scene)))
@@ -163,7 +164,7 @@ def from_corner(scene: Scene, box: tuple[int, int]) -> Image:
 
     box: largest (width, height) in pixels.
     """
-    shown = scene.sample[scene.sample[:, 2] <= scene.cut]
+    visible = scene.sample[scene.sample[:, 2] <= scene.cut]
     tilt = np.radians(TILT)
     width, height = (scene.high - scene.low)[:2]
     turn = TURN if height <= width else 90 - TURN
@@ -171,20 +172,20 @@ def from_corner(scene: Scene, box: tuple[int, int]) -> Image:
     for around in (270 - turn, 270 + turn, 90 - turn, 90 + turn):
         flat = np.radians(around)
         way = np.array([np.cos(tilt) * np.cos(flat), np.cos(tilt) * np.sin(flat), np.sin(tilt)])
-        along = shown[:, :2] @ way[:2]
+        along = visible[:, :2] @ way[:2]
         nearer = along > np.median(along)
-        ahead = float(shown[nearer, 2].mean() - shown[~nearer, 2].mean()) if nearer.any() else 0.0
+        ahead = float(visible[nearer, 2].mean() - visible[~nearer, 2].mean()) if nearer.any() else 0.0
         # Of corners that are equally good the first is taken, whatever rounding says.
         if ahead < least - 1e-3 * float(np.ptp(scene.sample[:, 2])) - 1e-9:
             least, toward = ahead, way
     right = np.cross([0.0, 0.0, 1.0], toward)
     right /= np.linalg.norm(right)
     up = np.cross(toward, right)
-    near = _front_walls(shown, toward[:2], scene) if scene.roof else None
+    near = _front_walls(visible, toward[:2], scene) if scene.roof else None
     if near is not None:
-        shown = shown[~near(shown)]
-    seen = np.stack([shown @ right, shown @ up])
-    low, high = seen.min(axis=1), seen.max(axis=1)
+        visible = visible[~near(visible)]
+    projected = np.stack([visible @ right, visible @ up])
+    low, high = projected.min(axis=1), projected.max(axis=1)
     margin = 0.01 * float((high - low).max())
     return _image(scene, _Camera(right, up, toward, low - margin, high - low + 2 * margin, near), box)
 
@@ -198,7 +199,7 @@ def _step(scene: Scene) -> float:
     span = float((scene.high - scene.low)[:2].max())
     if not span:
         return 0.0
-    edge = span / FINEST
+    edge = span / MAX_POINTS_ALONG
     columns, rows = ((scene.high - scene.low)[:2] / edge).astype(int) + 1
     has = np.zeros(columns * rows, bool)
     for block in scene.blocks():
@@ -224,8 +225,8 @@ def _image(scene: Scene, camera: _Camera, box: tuple[int, int]) -> Image:
     size = np.maximum(camera.size, max(0.02 * float(camera.size.max()), 1e-6))
     pixel = float((size / box).max())
     width, height = np.minimum(np.ceil(size / pixel - 1e-9).astype(int), box).tolist()
-    fine = pixel / FINE
-    shape = (height * FINE, width * FINE)
+    fine = pixel / SUPERSAMPLING
+    shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
     # The scene is in the middle of the picture, which is a whole number of pixels.
     corner = camera.corner - (np.array(shape[::-1]) * fine - camera.size) / 2
     front = _DepthBuffer(shape)
@@ -299,10 +300,10 @@ class _DepthBuffer:
 
 
 def _front_walls(
-    shown: NDArray[np.float64], toward: NDArray[np.float64], scene: Scene
+    below_cut: NDArray[np.float64], toward: NDArray[np.float64], scene: Scene
 ) -> Callable[[NDArray[np.float64]], NDArray[np.bool_]] | None:
     """A function that tells which of (B, 3) positions belong to the walls between the camera and the room, or to what
-    is before these; None if there are no such walls. shown: (S, 3) some of the points below the cut; toward: (2,)
+    is before these; None if there are no such walls. below_cut: (S, 3) some of the points below the cut; toward: (2,)
     direction to the camera."""
     from scipy.ndimage import median_filter, minimum_filter
 
@@ -312,10 +313,10 @@ def _front_walls(
     edge = max(float((scene.high - scene.low)[:2].max()) / 80, 3 * scene.step)
     if height <= 0 or not edge:
         return None
-    across, along = shown[:, :2] @ aside, shown[:, :2] @ toward
+    across, along = below_cut[:, :2] @ aside, below_cut[:, :2] @ toward
     start = across.min(), along.min()
     column, row = ((across - start[0]) / edge).astype(int), ((along - start[1]) / edge).astype(int)
-    piece = np.minimum(((shown[:, 2] - scene.low[2]) / height * SLICES).astype(int), SLICES - 1)
+    piece = np.minimum(((below_cut[:, 2] - scene.low[2]) / height * SLICES).astype(int), SLICES - 1)
     has = np.zeros((column.max() + 1, row.max() + 1, SLICES), bool)
     has[column, row, piece] = True
     tall = has.sum(axis=2) >= TALL

@@ -11,16 +11,16 @@ NO_POINT = -1
 DISC = 0.6
 """Radius of a point's disc, as a multiple of the distance between points: on an even surface the discs just meet."""
 
-GAP = 2.0
+MAX_GAP = 2.0
 """Widest gap that is closed, as a multiple of the distance between points. On a grid, points of neighbouring cells lie
 up to two edges apart, and here and there a cell is empty."""
 
-SAME = 2.4
+MAX_DEPTH_STEP = 2.4
 """A point that lies this multiple of the distance between points behind its surroundings is not part of their surface:
 it is seen through a gap in it."""
 
 
-FINEST = 800
+MAX_POINTS_ALONG = 800
 """The distance between points is taken to be at least the longer side of the scene divided by this number."""
 
 
@@ -39,19 +39,19 @@ def splats(
     row, column: (N,) places in pixels; depth: (N,) larger is nearer; pixel: edge of a pixel, and step: distance between
     neighbouring points, both in the unit of `depth`; kept: a point that is never covered as part of a gap, however deep
     it lies between others.
-    Pixels in gaps up to `GAP` wide get the point of the nearest pixel outside of the gap. Gaps are found by a closing
-    of the depths, so that outlines, wires and legs stay as thin as their discs.
+    Pixels in gaps up to `MAX_GAP` wide get the point of the nearest pixel outside of the gap. Gaps are found by a
+    closing of the depths, so that outlines, wires and legs stay as thin as their discs.
     """
     order = np.argsort(depth, kind="stable")
     at = np.floor(np.stack([row[order], column[order]])).astype(np.int64)
     owner = _painted(order, at, round(DISC * step / pixel), shape)
-    gap = round(GAP * step / pixel)
+    gap = round(MAX_GAP * step / pixel)
     if gap < 1 or not len(depth):
         return owner
     from scipy.ndimage import distance_transform_edt, grey_closing
 
     behind = np.append(depth, -np.inf).astype(np.float64)[owner]
-    hole = grey_closing(behind, size=gap + 1) > behind + SAME * step
+    hole = grey_closing(behind, size=gap + 1) > behind + MAX_DEPTH_STEP * step
     if kept != NO_POINT:
         hole &= owner != kept
     if hole.any():
@@ -64,7 +64,7 @@ def spacing(xy: NDArray[np.float64], span: float) -> float:
     """Distance between neighbouring points on the ground, from their positions xy (N, 2): the edge of the smallest
     cells of which few between others are empty. span: longer side of the scene, in the same unit."""
     low = xy.min(axis=0)
-    edge, coarsest = span / FINEST, span / 40
+    edge, coarsest = span / MAX_POINTS_ALONG, span / 40
     if not (xy > low).any():
         return edge
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.export.splats import NO_POINT, eye_dome, splats
 
-BELOW = 0.75
+SHOWN_HEIGHT = 0.75
 """Share of a room's height that is shown: the ceiling would hide everything else."""
 
 STOREY, FLAT = 6.0, 0.03
@@ -21,7 +21,7 @@ def top_view(
     *,
     pixel: float,
     step: float,
-    below: float = BELOW,
+    below: float = SHOWN_HEIGHT,
     shaded: bool = False,
 ) -> NDArray[np.uint8]:
     """(H, W, 3) picture of the points from above, the highest on top, y upwards, white where there is no point.
@@ -44,7 +44,7 @@ def top_view(
     return image
 
 
-def cut_height(position: NDArray[np.floating], below: float = BELOW) -> float:
+def cut_height(position: NDArray[np.floating], below: float = SHOWN_HEIGHT) -> float:
     """The z above which `top_view` shows nothing of the (N, 3) positions. below: share of the height that is shown."""
     low, high = position[:, 2].min(), position[:, 2].max()
     # If nothing is to be cut, rounding must not cut the highest point.

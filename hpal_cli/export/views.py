@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.export.splats import NO_POINT, eye_dome, splats
 
-TURN = 20
+AZIMUTH_STEP = 20
 """Degrees between the directions that are tried, around the vertical."""
 
 TILTS = (12, 28, 45, 62, 80, -12, -28, -45)
@@ -18,7 +18,7 @@ TILTS = (12, 28, 45, 62, 80, -12, -28, -45)
 USUAL, UNDER_ROOF = 28, -24
 """The tilts that people are used to: looking down from where they stand, and looking up at what is near the ceiling."""
 
-APART = 60
+MIN_ANGLE = 60
 """Least angle between the two views, in degrees."""
 
 SURFACE = 2
@@ -40,7 +40,7 @@ class View:
 def two_views(
     local: NDArray[np.floating], *, step: float, reach: float, floor: float, top: float, roof: bool
 ) -> tuple[View, View]:
-    """The two best views of the origin of `local` (N, 3), at least `APART` degrees apart; all lengths in metres.
+    """The two best views of the origin of `local` (N, 3), at least `MIN_ANGLE` degrees apart; all lengths in metres.
 
     step: distance between neighbouring points; reach: radius around the point that is to be seen; floor, top: z of the
     scene's lowest and highest point; roof: whether the highest is a ceiling. A view is good if nothing hides the point
@@ -58,8 +58,8 @@ def two_views(
     usual = 1 - np.abs(tilt - (UNDER_ROOF if roof and top < 0.8 * reach else USUAL)) / 60
     value = 3 * free / reach + 2 * inside + 3 * shown + 0.8 * np.minimum(facing, 0.7) / 0.7 + 1.5 * usual
     first = int(value.argmax())
-    # Rounding must not exclude a direction that is exactly `APART` degrees away.
-    apart = toward @ toward[first] <= np.cos(np.radians(APART)) + 1e-9
+    # Rounding must not exclude a direction that is exactly `MIN_ANGLE` degrees away.
+    apart = toward @ toward[first] <= np.cos(np.radians(MIN_ANGLE)) + 1e-9
     second = int(np.where(apart, value, -np.inf).argmax())
     return _view(toward[first], free[first]), _view(toward[second], free[second])
 
@@ -109,7 +109,7 @@ def draw(
 
 
 def _directions() -> NDArray[np.float64]:
-    turn, tilt = np.meshgrid(np.radians(np.arange(0, 360, TURN)), np.radians(TILTS))
+    turn, tilt = np.meshgrid(np.radians(np.arange(0, 360, AZIMUTH_STEP)), np.radians(TILTS))
     flat = np.cos(tilt)
     return np.column_stack([(flat * np.cos(turn)).ravel(), (flat * np.sin(turn)).ravel(), np.sin(tilt).ravel()])
 

@@ -13,7 +13,7 @@ from hpal_cli.trees import SINGLE_LEAF, Trees, packed
 
 ROUNDS, RATE = 60, 0.06
 """Number of rounds, and learning rate."""
-LEAVES, LEAST = 15, 5
+LEAVES, MIN_SAMPLES_LEAF = 15, 5
 """Leaves of a tree at most, and rows in a leaf at least."""
 COLUMNS, ROWS = 0.1, 0.5
 """Share of the columns that a split chooses from, and share of the rows that a round draws."""
@@ -77,27 +77,30 @@ def boost(
 
 def _tree(
     rows: NDArray[np.float32],
-    seen: NDArray[np.float32],
-    some: NDArray[np.int64],
+    features: NDArray[np.float32],
+    sample: NDArray[np.int64],
     weight: NDArray[np.float64],
     step: NDArray[np.float64],
     curve: NDArray[np.float64],
     seed: int,
 ) -> tuple[Any, NDArray[np.float64], NDArray[np.int64]]:
-    """Trains a regression tree on the rows `some` (K,), whose columns are `seen` (K, F). Returns the tree, the value of
-    each leaf (L,), and the leaf of each of the rows (S,)."""
+    """Trains a regression tree on the rows `sample` (K,), whose columns are `features` (K, F). Returns the tree, the
+    value of each leaf (L,), and the leaf of each of the rows (S,)."""
     from sklearn.tree import ExtraTreeRegressor
 
     tree = (
         ExtraTreeRegressor(
-            max_leaf_nodes=LEAVES, max_features=COLUMNS, min_samples_leaf=min(LEAST, len(some)), random_state=seed
+            max_leaf_nodes=LEAVES,
+            max_features=COLUMNS,
+            min_samples_leaf=min(MIN_SAMPLES_LEAF, len(sample)),
+            random_state=seed,
         )
-        .fit(seen, (step / curve)[some], sample_weight=(weight * curve)[some], check_input=False)
+        .fit(features, (step / curve)[sample], sample_weight=(weight * curve)[sample], check_input=False)
         .tree_
     )
     end = tree.apply(rows)
-    up = np.bincount(end[some], (weight * step)[some], minlength=tree.node_count)
-    down = np.bincount(end[some], (weight * curve)[some], minlength=tree.node_count)
+    up = np.bincount(end[sample], (weight * step)[sample], minlength=tree.node_count)
+    down = np.bincount(end[sample], (weight * curve)[sample], minlength=tree.node_count)
     value = RATE * up / (down + CURVATURE)
     leaf = np.flatnonzero(tree.children_left < 0)
     # Rounded to float16, in which it is stored, so that later rounds correct the rounding errors of earlier ones.

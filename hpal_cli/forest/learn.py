@@ -19,11 +19,11 @@ STAGES, TREES, FOLDS, FOLD_TREES = 3, 200, 5, 60
 """Stages, trees in each of them, folds for the predictions between stages, and trees for each fold."""
 COLUMNS = 0.1
 """Share of the columns that a split chooses from."""
-LEAST = 2
+MIN_SAMPLES_LEAF = 2
 """Superpoints in the smallest leaf."""
 BALANCE, BOOSTED_BALANCE = 0.3, 1.0
 """A class has the weight share^-BALANCE, or share^-BOOSTED_BALANCE in the boosted trees."""
-LEAST_SHARE = 0.003
+MIN_SHARE = 0.003
 """Least share of a class in the computation of its weight."""
 
 
@@ -50,8 +50,8 @@ def learn(
     stages: int = STAGES,
     trees: int = TREES,
     fold_trees: int = FOLD_TREES,
-    columns: float = COLUMNS,
-    least: int = LEAST,
+    max_features: float = COLUMNS,
+    min_samples_leaf: int = MIN_SAMPLES_LEAF,
     balance: float = BALANCE,
     seed: int = 0,
     threads: int = 1,
@@ -68,7 +68,7 @@ def learn(
 
     Args:
         scenes: the scenes to learn from.
-        columns, least: as for `trees.fit`; balance: as `BALANCE`.
+        max_features, min_samples_leaf: as for `trees.fit`; balance: as `BALANCE`.
         threads: number of threads, on which the result does not depend.
     """
     task = task or Silent()
@@ -81,7 +81,7 @@ def learn(
     own = np.concatenate([one.superpoints.feature for one in scenes])
     # Without the weight share^-balance, a rare class would be predicted as a frequent one that looks like it.
     mass = np.bincount(label, weight, minlength=classes)
-    share = np.maximum(mass / max(mass.sum(), 1e-12), LEAST_SHARE)[label]
+    share = np.maximum(mass / max(mass.sum(), 1e-12), MIN_SHARE)[label]
     boosted_weight = weight * share**-BOOSTED_BALANCE
     weight = weight * share**-balance
     taught = weight > 0
@@ -91,7 +91,8 @@ def learn(
         kept = np.flatnonzero(rows & taught)
         return fit(
             seen[kept], label[kept], weight[kept], classes,
-            trees=number, columns=columns, least=least, seed=seed + stage, threads=threads,
+            trees=number, max_features=max_features, min_samples_leaf=min_samples_leaf,
+            seed=seed + stage, threads=threads,
         )  # fmt: skip
 
     for stage in range(stages):

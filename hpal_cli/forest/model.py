@@ -28,7 +28,7 @@ from hpal_cli.trees import Trees
 SPEC = 2
 
 _META = "hpal.json"
-_WHEN = (1980, 1, 1, 0, 0, 0)
+_MEMBER_TIME = (1980, 1, 1, 0, 0, 0)
 """The time of every member of the archive, so that the same forest gives the same bytes."""
 
 
@@ -94,7 +94,7 @@ class Forest:
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    entry = zipfile.ZipInfo(name, _WHEN)
+    entry = zipfile.ZipInfo(name, _MEMBER_TIME)
     entry.compress_type = zipfile.ZIP_DEFLATED
     archive.writestr(entry, data, compresslevel=1)
 

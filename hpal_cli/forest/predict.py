@@ -72,7 +72,7 @@ def predict_forest(
         envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, _),
         monitor.task("predicting", len(chosen)) as task,
     ):
-        for scene, (prob, feat, of) in zip(chosen, map_in_order(_predict_scene, work, jobs), strict=True):
+        for scene, (prob, feat, superpoint) in zip(chosen, map_in_order(_predict_scene, work, jobs), strict=True):
             rows = np.zeros(0, np.int64)
             if same and forest.all_labelled and scene.split == "train":
                 rows = np.arange(scene.points)
@@ -82,9 +82,9 @@ def predict_forest(
                     raise HpalError("model", f"has answers for points that scene {scene.name} lacks", "train again")
             blocks = (
                 (prob[part], feat[part] if features else None)
-                for part in np.split(of, range(envelope.CHUNK_ROWS, len(of), envelope.CHUNK_ROWS))
+                for part in np.split(superpoint, range(envelope.CHUNK_ROWS, len(superpoint), envelope.CHUNK_ROWS))
             )
-            write_scene_blocks(root, scene, store.points(scene), blocks, rows, superpoint=of)
+            write_scene_blocks(root, scene, store.points(scene), blocks, rows, superpoint=superpoint)
             task.advance(1, f"{scene.name}  {scene.points:,} points")
             yield scene
 
@@ -108,7 +108,7 @@ def _predict_scene(work: _Work) -> tuple[NDArray[np.float16], NDArray[np.float16
     superpoints = work.superpoints.read(work.scene)
     require_columns(work.forest, superpoints, work.superpoints)
     prob = apply(work.forest.stages, superpoints).astype(np.float16)
-    return prob, work.forest.likeness(superpoints.feature).astype(np.float16), superpoints.of
+    return prob, work.forest.likeness(superpoints.feature).astype(np.float16), superpoints.superpoint
 
 
 def require_columns(forest: Forest, superpoints: Superpoints, store: SuperpointStore) -> None:

@@ -16,10 +16,10 @@ NEAR, COLUMN = (0.7, 1.5), 0.4
 """Metres (divided by the scale) at which a Gaussian weight has fallen to 1/e: NEAR in space, for two radii, and COLUMN
 in the horizontal plane, for superpoints that are above or below."""
 
-CUT = 2.5
+CUTOFF = 2.5
 """Multiple of these lengths beyond which a weight is taken as 0."""
 
-COUNT = 10
+WEIGHTINGS = 10
 """Number of weightings: touching superpoints, those of them that are above and that are below, near superpoints for two
 radii, those in the column above and below, touching ones by the graph's weights, those two steps away, and all."""
 
@@ -49,7 +49,7 @@ class Surroundings:
         self._blocks = list(self._find()) if len(self._size) <= _KEPT else None
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
-        """(S, C) values -> (S, 10 C) their means over each of the `COUNT` weightings; zeros if a weighting has no
+        """(S, C) values -> (S, 10 C) their means over each of the `WEIGHTINGS` weightings; zeros if a weighting has no
         superpoint."""
         touching, above, below, strong = (weights @ values for weights in self._touching)
         around = [np.concatenate(part) for part in zip(*self._means(values), strict=True)]
@@ -67,16 +67,16 @@ class Surroundings:
         two radii, in the column above, and in the column below."""
         for start in range(0, len(self._size), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(self._size)))
-            a, b = pairs_within(self._tree, self._centre[rows], CUT * max(NEAR))
+            a, b = pairs_within(self._tree, self._centre[rows], CUTOFF * max(NEAR))
             square = ((self._centre[rows[a]] - self._centre[b]) ** 2).sum(axis=1)
             other = rows[a] != b
             near = [
                 self._weights(
-                    a, b, np.exp(-square / radius**2) * self._size[b], other & (square < (CUT * radius) ** 2), rows
+                    a, b, np.exp(-square / radius**2) * self._size[b], other & (square < (CUTOFF * radius) ** 2), rows
                 )
                 for radius in NEAR
             ]
-            a, b = pairs_within(self._plan, self._centre[rows, :2], CUT * COLUMN)
+            a, b = pairs_within(self._plan, self._centre[rows, :2], CUTOFF * COLUMN)
             square = ((self._centre[rows[a], :2] - self._centre[b, :2]) ** 2).sum(axis=1)
             other, above = rows[a] != b, self._centre[b, 2] > self._centre[rows[a], 2]
             weight = np.exp(-square / COLUMN**2) * self._size[b]

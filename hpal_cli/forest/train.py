@@ -75,7 +75,9 @@ def train_forest(
         ]
     else:
         targets = [
-            known_superpoints(spread, scene, one.of, len(one)) if spread.has(scene) else np.zeros((len(one), classes))
+            known_superpoints(spread, scene, one.superpoint, len(one))
+            if spread.has(scene)
+            else np.zeros((len(one), classes))
             for scene, one in zip(train, scenes, strict=True)
         ]
     if not any(target.any() for target in targets):
@@ -108,4 +110,4 @@ def _shares(
     points with an answer, -1 for unsure."""
     sure = label >= 0
     one_hot = np.eye(classes)[label[sure]]
-    return sum_by(superpoints.of[index[sure]], one_hot, len(superpoints)) / superpoints.size[:, None]
+    return sum_by(superpoints.superpoint[index[sure]], one_hot, len(superpoints)) / superpoints.size[:, None]

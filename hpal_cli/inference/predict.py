@@ -236,7 +236,7 @@ def predict(
             )
             with work as done:
                 if smooth and superpoints is not None:
-                    done = done.smoothed(superpoints.of)
+                    done = done.smoothed(superpoints.superpoint)
                 pred = write_scene_blocks(
                     root,
                     scene,

@@ -24,7 +24,7 @@ ANSWERS = ("label", "class", "classification")
 """Names of fields with answers, of which the first that a file has is read. Case and a prefix `scalar_` do not
 matter."""
 
-NOTHING = "nothing of this file was taken; correct it"
+NOTHING_TAKEN = "nothing of this file was taken; correct it"
 
 
 @dataclass
@@ -170,7 +170,7 @@ def _field(found: Annotated, columns: Mapping[str, NDArray[Any]], classes: Class
     bad = given & (values != np.rint(values))
     if bad.any():
         n = int(bad.argmax())
-        raise HpalError(found.path, f"{found.where(n)}: {values[n]:g} is no class number", NOTHING)
+        raise HpalError(found.path, f"{found.where(n)}: {values[n]:g} is no class number", NOTHING_TAKEN)
     ids = np.where(given, values, UNANSWERED).astype(np.int64)
     by_code = found.index is None and any(c.codes != (c.id,) for c in classes) and bool(classes.numbers())
     if by_code:
@@ -192,7 +192,9 @@ def _of_las(found: Annotated, codes: NDArray[np.int64], classes: ClassTable) -> 
     label = meaning[codes]
     if (label == nothing).any():
         n = int((label == nothing).argmax())
-        raise HpalError(found.path, f"{found.where(n)}: {codes[n]} is none of the {len(classes)} classes", NOTHING)
+        raise HpalError(
+            found.path, f"{found.where(n)}: {codes[n]} is none of the {len(classes)} classes", NOTHING_TAKEN
+        )
     return label
 
 
@@ -211,6 +213,6 @@ def _known(found: Annotated, values: NDArray[np.int64], numbers: Mapping[int, in
         raise HpalError(
             found.path,
             f"{found.where(n)}: {values[n]} is none of the {len(set(numbers.values()))} classes",
-            NOTHING,
+            NOTHING_TAKEN,
         )
     return label.astype(np.int32)

@@ -22,7 +22,7 @@ class Cost:
     area: float | None
 
     @classmethod
-    def of(cls, answers: NDArray[np.void], clicks: int, grid: float | None) -> Cost:
+    def from_answers(cls, answers: NDArray[np.void], clicks: int, grid: float | None) -> Cost:
         """answers: (K,) records with `scene`, `index` and `label`, also unsure ones; grid: edge of a cell in metres."""
         points = len(np.unique(point_keys(answers[answers["label"] >= 0])))
         return cls(clicks, points, None if grid is None else points * grid**2)

@@ -16,7 +16,7 @@ from hpal_cli.scene_table import SceneInfo, SceneTable
 
 CLASSES = "_classes.json"
 
-MOST = 127
+MAX_NUMBER = 127
 
 
 def labels_in(folder: Path) -> Path | None:
@@ -45,7 +45,7 @@ def read_folder(folder: Path, classes: ClassTable, table: SceneTable) -> list[An
 
 def _numbers(path: Path, classes: ClassTable) -> NDArray[np.int32]:
     """(128,) what each of labelCloud's numbers stands for: a class id, -1 unsure, -2 unanswered, -3 no class."""
-    meaning = np.full(MOST + 1, -3, np.int32)
+    meaning = np.full(MAX_NUMBER + 1, -3, np.int32)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         # Older versions wrote names and numbers alone.
@@ -55,8 +55,8 @@ def _numbers(path: Path, classes: ClassTable) -> NDArray[np.int32]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise HpalError(path, f"cannot be read ({error!r})", "give the file that labelCloud wrote") from error
     for name, number in rows:
-        if not 0 <= number <= MOST:
-            raise HpalError(path, f"class {name!r} has the number {number}", f"labelCloud has 0 to {MOST}")
+        if not 0 <= number <= MAX_NUMBER:
+            raise HpalError(path, f"class {name!r} has the number {number}", f"labelCloud has 0 to {MAX_NUMBER}")
         if number == default:
             continue
         found = IGNORE if name.casefold() == UNSURE else {c.name.casefold(): c.id for c in classes}.get(name.casefold())
@@ -64,7 +64,7 @@ def _numbers(path: Path, classes: ClassTable) -> NDArray[np.int32]:
             remedy = f"name its classes {', '.join(classes.names)}, or {UNSURE}"
             raise HpalError(path, f"{name!r} is no class", remedy)
         meaning[number] = found
-    if 0 <= default <= MOST:
+    if 0 <= default <= MAX_NUMBER:
         meaning[default] = UNANSWERED
     return meaning
 

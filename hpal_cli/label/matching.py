@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from hpal_cli.errors import HpalError
-from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated
+from hpal_cli.label.annotated import NOTHING_TAKEN, UNANSWERED, Annotated
 from hpal_cli.label.rounding import looks_rounded
 from hpal_cli.labels.store import ANSWER, LabelStore, point_keys
 from hpal_cli.predictions.store import PredictionStore
@@ -22,7 +22,7 @@ from hpal_cli.wording import counted
 
 Store = SceneStore | PredictionStore | LabelStore
 
-SAME = 1e-3
+POSITION_TOLERANCE = 1e-3
 """Metres by which a position may differ from its original point, since some viewers store positions as 32-bit
 floats."""
 
@@ -197,7 +197,7 @@ def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) ->
         distance, nearest = cKDTree(xyz).query(local[inside], distance_upper_bound=reach * (1 + 1e-6))
         at = np.flatnonzero(inside)[np.isfinite(distance)]
         distance, nearest = distance[np.isfinite(distance)], nearest[np.isfinite(distance)]
-        same = distance <= SAME / store.unit
+        same = distance <= POSITION_TOLERANCE / store.unit
         # Neighbouring rooms share walls: a point at the same position is preferred to one that is only near.
         taken, better = home[at] >= 0, same & ~exact[at]
         double[at] = np.where(better, False, double[at] | (taken & (same == exact[at])))
@@ -242,7 +242,7 @@ def _originals(local: NDArray[np.float64], store: SceneStore, scene: SceneInfo) 
     if scene.original == scene.points:
         return None
     points, inverse = store.original(scene)
-    same = SAME / store.unit
+    same = POSITION_TOLERANCE / store.unit
     if len(local) == len(points.xyz) and np.abs(points.xyz - local).max() <= same:
         return inverse
     distance, nearest = cKDTree(points.xyz).query(local, distance_upper_bound=same)
@@ -250,35 +250,37 @@ def _originals(local: NDArray[np.float64], store: SceneStore, scene: SceneInfo) 
 
 
 def _answers(
-    found: Annotated, of: NDArray[np.int64], scene: NDArray[np.integer], index: NDArray[np.integer]
+    found: Annotated, rows_of_file: NDArray[np.int64], scene: NDArray[np.integer], index: NDArray[np.integer]
 ) -> NDArray[np.void]:
     """(K',) records for the points `of` (K,) a file, each grid point once.
 
     Raises:
         HpalError: two answers for one grid point contradict each other.
     """
-    rows = np.zeros(len(of), ANSWER)
-    rows["scene"], rows["index"], rows["label"] = scene, index, found.label[of]
-    position = np.full((len(of), 3), np.nan) if found.position is None else found.position[of]
+    rows = np.zeros(len(rows_of_file), ANSWER)
+    rows["scene"], rows["index"], rows["label"] = scene, index, found.label[rows_of_file]
+    position = np.full((len(rows_of_file), 3), np.nan) if found.position is None else found.position[rows_of_file]
     rows["x"], rows["y"], rows["z"] = position.T
     key = point_keys(rows)
     order = np.argsort(key, kind="stable")
     again = np.flatnonzero(key[order[1:]] == key[order[:-1]])
     other = again[rows["label"][order[again + 1]] != rows["label"][order[again]]]
     if len(other):
-        first, second = of[order[other[0]]], of[order[other[0] + 1]]
+        first, second = rows_of_file[order[other[0]]], rows_of_file[order[other[0] + 1]]
         problem = f"{found.where(second)} and {found.where(first)} have different answers for the same point"
-        raise HpalError(found.path, problem, NOTHING)
-    keep = np.ones(len(of), bool)
+        raise HpalError(found.path, problem, NOTHING_TAKEN)
+    keep = np.ones(len(rows_of_file), bool)
     keep[order[again + 1]] = False
     return rows[keep]
 
 
-def _refuse(found: Annotated, of: NDArray[np.int64], bad: NDArray[Any], problem: str, *, colon: bool = False) -> None:
+def _refuse(
+    found: Annotated, rows_of_file: NDArray[np.int64], bad: NDArray[Any], problem: str, *, colon: bool = False
+) -> None:
     """Raises:
     HpalError: some of the points `of` (K,) the file are bad (K,). The message names the first and counts the others.
     """
     if bad.any():
         more = f" ({counted(int(bad.sum()), 'such point')})" if bad.sum() > 1 else ""
-        where = found.where(int(of[int(bad.argmax())]))
-        raise HpalError(found.path, f"{where}{':' if colon else ''} {problem}{more}", NOTHING)
+        where = found.where(int(rows_of_file[int(bad.argmax())]))
+        raise HpalError(found.path, f"{where}{':' if colon else ''} {problem}{more}", NOTHING_TAKEN)

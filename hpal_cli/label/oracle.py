@@ -12,7 +12,7 @@ from hpal_cli.labels.store import ANSWER
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
 
-NEAR = 0.02
+POSITION_TOLERANCE = 0.02
 """Metres by which the position of an asked point may differ from that of its index: half a step of the usual grid."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -46,7 +46,7 @@ def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
         position = store.points(scene).position[index]
         if {"x", "y", "z"} <= set(asked.dtype.names or ()):
             given = np.column_stack([asked[axis][here] for axis in "xyz"]).astype(np.float64)
-            wrong = looks_rounded(index, given, position, NEAR / store.unit)
+            wrong = looks_rounded(index, given, position, POSITION_TOLERANCE / store.unit)
             if wrong.any():
                 problem = (
                     f"the index {index[int(wrong.argmax())]} in {scene.name} was rounded: another point lies there"

@@ -64,9 +64,9 @@ def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], 
     """
     if not len(region):
         return Answered(np.zeros(0, bool), np.zeros(0, np.int32), np.zeros(0, np.int64), 0)
-    of, share, _, label = _most_frequent(region, truth)
-    whole = share[of] >= PURITY
-    mask, found, group = whole.copy(), np.where(whole, label[of], -1), of.astype(np.int64)
+    group_of_row, share, _, label = _most_frequent(region, truth)
+    whole = share[group_of_row] >= PURITY
+    mask, found, group = whole.copy(), np.where(whole, label[group_of_row], -1), group_of_row.astype(np.int64)
     clicks = len(share)
     rest = np.flatnonzero(~whole)
     if len(rest):
@@ -76,7 +76,7 @@ def answer_superpoints(region: NDArray[np.integer], guess: NDArray[np.integer], 
         clicks += int(pure.sum())
         mask[rest] = pure[part]
         found[rest] = np.where(pure, label, -1)[part]
-        group[rest] = of.max() + 1 + part
+        group[rest] = group_of_row.max() + 1 + part
     return Answered(mask, found.astype(np.int32), group, clicks)
 
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 DIGITS = 6
 """Digits that some viewers write of a number in a text file."""
 
-SINGLE = 2.0**-23
+FLOAT32_EPSILON = 2.0**-23
 """Relative error of a 32-bit float."""
 
-EXACT = 2**24
+FLOAT32_EXACT = 2**24
 """A 32-bit float is exact for whole numbers below this."""
 
 
@@ -27,11 +27,11 @@ def looks_rounded(
     power = 10 ** np.maximum(np.floor(np.log10(np.maximum(index, 1))).astype(np.int64) + 1 - DIGITS, 0)
     long, short = power > 1, index % power == 0
     # One in ten long numbers ends in a zero by chance. If all of them do, the file has six digits of each number.
-    suspect = (index >= EXACT) | (long & bool(short[long].all()))
+    suspect = (index >= FLOAT32_EXACT) | (long & bool(short[long].all()))
     if not suspect.any():
         return suspect
     off = given - known
     if len(off) > 1:
         off = off - np.nanmedian(off, axis=0) if np.isfinite(off).any(axis=0).all() else off
     # The comparison is False for NaN.
-    return suspect & (np.abs(off).max(axis=1) > near + SINGLE * np.abs(known).max(axis=1))
+    return suspect & (np.abs(off).max(axis=1) > near + FLOAT32_EPSILON * np.abs(known).max(axis=1))

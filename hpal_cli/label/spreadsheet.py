@@ -13,7 +13,7 @@ import numpy as np
 from hpal_cli.classes import IGNORE, UNSURE, ClassTable
 from hpal_cli.csv_cells import plain_cell, safe_cell
 from hpal_cli.errors import HpalError
-from hpal_cli.label.annotated import NOTHING, UNANSWERED, Annotated, scenes_named
+from hpal_cli.label.annotated import NOTHING_TAKEN, UNANSWERED, Annotated, scenes_named
 from hpal_cli.label.queries import Query
 from hpal_cli.scene_table import SceneTable
 from hpal_cli.store.files import atomic_write
@@ -184,4 +184,4 @@ def _number(text: str, *, comma: bool) -> float:
 
 
 def _bad(found: Annotated, n: int, problem: str) -> HpalError:
-    return HpalError(found.path, f"{found.where(n)}: {problem}", NOTHING)
+    return HpalError(found.path, f"{found.where(n)}: {problem}", NOTHING_TAKEN)

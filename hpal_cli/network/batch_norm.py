@@ -37,7 +37,9 @@ class BatchNorm(nn.Module):
         from hpal_cli.network.implicit_gemm import Epilogue
 
         added = None if shortcut is None else shortcut()
-        return cast("TableGeometry", geometry).with_epilogue(Epilogue.of(self.bn, added, rectified=self.rectified))
+        return cast("TableGeometry", geometry).with_epilogue(
+            Epilogue.from_batch_norm(self.bn, added, rectified=self.rectified)
+        )
 
     def forward(self, x: Tensor, geometry: AnyGeometry, shortcut: Callable[[], Tensor] | None = None) -> Tensor:
         """(M, C) `relu(norm(x) + shortcut())`, where x (M, C) is the result of the convolution with the geometry that

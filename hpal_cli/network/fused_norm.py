@@ -278,7 +278,12 @@ class _Normalised(torch.autograd.Function):
             _statistics_kernel[_grid(x, each)](x, buffers.part, len(x), each, **_shape(x), num_warps=4)
         shortcut = None if shortcut is None else shortcut.contiguous()
         _normalise(
-            x, Epilogue.of(bn, shortcut, rectified=rectified), out, (buffers.part, mean, factor), each, bn.momentum
+            x,
+            Epilogue.from_batch_norm(bn, shortcut, rectified=rectified),
+            out,
+            (buffers.part, mean, factor),
+            each,
+            bn.momentum,
         )
         ctx.save_for_backward(x, weight, bias)
         ctx.kept, ctx.buffers = (mean, factor), buffers

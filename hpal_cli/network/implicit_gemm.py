@@ -449,7 +449,7 @@ class Epilogue:
     rectified: bool
 
     @classmethod
-    def of(cls, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool) -> Epilogue:
+    def from_batch_norm(cls, bn: nn.BatchNorm1d, shortcut: Tensor | None, *, rectified: bool) -> Epilogue:
         """The epilogue of a batch norm with its running statistics."""
         assert bn.running_mean is not None
         assert bn.running_var is not None

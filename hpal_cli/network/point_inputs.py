@@ -95,7 +95,9 @@ class PointInputs:
     spread: NDArray[np.float64]
 
     @classmethod
-    def of(cls, store: SceneStore, scenes: Sequence[SceneInfo], names: Sequence[str], scale: float) -> PointInputs:
+    def from_store(
+        cls, store: SceneStore, scenes: Sequence[SceneInfo], names: Sequence[str], scale: float
+    ) -> PointInputs:
         """Computes `middle` and `spread` from some scenes: the median, and half the distance between the 5th and the
         95th percentile, or the standard deviation if that is 0.
 

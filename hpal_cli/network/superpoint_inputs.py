@@ -28,18 +28,18 @@ _REMEDY = "use scenes that have the same, or --inputs points"
 
 @dataclass(frozen=True, eq=False)
 class SuperpointColumns:
-    """The inputs of N points in S superpoints. of: (N,) superpoint of each point; value: (S, K) of each superpoint."""
+    """The inputs of N points in S superpoints. superpoint: (N,) of each point; value: (S, K) of each superpoint."""
 
-    of: NDArray[np.int32]
+    superpoint: NDArray[np.int32]
     value: NDArray[np.float32]
 
     def __call__(self, rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
         """(R, K) the inputs of R rows."""
-        return self.value[self.of[rows]]
+        return self.value[self.superpoint[rows]]
 
     @property
     def nbytes(self) -> int:
-        return self.of.nbytes + self.value.nbytes
+        return self.superpoint.nbytes + self.value.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class SuperpointInputs:
     appearance: str
 
     @classmethod
-    def of(cls, store: SceneStore, scenes: Sequence[SceneInfo], read: SuperpointReader) -> SuperpointInputs:
+    def from_store(cls, store: SceneStore, scenes: Sequence[SceneInfo], read: SuperpointReader) -> SuperpointInputs:
         """Computes the likeness from some scenes.
 
         Raises:
@@ -61,7 +61,7 @@ class SuperpointInputs:
         """
         appearance = appearance_of(store, scenes[0])
         require_appearance(store, scenes, appearance, f"scene {scenes[0].name} has {appearance}", _REMEDY)
-        return cls(Likeness.of([read(scene).feature for scene in scenes]), appearance)
+        return cls(Likeness.fit([read(scene).feature for scene in scenes]), appearance)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class SuperpointInputs:
                 "it was trained on scenes of another scale",
                 "train on scenes of this scale, or with --inputs points",
             )
-        return SuperpointColumns(superpoints.of, self.likeness(superpoints.feature))
+        return SuperpointColumns(superpoints.superpoint, self.likeness(superpoints.feature))
 
 
 def augment(columns: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

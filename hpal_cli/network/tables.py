@@ -18,7 +18,7 @@ from hpal_cli.network import fused_norm
 from hpal_cli.network import implicit_gemm as gemm
 from hpal_cli.network.geometry import BIAS, BITS, LEVELS, LIMIT, pack, too_wide
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @lru_cache
@@ -45,7 +45,7 @@ class HalfKernels:
     def __init__(self) -> None:
         self._copies: list[Tensor] = []
 
-    def of(self, kernels: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    def cast(self, kernels: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Copies of the kernels in a data type. They are always made again, since calls of `_foreach` change weights
         without a new version number."""
         if not self._copies or self._copies[0].dtype != dtype or self._copies[0].device != kernels[0].device:
@@ -72,7 +72,7 @@ class TableGeometry:
         self._weights: dict[int, Tensor] = {}
         self.buffers: fused_norm.NormBuffers | None = None
         """The memory of the norms in the current pass, in training."""
-        self._half, self._tf32 = HALF.get(precision), precision == "tf32"
+        self._half, self._tf32 = HALF_TYPES.get(precision), precision == "tf32"
         device, scene, xyz = voxel.device, voxel[:, 0], voxel[:, 1:]
         low = torch.div(xyz.amin(0), BIAS, rounding_mode="floor") * BIAS
         xyz = xyz - low + BIAS
@@ -128,7 +128,7 @@ class TableGeometry:
         """Prepares a pass through a network, in a few calls for all layers: the kernels in half precision, and the
         memory of the norms (none without gradients)."""
         if self._half is not None:
-            self._weights = dict(zip(map(id, kernels), half_kernels.of(kernels, self._half)))
+            self._weights = dict(zip(map(id, kernels), half_kernels.cast(kernels, self._half)))
         self.buffers = fused_norm.NormBuffers(norms) if norms else None
 
     def with_epilogue(self, epilogue: gemm.Epilogue) -> TableGeometry:

@@ -98,11 +98,11 @@ class PageApi:
             HpalError: the scene cannot be read.
         """
         cloud = self.scene_cache.cloud(number) if whole else self.scene_cache.first(number)
-        shown = self.scene_cache.scenes[number]
+        entry = self.scene_cache.scenes[number]
         # A marked point that the coarse level lacks gets its mark with the whole scene.
-        places = [(int(cloud.place_of[mark.index]), mark) for mark in shown.marks]
+        places = [(int(cloud.place_of[mark.index]), mark) for mark in entry.marks]
         return {
-            **scene_json(number, shown.name, cloud),
+            **scene_json(number, entry.name, cloud),
             "marks": [
                 {"index": m.index, "place": cloud.xyz[place].tolist(), "text": m.text, "label": m.label}
                 for place, m in places
@@ -127,8 +127,8 @@ class PageApi:
         if sum(one.stop - one.start for one in slices) > MAX_POINTS:
             raise KeyError("too many points")
         if column == "superpoint":
-            of = self._superpoints(number)
-            joined = np.concatenate([of[cloud.order[one]] for one in slices])
+            superpoint = self._superpoints(number)
+            joined = np.concatenate([superpoint[cloud.order[one]] for one in slices])
         else:
             values = cloud.column(column)
             joined = np.concatenate([values[one] for one in slices])
@@ -144,19 +144,19 @@ class PageApi:
         low, high = np.percentile(some, [1, 99])
         return float(low), float(high)
 
-    def point(self, number: int, place: int, whole: bool = True) -> dict[str, Any]:
-        """All values of the point that is drawn as number `place`.
+    def point(self, number: int, row: int, whole: bool = True) -> dict[str, Any]:
+        """All values of the point that is drawn as number `row`.
 
         Raises:
             KeyError: there is no such scene or point.
         """
-        cloud, shown = self._level(number, whole), self.scene_cache.scenes[number]
-        if not 0 <= place < len(cloud):
-            raise KeyError(place)
-        position = cloud.offset + cloud.xyz[place].astype(np.float64) / cloud.unit
+        cloud, entry = self._level(number, whole), self.scene_cache.scenes[number]
+        if not 0 <= row < len(cloud):
+            raise KeyError(row)
+        position = cloud.offset + cloud.xyz[row].astype(np.float64) / cloud.unit
         values: dict[str, Any] = {}
         for name, column in cloud.columns.items():
-            value = cloud.column(name)[place]
+            value = cloud.column(name)[row]
             if column.kind == "class":
                 values[name] = self._class_name(int(value))
             elif column.kind == "rgb":
@@ -164,8 +164,8 @@ class PageApi:
             else:
                 values[name] = f"{float(value):.6g}"
         return {
-            "scene": shown.name,
-            "index": int(cloud.order[place]),
+            "scene": entry.name,
+            "index": int(cloud.order[row]),
             "position": [f"{axis:.3f}" for axis in position],
             "values": values,
         }
@@ -264,7 +264,7 @@ class PageApi:
     def _superpoints(self, number: int) -> NDArray[np.int32]:
         if self.learner is None or self._table is None:
             raise KeyError("superpoint")
-        return self.learner.of(self._table[number])
+        return self.learner.superpoints(self._table[number])
 
     def _class_name(self, label: int) -> str:
         if label < 0 or self.scene_cache.classes is None:
@@ -304,7 +304,7 @@ def outlook(cloud: DrawnCloud, query: Query) -> Outlook:
 
 
 def query_json(
-    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], seen: Outlook
+    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], view: Outlook
 ) -> dict[str, Any]:
     """The description of a query for a page. number: index of the query; name: of its scene; names: of the classes."""
     guess = query.guess
@@ -315,8 +315,8 @@ def query_json(
         "name": name,
         "index": query.index,
         "place": local_position(cloud, query.position),
-        "toward": seen.toward,
-        "height": seen.height,
+        "toward": view.toward,
+        "height": view.height,
         "points": len(query.points),
         "guess": None
         if guess is None

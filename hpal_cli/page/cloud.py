@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from hpal_cli.export.top_view import BELOW, cut_height, roofed
+from hpal_cli.export.top_view import SHOWN_HEIGHT, cut_height, roofed
 from hpal_cli.lengths import nearest_round
 from hpal_cli.scenes.store import Points
 
@@ -106,7 +106,7 @@ class DrawnCloud:
         self.floor, self.top = (float(edge(every[:, 2]) * unit) for edge in (np.min, np.max))
         some = sample[:: 1 + len(sample) // _SAMPLE].astype(np.float64) * source.unit
         self.roof = roofed(some)
-        self.cut = cut_height(some, BELOW) if self.roof else self.top
+        self.cut = cut_height(some, SHOWN_HEIGHT) if self.roof else self.top
 
     def __len__(self) -> int:
         return len(self.xyz)

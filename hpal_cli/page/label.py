@@ -17,7 +17,7 @@ from hpal_cli.labels.store import QUERY, LabelStore, by_scene
 from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Source
 from hpal_cli.page.live_spread import LiveSpread
-from hpal_cli.page.scene_cache import LARGE, SceneCache, SceneEntry, require_there, source_of, stores_of
+from hpal_cli.page.scene_cache import COARSE_FROM_POINTS, SceneCache, SceneEntry, require_there, source_of, stores_of
 from hpal_cli.page.session import Session
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
@@ -39,8 +39,8 @@ class Asked:
     def scene_cache(self) -> SceneCache:
         """The scenes with queries, in the order of the tour. They do not show the true labels."""
         numbers = dict.fromkeys(query.scene for query in self.found)
-        shown = [self._shown(number) for number in numbers]
-        return SceneCache(self.store.path, shown, self.store.classes)
+        entries = [self._shown(number) for number in numbers]
+        return SceneCache(self.store.path, entries, self.store.classes)
 
     def source(self, number: int) -> Source:
         """The data from which a scene is drawn.
@@ -119,7 +119,7 @@ def open_label_page(
         monitor.note(f"the scenes behind {rooms.path} are not there: the page does not spread your answers")
     scene_cache = asked.scene_cache()
     first = next(iter(scene_cache.scenes.values()))
-    if first.points < LARGE:
+    if first.points < COARSE_FROM_POINTS:
         # A scene that cannot be read is said before a page is shown; of a large one the page tells.
         scene_cache.require_readable(first.number)
     return PageApi(scene_cache, session=session, table=rooms.table, learner=learner, name=name, title=title)

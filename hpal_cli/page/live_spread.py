@@ -29,7 +29,7 @@ MAX_POINTS = 3_000_000
 """Points of a scenes store up to which the superpoints are computed while the page is open. For more, that would take
 minutes."""
 
-KEPT = 4
+CACHED_SCENES = 4
 """Scenes whose superpoints stay in memory."""
 
 
@@ -55,13 +55,13 @@ class LiveSpread:
         self._closed = False
         self._last: dict[int, _Spread] = {}
 
-    def of(self, scene: SceneInfo) -> NDArray[np.int32]:
+    def superpoints(self, scene: SceneInfo) -> NDArray[np.int32]:
         """(N,) the superpoint of each point of a scene.
 
         Raises:
             HpalError: the superpoints cannot be computed or read.
         """
-        return self._pool.submit(self._superpoints, scene).result().of
+        return self._pool.submit(self._superpoints, scene).result().superpoint
 
     def learned(
         self,
@@ -95,7 +95,7 @@ class LiveSpread:
         if self._found is None:
             self._found = self._open()
         if scene.number not in self._known:
-            while len(self._known) >= KEPT:
+            while len(self._known) >= CACHED_SCENES:
                 del self._known[next(iter(self._known))]
             self._known[scene.number] = self._found.read(scene)
         return self._known[scene.number]

@@ -75,13 +75,13 @@ def write_page(
     return len(page)
 
 
-def _packed(cloud: DrawnCloud, places: NDArray[np.float64], budget: int) -> dict[str, Any]:
-    """As many points of a scene as fit, with their tiles. places: (Q, 3) positions of the queries in metres; budget:
+def _packed(cloud: DrawnCloud, queries: NDArray[np.float64], budget: int) -> dict[str, Any]:
+    """As many points of a scene as fit, with their tiles. queries: (Q, 3) positions of the queries in metres; budget:
     number of points."""
     keep = np.zeros(len(cloud), bool)
     for tile in cloud.tiles:
         whole = slice(tile.first, tile.first + tile.count)
-        for place in places:
+        for place in queries:
             if tile.is_near(place, cloud.reach):
                 keep[whole] |= (np.abs(cloud.xyz[whole] - place) <= cloud.reach).all(axis=1)
     near = int(keep.sum())

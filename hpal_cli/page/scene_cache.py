@@ -21,11 +21,11 @@ from hpal_cli.scenes.provenance import find_source_store
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.score.pointwise import margin
 
-KEPT = 40_000_000
+CACHE_POINTS = 40_000_000
 """Points of scenes that stay in memory, not counting the scene that is shown."""
 
 
-LARGE = 3_000_000
+COARSE_FROM_POINTS = 3_000_000
 """Points of a scene from which on a coarse level is made first, since the whole scene takes more than a second."""
 
 
@@ -126,7 +126,7 @@ class SceneCache:
         try:
             source = scene.read()
             load.read.set_result(None)
-            if len(source.points.xyz) >= LARGE:
+            if len(source.points.xyz) >= COARSE_FROM_POINTS:
                 load.first.set_result(DrawnCloud(source, coarse=True))
             cloud = DrawnCloud(source)
         except BaseException as error:
@@ -146,7 +146,7 @@ class SceneCache:
             there = [n for n, one in self._loads.items() if one.whole.done()]
             points = {n: len(self._loads[n].whole.result()) for n in there}
             for number in there:
-                if number != scene.number and sum(points.values()) > KEPT + len(cloud):
+                if number != scene.number and sum(points.values()) > CACHE_POINTS + len(cloud):
                     del self._loads[number], points[number]
 
 

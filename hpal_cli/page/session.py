@@ -139,8 +139,8 @@ class Session:
     def held_by_others(self, client: str) -> int:
         """The number of queries, not done, that other clients hold now."""
         with self._lock:
-            places = [self._place.get(point) for point in self._leases.held_by_others(client)]
-            return sum(number is not None and not self.done(number) for number in places)
+            numbers = [self._place.get(point) for point in self._leases.held_by_others(client)]
+            return sum(number is not None and not self.done(number) for number in numbers)
 
     def answer(self, client: str, name: str, number: int, label: int, seconds: float | None) -> Batch:
         """Writes an answer to the labels store. When this returns, the answer is on the disk.

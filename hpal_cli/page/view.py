@@ -103,14 +103,14 @@ def _scene_cache(
         if any(not 0 <= mark.index < scene.points for mark in (marks or {}).get(scene.number, ())):
             raise HpalError(path, f"names a point outside scene {scene.name}", "use matching files")
 
-    def shown(scene: SceneInfo) -> SceneEntry:
+    def entry(scene: SceneInfo) -> SceneEntry:
         mine = tuple((marks or {}).get(scene.number, ()))
         return SceneEntry(
             scene.number, scene.name, scene.points, lambda: source_of(scene, scenes, predictions, True), mine
         )
 
     truth = scenes is not None and any(scenes.has_labels(scene) for scene in chosen)
-    return SceneCache(path, [shown(scene) for scene in chosen], store.classes, truth)
+    return SceneCache(path, [entry(scene) for scene in chosen], store.classes, truth)
 
 
 def _behind(labels: LabelStore, source: Path | None) -> SceneStore:
@@ -149,7 +149,7 @@ def _of_file(path: Path) -> SceneCache:
     reader, sources = readers.find(path)
     clouds = [(source, reader) for source in sources]
 
-    def shown(number: int) -> SceneEntry:
+    def entry(number: int) -> SceneEntry:
         source, own = clouds[number]
 
         def read() -> Source:
@@ -167,7 +167,7 @@ def _of_file(path: Path) -> SceneCache:
 
         return SceneEntry(number, source.name, 0, read)
 
-    return SceneCache(path, [shown(number) for number in range(len(clouds))], None)
+    return SceneCache(path, [entry(number) for number in range(len(clouds))], None)
 
 
 def _interesting(item: tuple[str, object]) -> tuple[bool, str]:

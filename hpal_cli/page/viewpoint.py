@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hpal_cli.export.views import two_views
 from hpal_cli.page.cloud import DrawnCloud
 
-DENSEST = 6_000
+MAX_POINTS = 6_000
 """Points around a query with which its view is chosen, at most. More would take too long for a person who waits."""
 
 
@@ -18,7 +18,7 @@ def best_view(cloud: DrawnCloud, place: NDArray[np.floating]) -> NDArray[np.floa
     All lengths are divided by the scene's reach, since the views are designed for rooms, in which the reach is 1 m.
     """
     near = cloud.around(place, 1.5 * cloud.reach)
-    every = 1 + len(near) // DENSEST
+    every = 1 + len(near) // MAX_POINTS
     local = (near[::every] - place) / cloud.reach
     if not len(local):
         return np.array([0.0, -0.8, 0.6])

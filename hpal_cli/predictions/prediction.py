@@ -57,24 +57,24 @@ class Prediction:
         """(N, F) the features of all points."""
         return self._column(1)
 
-    def smoothed(self, of: NDArray[np.int32]) -> Prediction:
+    def smoothed(self, group: NDArray[np.int32]) -> Prediction:
         """The same predictions with smoothed probabilities: the average of a point's own and of the mean over its part.
         With the mean alone, all points of a part would have the same class, even if a part crosses a border.
 
-        of: (N,) the part of each point, such as its superpoint, 0 to S - 1.
+        group: (N,) the part of each point, such as its superpoint, 0 to S - 1.
         """
         sums, done = np.zeros((0, 0)), 0
         for prob, _ in self.blocks():
             if not done:
-                sums = np.zeros((int(of.max()) + 1, prob.shape[1]))
-            mine = of[done : done + len(prob)]
+                sums = np.zeros((int(group.max()) + 1, prob.shape[1]))
+            mine = group[done : done + len(prob)]
             order = np.argsort(mine, kind="stable")
             parts, start = np.unique(mine[order], return_index=True)
             sums[parts] += np.add.reduceat(prob[order].astype(np.float64), start)
             done += len(prob)
-        mean = sums / np.maximum(np.bincount(of, minlength=len(sums)), 1)[:, None]
+        mean = sums / np.maximum(np.bincount(group, minlength=len(sums)), 1)[:, None]
         smoothed = Prediction(self._voxels, self._inverse, *self._more)
-        smoothed._part = (of, mean.astype(np.float32))
+        smoothed._part = (group, mean.astype(np.float32))
         return smoothed
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -86,8 +86,8 @@ class Prediction:
                 others = [voxels.take(inverse[rows])[0] for voxels, inverse in self._more]
                 prob = np.mean([prob, *others], axis=0)
             if self._part is not None:
-                of, mean = self._part
-                prob = ((prob + mean[of[rows]]) / 2).astype(np.float32)
+                group, mean = self._part
+                prob = ((prob + mean[group[rows]]) / 2).astype(np.float32)
             yield prob, feat
 
     def _column(self, which: int) -> NDArray[np.float32]:

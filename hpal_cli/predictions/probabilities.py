@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hpal_cli import compiled
 
-SLACK = 0.02
+SUM_TOLERANCE = 0.02
 """How far a sum may be from 1, which leaves room for the rounding errors of float16 in a thousand classes."""
 
 _AT_ONCE = 1 << 16
@@ -22,13 +22,13 @@ def bad_rows(prob: NDArray[np.floating]) -> tuple[int, int]:
     # NumPy takes a second longer for ten million points, which is not worth a message.
     if not isinstance(library, str) and prob.dtype == np.float16 and prob.dtype.isnative:
         prob, first = np.ascontiguousarray(prob), ctypes.c_int64(0)
-        slack = int(SLACK * (1 << 24))
+        slack = int(SUM_TOLERANCE * (1 << 24))
         return library.hpal_bad_rows(prob.ctypes.data, *prob.shape, slack, ctypes.byref(first)), first.value
     bad, at = 0, 0
     for start in range(0, len(prob), _AT_ONCE):
         block = prob[start : start + _AT_ONCE]
         with np.errstate(invalid="ignore", over="ignore"):
-            good = (np.abs(block.sum(axis=1, dtype=np.float64) - 1) < SLACK) & (block >= 0).all(axis=1)
+            good = (np.abs(block.sum(axis=1, dtype=np.float64) - 1) < SUM_TOLERANCE) & (block >= 0).all(axis=1)
         if not good.all():
             at = at if bad else start + int(np.argmin(good))
             bad += int((~good).sum())

@@ -197,12 +197,17 @@ class PredictionStore:
         """
         if not self._has(scene, "superpoint"):
             return None
-        of = self._array(scene, "superpoint")
-        if of.shape != (scene.points,) or of.dtype.kind not in "iu" or of.min() < 0 or not np.bincount(of).all():
+        superpoint = self._array(scene, "superpoint")
+        if (
+            superpoint.shape != (scene.points,)
+            or superpoint.dtype.kind not in "iu"
+            or superpoint.min() < 0
+            or not np.bincount(superpoint).all()
+        ):
             raise HpalError(
                 self.path, f"scene {scene.name}: superpoint is not one number a point, from 0 on", "write it again"
             )
-        return of.astype(np.int32)
+        return superpoint.astype(np.int32)
 
     def labelled(self, scene: SceneInfo) -> NDArray[np.int64]:
         """The rows of the points that have an answer already, ascending. They are never asked about again.

@@ -21,7 +21,7 @@ from hpal_cli.parallel import cores
 from hpal_cli.readers import number_table
 
 _PART = 1 << 17  # bytes of text in a part: few enough to stay in the processor's cache until they are parsed
-_WORTH = 4  # fewest parts per thread, because to wake a thread takes as long as to parse a part
+_MIN_PARTS = 4  # fewest parts per thread, because to wake a thread takes as long as to parse a part
 
 
 class TextFile(NamedTuple):
@@ -97,7 +97,7 @@ class _Work:
                 count += 1
             path += len(name)
             self._ends.append(count)
-        self.threads = max(1, min(cores(), count // _WORTH))
+        self.threads = max(1, min(cores(), count // _MIN_PARTS))
         self._spans = array("q", [count << 32] + [0] * (self.threads - 1))
         # Space for the most lines that the files can hold. The system provides only the memory that is written to.
         self._rows = Rows(np.empty((most, doubles)), np.empty((most, bytes), np.uint8), np.empty(most, np.int64))

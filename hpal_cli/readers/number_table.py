@@ -128,7 +128,7 @@ class Lines:
         self._buffer = buffer
         self._at = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + _MARGIN
 
-    def of(self, file: FileIO, path: Path, number: int = 1, most: int | None = None) -> Iterator[None]:
+    def pieces(self, file: FileIO, path: Path, number: int = 1, most: int | None = None) -> Iterator[None]:
         """Iterates over the pieces of the rest of a file. file: opened without a buffer; number: of its next line;
         most: how many lines belong to the table, None for all that follow.
 
@@ -275,7 +275,7 @@ def blocks(
     """
     lines = Lines(separator, decimal_comma=decimal_comma)
     block, filled = np.empty((ROWS, columns)), 0
-    for _ in lines.of(file, path, first_line, most):
+    for _ in lines.pieces(file, path, first_line, most):
         needed = lines.count() + 1
         if filled + needed > len(block):
             if filled:

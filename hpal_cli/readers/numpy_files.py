@@ -100,16 +100,16 @@ def _load_all(path: Path) -> dict[str, NDArray[np.generic]]:
             for member in archive.infolist():
                 _refuse_promises(archive, member)
             promised, held = sum(member.file_size for member in archive.infolist()), path.stat().st_size
-        if promised > max(UNASKED, MOST_PACKED * held):
+        if promised > max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION * held):
             raise ValueError(f"its {held:,} bytes promise {promised:,} of numbers, which no scan does")
         with np.load(path, allow_pickle=False) as arrays:
             return {key: _numbers(arrays[key], key, path) for key in arrays.files}
 
 
-UNASKED = 1 << 26
+MAX_UNCHECKED_BYTES = 1 << 26
 """Arrays of up to so many bytes are read from an archive, however well it is compressed."""
 
-MOST_PACKED = 100
+MAX_COMPRESSION = 100
 """Larger arrays are refused if they are more than this many times as large as the archive. Positions can hardly be
 compressed; an archive that is a thousand times smaller than its arrays was made to exhaust memory."""
 

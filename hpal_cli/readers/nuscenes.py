@@ -65,18 +65,18 @@ def find(root: Path, options: Options) -> list[Source]:
     return files.in_order(found)
 
 
-def _labels(home: Path) -> dict[str, Path]:
-    """The label file of each sample, by the sample's file name in the tables of the data set. home: folder of the data
+def _labels(root: Path) -> dict[str, Path]:
+    """The label file of each sample, by the sample's file name in the tables of the data set. root: folder of the data
     set.
 
     Raises:
         HpalError: a table cannot be read.
     """
     found: dict[str, Path] = {}
-    for table in sorted(home.glob("v1.0-*/lidarseg.json")):
+    for table in sorted(root.glob("v1.0-*/lidarseg.json")):
         samples = table.with_name("sample_data.json")
         try:
-            of_token = {row["sample_data_token"]: home / row["filename"] for row in json.loads(table.read_bytes())}
+            of_token = {row["sample_data_token"]: root / row["filename"] for row in json.loads(table.read_bytes())}
             # The table also has all images, radar scans and sweeps, and may be a gigabyte: only the records of samples
             # are parsed.
             with samples.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:

@@ -49,12 +49,12 @@ def find(root: Path, options: Options) -> list[Source]:
     return in_order(Source(_name(room, root), room) for room in rooms)
 
 
-def _name(room: Path, root: Path) -> str:
-    parts = Path(os.path.abspath(room)).parts
+def _name(folder: Path, root: Path) -> str:
+    parts = Path(os.path.abspath(folder)).parts
     areas = [n for n, part in enumerate(parts[:-1]) if re.fullmatch(r"Area_\w+", part)]
     if areas:
         return "/".join(parts[areas[-1] :])
-    return room.name if room == root else room.relative_to(root).as_posix()
+    return folder.name if folder == root else folder.relative_to(root).as_posix()
 
 
 def count(source: Source) -> int:

@@ -29,7 +29,7 @@ _SUFFIX = "_vh_clean_2.ply"
 _SEGMENTS = "_vh_clean_2.0.010000.segs.json"
 _OBJECTS = ".aggregation.json"
 _CATEGORIES = "scannetv2-labels.combined.tsv"
-_ABOVE = 4
+_PARENT_FOLDERS = 4
 """Number of folders in which the table of categories is looked for: that of the scene, `scans`, that of the data set,
 and the one above."""
 
@@ -169,7 +169,7 @@ def _whole_numbers(values: Any, path: Path, what: str) -> NDArray[np.int64]:
 
 
 def _numbers_of_categories(path: Path, column: str) -> dict[str, int]:
-    folders = list(path.absolute().parents[:_ABOVE])
+    folders = list(path.absolute().parents[:_PARENT_FOLDERS])
     for folder in folders:
         if (folder / _CATEGORIES).is_file():
             return _table(folder / _CATEGORIES, column)

@@ -41,17 +41,17 @@ _CLASSES = {
     81: ("traffic-sign", (255, 0, 0)),
 }
 # Numbers that the benchmark counts as another class: moving things as standing ones, lane marking as road.
-_AS = {
+_COUNTS_AS = {
     13: 20, 16: 20, 60: 40, 252: 10, 253: 31, 254: 30, 255: 32, 256: 20, 257: 20, 258: 18, 259: 20,
     # unlabelled, outlier, other structure, other object
     0: IGNORE, 1: IGNORE, 52: IGNORE, 99: IGNORE,
 }  # fmt: skip
 CLASSES: ClassTable | None = ClassTable(
     (
-        SemanticClass(n, name, colour, (code, *(number for number, counts in _AS.items() if counts == code)))
+        SemanticClass(n, name, colour, (code, *(number for number, counts in _COUNTS_AS.items() if counts == code)))
         for n, (code, (name, colour)) in enumerate(_CLASSES.items())
     ),
-    ignored=Numbers(tuple(number for number, counts in _AS.items() if counts == IGNORE)),
+    ignored=Numbers(tuple(number for number, counts in _COUNTS_AS.items() if counts == IGNORE)),
 )
 
 _LIDARSEG = "_lidarseg.bin"
@@ -59,7 +59,7 @@ _NUMBERS = 4
 """Of a point: x y z remission."""
 
 _POINT = 4 * _NUMBERS
-_FURTHER = (5, 6)
+_OTHER_WIDTHS = (5, 6)
 """How many numbers other programs write for each point in files of the same name; mmdetection3d 6 for Waymo."""
 
 _TELLING, _PLAINLY, _LEAST = 100, 0.2, 1e-3
@@ -129,7 +129,7 @@ def _rows(path: Path) -> NDArray[np.float32]:
         HpalError: the size is not that of whole points.
     """
     size, numbers = path.stat().st_size, np.fromfile(path, "<f4")
-    widths = [w for w in (_NUMBERS, *_FURTHER) if size % (4 * w) == 0 and size >= 4 * w * _TELLING]
+    widths = [w for w in (_NUMBERS, *_OTHER_WIDTHS) if size % (4 * w) == 0 and size >= 4 * w * _TELLING]
     best = min(widths, key=lambda width: _spread(numbers, width), default=_NUMBERS)
     width = _NUMBERS
     if best != width and _spread(numbers, best) < _spread(numbers, width) - _PLAINLY:

@@ -45,9 +45,9 @@ _NYU40 = (
 )  # fmt: skip
 
 
-def _table(of: ClassTable | None) -> ClassTable:
-    assert of is not None
-    return of
+def _table(table: ClassTable | None) -> ClassTable:
+    assert table is not None
+    return table
 
 
 SCANNET20 = _table(scannet.CLASSES)

@@ -35,10 +35,10 @@ from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
 from hpal_cli.wording import Repeated
 
-MANY = 500
+MANY_POINTS_PER_CELL = 500
 """Mean number of points in a cell above which the user is warned: the grid, or its unit, is probably a mistake."""
 
-FAR_APART = 5.0
+LARGE_SPACING = 5.0
 """Metres between points above which the user is warned: the unit of the coordinates is probably a mistake."""
 
 BYTES = 40
@@ -239,7 +239,7 @@ def _tell_spacing(found: Measured, fits: float, monitor: Monitor) -> None:
     what = "the lengths of a room fit" if fits == ROOM_GRID else f"a grid of {format_length(fits)} fits"
     where = f" in an object of {rounded_length(found.edge)}" if fits < ROOM_GRID else ""
     monitor.note(f"points lie {rounded_length(found.spacing)} apart{where}: {what}")
-    if found.spacing > FAR_APART:
+    if found.spacing > LARGE_SPACING:
         monitor.warn("that is far: if the coordinates are in a smaller unit than metres, say so with --unit")
 
 
@@ -388,7 +388,7 @@ def _tell(name: str, done: DoneScene, grid: float | None, told: Repeated, monito
     for text in done.notes:
         if told.first(name, text):
             monitor.warn(f"{name}: {text}")
-    if grid is not None and done.info.original > MANY * done.info.points:
+    if grid is not None and done.info.original > MANY_POINTS_PER_CELL * done.info.points:
         size = format_length(grid)
         monitor.warn(f"{name}: {done.info.original:,} points became {done.info.points:,} on a grid of {size}")
 

@@ -20,7 +20,7 @@ from hpal_cli.wording import Repeated
 LONGEST = 1e9
 """Most units that a scene may span: in millimetres this is 1,000 km."""
 
-ROUGH = 0.005
+MAX_ROUNDING = 0.005
 """Metres: the user is warned if grid points, which are stored in 32 bits, are rounded by more than this."""
 
 
@@ -190,7 +190,7 @@ class RawScene:
             path = self.files[0].path
             raise HpalError(path, f"its points span {span:g} units", "check its columns, or for stray points")
         error = float(np.spacing(np.float32(span))) / 2 * metres
-        if error <= ROUGH:
+        if error <= MAX_ROUNDING:
             return None
         return f"spans {span:,.0f} units, so its grid points are off by up to {error:.2g} m: are there stray points?"
 

@@ -25,10 +25,10 @@ overlap."""
 SAMPLE = 1_000
 """Most points of a file at which the spacing is measured."""
 
-LEAST = 100
+MIN_POINTS = 100
 """Fewest points of a file for which a spacing is given."""
 
-PIECE = 1 << 20
+PIECE_POINTS = 1 << 20
 """Points of a file that are searched at once."""
 
 ENOUGH, STEADY = 1 << 24, 0.01
@@ -39,8 +39,8 @@ ENOUGH, STEADY = 1 << 24, 0.01
 def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
     """Distance between neighbouring points on a surface, in the unit of the positions: d sqrt(pi / 8), with d the
     median distance to the eighth nearest point. (A circle of radius d holds eight points, so each has an area of pi d^2
-    / 8 to itself; the spacing is the edge of a square of this area.) None for fewer than `LEAST` points, or if most
-    points are the same.
+    / 8 to itself; the spacing is the edge of a square of this area.) None for fewer than `MIN_POINTS` points, or if
+    most points are the same.
 
     blocks: (N, 3) positions of one cloud. d is measured at points that are taken at even steps from the first blocks,
     so that the same cloud always has the same spacing.
@@ -49,7 +49,7 @@ def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
     centres: NDArray[np.float64] | None = None
     for xyz in _pieces(blocks):
         if centres is None:
-            if len(xyz) < LEAST:
+            if len(xyz) < MIN_POINTS:
                 return None
             centres = xyz[np.linspace(0, len(xyz) - 1, min(SAMPLE, len(xyz))).astype(np.int64)]
             nearest = np.empty((len(centres), 0))
@@ -64,14 +64,14 @@ def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
 
 
 def _pieces(blocks: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.float64]]:
-    """The same points in pieces of about `PIECE`, which are larger than the blocks of a reader."""
+    """The same points in pieces of about `PIECE_POINTS`, which are larger than the blocks of a reader."""
     waiting: list[NDArray[np.float64]] = []
     count = 0
     for block in blocks:
-        for start in range(0, len(block), PIECE):
-            waiting.append(np.asarray(block[start : start + PIECE], np.float64))
+        for start in range(0, len(block), PIECE_POINTS):
+            waiting.append(np.asarray(block[start : start + PIECE_POINTS], np.float64))
             count += len(waiting[-1])
-            if count >= PIECE:
+            if count >= PIECE_POINTS:
                 yield np.concatenate(waiting)
                 waiting, count = [], 0
     if waiting:

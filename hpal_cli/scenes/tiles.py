@@ -11,7 +11,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.readers.cloud import Cloud
 from hpal_cli.scenes.raw import RawFile, RawScene
 
-MOST = 100_000
+MAX_TILES = 100_000
 """Largest number of tiles; more are taken to be a mistake in the unit."""
 
 
@@ -28,8 +28,8 @@ class Tiles:
         """Distributes the points of a file to tiles. If that fails, none of its points are kept.
 
         Raises:
-            HpalError: the file cannot be read, its colours are in no range that is known, or there are more than `MOST`
-            tiles.
+            HpalError: the file cannot be read, its colours are in no range that is known, or there are more than
+            `MAX_TILES` tiles.
         """
         marks = {name: scene.savepoint() for name, scene in self.scenes.items()}
         try:
@@ -59,8 +59,8 @@ class Tiles:
 
     def _scene(self, name: str, path: Path) -> RawScene:
         if name not in self.scenes:
-            if len(self.scenes) == MOST:
-                raise HpalError(path, f"covers more than {MOST:,} tiles", "check the tile's size and --unit")
+            if len(self.scenes) == MAX_TILES:
+                raise HpalError(path, f"covers more than {MAX_TILES:,} tiles", "check the tile's size and --unit")
             # The points are put on disk at once, because all tiles together may be larger than memory.
             self.scenes[name] = RawScene(self._folder / name, kept=0)
         return self.scenes[name]

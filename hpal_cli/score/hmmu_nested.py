@@ -40,21 +40,21 @@ def _sums(group: NDArray[np.int64], values: NDArray[np.float64], groups: int) ->
     return np.stack([np.bincount(group, weights=column, minlength=groups) for column in values.T], axis=1)
 
 
-def _nearest(centres: NDArray[np.float64], places: NDArray[np.float64], threads: int) -> NDArray[np.int64]:
+def _nearest(centres: NDArray[np.float64], points: NDArray[np.float64], threads: int) -> NDArray[np.int64]:
     """(K,) the nearest of the centres for each place; if several are equally near, the first of them."""
     from scipy.spatial import cKDTree
 
-    if not len(places):
+    if not len(points):
         return np.zeros(0, np.int64)
     tree = cKDTree(centres)
-    distance, found = tree.query(places, k=min(2, len(centres)), workers=threads)
+    distance, found = tree.query(points, k=min(2, len(centres)), workers=threads)
     if len(centres) == 1:
-        return np.zeros(len(places), np.int64)
+        return np.zeros(len(points), np.int64)
     tied = np.flatnonzero(distance[:, 0] == distance[:, 1])
     nearest = found[:, 0].astype(np.int64)
     for row in tied:
         # Which of several equally near centres the tree returns is not defined.
-        around = np.array(tree.query_ball_point(places[row], distance[row, 0] * (1 + 1e-9)))
-        apart = ((centres[around] - places[row]) ** 2).sum(axis=1)
+        around = np.array(tree.query_ball_point(points[row], distance[row, 0] * (1 + 1e-9)))
+        apart = ((centres[around] - points[row]) ** 2).sum(axis=1)
         nearest[row] = around[apart == apart.min()].min()
     return nearest

@@ -35,21 +35,21 @@ def measure(
     rgb: NDArray[np.uint8] | None,
     feat: NDArray[np.floating],
     labelled: NDArray[np.integer],
-    of: NDArray[np.int32],
+    region: NDArray[np.int32],
 ) -> Regions:
     """The regions of one scene. Their value and feature are means over all their points, answered ones included.
 
-    prob: (N, C); xyz: (N, 3), in any unit; rgb: (N, 3) or None; feat: (N, F); labelled: (L,) rows with an answer; of:
-    (N,) superpoint of each point, 0 to R - 1, which is its region. The regions of the paper are VCCS supervoxels.
+    prob: (N, C); xyz: (N, 3), in any unit; rgb: (N, 3) or None; feat: (N, F); labelled: (L,) rows with an answer;
+    region: (N,) superpoint of each point, 0 to R - 1. The regions of the paper are VCCS supervoxels.
     """
-    points = np.bincount(of)
+    points = np.bincount(region)
     value = point_value(prob, xyz, rgb)
     return Regions(
-        of=of,
+        region=region,
         points=points,
-        unanswered=np.bincount(of[~answered_mask(len(of), labelled)], minlength=len(points)),
-        value=np.bincount(of, weights=value) / points,
-        feature=(sums(of, len(points), feat) / points[:, None]).astype(np.float32),
+        unanswered=np.bincount(region[~answered_mask(len(region), labelled)], minlength=len(points)),
+        value=np.bincount(region, weights=value) / points,
+        feature=(sums(region, len(points), feat) / points[:, None]).astype(np.float32),
     )
 
 

@@ -18,12 +18,12 @@ BLOCK = 1 << 14
 class Regions:
     """The R regions of one scene of N points. It has nothing of the size N x F, so that many scenes fit into memory.
 
-    of: (N,) int32 region of each point; points: (R,) int64 number of points of each region; unanswered: (R,) int64
+    region: (N,) int32 region of each point; points: (R,) int64 number of points of each region; unanswered: (R,) int64
     number of those without an answer; value: (R,) float64 how much a model would learn from the region, before regions
     are compared with each other; feature: (R, F) float32.
     """
 
-    of: NDArray[np.int32]
+    region: NDArray[np.int32]
     points: NDArray[np.int64]
     unanswered: NDArray[np.int64]
     value: NDArray[np.float64]
@@ -54,11 +54,11 @@ def neighbours(xyz: NDArray[np.floating], count: int) -> Iterator[tuple[slice, N
         yield rows, near[other].reshape(-1, count)
 
 
-def sums(of: NDArray[np.integer], count: int, columns: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(count, F) the sums of the rows of `columns` (N, F) over each region; of: (N,) regions, -1 for no region."""
+def sums(region: NDArray[np.integer], count: int, columns: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(count, F) the sums of the rows of `columns` (N, F) over each region; region: (N,) regions, -1 for no region."""
     total = np.zeros((count, columns.shape[1]))
-    for start in range(0, len(of), 4 * BLOCK):
-        home = of[start : start + 4 * BLOCK]
+    for start in range(0, len(region), 4 * BLOCK):
+        home = region[start : start + 4 * BLOCK]
         inside = np.flatnonzero(home >= 0)
         member = csr_array((np.ones(len(inside)), (home[inside], inside)), shape=(count, len(home)))
         total += member @ columns[start : start + 4 * BLOCK].astype(np.float64)

@@ -199,8 +199,8 @@ def score(
     if plan.per_superpoint:
         extra = (SUPERPOINT,)
         # The rarity of a class is that in the whole pool, also if only a part of the pool is scored here.
-        worth = SuperpointValue.of(
-            store, pool, plan.strategy, max(int(np.bincount(of).max()) for of in groups.values())
+        worth = SuperpointValue.from_pool(
+            store, pool, plan.strategy, max(int(np.bincount(superpoint).max()) for superpoint in groups.values())
         )
     header = Header(
         kind="scores",
@@ -210,7 +210,7 @@ def score(
         features=store.feature_count(pool[0]),
         strategy=str(plan),
         shard=(shard.part, shard.parts) if shard.parts > 1 else None,
-        pool=tuple(PoolScene.of(s) for s in chosen),
+        pool=tuple(PoolScene.from_info(s) for s in chosen),
         history=() if history is None else (*store.history, *history),
         dtype=point_dtype(color=all(store.has_color(s) for s in pool), extra=tuple((n, "<i4") for n in extra)),
         count=sum(
@@ -348,10 +348,12 @@ def _score_scene(work: _Work) -> tuple[Rows, _LevelProblem | None]:
     else:
         scores = POINTWISE[plan.strategy](prob)
     if work.worth is not None and work.superpoint is not None and work.ranked is None:
-        of = work.superpoint
-        scores = work.worth(scores, prob, of)[of]
+        superpoint = work.superpoint
+        scores = work.worth(scores, prob, superpoint)[superpoint]
         # The score of a superpoint is linear in those of its points, so the shares still sum to the score.
-        shares = {name: work.worth(part.astype(np.float64), prob, of)[of] for name, part in shares.items()}
+        shares = {
+            name: work.worth(part.astype(np.float64), prob, superpoint)[superpoint] for name, part in shares.items()
+        }
     return _rows(work, points, scores, shares), warning
 
 
@@ -377,14 +379,14 @@ def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows,
         final = redal.rank_regions(measured, plan.seed)
     else:
         sizes = [one.scene.points for one in work]
-        points = sum(map(plan.budget.of, sizes)) if plan.budget.per_scene else plan.budget.of(sum(sizes))
+        points = sum(map(plan.budget.count, sizes)) if plan.budget.per_scene else plan.budget.count(sum(sizes))
         final = ssdr.rank_regions(measured, budget_points=points)
     for one, regions, scores in zip(work, measured, final, strict=True):
         assert isinstance(one.store, PredictionStore)
-        extra: dict[str, NDArray[np.integer]] = {REGION: regions.of}
+        extra: dict[str, NDArray[np.integer]] = {REGION: regions.region}
         if GUESS in (one.dtype.names or ()):
             extra[GUESS] = one.store.predicted(one.scene)
-        yield _rows(one, one.store.points(one.scene), scores[regions.of], {}, extra), None
+        yield _rows(one, one.store.points(one.scene), scores[regions.region], {}, extra), None
 
 
 def _measure_regions(work: _Work) -> Any:
@@ -394,12 +396,12 @@ def _measure_regions(work: _Work) -> Any:
     assert isinstance(store, PredictionStore)
     points = store.points(scene)
     features = store.features(scene)(np.arange(scene.points))
-    prob, of = store.probabilities(scene), work.superpoint
-    assert of is not None
+    prob, superpoint = store.probabilities(scene), work.superpoint
+    assert superpoint is not None
     if work.plan.strategy is Strategy.REDAL:
-        return redal.measure(prob, points.xyz, points.rgb, features, work.taken, of)
+        return redal.measure(prob, points.xyz, points.rgb, features, work.taken, superpoint)
     # The lengths of SSDR-AL are those of rooms, so they are scaled.
-    return ssdr.measure(prob, points.xyz, features, work.taken, of, store.unit / (store.scale or 1.0))
+    return ssdr.measure(prob, points.xyz, features, work.taken, superpoint, store.unit / (store.scale or 1.0))
 
 
 def _rows(
@@ -480,7 +482,9 @@ def _diverse(
         open_[unanswered_superpoints(groups[scene.number], taken[scene.number])] = True
         free.append(open_)
     points = sum(scene.points for scene in chosen)
-    count = sum(plan.budget.of(scene.points) for scene in chosen) if plan.budget.per_scene else plan.budget.of(points)
+    count = (
+        sum(plan.budget.count(scene.points) for scene in chosen) if plan.budget.per_scene else plan.budget.count(points)
+    )
     scores = diverse(
         [likeness(one.feature) for one in scenes], likeness.deviation, [one.size for one in scenes], free,
         count, plan.seed,

@@ -40,7 +40,7 @@ def measure(
     xyz: NDArray[np.floating],
     feat: NDArray[np.floating],
     labelled: NDArray[np.integer],
-    of: NDArray[np.int32],
+    region: NDArray[np.int32],
     unit: float = 1.0,
 ) -> Superpoints:
     """The superpoints of one scene. The superpoints of the paper are those of cut-pursuit.
@@ -49,26 +49,26 @@ def measure(
     minus the sum over the other points; points with an answer are included. The class of an answered point is its
     predicted one, because predictions contain no answers, and a strategy must not see true labels.
 
-    prob: (N, C); xyz: (N, 3) in units of `unit` metres; feat: (N, F); labelled: (L,) rows with an answer; of: (N,)
+    prob: (N, C); xyz: (N, 3) in units of `unit` metres; feat: (N, F); labelled: (L,) rows with an answer; region: (N,)
     superpoint of each point, 0 to R - 1.
     """
     metres = np.asarray(xyz, np.float64) * unit
-    points = np.bincount(of)
-    answered = answered_mask(len(of), labelled)
+    points = np.bincount(region)
+    answered = answered_mask(len(region), labelled)
     guess = prob.argmax(axis=1) if len(prob) else np.zeros(0, np.int64)
-    majority = _majority(of, guess, len(points), prob.shape[1])
-    typical = guess == majority[of]
-    answered_class = _majority(of[answered], guess[answered], len(points), prob.shape[1])
-    unanswered = np.bincount(of[~answered], minlength=len(points))
+    majority = _majority(region, guess, len(points), prob.shape[1])
+    typical = guess == majority[region]
+    answered_class = _majority(region[answered], guess[answered], len(points), prob.shape[1])
+    unanswered = np.bincount(region[~answered], minlength=len(points))
     ratio = second_to_best(prob)
-    agreeing = np.bincount(of[typical], minlength=len(points))
-    feature = sums(np.where(typical, of, -1), len(points), feat) / agreeing[:, None]
-    centre, start, cloud = _shapes(metres, of, points)
+    agreeing = np.bincount(region[typical], minlength=len(points))
+    feature = sums(np.where(typical, region, -1), len(points), feat) / agreeing[:, None]
+    centre, start, cloud = _shapes(metres, region, points)
     return Superpoints(
-        of=of,
+        region=region,
         points=points,
         unanswered=unanswered,
-        value=np.bincount(of, weights=np.where(typical, ratio, -ratio)).astype(np.float64),
+        value=np.bincount(region, weights=np.where(typical, ratio, -ratio)).astype(np.float64),
         feature=feature.astype(np.float32),
         majority=majority,
         answered=np.where(unanswered < points, answered_class, -1).astype(np.int32),
@@ -188,28 +188,28 @@ def similarity(scene: Superpoints, regions: NDArray[np.integer]) -> NDArray[np.f
     return np.exp(-away)
 
 
-def _majority(of: NDArray[np.integer], guess: NDArray[np.integer], regions: int, classes: int) -> NDArray[np.int32]:
+def _majority(region: NDArray[np.integer], guess: NDArray[np.integer], regions: int, classes: int) -> NDArray[np.int32]:
     """(regions,) the most frequent class among the points of each region; of equally frequent ones the lowest, and
     class 0 for a region without points."""
-    key = of.astype(np.int64) * classes + guess
+    key = region.astype(np.int64) * classes + guess
     count = np.bincount(key, minlength=regions * classes).reshape(regions, classes)
     return count.argmax(axis=1).astype(np.int32) if regions else np.zeros(0, np.int32)
 
 
 def _shapes(
-    metres: NDArray[np.float64], of: NDArray[np.int32], points: NDArray[np.int64]
+    metres: NDArray[np.float64], region: NDArray[np.int32], points: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
     """`centre`, `start` and `cloud` of Superpoints. The cloud has at most SAMPLE points of each region, at even steps
     among its rows."""
     first = np.cumsum(points) - points
-    order = np.argsort(of, kind="stable")
+    order = np.argsort(region, kind="stable")
     if not len(points):
         return np.zeros((0, 3)), np.zeros(1, np.int64), np.zeros((0, 3), np.float32)
     low, high = (f.reduceat(metres[order], first) for f in (np.minimum, np.maximum))
     centre = (low + high) / 2
     size = np.minimum(points, SAMPLE)
     start = np.append(0, np.cumsum(size))
-    region = np.repeat(np.arange(len(points)), size)
-    step = np.arange(len(region)) - start[region]
-    rows = order[first[region] + step * points[region] // size[region]]
-    return centre, start, (metres[rows] - centre[region]).astype(np.float32)
+    sampled = np.repeat(np.arange(len(points)), size)
+    step = np.arange(len(sampled)) - start[sampled]
+    rows = order[first[sampled] + step * points[sampled] // size[sampled]]
+    return centre, start, (metres[rows] - centre[sampled]).astype(np.float32)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RARITY = 0.25
 """Exponent of the rarity of a class: if it is 16 times as rare, its superpoints score twice as high."""
 
-LEAST_SHARE = 0.003
+MIN_SHARE = 0.003
 """Least share of a class in the computation of its rarity."""
 
 
@@ -37,7 +37,7 @@ class SuperpointValue:
     uniform: bool = False
 
     @classmethod
-    def of(
+    def from_pool(
         cls, store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], strategy: str, largest: int
     ) -> SuperpointValue:
         """For the scenes of a pool. The share of a class is its mean probability over all points of the pool."""
@@ -45,34 +45,34 @@ class SuperpointValue:
             return cls(None, largest, uniform=True)
         total = sum(store.probabilities(scene).sum(axis=0, dtype=np.float64) for scene in pool)
         share = np.asarray(total) / max(float(np.sum(total)), 1e-12)
-        return cls(np.maximum(share, LEAST_SHARE) ** -RARITY, largest)
+        return cls(np.maximum(share, MIN_SHARE) ** -RARITY, largest)
 
     def __call__(
-        self, scores: Scores, prob: NDArray[np.floating] | None, of: NDArray[np.integer]
+        self, scores: Scores, prob: NDArray[np.floating] | None, superpoint: NDArray[np.integer]
     ) -> NDArray[np.float64]:
         """(S,) in [0, 1]: the mean score of the points, times the square root of their number, times the mean rarity of
         their classes (weighted by probability), divided by the largest possible value of this product.
 
-        scores: (N,) of the points; prob: (N, C); of: (N,) superpoint of each point.
+        scores: (N,) of the points; prob: (N, C); superpoint: (N,) superpoint of each point.
         Random draws are not averaged: the score is u^(1 / n), with n the number of points and u the draw of the first
         point. So a superpoint comes first with a probability in proportion to its number of points, as if a point had
         been drawn at random (Efraimidis and Spirakis 2006).
         """
-        size = np.bincount(of)
+        size = np.bincount(superpoint)
         if self.uniform:
-            first = np.unique(of, return_index=True)[1]
+            first = np.unique(superpoint, return_index=True)[1]
             return np.asarray(scores, np.float64)[first] ** (1 / size)
         assert prob is not None
         assert self.rarity is not None
         rarity = prob.astype(np.float32) @ self.rarity.astype(np.float32)
-        mean = np.bincount(of, scores) / size
-        rare = np.bincount(of, rarity) / size
+        mean = np.bincount(superpoint, scores) / size
+        rare = np.bincount(superpoint, rarity) / size
         most = np.sqrt(self.largest) * float(self.rarity.max())
         return np.clip(mean * np.sqrt(size) * rare / most, 0, 1)
 
 
-def unanswered_superpoints(of: NDArray[np.integer], taken: NDArray[np.integer]) -> NDArray[np.int64]:
+def unanswered_superpoints(superpoint: NDArray[np.integer], taken: NDArray[np.integer]) -> NDArray[np.int64]:
     """The superpoints (ascending) without a point among the rows `taken` (T,), since one answer is for all points."""
-    free = np.ones(int(of.max()) + 1 if len(of) else 0, bool)
-    free[of[taken]] = False
+    free = np.ones(int(superpoint.max()) + 1 if len(superpoint) else 0, bool)
+    free[superpoint[taken]] = False
     return np.flatnonzero(free)

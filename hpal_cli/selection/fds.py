@@ -178,7 +178,7 @@ def is_similar(mine: NDArray[np.float64], theirs: NDArray[np.float64], similarit
 _GROWTH, _BLOCK = 8, 1 << 16
 """The features of one candidate are read first, then each time those of _GROWTH times as many, but at most _BLOCK."""
 
-_MANY = 512
+_READ_ALL_FROM = 512
 """Candidates from which on a read needs most chunks of the store, so that reading all missing features costs little."""
 
 _KNOWN, _WANTED, _FETCHED = 1, 2, 3
@@ -249,7 +249,7 @@ def _select_compiled(candidates: _Candidates, library: ctypes.CDLL) -> NDArray[n
         here = state.first <= state.at < state.first + state.loaded
         places = np.arange(state.at, state.at if here else min(state.at + block, count))
         missing = known[: state.picks] != _KNOWN
-        wanted = np.flatnonzero(missing if len(places) >= _MANY else known[: state.picks] == _WANTED)
+        wanted = np.flatnonzero(missing if len(places) >= _READ_ALL_FROM else known[: state.picks] == _WANTED)
         fetched = candidates.features(candidates.row[np.concatenate([places, pick[wanted]])]).astype(np.float64)
         wide = fetched.shape[1:] if pick_feature is None else pick_feature.shape[1:]
         if fetched.ndim != 2 or fetched.shape != (len(places) + len(wanted), *wide):

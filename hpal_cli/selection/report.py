@@ -51,7 +51,7 @@ class _Visited:
         return _Visited(self.score[:count].copy(), self.chosen[:count].copy(), guess, self.exhausted and whole)
 
 
-_MANY = 1 << 20
+_PRUNE_FROM = 1 << 20
 """Visited candidates from which on those that can no longer be chosen are dropped."""
 
 
@@ -89,7 +89,7 @@ class SelectionCounter:
 
     def drop_below(self, least: float) -> None:
         """Drops the candidates with scores below `least`, which can no longer be chosen, if there are many."""
-        if self._size < _MANY:
+        if self._size < _PRUNE_FROM:
             return
         for scene, visited in self._scenes.items():
             self._scenes[scene] = visited.first(int((visited.score >= least).sum()))

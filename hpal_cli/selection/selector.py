@@ -131,13 +131,13 @@ def select(
     names = {s.number: s.name for s in header.pool}
     sizes = {s.number: s.points for s in header.pool}
     pool = sum(sizes.values())
-    total = None if budget.per_scene else budget.of(pool)
+    total = None if budget.per_scene else budget.count(pool)
     counter = SelectionCounter(
         names, () if predictions is None else predictions.classes.names, together=total is not None
     )
     kept, new = np.zeros(0, header.dtype), []
     # A scene without candidates, which is not in the stream, has a share of the budget too.
-    budgets = sum(map(budget.of, sizes.values()))
+    budgets = sum(map(budget.count, sizes.values()))
     with monitor.task("selecting", header.count) as task:
         for number, rows, subject in scenes_of(readers):
             streamed = len(rows)
@@ -150,9 +150,9 @@ def select(
             if len(done):
                 rows = rows[~np.isin(rows["index"], done)]
             if SUPERPOINT in (rows.dtype.names or ()):
-                of = None if predictions is None or scene is None else predictions.superpoints(scene)
-                rows = _one_a_superpoint(rows, None if of is None else of[done])
-            limit = budget.of(sizes.get(number, len(rows))) if total is None else total
+                superpoint = None if predictions is None or scene is None else predictions.superpoints(scene)
+                rows = _one_a_superpoint(rows, None if superpoint is None else superpoint[done])
+            limit = budget.count(sizes.get(number, len(rows))) if total is None else total
             budgets += limit if number not in sizes else 0
             limit = min(limit, max_per_scene or limit)
             # A candidate that scores less than the last pick of a full selection cannot be chosen any more.
@@ -216,7 +216,7 @@ def _header(readers: Sequence[PointReader], predictions: PredictionStore | None)
         source=header.source or str(predictions.path),
         scenes=header.scenes or predictions.table.id,
         unit=header.unit or predictions.unit,
-        pool=header.pool or tuple(PoolScene.of(s) for s in train),
+        pool=header.pool or tuple(PoolScene.from_info(s) for s in train),
     )
 
 

@@ -32,10 +32,10 @@ STRENGTH, STRENGTH_UNANSWERED = 1.0, 10.0
 """Default strength of the prior in a scene with answers, and in a scene without any, in which the random walk only
 smooths the prior."""
 
-LEAST_PROBABILITY = 1e-4
+MIN_PROBABILITY = 1e-4
 """Least probability of a class in a model's prediction when several models are pooled."""
 
-_MOST_STRENGTH = 1e6
+_MAX_STRENGTH = 1e6
 """Strength above which answers nearby would have no effect."""
 
 PRIOR_TREES, PRIOR_COLUMNS = 150, 0.3
@@ -63,15 +63,15 @@ class SpreadResult:
 
 
 def answers_by_superpoint(
-    of: NDArray[np.integer], index: NDArray[np.int64], label: NDArray[np.integer], classes: int
+    superpoint: NDArray[np.integer], index: NDArray[np.int64], label: NDArray[np.integer], classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The superpoints (K,) that have an answer, and the share of each class among their answers (K, C).
 
-    of: (N,) superpoint of each point; index, label: (A,) rows and class ids of the answers. Unsure answers (-1) are
-    left out.
+    superpoint: (N,) superpoint of each point; index, label: (A,) rows and class ids of the answers. Unsure answers (-1)
+    are left out.
     """
     sure = label >= 0
-    where, which = of[index[sure]], label[sure]
+    where, which = superpoint[index[sure]], label[sure]
     answered, place = np.unique(where, return_inverse=True)
     counts = np.bincount(place.reshape(-1) * classes + which, minlength=len(answered) * classes)
     counts = counts.reshape(len(answered), classes).astype(np.float64)
@@ -91,7 +91,7 @@ def spread_scene(
     index, label: (A,) rows and class ids of the answers, -1 for unsure; prior: (S, C) the class probabilities that
     models predict; strength: the weight of the prior, None for 1 in a scene with answers and 10 in one without.
     """
-    answered, answer = answers_by_superpoint(superpoints.of, index, label, classes)
+    answered, answer = answers_by_superpoint(superpoints.superpoint, index, label, classes)
     if strength is None:
         strength = STRENGTH if len(answered) else STRENGTH_UNANSWERED
     prob = random_walk(superpoints.graph, superpoints.size, answered, answer, prior, strength)
@@ -108,11 +108,11 @@ def pool_predictions(predictions: Sequence[NDArray[np.float64]]) -> NDArray[np.f
     unlikely even if another model predicts it. The probabilities of a single model stay as they are.
 
     predictions: (S, C) each, whose rows sum to 1 or less; the row sums of the result are the means of theirs.
-    `LEAST_PROBABILITY` is added to each probability, so that no single model can exclude a class completely.
+    `MIN_PROBABILITY` is added to each probability, so that no single model can exclude a class completely.
     """
     if len(predictions) == 1:
         return predictions[0]
-    pooled = np.exp(sum(np.log(prob + LEAST_PROBABILITY) for prob in predictions) / len(predictions))
+    pooled = np.exp(sum(np.log(prob + MIN_PROBABILITY) for prob in predictions) / len(predictions))
     sums = sum(prob.sum(axis=1, keepdims=True) for prob in predictions) / len(predictions)
     found: NDArray[np.float64] = pooled * (sums / pooled.sum(axis=1, keepdims=True))
     return found
@@ -133,7 +133,7 @@ def fit_prior(
     """
     rows, labels, weights = [], [], []
     for superpoints, index, label in scenes:
-        answered, answer = answers_by_superpoint(superpoints.of, index, label, classes)
+        answered, answer = answers_by_superpoint(superpoints.superpoint, index, label, classes)
         rows.append(superpoints.feature[answered])
         labels.append(answer.argmax(axis=1))
         weights.append(np.sqrt(superpoints.size[answered]))
@@ -141,7 +141,7 @@ def fit_prior(
         return None
     return fit(
         np.concatenate(rows), np.concatenate(labels), np.concatenate(weights), classes,
-        trees=PRIOR_TREES, columns=PRIOR_COLUMNS, seed=seed, threads=threads,
+        trees=PRIOR_TREES, max_features=PRIOR_COLUMNS, seed=seed, threads=threads,
     )  # fmt: skip
 
 
@@ -157,13 +157,13 @@ def report_missing_classes(labels: LabelStore, given: NDArray[np.integer], monit
 
 
 def known_superpoints(
-    spread: PredictionStore, scene: SceneInfo, of: NDArray[np.integer], count: int
+    spread: PredictionStore, scene: SceneInfo, superpoint: NDArray[np.integer], count: int
 ) -> NDArray[np.float64]:
     """(count, C) the mean probabilities of each superpoint in a store of spread answers, less the smallest entry of
     each row, since a part that all classes share carries no information. If all entries of a row are equal, it becomes
-    0. of: (N,) superpoint of each point; count: number of superpoints."""
-    size = np.bincount(of, minlength=count)
-    prob = sum_by(of, spread.probabilities(scene).astype(np.float64), count) / size[:, None]
+    0. superpoint: (N,) superpoint of each point; count: number of superpoints."""
+    size = np.bincount(superpoint, minlength=count)
+    prob = sum_by(superpoint, spread.probabilities(scene).astype(np.float64), count) / size[:, None]
     return prob - prob.min(axis=1, keepdims=True)
 
 
@@ -208,8 +208,8 @@ def spread(
     for one in predictions:
         if one.table.id != store.table.id or one.classes.names != store.classes.names:
             raise HpalError(one.path, f"is of other scenes or classes than {store.path}", "predict these scenes")
-    if strength is not None and not 0 < strength <= _MOST_STRENGTH:
-        raise UsageError("--strength", f"{strength:g} is not between 0 and {_MOST_STRENGTH:g}", "give a number like 1")
+    if strength is not None and not 0 < strength <= _MAX_STRENGTH:
+        raise UsageError("--strength", f"{strength:g} is not between 0 and {_MAX_STRENGTH:g}", "give a number like 1")
     chosen = parts.of(shard, store.choose(split, scenes))
     train = [scene for scene in store.table if scene.split == "train"]
     every, empty = by_scene(latest), latest[:0]
@@ -261,9 +261,9 @@ def spread(
     ):
         for scene, found in zip(chosen, map_in_order(_spread_scene, work, jobs), strict=True):
             if found is not None:
-                prob, feat, unknown, of = found
+                prob, feat, unknown, superpoint = found
                 rows = np.sort(given.get(scene.number, empty)["index"].astype(np.int64))
-                write_scene(root, scene, store.points(scene), prob, feat, rows, superpoint=of, unknown=unknown)
+                write_scene(root, scene, store.points(scene), prob, feat, rows, superpoint=superpoint, unknown=unknown)
                 done.append(scene)
             task.advance(1, scene.name)
             yield scene, found is not None
@@ -300,21 +300,21 @@ def _spread_scene(work: _Work) -> _Found | None:
     for one in work.predictions:
         if one.has(work.scene):
             prob = one.probabilities(work.scene).astype(np.float64)
-            priors.append(sum_by(superpoints.of, prob, len(superpoints)) / superpoints.size[:, None])
+            priors.append(sum_by(superpoints.superpoint, prob, len(superpoints)) / superpoints.size[:, None])
     if not priors and not (label >= 0).any():
         return None
     prior = pool_predictions(priors) if priors else None
     found = spread_scene(superpoints, index, label, work.classes, prior, work.strength)
-    of = superpoints.of
+    superpoint = superpoints.superpoint
     full = found.full.astype(np.float16)
     # If the effect of an answer far away is lost in the rounding to float16, nothing is known of the superpoint either.
     even = (full == full[:, :1]).all(axis=1) & (work.classes > 1)
-    point, unknown = full[of], (even | ~found.known)[of]
+    point, unknown = full[superpoint], (even | ~found.known)[superpoint]
     # An answered point has its own answer, whatever the other answers in its superpoint are.
     sure = label >= 0
     point[index[sure]] = np.eye(work.classes, dtype=np.float16)[label[sure]]
     unknown[index[sure]] = False
-    return point, work.likeness(superpoints.feature).astype(np.float16)[of], unknown, of
+    return point, work.likeness(superpoints.feature).astype(np.float16)[superpoint], unknown, superpoint
 
 
 def _index_and_label(answers: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -59,7 +59,7 @@ class PoolScene:
     points: int
 
     @classmethod
-    def of(cls, info: SceneInfo) -> PoolScene:
+    def from_info(cls, info: SceneInfo) -> PoolScene:
         return cls(info.number, info.name, info.points)
 
 

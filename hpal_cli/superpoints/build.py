@@ -28,12 +28,13 @@ SMOOTHED = 8
 class Superpoints:
     """The S superpoints of a scene of N points.
 
-    of: (N,) int32 superpoint of each point; size: (S,) int64 number of points; medoid: (S,) int64 row of the point
-    nearest to the mean position; centre: (S, 3) float32 mean position in metres divided by the scale of the scene;
+    superpoint: (N,) int32 superpoint of each point; size: (S,) int64 number of points; medoid: (S,) int64 row of the
+    point nearest to the mean position; centre: (S, 3) float32 mean position in metres divided by the scale of the
+    scene;
     feature: (S, F) float32 description; graph: the pairs of superpoints that touch.
     """
 
-    of: NDArray[np.int32]
+    superpoint: NDArray[np.int32]
     size: NDArray[np.int64]
     medoid: NDArray[np.int64]
     centre: NDArray[np.float32]
@@ -76,12 +77,12 @@ def partition(points: Points, *, scale: float, unit: float = 1.0, threads: int =
     """(N,) the superpoint of each point, as `build` finds them. Faster than `build`, since nothing is described."""
     xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
     color = appearance(points)
-    of, count = np.empty(len(xyz), np.int32), 0
+    superpoint, count = np.empty(len(xyz), np.int32), 0
     for tile in _tiles(xyz):
         part, _ = _segment(xyz, color, tile, surface(xyz[tile.near], threads=threads))
-        of[tile.rows] = part + count
+        superpoint[tile.rows] = part + count
         count += int(part.max()) + 1
-    return of
+    return superpoint
 
 
 def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) -> Superpoints:
@@ -92,36 +93,36 @@ def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) 
     """
     xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
     color, ground, cells = appearance(points), d.ground_height(xyz), d.occupied(xyz)
-    of, count, parts = np.empty(len(xyz), np.int32), 0, []
+    superpoint, count, parts = np.empty(len(xyz), np.int32), 0, []
     for tile in _tiles(xyz):
         around = surface(xyz[tile.near], threads=threads)
         part, smooth = _segment(xyz, color, tile, around)
         parts.append(_describe(xyz, color, smooth, ground, tile, around, part, cells, threads, indoor=scale <= INDOOR))
-        of[tile.rows] = part + count
+        superpoint[tile.rows] = part + count
         count += int(part.max()) + 1
-    size = np.bincount(of, minlength=count)
+    size = np.bincount(superpoint, minlength=count)
     own = np.concatenate([one.own for one in parts])
     joined = graph(
-        of,
+        superpoint,
         Contacts(*(np.concatenate([getattr(one.contacts, f.name) for one in parts]) for f in fields(Contacts))),
         None if color is None else np.concatenate([one.color for one in parts if one.color is not None]),
         np.concatenate([one.main_normal for one in parts]),
     )
     columns = np.concatenate([one.columns for one in parts])
     feature = np.column_stack([own, columns, d.describe_around(own, size, joined)]).astype(np.float32)
-    centre = (d.sum_by(of, xyz, count) / size[:, None]).astype(np.float32)
-    return Superpoints(of, size, medoids(of, xyz), centre, feature, joined)
+    centre = (d.sum_by(superpoint, xyz, count) / size[:, None]).astype(np.float32)
+    return Superpoints(superpoint, size, medoids(superpoint, xyz), centre, feature, joined)
 
 
-def medoids(of: NDArray[np.integer], xyz: NDArray[np.floating]) -> NDArray[np.int64]:
+def medoids(group: NDArray[np.integer], xyz: NDArray[np.floating]) -> NDArray[np.int64]:
     """(S,) for each superpoint the row of its point that is nearest to its mean position, on a tie the first.
 
-    of: (N,) 0 to S - 1; xyz: (N, 3).
+    group: (N,) 0 to S - 1; xyz: (N, 3).
     """
     places = np.asarray(xyz, np.float64)
-    size = np.bincount(of)
-    away = ((places - (d.sum_by(of, places, len(size)) / np.maximum(size, 1)[:, None])[of]) ** 2).sum(axis=1)
-    order = np.lexsort((away, of))
+    size = np.bincount(group)
+    away = ((places - (d.sum_by(group, places, len(size)) / np.maximum(size, 1)[:, None])[group]) ** 2).sum(axis=1)
+    order = np.lexsort((away, group))
     found: NDArray[np.int64] = order[np.cumsum(size) - size]
     return found
 
@@ -201,7 +202,7 @@ def _describe(
     ground: NDArray[np.float64],
     tile: _Tile,
     around: Surface,
-    of: NDArray[np.int32],
+    superpoint: NDArray[np.int32],
     cells: NDArray[np.float64],
     threads: int,
     *,
@@ -209,24 +210,24 @@ def _describe(
 ) -> _Described:
     near, inside = tile.near, tile.inside
     places, seen = xyz[near], None if color is None else color[near]
-    size = np.bincount(of)
+    size = np.bincount(superpoint)
     columns = d.point_columns(places, seen, around, threads)
-    medoid = inside[medoids(of, places[inside])]
+    medoid = inside[medoids(superpoint, places[inside])]
     height = places[:, 2] - ground[near]
     # The superpoints around the tile are not known, so each point there counts as a part of its own.
     part = -1 - np.arange(len(near))
-    part[inside] = of
+    part[inside] = superpoint
     found = contacts(places, smooth, around, part, inside)
     frame = d.frame(xyz, color, ground, around.normal[inside], indoor=indoor)
     return _Described(
-        d.describe_own(of, size, places[inside], columns[inside], ground[tile.rows], frame),
+        d.describe_own(superpoint, size, places[inside], columns[inside], ground[tile.rows], frame),
         np.column_stack(
             [
                 d.describe_columns(places, height, columns, np.column_stack([places[medoid], height[medoid]])),
-                d.describe_relief(places, around.normal, of, size, inside, medoid, cells),
+                d.describe_relief(places, around.normal, superpoint, size, inside, medoid, cells),
             ]
         ),
-        d.main_normals(of, around.normal[inside], size),
-        None if seen is None else d.sum_by(of, seen[inside], len(size)) / size[:, None],
+        d.main_normals(superpoint, around.normal[inside], size),
+        None if seen is None else d.sum_by(superpoint, seen[inside], len(size)) / size[:, None],
         replace(found, i=near[found.i], j=near[found.j]),
     )

@@ -147,13 +147,13 @@ def point_columns(
     )
 
 
-def sum_by(of: NDArray[np.integer], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def sum_by(group: NDArray[np.integer], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """(count, F) the sums of those rows of `values` (N, F) that have the same number in `of` (N,)."""
-    return np.stack([np.bincount(of, column, minlength=count) for column in values.T], axis=1)
+    return np.stack([np.bincount(group, column, minlength=count) for column in values.T], axis=1)
 
 
 def describe_own(
-    of: NDArray[np.integer],
+    superpoint: NDArray[np.integer],
     size: NDArray[np.int64],
     xyz: NDArray[np.float64],
     columns: NDArray[np.float64],
@@ -162,18 +162,18 @@ def describe_own(
 ) -> NDArray[np.float64]:
     """(S, 34), or (S, 39) in a room: the properties of each superpoint that follow from its own points.
 
-    of: (N,) superpoint of each point; size: (S,) points of each; xyz: (N, 3); columns: (N, 13) of `point_columns`;
-    ground: (N,).
+    superpoint: (N,) superpoint of each point; size: (S,) points of each; xyz: (N, 3); columns: (N, 13) of
+    `point_columns`; ground: (N,).
     """
     count = len(size)
-    mean = sum_by(of, columns, count) / size[:, None]
-    square = sum_by(of, columns[:, :8] ** 2, count) / size[:, None]
+    mean = sum_by(superpoint, columns, count) / size[:, None]
+    square = sum_by(superpoint, columns[:, :8] ** 2, count) / size[:, None]
     deviation = np.sqrt(np.maximum(square - mean[:, :8] ** 2, 0))
     turned = np.column_stack([xyz[:, :2] @ frame.axes, xyz[:, 2] - ground])
     low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
-    np.minimum.at(low, of, turned)
-    np.maximum.at(high, of, turned)
-    middle = sum_by(of, turned, count) / size[:, None]
+    np.minimum.at(low, superpoint, turned)
+    np.maximum.at(high, superpoint, turned)
+    middle = sum_by(superpoint, turned, count) / size[:, None]
     extent = high - low
     plan = np.sort(extent[:, :2], axis=1)
     # The density of the points in the bounding box, seen from above and from the side; 1 is about that of a plane on a
@@ -289,7 +289,7 @@ def occupied(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 def describe_relief(
     xyz: NDArray[np.float64],
     normal: NDArray[np.float64],
-    of: NDArray[np.integer],
+    superpoint: NDArray[np.integer],
     size: NDArray[np.int64],
     inside: NDArray[np.int64],
     medoid: NDArray[np.int64],
@@ -303,14 +303,14 @@ def describe_relief(
     After both: the standard deviations of the superpoint's points along their three principal axes, the smallest first,
     and |z| of the normal of its plane. The front is the side on which the rest of the scene is.
 
-    xyz, normal: (N, 3); of: (M,) superpoint of each of the points `inside` (M,); size: (S,) points of each; medoid:
-    (S,) rows; cells: `occupied` of the whole scene.
+    xyz, normal: (N, 3); superpoint: (M,) superpoint of each of the points `inside` (M,); size: (S,) points of each;
+    medoid: (S,) rows; cells: `occupied` of the whole scene.
     """
     count = len(size)
     own = xyz[inside]
-    centre = sum_by(of, own, count) / size[:, None]
-    away = own - centre[of]
-    spread = sum_by(of, (away[:, :, None] * away[:, None, :]).reshape(-1, 9), count) / size[:, None]
+    centre = sum_by(superpoint, own, count) / size[:, None]
+    away = own - centre[superpoint]
+    spread = sum_by(superpoint, (away[:, :, None] * away[:, None, :]).reshape(-1, 9), count) / size[:, None]
     square, axes = np.linalg.eigh(spread.reshape(-1, 3, 3))
     plane = axes[:, :, 0]
     a, b = pairs_within(cKDTree(cells), centre, OPEN_RADIUS)
@@ -329,10 +329,12 @@ def describe_relief(
     return np.column_stack([*found, np.sqrt(np.maximum(square, 0)), np.abs(plane[:, 2])])
 
 
-def main_normals(of: NDArray[np.integer], normal: NDArray[np.float64], size: NDArray[np.int64]) -> NDArray[np.float64]:
+def main_normals(
+    superpoint: NDArray[np.integer], normal: NDArray[np.float64], size: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """(S, 3) the main direction of the normals (N, 3) of each superpoint, whatever their signs."""
     products = (normal[:, :, None] * normal[:, None, :]).reshape(-1, 9)
-    spread = sum_by(of, products, len(size)) / size[:, None]
+    spread = sum_by(superpoint, products, len(size)) / size[:, None]
     main: NDArray[np.float64] = np.linalg.eigh(spread.reshape(-1, 3, 3))[1][:, :, 2]
     return main
 

@@ -88,7 +88,7 @@ class Graph:
 
 
 def graph(
-    of: NDArray[np.integer],
+    superpoint: NDArray[np.integer],
     found: Contacts,
     color: NDArray[np.float64] | None,
     main_normal: NDArray[np.float64],
@@ -98,10 +98,10 @@ def graph(
     are the means of their angle terms, colour distances and distances off the plane, C is the distance of the mean
     colours, and A is the angle term of the main normals of the two superpoints.
 
-    of: (N,) superpoint of each point; color: (S, K) mean colours or None; main_normal: (S, 3).
+    superpoint: (N,) superpoint of each point; color: (S, K) mean colours or None; main_normal: (S, 3).
     """
     count = len(main_normal)
-    key, _, row, _ = _pairs(of[found.i], of[found.j], count)
+    key, _, row, _ = _pairs(superpoint[found.i], superpoint[found.j], count)
     a, b = key // max(1, count), key % max(1, count)
     contact = np.bincount(row, found.number, minlength=len(key))
 

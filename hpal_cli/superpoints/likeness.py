@@ -28,7 +28,7 @@ class Likeness:
     deviation: NDArray[np.float64]
 
     @classmethod
-    def of(cls, features: Sequence[NDArray[np.floating]], components: int = COMPONENTS) -> Likeness:
+    def fit(cls, features: Sequence[NDArray[np.floating]], components: int = COMPONENTS) -> Likeness:
         """Computes the components from the descriptions (S, F) of the superpoints of some scenes."""
         every = np.concatenate(features)
         quantile = np.quantile(every, np.linspace(0, 1, LEVELS), axis=0, method="nearest").astype(np.float32)

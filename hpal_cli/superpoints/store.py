@@ -59,13 +59,13 @@ class SuperpointStore:
         Raises:
             HpalError: an array is damaged, or the arrays do not fit each other.
         """
-        of = self.partition(scene)
+        superpoint = self.partition(scene)
         found = {name: self._array(scene, name) for name in (*_OF_ONE, *_OF_TWO)}
         size, pair = found["size"], found["pair"]
         count, pairs = len(size), len(pair)
         self._require(
             scene,
-            (not len(of) or int(of.max()) == count - 1)
+            (not len(superpoint) or int(superpoint.max()) == count - 1)
             and all(len(found[name]) == count for name in _OF_ONE)
             and all(len(found[name]) == pairs for name in _OF_TWO)
             and found["centre"].shape == (count, 3)
@@ -74,7 +74,7 @@ class SuperpointStore:
             and (not pairs or 0 <= pair.min() <= pair.max() < count),
         )
         joined = Graph(pair, found["contact"], found["weight"])
-        return Superpoints(of, size, found["medoid"], found["centre"], found["feature"], joined)
+        return Superpoints(superpoint, size, found["medoid"], found["centre"], found["feature"], joined)
 
     def partition(self, scene: SceneInfo) -> NDArray[np.int32]:
         """(N,) superpoint of each point, 0 to S - 1.
@@ -82,12 +82,15 @@ class SuperpointStore:
         Raises:
             HpalError: the array does not have a superpoint for each point, or there are gaps in their numbers.
         """
-        of = self._array(scene, "of")
+        superpoint = self._array(scene, "of")
         self._require(
             scene,
-            of.shape == (scene.points,) and of.dtype == np.int32 and of.min() >= 0 and bool(np.bincount(of).all()),
+            superpoint.shape == (scene.points,)
+            and superpoint.dtype == np.int32
+            and superpoint.min() >= 0
+            and bool(np.bincount(superpoint).all()),
         )
-        return of
+        return superpoint
 
     def likeness(self) -> Likeness:
         """The components by which superpoints are compared, computed from the train scenes, or from all if there are
@@ -105,9 +108,9 @@ class SuperpointStore:
         key = pair[:, 0] * len(found) + pair[:, 1]
         self._require(
             scene,
-            np.array_equal(found.size, np.bincount(found.of))
+            np.array_equal(found.size, np.bincount(found.superpoint))
             and bool(((found.medoid >= 0) & (found.medoid < scene.points)).all())
-            and np.array_equal(found.of[found.medoid], np.arange(len(found)))
+            and np.array_equal(found.superpoint[found.medoid], np.arange(len(found)))
             and bool(np.isfinite(found.centre).all() and np.isfinite(found.feature).all())
             and bool((pair[:, 0] < pair[:, 1]).all() and (np.diff(key) > 0).all())
             and bool((found.graph.contact > 0).all() and np.isfinite(weight).all() and (weight > 0).all())
@@ -211,7 +214,7 @@ def make_superpoints(
             if scene.split == "train" or not train:
                 described.append(found.feature)
             task.advance(1, f"{scene.name}  {len(found):,} superpoints")
-        likeness, group = Likeness.of(described), root.require_group("likeness")
+        likeness, group = Likeness.fit(described), root.require_group("likeness")
         for name in _LIKENESS:
             envelope.write_array(group, name, getattr(likeness, name))
     return SuperpointStore(out)
@@ -246,7 +249,8 @@ def _build(work: _Work) -> Superpoints:
 
 
 def _write(group: zarr.Group, found: Superpoints) -> None:
-    for name in ("of", *_OF_ONE):
+    envelope.write_array(group, "of", found.superpoint)
+    for name in _OF_ONE:
         envelope.write_array(group, name, getattr(found, name))
     for name in _OF_TWO:
         envelope.write_array(group, name, getattr(found.graph, name))

@@ -38,12 +38,12 @@ def surface(xyz: NDArray[np.float64], *, threads: int = 1) -> Surface:
 
 
 def nearest(
-    points: NDArray[np.float64], of: NDArray[np.float64], count: int, threads: int
+    points: NDArray[np.float64], queries: NDArray[np.float64], count: int, threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(M, K) the distances and the rows of those `count` points (N, 3) that are nearest to each of `of` (M, 3), or of
     all points if there are fewer."""
     count = min(count, len(points))
-    distance, near = cKDTree(points).query(of, count, workers=threads)
+    distance, near = cKDTree(points).query(queries, count, workers=threads)
     return distance.reshape(-1, count), near.reshape(-1, count)
 
 

@@ -16,7 +16,7 @@ ELASTIC = ((0.2, 0.4), (0.8, 1.6))
 """(granularity, magnitude) in metres of the elastic distortions, which are applied one after the other."""
 
 
-MOST_LATTICE_POINTS = 1 << 24
+MAX_LATTICE_POINTS = 1 << 24
 """Of the field of an elastic distortion: 200 MB, a cube with an edge of 50 m at the finest granularity."""
 
 
@@ -69,9 +69,9 @@ def elastic(
 ) -> NDArray[np.float32]:
     """(N, 3) metres -> the same, moved by a smooth random field: normal noise on a lattice, blurred twice by a box of
     3 x 3 x 3, interpolated linearly, times `magnitude`. granularity: metres between lattice points, doubled until the
-    lattice around the points has at most `MOST_LATTICE_POINTS`, since a single stray point would need any amount."""
+    lattice around the points has at most `MAX_LATTICE_POINTS`, since a single stray point would need any amount."""
     low, high = bounds(xyz)
-    while np.prod((high - low).astype(np.float64) / granularity + 3) > MOST_LATTICE_POINTS:
+    while np.prod((high - low).astype(np.float64) / granularity + 3) > MAX_LATTICE_POINTS:
         granularity *= 2
     cells = ((high - low) / granularity).astype(np.int64) + 3
     field = rng.standard_normal((*cells, 3), np.float32)

@@ -18,7 +18,7 @@ from hpal_cli.network.superpoint_inputs import augment
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.training.augment import augment_color, augment_position
-from hpal_cli.training.labels import NO_LABELS, SceneLabels, Spread, places
+from hpal_cli.training.labels import NO_LABELS, SceneLabels, Spread, restrict_labels
 from hpal_cli.training.presets import Settings
 from hpal_cli.voxels import first_of_each, group_positions
 
@@ -70,7 +70,7 @@ class Batch:
 
 class BatchDataset:
     """The batches of all steps. Each depends only on (seed, step), so that a resumed run gets the same batches as one
-    that was not interrupted. Of `world` processes, number `rank` gets every world-th scene of each batch.
+    that was not interrupted. Of `world_size` processes, number `rank` gets every `world_size`-th scene of each batch.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BatchDataset:
         further: Callable[[SceneInfo, Points], ExtraColumns | None] | None = None,
         scale: float = 1.0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
         """color: whether the network gets colours; further: returns the columns of a scene that the network gets beside
         colour and position; scale: lengths are divided by it, so that the network sees scenes of the size of rooms."""
@@ -95,53 +95,55 @@ class BatchDataset:
         self._settings = settings
         self._seed = seed
         self._spread = spread
-        self._places = range(rank, settings.batch, world)
+        self._slots = range(rank, settings.batch, world_size)
         self._voxel = settings.voxel / scale
-        self._rooms = _SceneCache(store, color, spread, further, store.unit / scale)
-        self._homes = _scenes_by_class(self._scenes, labels, spread) if settings.even_crops else []
+        self._cache = _SceneCache(store, color, spread, further, store.unit / scale)
+        self._scenes_of_class = _scenes_by_class(self._scenes, labels, spread) if settings.even_crops else []
 
     def __getitem__(self, step: int) -> Batch:
         settings, spread = self._settings, self._spread
         scenes, students, teachers, labels, soft = [], [], [], [], []
-        for place in self._places:
-            rng = np.random.default_rng([self._seed, 2, step, place])
-            scene, wanted = self._scene(step * settings.batch + place), None
-            if self._homes and rng.random() < settings.even_crops:
-                wanted, homes = self._homes[rng.integers(len(self._homes))]
-                scene = homes[rng.integers(len(homes))]
-            room = self._rooms[scene]
+        for slot in self._slots:
+            rng = np.random.default_rng([self._seed, 2, step, slot])
+            scene, centre_class = self._scene(step * settings.batch + slot), None
+            if self._scenes_of_class and rng.random() < settings.even_crops:
+                centre_class, candidates = self._scenes_of_class[rng.integers(len(self._scenes_of_class))]
+                scene = candidates[rng.integers(len(candidates))]
+            cached = self._cache[scene]
             rows, ids = self._labels.get(scene.name, NO_LABELS)
-            if room.likely is None:
-                centres = rows[ids >= 0 if wanted is None else ids == wanted]
+            if cached.likely is None:
+                centres = rows[ids >= 0 if centre_class is None else ids == centre_class]
             else:
-                centres = np.flatnonzero(room.likely >= 0 if wanted is None else room.likely == wanted)
+                centres = np.flatnonzero(cached.likely >= 0 if centre_class is None else cached.likely == centre_class)
             # 0 stands for no bound, and a share of a bound is therefore never 0.
             most = max(1, settings.max_voxels // settings.batch) if settings.max_voxels else 0
-            keep = crop(room.xyz, centres, most, self._voxel, rng)
+            keep = crop(cached.xyz, centres, most, self._voxel, rng)
             # Without a crop, a slice gives a view and no copy.
-            kept = keep if len(keep) < len(room.xyz) else slice(None)
-            xyz, color = room.xyz[kept], None if room.color is None else room.color[kept]
-            more = None if room.columns is None else room.columns(kept)
-            seen = augment_position(xyz, rng, distort=settings.elastic)
-            shown = None if color is None else augment_color(color, rng)
-            students.append((seen, concatenated(shown, None if more is None else augment(more, rng))))
+            kept = keep if len(keep) < len(cached.xyz) else slice(None)
+            xyz, color = cached.xyz[kept], None if cached.color is None else cached.color[kept]
+            more = None if cached.columns is None else cached.columns(kept)
+            augmented_xyz = augment_position(xyz, rng, distort=settings.elastic)
+            augmented_color = None if color is None else augment_color(color, rng)
+            students.append(
+                (augmented_xyz, concatenated(augmented_color, None if more is None else augment(more, rng)))
+            )
             teachers.append((xyz, concatenated(color, more)))
             labels.append(_labels_of(keep, rows, ids))
-            if spread is not None and room.prob is not None:
-                soft.append(spread.soft_labels(scene, room.prob, keep))
+            if spread is not None and cached.prob is not None:
+                soft.append(spread.soft_labels(scene, cached.prob, keep))
             scenes.append(scene.name)
         label = np.concatenate(labels)
-        taught = None
+        soft_label = None
         if soft:
             target, weight = (torch.from_numpy(np.concatenate(part)) for part in zip(*soft, strict=True))
-            taught = SoftLabels(target, weight)
+            soft_label = SoftLabels(target, weight)
         return Batch(
             scenes,
             voxelise(students, self._voxel),
             voxelise(teachers, self._voxel) if settings.teacher else None,
             torch.from_numpy(label),
-            int(np.count_nonzero(label >= 0)) if taught is None else int((taught.weight > 0).sum()),
-            taught,
+            int(np.count_nonzero(label >= 0)) if soft_label is None else int((soft_label.weight > 0).sum()),
+            soft_label,
         )
 
     def _scene(self, n: int) -> SceneInfo:
@@ -181,7 +183,7 @@ def crop(
 def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int32]:
     """(K,) the labels of the rows `keep` (K,), ascending. rows, ids: (L,) the rows that have labels, and these."""
     label = np.full(len(keep), UNKNOWN, np.int32)
-    at, ids = places(keep, rows, ids)
+    at, ids = restrict_labels(keep, rows, ids)
     label[at] = np.where(ids >= 0, ids, NO_CLASS)
     return label
 
@@ -242,11 +244,11 @@ class _SceneCache:
         if scene.number in self._kept:
             self._kept.move_to_end(scene.number)
             return self._kept[scene.number]
-        room = self._read(scene)
-        self._kept[scene.number] = room
+        cached = self._read(scene)
+        self._kept[scene.number] = cached
         while self._kept and sum(kept.bytes for kept in self._kept.values()) > CACHE_BYTES:
             self._kept.popitem(last=False)
-        return room
+        return cached
 
     def _read(self, scene: SceneInfo) -> _CachedScene:
         points, spread = self._store.points(scene), self._spread

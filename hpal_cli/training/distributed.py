@@ -16,11 +16,11 @@ from hpal_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run. rank: of this process; world: their number; control: the group that sums numbers of the
-    host, None for a single process."""
+    """The processes of a run. rank: of this process; world_size: their number; control: the group that sums numbers of
+    the host, None for a single process."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     control: dist.ProcessGroup | None = None
 
     @property
@@ -62,12 +62,12 @@ def rank_and_world_size() -> tuple[int, int]:
         UsageError: the variables are no such numbers.
     """
     try:
-        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:
         raise UsageError("RANK, WORLD_SIZE", "are no numbers", "start it with torchrun, or unset them") from error
-    if not 0 <= rank < world:
-        raise UsageError("RANK", f"is {rank} of WORLD_SIZE {world}", "start it with torchrun, or unset them")
-    return rank, world
+    if not 0 <= rank < world_size:
+        raise UsageError("RANK", f"is {rank} of WORLD_SIZE {world_size}", "start it with torchrun, or unset them")
+    return rank, world_size
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -80,8 +80,8 @@ def local_device(device: torch.device) -> torch.device:
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[Processes]:
     """Connects the processes of this run while the block lasts."""
-    rank, world = rank_and_world_size()
-    if world == 1:
+    rank, world_size = rank_and_world_size()
+    if world_size == 1:
         yield Processes()
         return
     if device.type == "cuda":
@@ -90,7 +90,7 @@ def process_group(device: torch.device) -> Iterator[Processes]:
     if ours:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, world, dist.new_group(backend="gloo"))
+        yield Processes(rank, world_size, dist.new_group(backend="gloo"))
     finally:
         if ours:
             dist.destroy_process_group()

@@ -73,7 +73,7 @@ def known_labels(
     return known, answered
 
 
-def places(
+def restrict_labels(
     keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Restricts the labels of a scene to some of its points. keep: (K,) ascending rows of these points; rows, ids: (L,)
@@ -206,7 +206,7 @@ class Spread:
         """
         target, weight = soft_labels(prob[keep])
         rows, ids = self._known.get(scene.name, NO_LABELS)
-        at, ids = places(keep, rows, ids)
+        at, ids = restrict_labels(keep, rows, ids)
         target[at] = 0
         target[at[ids >= 0], ids[ids >= 0]] = 1
         weight[at] = ids >= 0

@@ -40,13 +40,13 @@ from hpal_cli.training.signals import defer_signals
 SAVE_EVERY = 200
 """Steps between two saved states of an unfinished run."""
 
-AVERAGED = 0.99
+AVERAGE_DECAY = 0.99
 """Share of the running average of the weights that is kept at each step, except in the first steps."""
 
-TIMED = 0.05
+TIMED_SHARE = 0.05
 """Share of the time of a run with `minutes` after which the number of its steps is estimated."""
 
-ENDLESS = 1 << 40
+UNBOUNDED_STEPS = 1 << 40
 """A number of steps that no timed run reaches."""
 
 
@@ -101,8 +101,10 @@ def train(
             unfinished, "is left from an interrupted run", "continue it with --resume, or remove it to start over"
         )
     with process_group(device) as processes, full_precision():
-        if settings.batch < processes.world:
-            raise UsageError("--batch", f"{settings.batch} scenes for {processes.world} processes", "give each one")
+        if settings.batch < processes.world_size:
+            raise UsageError(
+                "--batch", f"{settings.batch} scenes for {processes.world_size} processes", "give each one"
+            )
         monitor = (monitor if processes.first else None) or Silent()
         run_of = _Run(
             store,
@@ -173,7 +175,7 @@ class _Run:
         if self.columns is not None:
             self.columns.require(store, train_scenes)
         elif wanted.columns:
-            self.columns = PointInputs.of(store, train_scenes, wanted.columns, self.scale)
+            self.columns = PointInputs.from_store(store, train_scenes, wanted.columns, self.scale)
         self.superpoints, read = self._superpoints(wanted, train_scenes, init)
         torch.manual_seed(seed)
         self.student = self._network()
@@ -212,7 +214,7 @@ class _Run:
             further=ExtraColumnsReader(store, self.columns, self.superpoints, read, self.scale),
             scale=self.scale,
             rank=processes.rank,
-            world=processes.world,
+            world_size=processes.world_size,
         )
         self.step, self.skipped, self.seconds, self.share = 0, 0, 0.0, 0.0
         self._losses: list[tuple[int, list[str], Tensor]] = []
@@ -229,7 +231,7 @@ class _Run:
         read = open_superpoints(self.store, monitor=self.monitor).read
         inputs = init.superpoints if init is not None else None
         if inputs is None:
-            inputs = SuperpointInputs.of(self.store, scenes, read)
+            inputs = SuperpointInputs.from_store(self.store, scenes, read)
         if self.processes.first:
             self.processes.all_reduce_ints(0)
         inputs.require(self.store, scenes)
@@ -261,7 +263,7 @@ class _Run:
         work = monitor.task("training, seconds" if pace.timed else "training", pace.total)
         with defer_signals() as interruption, work as task:
             task.advance(reached)
-            steps = range(self.step, ENDLESS if pace.timed else settings.steps)
+            steps = range(self.step, UNBOUNDED_STEPS if pace.timed else settings.steps)
             made = prefetch_batches(self.batches, steps, self.device, self.backend.geometry, workers=self.workers)
             for ready in made:
                 # All processes use the time of the first one, so that they end at the same step.
@@ -293,7 +295,7 @@ class _Run:
                     task.advance(reached - before, status)
                 else:
                     task.advance(reached - before)
-                if not told and self.share >= TIMED:
+                if not told and self.share >= TIMED_SHARE:
                     told = True
                     foretold = f"about {(self.step - 1) / self.share:,.0f} steps in {settings.minutes:g} minutes"
                     monitor.note(f"{foretold} at this speed; a run that ends by the clock does not repeat to the bit")
@@ -349,7 +351,7 @@ class _Run:
         if self.average is not None:
             # The share that is kept grows from small values, so that the first steps are soon forgotten.
             count = self.step + 1
-            update_ema(self.average, self.student, min(AVERAGED, count / (count + 10)))
+            update_ema(self.average, self.student, min(AVERAGE_DECAY, count / (count + 10)))
         return loss
 
     def _stepped(self) -> bool:

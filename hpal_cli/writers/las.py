@@ -469,17 +469,17 @@ def _cut(name: str, size: int) -> str:
 def _stored_names(point_format: Any) -> dict[str, list[str]]:
     """The dimensions of a point format -> the columns of the scene that hold each: one column for each element of an
     array, all under safe names."""
-    shown: dict[str, str] = {}
+    displayed: dict[str, str] = {}
     carried: dict[str, str] = {}
     for dimension in point_format.dimensions:
         if dimension.name not in ("X", "Y", "Z"):
-            home = carried if dimension.is_standard and dimension.name not in SHOWN else shown
+            home = carried if dimension.is_standard and dimension.name not in SHOWN else displayed
             several = dimension.num_elements > 1
             for n in range(dimension.num_elements):
                 home[f"{dimension.name}_{n}" if several else dimension.name] = dimension.name
-    for columns in (shown, carried):
-        readers.rename_safely(columns, {**shown, **carried})
+    for columns in (displayed, carried):
+        readers.rename_safely(columns, {**displayed, **carried})
     names: dict[str, list[str]] = {}
-    for column, dimension in {**shown, **carried}.items():
+    for column, dimension in {**displayed, **carried}.items():
         names.setdefault(dimension, []).append(column)
     return names
