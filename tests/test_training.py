@@ -32,7 +32,7 @@ from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training import augment as training_augment
 from hpal_cli.training.augment import augment_color, augment_position, elastic
-from hpal_cli.training.batches import NO_CLASS, UNKNOWN, BatchDataset, _labels_of, crop
+from hpal_cli.training.batches import NO_CLASS, UNKNOWN, BatchDataset, _label_of_each, crop
 from hpal_cli.training.checkpoint import load
 from hpal_cli.training.labels import known_labels
 from hpal_cli.training.losses import class_weights, objective, update_ema
@@ -261,12 +261,9 @@ def test_crop_is_the_nearest_in_plan_around_a_labelled_point() -> None:
     assert crop(xyz, labelled, 4000, 5.0, rng).tolist() == list(range(5000))
 
 
-def test_a_crop_keeps_its_labels() -> None:
-    keep = np.array([2, 5, 6, 9])
-    labels = _labels_of(keep, np.array([1, 5, 9, 12]), np.array([3, 4, -1, 0], np.int32))
-    assert labels.tolist() == [UNKNOWN, 4, UNKNOWN, NO_CLASS]
-    whole = _labels_of(np.arange(4), np.array([3, 0, 12]), np.array([3, -1, 0], np.int32))
-    assert whole.tolist() == [NO_CLASS, UNKNOWN, UNKNOWN, 3]
+def test_labels_of_points() -> None:
+    labels = _label_of_each(6, np.array([1, 5, 2]), np.array([3, 4, -1], np.int32))
+    assert labels.tolist() == [UNKNOWN, 3, NO_CLASS, UNKNOWN, UNKNOWN, 4]
 
 
 def test_the_schedule_ends_low_and_restarts() -> None:

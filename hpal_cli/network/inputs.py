@@ -94,8 +94,13 @@ def channels(xyz: NDArray[np.float32], columns: NDArray[np.float32] | None) -> N
     return xyz if columns is None else np.concatenate([columns, xyz], axis=1)
 
 
-def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]], voxel: float) -> NetworkInput:
-    """(xyz in metres (N, 3), further columns (N, F) or None) a scene, as one batch.
+def voxelise(
+    clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]],
+    voxel: float,
+    known: Sequence[tuple[NDArray[np.int32], int] | None] | None = None,
+) -> NetworkInput:
+    """(xyz in metres (N, 3), further columns (N, F) or None) a scene, as one batch. known: for each scene the result of
+    `group_positions` with this voxel if it was computed before, else None.
 
     The first point of a voxel gives its features (docs/method.md); labels stay with the points, which
     reach their voxel through `inverse`, so that every labelled point acts.
@@ -103,7 +108,10 @@ def voxelise(clouds: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | N
     Raises:
         HpalError: a voxel that 32 bits do not hold.
     """
-    groups = [group_positions(xyz, voxel) for xyz, _ in clouds]
+    groups = [
+        group_positions(xyz, voxel) if there is None else (there[0].astype(np.int64), there[1])
+        for (xyz, _), there in zip(clouds, known or [None] * len(clouds), strict=True)
+    ]
     ends = np.cumsum([count for _, count in groups])
     width = 3 + (0 if clouds[0][1] is None else clouds[0][1].shape[1])
     features, voxels = np.empty((ends[-1], width), np.float32), np.empty((ends[-1], 4), np.int32)

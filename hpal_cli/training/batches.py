@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from hpal_cli.network.superpoint_inputs import augment
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.training.augment import augment_color, augment_position
-from hpal_cli.training.labels import NO_LABELS, SceneLabels, Spread, restrict_labels
+from hpal_cli.training.labels import NO_LABELS, SceneLabels, Spread
 from hpal_cli.training.presets import Settings
 from hpal_cli.voxels import first_of_each, group_positions
 
@@ -97,12 +98,12 @@ class BatchDataset:
         self._spread = spread
         self._slots = range(rank, settings.batch, world_size)
         self._voxel = settings.voxel / scale
-        self._cache = _SceneCache(store, color, spread, further, store.unit / scale)
+        self._cache = _SceneCache(store, color, labels, spread, further, store.unit / scale, self._voxel)
         self._scenes_of_class = _scenes_by_class(self._scenes, labels, spread) if settings.even_crops else []
 
     def __getitem__(self, step: int) -> Batch:
         settings, spread = self._settings, self._spread
-        scenes, students, teachers, labels, soft = [], [], [], [], []
+        scenes, students, teachers, groups, labels, soft = [], [], [], [], [], []
         for slot in self._slots:
             rng = np.random.default_rng([self._seed, 2, step, slot])
             scene, centre_class = self._scene(step * settings.batch + slot), None
@@ -128,7 +129,8 @@ class BatchDataset:
                 (augmented_xyz, concatenated(augmented_color, None if more is None else augment(more, rng)))
             )
             teachers.append((xyz, concatenated(color, more)))
-            labels.append(_labels_of(keep, rows, ids))
+            groups.append(cached.voxel_groups if len(keep) == len(cached.xyz) else None)
+            labels.append(cached.label[kept])
             if spread is not None and cached.prob is not None:
                 soft.append(spread.soft_labels(scene, cached.prob, keep))
             scenes.append(scene.name)
@@ -140,7 +142,7 @@ class BatchDataset:
         return Batch(
             scenes,
             voxelise(students, self._voxel),
-            voxelise(teachers, self._voxel) if settings.teacher else None,
+            voxelise(teachers, self._voxel, groups) if settings.teacher else None,
             torch.from_numpy(label),
             int(np.count_nonzero(label >= 0)) if soft_label is None else int((soft_label.weight > 0).sum()),
             soft_label,
@@ -180,11 +182,10 @@ def crop(
         count = min(2 * count, len(xyz))
 
 
-def _labels_of(keep: NDArray[np.int64], rows: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(K,) the labels of the rows `keep` (K,), ascending. rows, ids: (L,) the rows that have labels, and these."""
-    label = np.full(len(keep), UNKNOWN, np.int32)
-    at, ids = restrict_labels(keep, rows, ids)
-    label[at] = np.where(ids >= 0, ids, NO_CLASS)
+def _label_of_each(points: int, rows: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(points,) the labels of the points of a scene. rows, ids: (L,) the rows that have labels, and these."""
+    label = np.full(points, UNKNOWN, np.int32)
+    label[rows] = np.where(ids >= 0, ids, NO_CLASS)
     return label
 
 
@@ -206,19 +207,30 @@ def _scenes_by_class(
 
 @dataclass(frozen=True)
 class _CachedScene:
-    """A scene in memory. xyz: (N, 3) metres; color: (N, 3); columns: further ones; prob: (N, C) probabilities that
-    answers were spread with, and likely: (N,) the most likely class, both None without spread answers."""
+    """A scene in memory. xyz: (N, 3) metres; label: (N,) as in a `Batch`; color: (N, 3); columns: further ones; prob:
+    (N, C) probabilities that answers were spread with, and likely: (N,) the most likely class, both None without spread
+    answers; voxel: edge in metres of the voxels."""
 
     xyz: NDArray[np.float32]
+    label: NDArray[np.int32]
     color: NDArray[np.float32] | None
     columns: ExtraColumns | None
     prob: NDArray[np.float16] | None
     likely: NDArray[np.int32] | None
+    voxel: float
+
+    @cached_property
+    def voxel_groups(self) -> tuple[NDArray[np.int32], int]:
+        """The row of each point's voxel (N,), and the number of voxels (`group_positions`). The teacher sees the same
+        voxels in every step."""
+        group, count = group_positions(self.xyz, self.voxel)
+        return group.astype(np.int32), count
 
     @property
     def bytes(self) -> int:
         arrays = (self.xyz, self.color, self.prob, self.likely, self.columns)
-        return sum(array.nbytes for array in arrays if array is not None)
+        # `label`, and `voxel_groups` once they are needed.
+        return 2 * self.label.nbytes + sum(array.nbytes for array in arrays if array is not None)
 
 
 class _SceneCache:
@@ -228,13 +240,17 @@ class _SceneCache:
         self,
         store: SceneStore,
         color: bool,
+        labels: Mapping[str, SceneLabels],
         spread: Spread | None,
         further: Callable[[SceneInfo, Points], ExtraColumns | None] | None,
         unit: float,
+        voxel: float,
     ) -> None:
-        """unit: metres in one unit of the positions, divided by the scale of the scenes."""
+        """unit: metres in one unit of the positions, divided by the scale of the scenes; voxel: edge in metres."""
         self._store = store
+        self._labels = labels
         self._unit = unit
+        self._voxel = voxel
         self._color = color
         self._spread = spread
         self._further = further
@@ -255,8 +271,10 @@ class _SceneCache:
         prob = None if spread is None else spread.probabilities(scene)
         return _CachedScene(
             scene_origin(points.xyz, self._unit),
+            _label_of_each(len(points.xyz), *self._labels.get(scene.name, NO_LABELS)),
             unit_color(points.rgb) if self._color else None,
             None if self._further is None else self._further(scene, points),
             prob,
             None if spread is None or prob is None else spread.likely_class(scene, prob),
+            self._voxel,
         )

@@ -20,6 +20,7 @@ from hpal_cli.network.backend import AnyGeometry
 from hpal_cli.network.inputs import NetworkInput
 from hpal_cli.parallel import cores
 from hpal_cli.training.batches import Batch, BatchDataset, SoftLabels
+from hpal_cli.training.packing import Packed, pack, unpack
 
 PREFETCH = 2
 """Number of batches that may wait to be used, and number that each worker process may prepare in advance."""
@@ -83,8 +84,8 @@ def _loaded(batches: BatchDataset, steps: range, workers: int, *, pin: bool) -> 
     with warnings.catch_warnings():
         # torch warns if there are more workers than cores, although the person has asked for that number.
         warnings.simplefilter("ignore", UserWarning)
-        loader: DataLoader[Batch | HpalError] = DataLoader(
-            _ErrorsAsItems(batches),  # type: ignore[arg-type]
+        loader: DataLoader[Packed] = DataLoader(
+            _PackedItems(batches),  # type: ignore[arg-type]
             batch_size=None,
             sampler=steps,
             num_workers=workers,
@@ -96,24 +97,25 @@ def _loaded(batches: BatchDataset, steps: range, workers: int, *, pin: bool) -> 
             worker_init_fn=_ignore_interrupts,
         )
         made = iter(loader)
-    for one in made:
+    for packed in made:
+        one: Batch | HpalError = unpack(packed)
         if isinstance(one, HpalError):
             raise one
         yield one
 
 
 @dataclass(frozen=True)
-class _ErrorsAsItems:
-    """Returns an HpalError as the item, since torch would turn one that is raised in a worker into another error with a
-    long traceback."""
+class _PackedItems:
+    """Returns batches packed for the training process. An HpalError is an item too, since torch would turn one that is
+    raised in a worker into another error with a long traceback."""
 
     batches: BatchDataset
 
-    def __getitem__(self, step: int) -> Batch | HpalError:
+    def __getitem__(self, step: int) -> Packed:
         try:
-            return self.batches[step]
+            return pack(self.batches[step])
         except HpalError as error:
-            return error
+            return pack(error)
 
 
 def _identity(batch: Any) -> Any:
