@@ -490,12 +490,27 @@ def test_json_that_is_too_deep(predictions: Path, tmp_path: Path) -> None:
     assert "cannot be read" in one_line(lambda: read_folder(project, store.classes, store.table))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"scene": "a"}', '{"scene": 1, "signature": 2, "info": {"x": 1}}'])
+INFO = '{"number": 0, "name": "%s", "points": 1, "original": 1, "split": "train", "fingerprint": "x"}'
+RECORD = '{"scene": "%s", "signature": "s", "info": ' + INFO + ', "unit": 1.0, "notes": []}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", "[]", '{"scene": "a"}', '{"scene": 1, "signature": 2, "info": {"x": 1}}'),
+        *(RECORD % ("../a", "../a"), RECORD % ("a", "b"), "[" * 100_000),
+    ],
+)
 def test_a_damaged_record_of_an_unfinished_store(tmp_path: Path, line: str) -> None:
     settings = {"grid": 1}
     record = tmp_path / "prep.jsonl"
     Unfinished(tmp_path, settings, resume=False)
-    record.write_text(record.read_text() + line + "\n")
+    whole = record.read_text() + RECORD % ("a", "a") + "\n"
+    record.write_text(whole)
+    assert Unfinished(tmp_path, settings, resume=True).find("a", "s") is not None
+    record.write_text('{"settings": [1]}\n')
+    assert "is damaged" in one_line(lambda: Unfinished(tmp_path, settings, resume=True))
+    record.write_text(whole + line + "\n")
     assert "is damaged" in one_line(lambda: Unfinished(tmp_path, settings, resume=True))
 
 
