@@ -54,7 +54,7 @@ int hpal_bounds(const float *xyz, int64_t count, float *low, float *high)
 /* Numbers the voxels in the order of their cells and returns how many there are. bits: zeros, one for each cell of the
  * box; before: a number for each 64 of them; group: (count,) in: the place of each point's cell in the box, out: the
  * number of its voxel. */
-static int64_t number(uint64_t *bits, int64_t *before, int64_t words, int64_t *group, int64_t count)
+static int64_t number_voxels(uint64_t *bits, int64_t *before, int64_t words, int64_t *group, int64_t count)
 {
     for (int64_t n = 0; n < count; n++)
         bits[group[n] >> 6] |= UINT64_C(1) << (group[n] & 63);
@@ -71,7 +71,7 @@ static int64_t number(uint64_t *bits, int64_t *before, int64_t words, int64_t *g
     return found;
 }
 
-/* Numbers the voxels of (count, 3) cells in a box of `extent` cells from `low`; the rest is that of number(). */
+/* Numbers the voxels of (count, 3) cells in a box of `extent` cells from `low`; the rest is that of number_voxels(). */
 int64_t hpal_group(const int64_t *cell, int64_t count, const int64_t *low, const int64_t *extent, uint64_t *bits,
                    int64_t *before, int64_t words, int64_t *group)
 {
@@ -79,7 +79,7 @@ int64_t hpal_group(const int64_t *cell, int64_t count, const int64_t *low, const
         const int64_t *here = cell + 3 * n;
         group[n] = ((here[0] - low[0]) * extent[1] + here[1] - low[1]) * extent[2] + here[2] - low[2];
     }
-    return number(bits, before, words, group, count);
+    return number_voxels(bits, before, words, group, count);
 }
 
 /* The same for positions, whose cell is floor(xyz / edge): cells within 2^31, in a box of less than 2^31 of them. */
@@ -94,7 +94,7 @@ int64_t hpal_group_positions(const float *xyz, int64_t count, float edge, const 
         int32_t z = (int32_t)floorf(xyz[3 * n + 2] / edge) - from[2];
         group[n] = x * across + y * down + z;
     }
-    return number(bits, before, words, group, count);
+    return number_voxels(bits, before, words, group, count);
 }
 
 /* What the first point of each voxel says, for points in voxels `group` (count,): its row of `columns` (count, width)

@@ -27,6 +27,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.csv_cells import plain_cell, safe_cell
 from hpal_cli.errors import HpalError
 from hpal_cli.export.files import export
+from hpal_cli.forest.model import load as load_forest
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
 from hpal_cli.label.answers import open_scenes
@@ -318,7 +319,7 @@ def test_an_archive_that_would_fill_the_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
     finally:
         tracemalloc.stop()
-    assert "which no scan does" in text
+    assert "which no whole file does" in text
 
 
 def test_an_array_of_an_archive_that_promises_more_than_it_holds(tmp_path: Path) -> None:
@@ -340,6 +341,37 @@ def test_a_checkpoint_that_promises_more_than_it_holds(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("m/data.pkl", bytes(1 << 22))
     assert "it promises 4,194,304 bytes" in one_line(lambda: checkpoint.load(tmp_path / "m.pt"))
+
+
+def test_a_forest_that_would_fill_the_memory(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("hpal.json", bytes(1 << 27))
+    tracemalloc.start()
+    try:
+        text = one_line(lambda: load_forest(tmp_path / "m.pt"))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+    assert "which no whole file does" in text
+
+
+@pytest.mark.parametrize(
+    ("at", "change"), [(8, b"\x00\x08"), (10, b"\x0e\x00"), (6, b"\xff\xff"), (42, b"\xff\xff\xff\x7f")]
+)
+def test_a_model_with_a_directory_that_is_damaged(tmp_path: Path, at: int, change: bytes) -> None:
+    """In the last entry of the directory: a name that is said to be UTF-8, LZMA, a version of the future, a place
+    after the end."""
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("hpal.json", b"{}" * 400)
+        archive.writestr("x.npy", b"12")
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + at : entry + at + len(change)] = change
+    data[entry + 46] = 0xFF
+    path.write_bytes(data)
+    for read_model in (describe, load_forest, checkpoint.load):
+        assert "is not a whole hpal" in one_line(lambda read_model=read_model: read_model(path))
 
 
 # ---------------------------------------------------------------- damaged files, one line each
@@ -458,12 +490,27 @@ def test_json_that_is_too_deep(predictions: Path, tmp_path: Path) -> None:
     assert "cannot be read" in one_line(lambda: read_folder(project, store.classes, store.table))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"scene": "a"}', '{"scene": 1, "signature": 2, "info": {"x": 1}}'])
+INFO = '{"number": 0, "name": "%s", "points": 1, "original": 1, "split": "train", "fingerprint": "x"}'
+RECORD = '{"scene": "%s", "signature": "s", "info": ' + INFO + ', "unit": 1.0, "notes": []}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", "[]", '{"scene": "a"}', '{"scene": 1, "signature": 2, "info": {"x": 1}}'),
+        *(RECORD % ("../a", "../a"), RECORD % ("a", "b"), "[" * 100_000),
+    ],
+)
 def test_a_damaged_record_of_an_unfinished_store(tmp_path: Path, line: str) -> None:
     settings = {"grid": 1}
     record = tmp_path / "prep.jsonl"
     Unfinished(tmp_path, settings, resume=False)
-    record.write_text(record.read_text() + line + "\n")
+    whole = record.read_text() + RECORD % ("a", "a") + "\n"
+    record.write_text(whole)
+    assert Unfinished(tmp_path, settings, resume=True).find("a", "s") is not None
+    record.write_text('{"settings": [1]}\n')
+    assert "is damaged" in one_line(lambda: Unfinished(tmp_path, settings, resume=True))
+    record.write_text(whole + line + "\n")
     assert "is damaged" in one_line(lambda: Unfinished(tmp_path, settings, resume=True))
 
 

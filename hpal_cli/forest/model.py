@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli import history
+from hpal_cli import archives, history
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.forest import boosting
@@ -102,7 +103,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 def is_forest(path: Path) -> bool:
     """Whether the checkpoint at `path` is that of a forest."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with archives.opened(path) as archive:
             return _META in archive.namelist()
     except (OSError, zipfile.BadZipFile):
         return False
@@ -111,8 +112,9 @@ def is_forest(path: Path) -> bool:
 _UNREADABLE = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
     # Errors that a damaged file can cause in the arrays and the JSON. zipfile raises a RuntimeError for a password,
-    # json for deeply nested lists, and numpy a MemoryError for the shape of a billion rows.
-    *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, MemoryError),
+    # json for deeply nested lists, and numpy parses the header of an array as Python.
+    *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, MemoryError, SyntaxError),
+    tokenize.TokenError,
 )
 
 
@@ -128,7 +130,7 @@ def load(path: Path) -> Forest:
     """
     remedy = "give a model made by `hpal train --model forest`"
     try:
-        with zipfile.ZipFile(path) as archive:
+        with archives.opened(path) as archive:
             meta: Mapping[str, Any] = json.loads(archive.read(_META))
             if meta.get("spec") != SPEC:
                 old = isinstance(meta.get("spec"), int) and meta["spec"] < SPEC
@@ -139,7 +141,9 @@ def load(path: Path) -> Forest:
                 )
 
             def read(name: str) -> NDArray[Any]:
-                return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+                member = archive.getinfo(f"{name}.npy")
+                archives.check_promise(archive, member)
+                return np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
 
             def trees(name: str) -> Trees:
                 return Trees(*(read(f"{name}/{one.name}") for one in fields(Trees)))

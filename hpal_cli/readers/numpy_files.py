@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli import archives
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files
@@ -96,36 +95,11 @@ def _load(path: Path) -> NDArray[np.generic]:
 
 def _load_all(path: Path) -> dict[str, NDArray[np.generic]]:
     with _named(path):
-        with zipfile.ZipFile(path) as archive:
+        with archives.opened(path) as archive:
             for member in archive.infolist():
-                _refuse_promises(archive, member)
-            promised, held = sum(member.file_size for member in archive.infolist()), path.stat().st_size
-        if promised > max(MAX_UNCHECKED_BYTES, MAX_COMPRESSION * held):
-            raise ValueError(f"its {held:,} bytes promise {promised:,} of numbers, which no scan does")
+                archives.check_promise(archive, member)
         with np.load(path, allow_pickle=False) as arrays:
             return {key: _numbers(arrays[key], key, path) for key in arrays.files}
-
-
-MAX_UNCHECKED_BYTES = 1 << 26
-"""Arrays of up to so many bytes are read from an archive, however well it is compressed."""
-
-MAX_COMPRESSION = 100
-"""Larger arrays are refused if they are more than this many times as large as the archive. Positions can hardly be
-compressed; an archive that is a thousand times smaller than its arrays was made to exhaust memory."""
-
-
-def _refuse_promises(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Checks the header of an array in an archive before memory is allocated for it.
-
-    Raises:
-        ValueError: the header promises more numbers than the member of the archive holds.
-    """
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, _, dtype = read_header.get(version, np.lib.format.read_array_header_2_0)(file)
-        if math.prod(shape) * dtype.itemsize > member.file_size:
-            raise ValueError(f"{member.filename} promises {' x '.join(map(str, shape))} numbers, and holds fewer")
 
 
 @contextlib.contextmanager
@@ -136,8 +110,7 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except (HpalError, OSError):
         raise
-    # The header is parsed as Python, and archives have a dozen compression methods: the errors have no narrower class
-    # in common.
+    # The header is parsed as Python: the errors have no narrower class in common.
     except Exception as error:
         raise _unreadable(path, error) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpal_cli.errors import HpalError
-from hpal_cli.scene_table import SceneInfo
+from hpal_cli.scene_table import SceneInfo, SceneTable
 
 FILE = "prep.jsonl"
 BUFFERS = "spools"
@@ -49,7 +49,7 @@ class Unfinished:
         if resume and self._path.exists():
             try:
                 self._read(settings)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
                 problem = f"the record of the unfinished store is damaged ({error!r})"
                 raise HpalError("--resume", problem, "leave it out to begin anew") from error
         else:
@@ -80,8 +80,11 @@ class Unfinished:
                 "--resume", f"the unfinished store was begun with another {wrong[0]}", "leave it out to begin anew"
             )
         for row in rows[1:]:
-            done = DoneScene(SceneInfo(**row["info"]), row["unit"], tuple(row["notes"]))
-            self._done[row["scene"]] = row["signature"], done
+            (info,) = SceneTable.from_json([{**row["info"], "number": 0}])
+            if info.name != row["scene"]:
+                raise ValueError(f"scene {row['scene']} is said to be {info.name}")
+            done = DoneScene(info, float(row["unit"]), tuple(map(str, row["notes"])))
+            self._done[info.name] = str(row["signature"]), done
         # In one step: a kill must not take what is known of the others.
         os.truncate(self._path, len(whole))
 

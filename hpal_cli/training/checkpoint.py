@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpal_cli import history
+from hpal_cli import archives, history
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
@@ -139,7 +139,7 @@ def load(path: Path) -> Checkpoint:
         raise HpalError(path, "is a folder, expected a checkpoint", "the model comes first: hpal predict MODEL SCENES")
     try:
         # torch does not check the checksums that it writes.
-        with zipfile.ZipFile(path) as archive:
+        with archives.opened(path) as archive:
             promised = sum(member.file_size for member in archive.infolist())
             if promised > path.stat().st_size:
                 # torch does not compress, so such an archive is damaged and must not make torch allocate memory.
