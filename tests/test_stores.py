@@ -704,3 +704,24 @@ def test_rows_by_scene_are_those_of_each_scene_in_their_order() -> None:
     for number, mine in found.items():
         np.testing.assert_array_equal(mine, rows[rows["scene"] == number])
     assert by_scene(rows[:0]) == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 60, envelope.CHUNK_ROWS + 1])
+def test_a_group_written_without_zarr_has_the_bytes_that_zarr_writes(count: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(count)
+    columns = {
+        "scene": rng.integers(0, 9, count).astype("<i4"),
+        "index": rng.integers(0, 1 << 40, count),
+        "xyz": rng.random((count, 3)),
+        "score": np.full(count, np.nan, "<f4"),
+    }
+    attributes = {"round": 3, "source": "Ä", "time": 1.5, "history": [{"seed": None}]}
+    envelope.write_group(tmp_path / "here", attributes, columns)
+    group = zarr.open_group(str(tmp_path / "zarr"), mode="w-", zarr_format=3, attributes=attributes)
+    for name, values in columns.items():
+        envelope.write_array(group, name, values)
+    assert tree(tmp_path / "here") == tree(tmp_path / "zarr")
+    read = zarr.open_group(str(tmp_path / "here"), mode="r")
+    assert dict(read.attrs) == attributes
+    for name, values in columns.items():
+        np.testing.assert_array_equal(read[name][...], values)

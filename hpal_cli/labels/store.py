@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from hpal_cli import history
@@ -273,20 +272,17 @@ class LabelStore:
             try:
                 # Written beside the store and not in it, so that a list of the batches has only complete ones.
                 with unfinished_folder(self.path) as partial:
-                    group = zarr.open_group(str(partial), mode="w-", zarr_format=3)
-                    for column in ("scene", "index", "label"):
-                        envelope.write_array(group, column, rows[column])
-                    envelope.write_array(group, "xyz", np.column_stack([rows["x"], rows["y"], rows["z"]]))
+                    columns = {column: rows[column] for column in ("scene", "index", "label")}
+                    columns["xyz"] = np.column_stack([rows["x"], rows["y"], rows["z"]])
                     if asked is not None:
-                        envelope.write_array(group, "open_scene", asked["scene"])
-                        envelope.write_array(group, "open_index", asked["index"])
-                    group.attrs.update(
-                        {"round": number, "source": source, "time": stamp, "history": history.to_json([entry])}
-                    )
+                        columns |= {"open_scene": asked["scene"], "open_index": asked["index"]}
+                    attributes = {"round": number, "source": source, "time": stamp}
+                    attributes["history"] = history.to_json([entry])
                     if undoes is not None:
-                        group.attrs["undoes"] = [undoes]
+                        attributes["undoes"] = [undoes]
                     if seconds is not None:
-                        group.attrs["seconds"] = seconds
+                        attributes["seconds"] = seconds
+                    envelope.write_group(partial, attributes, columns)
                     # A person who was told that the answer is stored may not remember it, so it must survive a power
                     # cut.
                     sync(partial)

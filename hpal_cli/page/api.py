@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ MAX_POINTS = 4_000_000
 """Points in one response to a page, at most."""
 
 DELAY = 0.5
-"""Seconds after which the next query is prepared: the picture of this one must not wait for that."""
+"""Seconds after which the next queries are prepared: the picture of this one must not wait for that."""
 
 
 class Outlook(NamedTuple):
@@ -211,11 +212,11 @@ class PageApi:
         )
         return {**asked, "label": None if shown is None else shown.label}
 
-    def prepare(self, number: int) -> dict[str, Any]:
-        """Begins, after `DELAY`, what asking a query takes, which comes after the one that is looked at; where it is,
-        for a page that prepares it too."""
-        query = self._asks().queries[number]
-        soon = threading.Timer(DELAY, self._start_soon, [number])
+    def prepare(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Begins, after `DELAY`, what asking these queries takes, which come after the one that is looked at; where the
+        first one is, for a page that prepares it too."""
+        query = self._asks().queries[numbers[0]]
+        soon = threading.Timer(DELAY, self._start_soon, [numbers])
         soon.daemon = True
         with self._lock:
             if self._soon is not None:
@@ -252,10 +253,19 @@ class PageApi:
                 view = self._views[number] = self._pool.submit(self._view, number)
             return view
 
-    def _start_soon(self, number: int) -> None:
+    def _start_soon(self, numbers: Sequence[int]) -> None:
         # A page that has ended prepares nothing.
         with contextlib.suppress(RuntimeError):
-            self._start_view(number)
+            for number in numbers:
+                # No scene is read for a query that is further ahead.
+                if number == numbers[0] or self._is_there(number):
+                    self._start_view(number)
+
+    def _is_there(self, number: int) -> bool:
+        try:
+            return self.scene_cache.loaded(self._asks().queries[number].scene) is not None
+        except HpalError:
+            return False
 
     def _view(self, number: int) -> Outlook:
         query = self._asks().queries[number]

@@ -386,8 +386,8 @@ def _next(page_api: PageApi, client: str, name: str, after: int) -> dict[str, An
 def _asked(page_api: PageApi, client: str, name: str, number: int | None) -> dict[str, Any]:
     """A query, the state of the session, and the query that will most likely come next, which the page can prepare."""
     found = None if number is None else page_api.query(number, name)
-    coming = None if number is None else _session(page_api).likely_next(client, name, after=number)
-    return {"query": found, "ahead": None if coming is None else page_api.prepare(coming), **page_api.state(client)}
+    coming = [] if number is None else _session(page_api).likely_next(client, name, after=number)
+    return {"query": found, "ahead": page_api.prepare(coming) if coming else None, **page_api.state(client)}
 
 
 def _natural(text: str) -> int | None:

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from hpal_cli.page.leases import Leases
 
 MAX_ANSWER_SECONDS = 3600.0
 """The time of an answer is recorded as at most this many seconds, since a person who takes longer was away."""
+
+AHEAD = 3
+"""Queries that are prepared ahead. With one, a person who answers fast would wait for what prepares the next."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +126,13 @@ class Session:
                     return number
             return None
 
-    def likely_next(self, client: str, name: str, *, after: int) -> int | None:
-        """The query that `next` will most likely return once `after` is answered, so that it can be prepared."""
+    def likely_next(self, client: str, name: str, *, after: int) -> list[int]:
+        """The queries, at most `AHEAD`, that `next` will most likely return one after another once `after` is answered,
+        so that they can be prepared."""
         with self._lock:
             held = self._leases.held_by_others(client)
-            for number in self._order(client, after):
-                if number != after and self._open_to(number, name) and self._point(number) not in held:
-                    return number
-            return None
+            order = (n for n in self._order(client, after) if n != after and self._open_to(n, name))
+            return list(islice((n for n in order if self._point(n) not in held), AHEAD))
 
     def hold(self, number: int, client: str) -> bool:
         """Takes or renews the lease of a query for the client that shows it. False if another client holds it."""

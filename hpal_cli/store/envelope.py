@@ -9,18 +9,20 @@ import json
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 import zarr.codecs
+import zarr.storage
+from numcodecs import blosc
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.store.files import atomic_write
-from hpal_cli.store.plain import NotPlain, PlainArray, group_attributes, read_metadata
+from hpal_cli.store.plain import NotPlain, PlainArray, crc32c, group_attributes, read_metadata
 
 SPEC = 1
 """The version of the specification that this program writes, and the newest that it reads."""
@@ -125,6 +127,53 @@ def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> No
     array = create_array(group, name, values.shape, values.dtype)
     if values.size:
         array[...] = values
+
+
+def write_group(folder: Path, attributes: dict[str, Any], columns: Mapping[str, NDArray[np.generic]]) -> None:
+    """Creates a group at `folder`, with attributes, and arrays as `write_array` writes them.
+
+    The files have the bytes that Zarr would write. For small arrays they are written without it, since Zarr hands each
+    of them from one thread to another and back several times, for which a person waits who answers on a busy machine.
+    """
+    folder.mkdir()
+    _write_json(folder, {**_metadata_of_group(), "attributes": attributes})
+    for name, values in columns.items():
+        if crc32c is None or len(values) > CHUNK_ROWS:
+            write_array(zarr.open_group(str(folder), mode="r+", zarr_format=3), name, values)
+            continue
+        metadata = json.loads(_metadata_of_array(values.dtype, values.shape[1:]))
+        rows = max(1, len(values))
+        metadata["shape"] = list(values.shape)
+        metadata["chunk_grid"]["configuration"]["chunk_shape"] = [rows, *values.shape[1:]]
+        (folder / name).mkdir()
+        _write_json(folder / name, metadata)
+        if values.size:
+            data = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+            packed = blosc.compress(data, b"zstd", 1, blosc.SHUFFLE)
+            chunk = folder / name / "c" / "/".join("0" * values.ndim)
+            chunk.parent.mkdir(parents=True)
+            chunk.write_bytes(packed + crc32c(packed).to_bytes(4, "little"))
+
+
+def _write_json(folder: Path, metadata: dict[str, Any]) -> None:
+    (folder / "zarr.json").write_bytes(json.dumps(metadata, indent=2).encode())
+
+
+@functools.cache
+def _metadata_of_group() -> dict[str, Any]:
+    """The metadata that Zarr writes for a group without attributes."""
+    written: dict[str, Any] = {}
+    zarr.create_group(zarr.storage.MemoryStore(written), zarr_format=3)
+    metadata: dict[str, Any] = json.loads(written["zarr.json"].to_bytes())
+    return metadata
+
+
+@functools.cache
+def _metadata_of_array(dtype: np.dtype[Any], columns: tuple[int, ...]) -> bytes:
+    """The metadata that Zarr writes for an array with one row of such columns."""
+    written: dict[str, Any] = {}
+    create_array(zarr.create_group(zarr.storage.MemoryStore(written), zarr_format=3), "one", (1, *columns), dtype)
+    return bytes(written["one/zarr.json"].to_bytes())
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> zarr.Array:

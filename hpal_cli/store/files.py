@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -255,11 +256,20 @@ def sync(folder: Path, *, below: bool = True) -> None:
     if not below:
         _flush(folder)
         return
-    paths = [*folder.rglob("*"), folder]
     # In parallel, since a disk syncs many files in little more time than one.
-    with ThreadPoolExecutor(min(len(paths), SYNCED_AT_ONCE)) as pool:
-        for _ in pool.map(_flush, paths):
-            pass
+    for _ in _syncing().map(_flush, [*folder.rglob("*"), folder]):
+        pass
+
+
+@functools.cache
+def _syncing() -> ThreadPoolExecutor:
+    """The threads that sync files. They stay, since on a busy machine the start of a thread takes as long as its file."""
+    return ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of the threads.
+    os.register_at_fork(after_in_child=_syncing.cache_clear)
 
 
 def _flush(path: Path) -> None:
