@@ -62,12 +62,17 @@ class Batch:
     seconds: float | None = None
 
 
+def rows_of_scenes(number: NDArray[np.integer]) -> dict[int, NDArray[np.int64]]:
+    """For each scene among the scene numbers of K rows, ascending, the places of its rows, also ascending. The numbers
+    are sorted once, since to look for each scene among all rows would take scenes times rows comparisons."""
+    order = np.argsort(number, kind="stable")
+    numbers, first = np.unique(number[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(order, first[1:]), strict=False))
+
+
 def by_scene(rows: NDArray[np.void]) -> dict[int, NDArray[np.void]]:
-    """For each scene number that is among `rows` (K,) its rows, in their order. They are sorted once, since to look for
-    each scene among all rows would take scenes times rows comparisons."""
-    rows = rows[np.argsort(rows["scene"], kind="stable")]
-    numbers, first = np.unique(rows["scene"], return_index=True)
-    return dict(zip(numbers.tolist(), np.split(rows, first[1:]), strict=False))
+    """For each scene number that is among `rows` (K,) its rows, in their order."""
+    return {number: rows[here] for number, here in rows_of_scenes(rows["scene"]).items()}
 
 
 class LabelStore:
