@@ -397,7 +397,7 @@ def test_all_labels(campaign: Campaign, tmp_path: Path) -> None:
     for scene in campaign.store.table:
         expected = np.arange(scene.points) if scene.split == "train" else np.zeros(0)
         np.testing.assert_array_equal(found.labelled(scene), expected)
-    with pytest.raises(UsageError, match="--spread: adds nothing to every label"):
+    with pytest.raises(UsageError, match="--spread: is of no use with `--labels all`"):
         train_forest(campaign.store, None, spread=campaign.spread(tmp_path / "s.zarr"))
     bare = synthetic_scenes(tmp_path / "bare.zarr", rooms(2), labels=False)
     with pytest.raises(HpalError, match="train scenes hold no labels"):
@@ -803,7 +803,7 @@ TRAIN = "train rooms.zarr -o x.pt --labels"
             r"--init: forest\.pt is a forest, and a network can only start",
         ),
         (f"{TRAIN} empty.zarr --model forest", 1, r"empty\.zarr: holds no label of a train scene"),
-        (f"{TRAIN} all --model forest --spread p.zarr", 2, "--spread: adds nothing to every label"),
+        (f"{TRAIN} all --model forest --spread p.zarr", 2, "--spread: is of no use with `--labels all`"),
         (
             "predict forest.pt rooms.zarr -o x.zarr --turns 2",
             2,

@@ -820,7 +820,7 @@ def test_text(
         ("1 2 3 wall\n1 2 3 wall\n", "line 1: 'wall' is not a number; give class numbers"),
         ("x,y,z,w\n1,2,3,oops\n", "line 2: 'oops' is not a number; repair"),
         ("x,y,z,r,g,b\n1,2,3,4,5,6\n1,2,3,4,,6\n", "line 3 has 5 columns"),
-        ("1 2 3 4 5\n", ".*only 3, 4, 6 or 7 columns explain themselves"),
+        ("1 2 3 4 5\n", ".*known only for 3, 4, 6 or 7 columns"),
         ("x y w\n1 2 3\n", "has no z among its columns"),
         ("x y z w\n1 2 3\n", "names 4 columns and has 3"),
         ("x y z w w\n1 2 3 4 5\n", "names a column twice"),

@@ -214,7 +214,7 @@ def _check_lengths(cloud: Cloud, source: Source) -> None:
             raise HpalError(
                 source.path,
                 f"has {count} points, but {len(values)} values of {name}",
-                "give one value a point",
+                "give one value for each point",
             )
 
 

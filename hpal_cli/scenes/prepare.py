@@ -231,7 +231,7 @@ def prepare(
     if failed:
         what = f"{len(sources)} files" if isinstance(scene_per, float) else f"{len(mine)} scenes"
         problem = f"{len(failed)} of {what} could not be read, and are not in it"
-        raise HpalError(out, f"{problem}: {', '.join(failed)}", "mend those files and prepare again")
+        raise HpalError(out, f"{problem}: {', '.join(failed)}", "repair these files, and run `hpal prep` again")
     return scene_table
 
 

@@ -139,7 +139,7 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
             "give the output of `hpal predict` or `hpal spread`, or --strategy diverse for a first round",
         )
     if strategy is Strategy.DIVERSE:
-        raise HpalError(path, "is no scenes store, and diverse looks at the scenes", "give the output of `hpal prep`")
+        raise HpalError(path, "is no scenes store, which the strategy diverse needs", "give the output of `hpal prep`")
     return PredictionStore(path)
 
 
