@@ -173,7 +173,7 @@ def command(
     actions = [name for name, is_given in given.items() if is_given]
     if len(actions) != 1:
         remedy = (
-            "choose one: --serve, --html FILE, --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or "
+            "choose one: --serve, --html FILE, --oracle STORE, --table FILE, --clips DIR, --from FILE, --log or "
             "--undo ROUND"
         )
         if actions:
