@@ -164,7 +164,7 @@ def command(
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels))
     edges = edges or default_levels(predictions, per_superpoint=per == "superpoint")
     factors = tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges)
-    plan = ScoreSettings(
+    settings = ScoreSettings(
         Strategy(strategy),
         Hierarchy(edges, factors, nested=hierarchy == "nested"),
         seed,
@@ -178,8 +178,8 @@ def command(
     out = Output(output, usual, overwrite=overwrite, fixed=not alone)
     nested = "nested hmmu" if hierarchy == "nested" else "hmmu"
     how = f"{nested} at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
-    what = "superpoint" if plan.per_superpoint else "point"
-    if strategy == "hmmu" and plan.device == "cpu" and missing():
+    what = "superpoint" if settings.per_superpoint else "point"
+    if strategy == "hmmu" and settings.device == "cpu" and missing():
         console.say(f"{missing()}: hmmu by NumPy alone, which takes some twelve times as long")
 
     def begin(header: Header) -> IO[bytes]:
@@ -193,7 +193,7 @@ def command(
         header = score(
             predictions,
             begin,
-            plan,
+            settings,
             split=split,
             scenes=opt.as_list(scenes),
             shard=part,

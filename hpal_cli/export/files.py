@@ -93,7 +93,9 @@ def export(
         if kind != "predictions":
             raise UsageError("--format", f"{format} is for predictions, and {path} holds {kind}", "give predictions")
         if original is None:
-            raise UsageError("--format", f"{format} is for predictions at original points", "add --original with the scenes store")
+            raise UsageError(
+                "--format", f"{format} is for predictions at original points", "add --original with the scenes store"
+            )
         if color != "auto":
             raise UsageError("--color", f"has no meaning for {format}", "leave it out")
     if uncompressed and (original is None or format != "las"):
