@@ -155,10 +155,10 @@ def export_originals(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> Exported:
-    """Writes the original points of these scenes of `store`, with the predictions of `of`, or, if `of` is a scenes
-    store, as they were read. There is one file for each scene; but if a scene was read from several files or from a
-    part of one, there is one for each file that was read. With the format las, files that were LAZ stay LAZ, unless
-    `uncompressed` is set.
+    """Writes the original points of these scenes of `store`, with the predictions of `points_store`, or, if that is a
+    scenes store, as they were read. There is one file for each scene; but if a scene was read from several files or
+    from a part of one, there is one for each file that was read. With the format las, files that were LAZ stay LAZ,
+    unless `uncompressed` is set.
 
     Raises:
         HpalError: `of` belongs to other scenes, a file exists and `overwrite` is not given, or the format cannot hold

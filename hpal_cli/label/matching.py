@@ -254,7 +254,7 @@ def _originals(local: NDArray[np.float64], store: SceneStore, scene: SceneInfo) 
 def _answers(
     found: Annotated, rows_of_file: NDArray[np.int64], scene: NDArray[np.integer], index: NDArray[np.integer]
 ) -> NDArray[np.void]:
-    """(K',) records for the points `of` (K,) a file, each grid point once.
+    """(K',) records for the points in the rows `rows_of_file` (K,) of a file, each grid point once.
 
     Raises:
         HpalError: two answers for one grid point contradict each other.
@@ -280,7 +280,8 @@ def _refuse(
     found: Annotated, rows_of_file: NDArray[np.int64], bad: NDArray[Any], problem: str, *, colon: bool = False
 ) -> None:
     """Raises:
-    HpalError: some of the points `of` (K,) the file are bad (K,). The message names the first and counts the others.
+    HpalError: some of the rows `rows_of_file` (K,) of a file are bad (K,). The message names the first and counts the
+    others.
     """
     if bad.any():
         more = f" ({counted(int(bad.sum()), 'such point')})" if bad.sum() > 1 else ""

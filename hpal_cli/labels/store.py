@@ -415,14 +415,14 @@ def _rename(partial: Path, name: Path) -> bool:
 
 
 def latest_of(batches: list[Batch]) -> NDArray[np.void]:
-    """Of batches, oldest first, what `LabelStore.latest` gives of all of a store."""
+    """The answers that count among those of some batches (the oldest first), as `LabelStore.latest` returns them."""
     every = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in batches if batch.stands)])
     every = every[np.lexsort((np.arange(len(every)), every["index"], every["scene"]))]
     return every[~same_as_next(every)]
 
 
 def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
-    """known: as `latest_of` gives them, sorted."""
+    """Those of the answers `rows` (K,) that the answers `known`, of `latest_of`, do not have yet."""
     if not len(known):
         return rows
     have, asked = point_keys(known), point_keys(rows)

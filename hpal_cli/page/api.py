@@ -212,8 +212,9 @@ class PageApi:
         return {**asked, "label": None if shown is None else shown.label}
 
     def prepare(self, number: int) -> dict[str, Any]:
-        """Begins, after `DELAY`, what asking a query takes, which comes after the one that is looked at; where it is,
-        for a page that prepares it too."""
+        """Computes the view of the query that a person will most likely be asked next, after `DELAY`, so that the query
+        that is shown now comes first. Returns its scene and position, so that the page can load the points around it.
+        """
         query = self._asks().queries[number]
         soon = threading.Timer(DELAY, self._start_soon, [number])
         soon.daemon = True
@@ -232,7 +233,7 @@ class PageApi:
         return cloud.xyz[cloud.place_of[query.points]].astype("<f4").tobytes()
 
     def state(self, client: str) -> dict[str, Any]:
-        """How many queries are done, and how many other people are working on."""
+        """How many queries there are and how many are done, and how many of the others other people are answering."""
         session = self._asks()
         done, total = session.counts()
         return {"done": done, "total": total, "held": session.held_by_others(client), "changes": session.changes}
@@ -253,7 +254,7 @@ class PageApi:
             return view
 
     def _start_soon(self, number: int) -> None:
-        # A page that has ended prepares nothing.
+        # The pool of threads refuses work once the page has ended.
         with contextlib.suppress(RuntimeError):
             self._start_view(number)
 

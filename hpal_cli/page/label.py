@@ -126,7 +126,8 @@ def open_label_page(
     scene_cache = asked.scene_cache()
     first = next(iter(scene_cache.scenes.values()))
     if first.points < COARSE_FROM_POINTS:
-        # A scene that cannot be read is said before a page is shown; of a large one the page tells.
+        # If the scene cannot be read, the command fails before a page is shown. Reading a large scene takes too long to
+        # wait for, so the page shows that error.
         scene_cache.require_readable(first.number)
     return PageApi(scene_cache, session=session, table=rooms.table, learner=learner, name=name, title=title)
 
