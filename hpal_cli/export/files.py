@@ -161,9 +161,8 @@ def export_originals(
     unless `uncompressed` is set.
 
     Raises:
-        HpalError: `of` belongs to other scenes, a file exists and `overwrite` is not given, or the format cannot hold
-        the
-            points.
+        HpalError: `points_store` belongs to other scenes, a file exists and `overwrite` is not given, or the format
+            cannot hold the points.
     """
     if store.table.id != points_store.table.id:
         raise HpalError(
