@@ -41,7 +41,7 @@ from hpal_cli.forest.boosting import CURVATURE, RATE, ROWS, boost, check, probab
 from hpal_cli.forest.learn import FOLDS, Example, apply, folds, learn, with_context
 from hpal_cli.forest.model import Forest, is_forest, load
 from hpal_cli.forest.predict import predict_forest
-from hpal_cli.forest.surroundings import WEIGHTINGS, Surroundings
+from hpal_cli.forest.surroundings import Surroundings
 from hpal_cli.forest.train import train_forest
 from hpal_cli.history import call
 from hpal_cli.info import describe
@@ -53,6 +53,8 @@ from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.trees import Trees, fit, missing
 
 SCALE = STEP / 0.04
+WEIGHTINGS = 10
+"""Sets of superpoints whose means `Surroundings` returns (docs/method.md, "The forest")."""
 
 # ---------------------------------------------------------------- trees
 

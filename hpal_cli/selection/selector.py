@@ -247,7 +247,7 @@ def _require_possible(
     if whole and max_per_scene is not None:
         raise HpalError(
             subject,
-            "holds regions, which cannot be cut to a number of points",
+            "holds regions, which are always selected whole",
             "leave --max-per-scene out, or give --budget N/scene",
         )
 
