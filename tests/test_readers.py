@@ -195,7 +195,7 @@ def test_a_vanished_file_is_named(tmp_path: Path) -> None:
 def test_colours_of_every_type() -> None:
     def one(values: np.ndarray) -> list[int]:
         seen = ColourRange()
-        seen.see(np.column_stack([values] * 3))
+        seen.update(np.column_stack([values] * 3))
         seen.check("f")
         return seen.to_bytes(np.column_stack([values] * 3))[:, 0].tolist()
 
@@ -210,7 +210,7 @@ def test_colours_of_every_type() -> None:
             one(bad)
     hole = ColourRange()
     for green in (0, np.nan, 0):
-        hole.see(np.array([[0, green, 0]]))
+        hole.update(np.array([[0, green, 0]]))
     with pytest.raises(HpalError, match="colours from"):
         hole.check("f")
 

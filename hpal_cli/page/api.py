@@ -26,7 +26,7 @@ DELAY = 0.5
 """Seconds after which the next query is prepared: the picture of this one must not wait for that."""
 
 
-class Outlook(NamedTuple):
+class QueryView(NamedTuple):
     """The view of a query. toward: (3,) unit vector from the point to the camera; height: of the point in metres above
     the ground."""
 
@@ -52,7 +52,7 @@ class PageApi:
         self.scene_cache, self.session, self.learner = scene_cache, session, learner
         self.name, self._table, self._title = name, table, title
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
-        self._views: dict[int, Future[Outlook]] = {}
+        self._views: dict[int, Future[QueryView]] = {}
         self._lock = threading.Lock()
         self._soon: threading.Timer | None = None
         # The first picture must not wait for the disk.
@@ -203,7 +203,7 @@ class PageApi:
         query = session.queries[number]
         own, given = session.answer_to(number, name), session.answer_to(number)
         # If two people are asked, neither may see the answer of the other.
-        shown = own if session.needs(number) > 1 else own or given
+        shown = own if session.people_needed(number) > 1 else own or given
         name, classes = self.scene_cache.scenes[query.scene].name, self.scene_cache.classes
         names = [] if classes is None else classes.names
         asked = query_json(
@@ -246,7 +246,7 @@ class PageApi:
     def _level(self, number: int, whole: bool) -> DrawnCloud:
         return self.scene_cache.cloud(number) if whole else self.scene_cache.coarse(number)
 
-    def _start_view(self, number: int) -> Future[Outlook]:
+    def _start_view(self, number: int) -> Future[QueryView]:
         with self._lock:
             view = self._views.get(number)
             if view is None or (view.done() and view.exception() is not None):
@@ -258,9 +258,9 @@ class PageApi:
         with contextlib.suppress(RuntimeError):
             self._start_view(number)
 
-    def _view(self, number: int) -> Outlook:
+    def _view(self, number: int) -> QueryView:
         query = self._asks().queries[number]
-        return outlook(self.scene_cache.first(query.scene), query)
+        return query_view(self.scene_cache.first(query.scene), query)
 
     def _superpoints(self, number: int) -> NDArray[np.int32]:
         if self.learner is None or self._table is None:
@@ -298,14 +298,14 @@ def scene_json(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
     }
 
 
-def outlook(cloud: DrawnCloud, query: Query) -> Outlook:
+def query_view(cloud: DrawnCloud, query: Query) -> QueryView:
     """Computes the view of a query, which takes some tenths of a second."""
     place = np.array(local_position(cloud, query.position))
-    return Outlook(best_view(cloud, place).tolist(), float(place[2] - cloud.ground(place)))
+    return QueryView(best_view(cloud, place).tolist(), float(place[2] - cloud.ground(place)))
 
 
 def query_json(
-    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], view: Outlook
+    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], view: QueryView
 ) -> dict[str, Any]:
     """The description of a query for a page. number: index of the query; name: of its scene; names: of the classes."""
     guess = query.guess

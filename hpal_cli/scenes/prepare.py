@@ -348,7 +348,7 @@ def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:
         file = _file(source)
         blocks = readers.blocks(reader, source, work.job.options, strict=work.job.strict)
         for cloud in blocks if task is None else _counted(blocks, _expected(reader, source), task):
-            raw.add(cloud, file.see(cloud), file)
+            raw.add(cloud, file.update(cloud), file)
         file.check()
     return raw
 
