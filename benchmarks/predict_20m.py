@@ -83,7 +83,7 @@ def make(folder: Path, points: int, size: str) -> None:
     from hpal_cli.inference.scene_voxels import SceneInput, SceneVoxels
     from hpal_cli.network.minkunet import SIZES, MinkUNet
     from hpal_cli.scene_table import SceneInfo, SceneTable, fingerprint
-    from hpal_cli.scenes.store import Points, write_points
+    from hpal_cli.scenes.store import Points
     from hpal_cli.store import envelope
     from hpal_cli.training.checkpoint import Checkpoint
     from hpal_cli.training.presets import PRESETS
@@ -112,8 +112,9 @@ def make(folder: Path, points: int, size: str) -> None:
     with envelope.create(folder / "scenes.zarr", "scenes", attributes, overwrite=False) as (root, _):
         group = root.require_group("scenes/floor")
         group.attrs["offset"] = offset.tolist()
-        write_points(group, scene)
-        write_points(group.create_group("original"), scene)
+        for part in (group, group.create_group("original")):
+            envelope.write_array(part, "xyz", xyz)
+            envelope.write_array(part, "rgb", rgb)
         envelope.write_array(group["original"], "inverse", np.arange(points))
 
     torch.manual_seed(0)

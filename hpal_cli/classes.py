@@ -290,7 +290,9 @@ def _from_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> ClassTable:
             color = _color(row, max(number, 0))
         if takes_rest:
             if rest is not None:
-                raise HpalError(path, f"{place} and {where[rest]} both take the rest", "leave it to one of them")
+                raise HpalError(
+                    path, f"{place} and {where[rest]} both stand for the rest", "give that code to one of them"
+                )
             rest = number
         if number == IGNORE:
             if not (codes or las or takes_rest):

@@ -532,7 +532,9 @@ def select(
     _require_equal("scene", len(number), "score", len(value))
     done = _integers("answered", answered)
     if len(done) and not 0 <= done.min() <= done.max() < len(value):
-        raise UsageError("answered", f"names a row that is not there: there are {len(value)}", "give rows of `score`")
+        raise UsageError(
+            "answered", f"names a row that is not there: there are {len(value)} points", "give rows of `score`"
+        )
     free = np.ones(len(value), bool)
     free[done] = False
     picks = [np.zeros(0, np.int64)]
@@ -659,7 +661,7 @@ def _require_finite(name: str, array: NDArray[np.floating]) -> None:
 
 def _require_equal(name: str, count: int, other: str, expected: int) -> None:
     if count != expected:
-        raise UsageError(name, f"has {count} rows, and {other} has {expected}", "give both one row a point")
+        raise UsageError(name, f"has {count} rows, and {other} has {expected}", "give both one row for each point")
 
 
 def _require_unit(unit: float) -> None:
@@ -678,7 +680,7 @@ def _positions(xyz: ArrayLike) -> NDArray[np.float64]:
 def _probabilities(prob: ArrayLike) -> NDArray[np.floating]:
     rows = _array("prob", prob, 2)
     if rows.shape[1] == 0:
-        raise UsageError("prob", "has no columns", "give one a class")
+        raise UsageError("prob", "has no columns", "give one column for each class")
     if (rows < 0).any():
         problem = "holds numbers below zero, so they are logarithms or logits"
         raise UsageError("prob", problem, "give probabilities: exp of logarithms, softmax of logits")

@@ -169,7 +169,7 @@ def test_the_store_keeps_all_numbers_and_old_readers_find_one(tmp_path: Path) ->
         ([{"name": "a", "code": 10**30}], "row 1: no file has the code"),
         (
             [{"name": "a", "code": "rest"}, {"id": -1, "code": "rest"}],
-            "row 2 and row 1 both take the rest",
+            "row 2 and row 1 both stand for the rest",
         ),
         ([{"name": "a", "color": [1, 2]}], r"row 1 cannot be read: the colour \[1, 2\] is not three numbers"),
         ([{"name": "a", "color": "red"}], "row 1 cannot be read: the colour 'red' is not three numbers"),

@@ -579,7 +579,7 @@ def test_label_says_once_who_speaks() -> None:
     assert done.rc == 2
     assert done.err == (
         "hpal label: what to do: is missing; "
-        "choose one: --serve, --html FILE, --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or "
+        "choose one: --serve, --html FILE, --oracle STORE, --table FILE, --clips DIR, --from FILE, --log or "
         "--undo ROUND\n"
     )
     done = run_hpal("label", "x.ply", "--table", "a.csv", "--oracle", "s.zarr")

@@ -41,7 +41,7 @@ from hpal_cli.forest.boosting import CURVATURE, RATE, ROWS, boost, check, probab
 from hpal_cli.forest.learn import FOLDS, Example, apply, folds, learn, with_context
 from hpal_cli.forest.model import Forest, is_forest, load
 from hpal_cli.forest.predict import predict_forest
-from hpal_cli.forest.surroundings import WEIGHTINGS, Surroundings
+from hpal_cli.forest.surroundings import Surroundings
 from hpal_cli.forest.train import train_forest
 from hpal_cli.history import call
 from hpal_cli.info import describe
@@ -53,6 +53,8 @@ from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.trees import Trees, fit, missing
 
 SCALE = STEP / 0.04
+WEIGHTINGS = 10
+"""Sets of superpoints whose means `Surroundings` returns (docs/method.md, "The forest")."""
 
 # ---------------------------------------------------------------- trees
 
@@ -397,7 +399,7 @@ def test_all_labels(campaign: Campaign, tmp_path: Path) -> None:
     for scene in campaign.store.table:
         expected = np.arange(scene.points) if scene.split == "train" else np.zeros(0)
         np.testing.assert_array_equal(found.labelled(scene), expected)
-    with pytest.raises(UsageError, match="--spread: adds nothing to every label"):
+    with pytest.raises(UsageError, match="--spread: is of no use with `--labels all`"):
         train_forest(campaign.store, None, spread=campaign.spread(tmp_path / "s.zarr"))
     bare = synthetic_scenes(tmp_path / "bare.zarr", rooms(2), labels=False)
     with pytest.raises(HpalError, match="train scenes hold no labels"):
@@ -803,7 +805,7 @@ TRAIN = "train rooms.zarr -o x.pt --labels"
             r"--init: forest\.pt is a forest, and a network can only start",
         ),
         (f"{TRAIN} empty.zarr --model forest", 1, r"empty\.zarr: holds no label of a train scene"),
-        (f"{TRAIN} all --model forest --spread p.zarr", 2, "--spread: adds nothing to every label"),
+        (f"{TRAIN} all --model forest --spread p.zarr", 2, "--spread: is of no use with `--labels all`"),
         (
             "predict forest.pt rooms.zarr -o x.zarr --turns 2",
             2,

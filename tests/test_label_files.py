@@ -462,7 +462,7 @@ def test_labelcloud_in_the_order_of_either_cloud(store: SceneStore, predictions:
     [
         (["unassigned", "bus"], {"office_1": 10}, "'bus' is no class"),
         (["unassigned", "wall"], {"office_1": 10}, "has 10 labels, but Area_1/office_1 has"),
-        (["unassigned", "wall"], {"garage": 10}, "is called like no scene"),
+        (["unassigned", "wall"], {"garage": 10}, "has the name of no scene"),
         (["unassigned", "wall"], {}, "has no segmentation"),
         ([f"n{n}" for n in range(129)], {"office_1": 10}, "'n1' is no class"),
     ],

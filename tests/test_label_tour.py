@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Done
 
-from hpal_cli.label.queries import queries, spread
+from hpal_cli.label.queries import expand_to_regions, queries
 from hpal_cli.label.tour import MAX_NEAREST_NEIGHBOUR, _nearest_neighbour_tour, short_tour
 
 Hpal = Callable[..., Done]
@@ -76,7 +76,7 @@ def test_a_region_is_asked_about_once_in_its_middle() -> None:
         (1, 11, 1, [11]),
     ]
     # Scene 1 has a region 4 too, which has no answer; of two answers to one region its own points keep theirs.
-    answer, point = spread(asked, np.array([0, 0, 0]), np.array([11, 21, 22]))
+    answer, point = expand_to_regions(asked, np.array([0, 0, 0]), np.array([11, 21, 22]))
     assert list(zip(answer, asked["index"][point], strict=True)) == [
         (0, 10),
         (0, 11),

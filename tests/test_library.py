@@ -224,7 +224,7 @@ def test_a_wrong_kind_of_argument_is_told(scenes: Path, predictions: Path, tmp_p
         "give a list of stores": lambda: hpal.spread(None, scenes, tmp_path / "s", predictions=predictions),
         "'tree' is unknown": lambda: hpal.train(scenes, "all", tmp_path / "m", model="tree"),  # type: ignore[arg-type]
         "steps: is for the network": lambda: hpal.train(scenes, "all", tmp_path / "m", model="forest", steps=3),
-        "step: is no value of training": lambda: hpal.train(scenes, "all", tmp_path / "m", step=3),
+        "step: is no option of training": lambda: hpal.train(scenes, "all", tmp_path / "m", step=3),
         "'adam' is unknown": lambda: hpal.train(scenes, "all", tmp_path / "m", optimizer="adam"),
         "has no scene 'kitchen'": lambda: hpal.add_answers(tmp_path / "l", scenes, {"kitchen": ([1], [1])}),
         "row -1 is not in scene": lambda: hpal.add_answers(tmp_path / "l", scenes, {first: ([-1], [1])}),

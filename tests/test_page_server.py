@@ -661,7 +661,7 @@ def test_servers_of_one_store_never_give_the_same_query(page: At, store: SceneSt
 def test_the_leases_of_a_killed_server_are_void(page: At, tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from hpal_cli.page.leases import Leases\n"
-        "held = Leases(Path(sys.argv[1]))\nwith held.turn(): print(held.take((0, 3), 'them'), flush=True)\n"
+        "held = Leases(Path(sys.argv[1]))\nwith held.exclusive(): print(held.take((0, 3), 'them'), flush=True)\n"
         "time.sleep(60)"
     )
     words = [sys.executable, "-c", program, str(page.labels)]
@@ -699,7 +699,7 @@ def test_two_people_are_asked_the_share_that_overlaps(store: SceneStore, tmp_pat
     page = at(asked_of(store, {0: indices}), tmp_path / "labels.zarr", overlap=0.25)
     session = page.page_api.session
     assert session is not None
-    twice = [n for n in range(40) if session.needs(n) == 2]
+    twice = [n for n in range(40) if session.people_needed(n) == 2]
     assert 4 <= len(twice) <= 16
     for name in ("anna", "ben"):
         query, seen = page.next(name=name), []

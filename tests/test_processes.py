@@ -98,7 +98,7 @@ def test_two_processes_learn_what_one_does(scenes: Path, tmp_path: Path, more: t
 def test_more_processes_than_scenes_in_a_step_are_refused(scenes: Path, tmp_path: Path) -> None:
     done = start(tmp_path, "few", scenes, 2, "--batch", "1")
     assert done.returncode != 0
-    assert "--batch: 1 scenes for 2 processes; give each one" in done.stderr
+    assert "--batch: 1 scenes for 2 processes; give at least one scene for each process" in done.stderr
     assert not (tmp_path / "few.pt").exists()
 
 

@@ -195,7 +195,7 @@ def test_a_vanished_file_is_named(tmp_path: Path) -> None:
 def test_colours_of_every_type() -> None:
     def one(values: np.ndarray) -> list[int]:
         seen = ColourRange()
-        seen.see(np.column_stack([values] * 3))
+        seen.update(np.column_stack([values] * 3))
         seen.check("f")
         return seen.to_bytes(np.column_stack([values] * 3))[:, 0].tolist()
 
@@ -210,7 +210,7 @@ def test_colours_of_every_type() -> None:
             one(bad)
     hole = ColourRange()
     for green in (0, np.nan, 0):
-        hole.see(np.array([[0, green, 0]]))
+        hole.update(np.array([[0, green, 0]]))
     with pytest.raises(HpalError, match="colours from"):
         hole.check("f")
 
@@ -820,7 +820,7 @@ def test_text(
         ("1 2 3 wall\n1 2 3 wall\n", "line 1: 'wall' is not a number; give class numbers"),
         ("x,y,z,w\n1,2,3,oops\n", "line 2: 'oops' is not a number; repair"),
         ("x,y,z,r,g,b\n1,2,3,4,5,6\n1,2,3,4,,6\n", "line 3 has 5 columns"),
-        ("1 2 3 4 5\n", ".*only 3, 4, 6 or 7 columns explain themselves"),
+        ("1 2 3 4 5\n", ".*known only for 3, 4, 6 or 7 columns"),
         ("x y w\n1 2 3\n", "has no z among its columns"),
         ("x y z w\n1 2 3\n", "names 4 columns and has 3"),
         ("x y z w w\n1 2 3 4 5\n", "names a column twice"),

@@ -422,7 +422,7 @@ def test_a_first_round(predicted: Predicted, tmp_path: Path) -> None:
 
 
 def test_what_a_first_round_cannot_be_made_of(predicted: Predicted) -> None:
-    with pytest.raises(HpalError, match=r"preds\.zarr: is no scenes store, and diverse looks at the scenes; give the"):
+    with pytest.raises(HpalError, match=r"preds\.zarr: is no scenes store, which the strategy diverse needs; give the"):
         first_round(predicted.path)
     with pytest.raises(UsageError, match="--shard: diverse compares the superpoints of all scenes; score them in one"):
         first_round(predicted.store.path, shard=Shard(1, 2))

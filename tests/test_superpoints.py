@@ -621,7 +621,9 @@ def first_set(value: float) -> object:
 )
 def test_what_does_not_fit_together_is_not_read(scenes: SceneStore, tmp_path: Path, name: str, change: object) -> None:
     store = altered(scenes, tmp_path, name, change)
-    with pytest.raises(HpalError, match="scene a: its superpoints do not fit together; remove it: it is made again"):
+    with pytest.raises(
+        HpalError, match="scene a: its superpoints do not fit together; remove the store; the next command"
+    ):
         store.read(scenes.table[0])
 
 

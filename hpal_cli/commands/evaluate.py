@@ -29,8 +29,8 @@ def command(
         Path,
         typer.Option(
             metavar="STORE",
-            help="Scenes store with true labels; or, where there are none, a labels store with "
-            "answers for points drawn at random.",
+            help="Scenes store with true labels; or, where there are none, a labels store with answers for points "
+            "drawn at random.",
         ),
     ],
     labels: Annotated[
@@ -44,6 +44,7 @@ def command(
     split: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="Split that is compared: train, val, test or all.  [val; all for a labels store]",
             show_default=False,
             autocompletion=completion.splits,
@@ -54,8 +55,8 @@ def command(
         bool,
         typer.Option(
             "--without-answers",
-            help="Do not count answered points. With --split train, this measures how right the labels of all other "
-            "points of the answered scenes are.",
+            help="Do not count answered points. With --split train, this measures how right the labels of all "
+            "other points of the answered scenes are.",
         ),
     ] = False,
     json_output: opt.Json = False,
@@ -69,8 +70,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Draw each scene as a PNG in this folder, from above and from a corner: as scanned, by true class, "
-            "by predicted class, and where these differ.",
+            help="Draw each scene as a PNG in this folder, from above and from a corner: as scanned, by true "
+            "class, by predicted class, and where these differ.",
         ),
     ] = None,
     overwrite: opt.Overwrite = False,

@@ -28,23 +28,28 @@ def command(
     original: Annotated[
         Path | None,
         typer.Option(
-            metavar="SCENES",
-            help="Scenes store. Write all points as they were read into it, each with the result of its grid point, "
-            "instead of the grid points.",
+            metavar="STORE",
+            help="Scenes store. Write all points as they were read into it, each with the result of its grid "
+            "point, instead of the grid points.",
         ),
     ] = None,
     format: Annotated[
         str,
         typer.Option(
-            help="Format of the files: ply, las, laz or csv. With --original, predictions can also be written in the "
-            "formats of two benchmarks, scannet and semantickitti."
+            metavar="NAME",
+            help="Format of the files: ply, las, laz or csv. With --original, predictions can also be written in "
+            "the formats of two benchmarks, scannet and semantickitti.",
         ),
     ] = "ply",
     uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
     split: Annotated[
         str,
-        typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=completion.splits),
+        typer.Option(
+            metavar="NAME",
+            help="Split whose scenes are written: train, val, test or all.",
+            autocompletion=completion.splits,
+        ),
     ] = "all",
     scenes: opt.Scenes = None,
     overwrite: opt.Overwrite = False,

@@ -49,7 +49,7 @@ def command(
     oracle: Annotated[
         Path | None,
         typer.Option(
-            metavar="SCENES",
+            metavar="STORE",
             help="Take the answers from the labels of this scenes store, in place of a person, to study strategies.",
         ),
     ] = None,
@@ -65,14 +65,14 @@ def command(
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Write the same page as one file, which can be sent to a person who has "
-            "no hpal. It saves a CSV for --from.",
+            help="Write the same page as one file, which can be sent to a person who has no hpal. It saves a CSV "
+            "for --from.",
         ),
     ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
-            metavar="CSV",
+            metavar="FILE",
             help="Write a table with a row for each query, in which a person fills in the column `label`.",
         ),
     ] = None,
@@ -87,8 +87,8 @@ def command(
         typer.Option(
             "--from",
             metavar="FILE",
-            help="Read answers that a person gave: a filled-in table, a PLY or LAS file, "
-            "or the folder that labelCloud writes.",
+            help="Read answers that a person gave: a filled-in table, a PLY or LAS file, or the folder that "
+            "labelCloud writes.",
         ),
     ] = None,
     log: Annotated[
@@ -110,16 +110,16 @@ def command(
             "-o",
             "--output",
             metavar="STORE",
-            help="Labels store to write. If it exists, the answers are added to it. With --oracle, a .ply or a pipe "
-            "gets the points with their labels instead. With --table, the store records what was asked.",
+            help="Labels store to write. If it exists, the answers are added to it. With --oracle, a .ply or a "
+            "pipe gets the points with their labels instead. With --table, the store records what was asked.",
         ),
     ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
             metavar="STORE",
-            help="Scenes or predictions store that the points belong to, if it was moved since; the "
-            "selection names the place where it was.",
+            help="Scenes or predictions store that the points belong to, if it was moved since; the selection "
+            "names the place where it was.",
         ),
     ] = None,
     host: opt.Host = "127.0.0.1",
@@ -173,7 +173,7 @@ def command(
     actions = [name for name, is_given in given.items() if is_given]
     if len(actions) != 1:
         remedy = (
-            "choose one: --serve, --html FILE, --oracle SCENES, --table CSV, --clips DIR, --from FILE, --log or "
+            "choose one: --serve, --html FILE, --oracle STORE, --table FILE, --clips DIR, --from FILE, --log or "
             "--undo ROUND"
         )
         if actions:
@@ -387,7 +387,7 @@ def _ask_person(
     if table is not None:
         require_other(table, [selection], "--table")
         if str(table) == "-":
-            raise UsageError("--table", "a table is a file", "name it, like --table queries.csv")
+            raise UsageError("--table", "cannot be written to stdout", "name a file, like --table queries.csv")
         require_unanswered(table)
         require_absent(table, overwrite=overwrite)
     if store is None and (clips is not None or (output is not None and not output.exists())):

@@ -59,17 +59,18 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="Where the network is computed: cpu, cuda, cuda:N for the GPU of that number, or auto (CUDA if there is "
-        "any).",
+        metavar="NAME",
+        help="Where the network is computed: cpu, cuda, cuda:N for the GPU of that number, or auto (CUDA if there "
+        "is any).",
     ),
 ]
 Color = Annotated[
     str,
     typer.Option(
         "--color",
-        metavar="HOW",
-        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, class for "
-        "predictions and answers, rgb for scenes and for LAS and CSV files of original points.",
+        metavar="NAME",
+        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, class "
+        "for predictions and answers, rgb for scenes and for LAS and CSV files of original points.",
     ),
 ]
 Shard = Annotated[
@@ -77,8 +78,8 @@ Shard = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Do only part I of N equal parts of the scenes, to share the work among computers. Each call writes its "
-        "part beside the output, and the call that ends last puts the parts together.  [all scenes]",
+        help="Do only part I of N equal parts of the scenes, to share the work among computers. Each call writes "
+        "its part beside the output, and the call that ends last puts the parts together.  [all scenes]",
         show_default=False,
     ),
 ]

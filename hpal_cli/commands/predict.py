@@ -40,8 +40,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Like --ply, but as LAS files. A file that was LAS or LAZ keeps its header and all its fields; LAZ "
-            "stays LAZ and COPC stays COPC.",
+            help="Like --ply, but as LAS files. A file that was LAS or LAZ keeps its header and all its fields; "
+            "LAZ stays LAZ and COPC stays COPC.",
         ),
     ] = None,
     pictures: opt.Pictures = None,
@@ -58,17 +58,17 @@ def command(
         int,
         typer.Option(
             min=1,
-            metavar="K",
-            help="Predict each scene K times, turned about z by equal angles, and take the mean of the "
-            "probabilities. K = 4 takes four times as long and is often a little more accurate.",
+            metavar="N",
+            help="Predict each scene N times, each time rotated further about z, and take the mean of the "
+            "probabilities. 4 takes four times as long as 1, and is often a little more accurate.",
         ),
     ] = 1,
     smooth: Annotated[
         bool,
         typer.Option(
             "--smooth",
-            help="Average the probabilities of each point with their mean over its superpoint, which removes single "
-            "wrong points.",
+            help="Average the probabilities of each point with their mean over its superpoint, which removes "
+            "single wrong points.",
         ),
     ] = False,
     max_voxels: Annotated[
@@ -84,7 +84,9 @@ def command(
     split: Annotated[
         str,
         typer.Option(
-            help="Split whose scenes are predicted: train, val, test or all.", autocompletion=completion.splits
+            metavar="NAME",
+            help="Split whose scenes are predicted: train, val, test or all.",
+            autocompletion=completion.splits,
         ),
     ] = "all",
     scenes: opt.Scenes = None,
@@ -123,7 +125,9 @@ def command(
     part = None if shard is None else Shard.parse(shard)
     if part is not None and (folders or pictures is not None):
         option = f"--{folders[0][1]}" if folders else "--pictures"
-        raise UsageError(option, "is for all scenes at once", "run hpal export when all parts are there")
+        raise UsageError(
+            option, "is for all scenes at once, not for a shard", "run `hpal export` when all parts are there"
+        )
     forest = is_forest(checkpoint)
     for option, given in (("--turns", turns > 1), ("--smooth", smooth), ("--max-voxels", max_voxels is not None)):
         if forest and given:

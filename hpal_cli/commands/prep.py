@@ -20,9 +20,9 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
+            metavar="SOURCE",
             help="Folder or file with the scans: S3DIS, ScanNet, nuScenes, SemanticKITTI, PLY, PCD, "
-            "LAS/LAZ/COPC/EPT, E57, "
-            "PTX, text or NumPy."
+            "LAS/LAZ/COPC/EPT, E57, PTX, text or NumPy.",
         ),
     ],
     output: Annotated[
@@ -31,9 +31,9 @@ def command(
     grid: Annotated[
         str,
         typer.Option(
+            metavar="LENGTH",
             help="Edge of the grid cells in metres, or with a unit (4cm). All points of a cell become one grid "
-            "point. `none` "
-            "keeps every point.  [set by --scale; none for ScanNet]",
+            "point. `none` keeps every point.  [set by --scale; none for ScanNet]",
             show_default=False,
         ),
     ] = "default",
@@ -42,9 +42,9 @@ def command(
         typer.Option(
             metavar="WHAT",
             help="Kind of scan, from which this and all later commands derive their default lengths: room (grid of "
-            "4cm), "
-            "street (10cm), airborne (50cm), or a length, which becomes the grid. Set it if the lengths that prep "
-            "prints do not suit your scans.  [room for S3DIS and ScanNet, else measured from the distances of points]",
+            "4cm), street (10cm), airborne (50cm), or a length, which becomes the grid. Set it if the lengths "
+            "that prep prints do not suit your scans.  [room for S3DIS and ScanNet, else measured from the "
+            "distances of points]",
         ),
     ] = None,
     val: Annotated[
@@ -52,8 +52,7 @@ def command(
         typer.Option(
             metavar="GLOB",
             help="Scenes kept for validation: nobody is asked about them and nothing is trained on them. Names, "
-            "patterns "
-            "such as 'Area_5/*', or @FILE with one pattern a line.  [none]",
+            "patterns such as 'Area_5/*', or @FILE with one pattern a line.  [none]",
         ),
     ] = None,
     test: Annotated[
@@ -63,9 +62,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Class table: a JSON or TOML file with name, id, color, code and las for each class, or the name of "
-            "one that "
-            f"hpal knows: {', '.join(completion.CLASS_TABLES)}.",
+            help="Class table: a JSON or TOML file with name, id, color, code and las for each class, or the name "
+            f"of one that hpal knows: {', '.join(completion.CLASS_TABLES)}.",
             autocompletion=lambda: list(completion.CLASS_TABLES),
         ),
     ] = None,
@@ -80,8 +78,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="File format, if hpal recognises it wrongly or not at all: "
-            f"{', '.join(completion.FORMATS)}.  [recognised from the data]",
+            help=f"File format, if hpal recognises it wrongly or not at all: {', '.join(completion.FORMATS)}.  "
+            "[recognised from the data]",
             autocompletion=lambda: list(completion.FORMATS),
         ),
     ] = None,
@@ -89,8 +87,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAMES",
-            help="Names of the columns of a text file, from left to right, such as x,y,z,r,g,b,label. `-` ignores a "
-            "column.",
+            help="Names of the columns of a text file, from left to right, such as x,y,z,r,g,b,label. `-` ignores "
+            "a column.",
         ),
     ] = None,
     scene_per: Annotated[
@@ -98,8 +96,7 @@ def command(
         typer.Option(
             metavar="WHAT",
             help="What becomes one scene: each file, each folder with all its files, or square tiles seen from "
-            "above, such "
-            "as tile:50m. Choose tiles for large files.",
+            "above, such as tile:50m. Choose tiles for large files.",
         ),
     ] = "file",
     strict: Annotated[

@@ -31,16 +31,17 @@ def command(
         Path,
         typer.Argument(
             metavar="STORE",
-            help="Predictions store from `hpal predict` or `hpal spread`. The strategies `random` and `diverse` also "
-            "take a scenes store.",
+            help="Predictions store from `hpal predict` or `hpal spread`. The strategies `random` and `diverse` "
+            "also take a scenes store.",
         ),
     ],
     strategy: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
             help="How points are scored: hmmu, uncertainty at several scales; mmu (minimum margin), lc (least "
-            "confidence) or entropy, uncertainty of the point alone; random; diverse, for first answers without a "
-            "model; redal or ssdr, two methods that ask about regions.",
+            "confidence) or entropy, uncertainty of the point alone; random; diverse, for first answers "
+            "without a model; redal or ssdr, two methods that ask about regions.",
             autocompletion=lambda: list(STRATEGIES),
         ),
     ] = "hmmu",
@@ -63,24 +64,28 @@ def command(
     hierarchy: Annotated[
         str,
         typer.Option(
-            help="How hmmu builds its voxels. flat: each level averages over points, as the paper says. nested: each "
-            "level averages over the voxels of the finer one, as the paper's released code does.",
+            metavar="NAME",
+            help="How hmmu builds its voxels. flat: each level averages over points, as the paper says. nested: "
+            "each level averages over the voxels of the finer one, as the paper's released code does.",
             autocompletion=lambda: list(HIERARCHIES),
         ),
     ] = "flat",
     per: Annotated[
         str,
         typer.Option(
+            metavar="WHAT",
             help="What one answer will label. point: a single point, as in the paper. superpoint: a whole piece of "
-            "surface, which is asked about at the point nearest to its middle. `diverse` always scores superpoints.",
+            "surface, which is asked about at the point nearest to its middle. `diverse` always scores "
+            "superpoints.",
             autocompletion=lambda: list(UNITS),
         ),
     ] = "point",
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Budget that `hpal select` will be given. Only `diverse` and `ssdr` need it, since they plan for a "
-            "number of picks.  [0.02%]",
+            metavar="BUDGET",
+            help="Budget that `hpal select` will be given. Only `diverse` and `ssdr` need it, since they plan for "
+            "a number of picks.  [0.02%]",
             show_default=False,
         ),
     ] = None,
@@ -101,6 +106,7 @@ def command(
     split: Annotated[
         str,
         typer.Option(
+            metavar="NAME",
             help="Split whose points may be chosen (the pool): train, val, test or all.",
             autocompletion=completion.splits,
         ),
@@ -113,8 +119,8 @@ def command(
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Score only part I of N equal parts of the scenes, to share the work among computers; `hpal select` "
-            "merges the N files.  [the task of a Slurm array, else 1/1]",
+            help="Score only part I of N equal parts of the scenes, to share the work among computers; `hpal "
+            "select` merges the N files.  [the task of a Slurm array, else 1/1]",
             show_default=False,
         ),
     ] = None,
@@ -122,6 +128,7 @@ def command(
         str,
         typer.Option(
             "--device",
+            metavar="NAME",
             help="Where hmmu is computed: cpu, cuda, cuda:N for the GPU of that number, or auto (CUDA if there is "
             "any). The scores are the same.",
         ),
@@ -157,7 +164,7 @@ def command(
     edges = tuple(parse_length(text, "--levels", bare="cm") for text in opt.as_list(levels))
     edges = edges or default_levels(predictions, per_superpoint=per == "superpoint")
     factors = tuple(opt.as_numbers(weights, "--weights")) or default_weights(edges)
-    plan = ScoreSettings(
+    settings = ScoreSettings(
         Strategy(strategy),
         Hierarchy(edges, factors, nested=hierarchy == "nested"),
         seed,
@@ -171,8 +178,8 @@ def command(
     out = Output(output, usual, overwrite=overwrite, fixed=not alone)
     nested = "nested hmmu" if hierarchy == "nested" else "hmmu"
     how = f"{nested} at {', '.join(map(format_length, edges))}" if strategy == "hmmu" else strategy
-    what = "superpoint" if plan.per_superpoint else "point"
-    if strategy == "hmmu" and plan.device == "cpu" and missing():
+    what = "superpoint" if settings.per_superpoint else "point"
+    if strategy == "hmmu" and settings.device == "cpu" and missing():
         console.say(f"{missing()}: hmmu by NumPy alone, which takes some twelve times as long")
 
     def begin(header: Header) -> IO[bytes]:
@@ -186,7 +193,7 @@ def command(
         header = score(
             predictions,
             begin,
-            plan,
+            settings,
             split=split,
             scenes=opt.as_list(scenes),
             shard=part,

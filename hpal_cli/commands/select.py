@@ -37,8 +37,9 @@ def command(
     budget: Annotated[
         str,
         typer.Option(
+            metavar="BUDGET",
             help="How many points to choose: a share of the pool (0.02%), a number (2600), or a number for each "
-            "scene (20/scene)."
+            "scene (20/scene).",
         ),
     ] = "0.02%",
     fds_r: Annotated[
@@ -46,7 +47,8 @@ def command(
         typer.Option(
             metavar="LENGTH",
             help="Radius of FDS, in metres or with a unit. A point this near to a chosen one is skipped if it also "
-            "looks alike (--fds-tau). A larger radius spreads the picks more.  [0.2, times the scale of the scenes]",
+            "looks alike (--fds-tau). A larger radius spreads the picks more.  [0.2, times the scale of the "
+            "scenes]",
         ),
     ] = None,
     fds_tau: Annotated[
@@ -91,8 +93,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Also write a PLY and a PNG for each scene to this folder: the chosen points in the "
-            "greyed scene, and seen from above.",
+            help="Also write a PLY and a PNG for each scene to this folder: the chosen points in the greyed scene, "
+            "and seen from above.",
         ),
     ] = None,
     labels: opt.Answered = None,
@@ -231,7 +233,7 @@ def _store_around(
     if path is None:
         raise UsageError("--context", "needs the points around the picks", "name their store with --source")
     if not path.exists():
-        raise HpalError(path, "the scored store is not there", "say where with --source")
+        raise HpalError(path, "the store that was scored is not there", "name its new place with --source")
     return SceneStore(path)
 
 

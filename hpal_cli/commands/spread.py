@@ -48,8 +48,8 @@ def command(
         bool,
         typer.Option(
             "--alike",
-            help="Let answers also count for surfaces in any scene that look like the answered ones. For this, trees "
-            "are trained on the answered surfaces, which takes a second.",
+            help="Let answers also count for surfaces in any scene that look like the answered ones. For this, "
+            "trees are trained on the answered surfaces, which takes a second.",
         ),
     ] = False,
     strength: Annotated[
@@ -64,7 +64,11 @@ def command(
     pictures: opt.Pictures = None,
     split: Annotated[
         str,
-        typer.Option(help="Split whose scenes are written: train, val, test or all.", autocompletion=completion.splits),
+        typer.Option(
+            metavar="NAME",
+            help="Split whose scenes are written: train, val, test or all.",
+            autocompletion=completion.splits,
+        ),
     ] = "all",
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
@@ -88,7 +92,9 @@ def command(
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     part = None if shard is None else Shard.parse(shard)
     if part is not None and pictures is not None:
-        raise UsageError("--pictures", "is for all scenes at once", "run hpal export when all parts are there")
+        raise UsageError(
+            "--pictures", "is for all scenes at once, not for a shard", "run `hpal export` when all parts are there"
+        )
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     with contextlib.ExitStack() as room:

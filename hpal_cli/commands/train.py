@@ -56,8 +56,7 @@ def command(
         typer.Option(
             metavar="STORE",
             help="Predictions store that `hpal spread` made of the same labels. The model then learns from all its "
-            "points, "
-            "and the teacher is off.",
+            "points, and the teacher is off.",
         ),
     ] = None,
     old_spread: Annotated[
@@ -69,9 +68,9 @@ def command(
     model: Annotated[
         str,
         typer.Option(
-            help="Kind of model: network, or forest, which is trees on superpoints and trained in a minute. A forest "
-            "takes "
-            "none of the options that are about the network.",
+            metavar="NAME",
+            help="Kind of model: network, or forest, which is trees on superpoints and trained in a minute. A "
+            "forest takes none of the options that are about the network.",
             autocompletion=lambda: list(MODELS),
         ),
     ] = "network",
@@ -84,8 +83,7 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Start from the weights of the student in this checkpoint instead of random weights. Its preset, "
-            "--size, "
-            "--voxel and --inputs are taken too.",
+            "--size, --voxel and --inputs are taken too.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run that had the same -o.")] = False,
@@ -93,9 +91,9 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Named set of values for all options below: s3dis and scannet are the paper's, small takes minutes "
-            "on a CPU, few is small with settings for spread answers.  [that of --init; else s3dis with CUDA; on a CPU "
-            "few with --spread, else small]",
+            help="Named set of values for all options below: s3dis and scannet are the paper's, small takes "
+            "minutes on a CPU, few is small with settings for spread answers.  [that of --init; else s3dis "
+            "with CUDA; on a CPU few with --spread, else small]",
         ),
     ] = None,
     size: Annotated[
@@ -109,37 +107,52 @@ def command(
         str | None,
         _value(
             "NAMES",
-            "Input features of each voxel: points (position and colour), superpoints (also 32 numbers "
-            "that "
+            "Input features of each voxel: points (position and colour), superpoints (also 32 numbers that "
             "describe the superpoint of the point), or a list of columns such as x,y,z,rgb,intensity,height. Any "
-            "column "
-            "of the scans may be listed; height is computed, in metres above ground.  [points; few superpoints]",
+            "column of the scans may be listed; height is computed, in metres above ground.  [points; few "
+            "superpoints]",
         ),
     ] = None,
     voxel: Annotated[
         str | None,
         _value(
             "LENGTH",
-            "Edge of the network's voxels, in metres or with a unit. Smaller voxels show finer shapes and take more "
-            f"memory and time.{_presets('voxel')}, times the scale of the scenes",
+            "Edge of the network's voxels, in metres or with a unit. Smaller voxels show finer shapes and take "
+            f"more memory and time.{_presets('voxel')}, times the scale of the scenes",
         ),
     ] = None,
-    steps: Annotated[int | None, _value("N", f"Number of optimiser steps.{_presets('steps')}", least=1)] = None,
+    steps: Annotated[
+        int | None,
+        _value(
+            "N",
+            "Number of steps of the optimiser. More steps take longer, and often give a better model."
+            f"{_presets('steps')}",
+            least=1,
+        ),
+    ] = None,
     minutes: Annotated[
         float | None,
         _value(
-            "M",
+            "MINUTES",
             "Train for this many minutes instead of a number of steps. Such a run does not repeat to the bit.",
             least=0,
         ),
     ] = None,
-    batch: Annotated[int | None, _value("N", f"Number of scenes in a step.{_presets('batch')}", least=1)] = None,
+    batch: Annotated[
+        int | None,
+        _value(
+            "N",
+            "Number of scenes in a step. With more scenes, the gradients vary less from step to step, and each scene "
+            f"is cropped to a smaller share of --max-voxels.{_presets('batch')}",
+            least=1,
+        ),
+    ] = None,
     max_voxels: Annotated[
         int | None,
         _value(
             "N",
-            "Largest number of voxels in a step, which bounds the memory. Larger scenes are cropped to their share; "
-            f"0 takes whole scenes.{_presets('max_voxels')}",
+            "Largest number of voxels in a step, which bounds the memory. Larger scenes are cropped to their "
+            f"share; 0 takes whole scenes.{_presets('max_voxels')}",
             least=0,
         ),
     ] = None,
@@ -154,13 +167,29 @@ def command(
         ),
     ] = None,
     optimizer: Annotated[str | None, _value("NAME", f"Optimiser: sgd or adamw.{_presets('optimizer')}")] = None,
-    lr: Annotated[float | None, _value("RATE", f"Learning rate.{_presets('lr')}", least=0)] = None,
-    momentum: Annotated[float | None, _value("SHARE", f"Momentum of sgd.{_presets('momentum')}", least=0)] = None,
+    lr: Annotated[
+        float | None,
+        _value(
+            "RATE",
+            f"Learning rate at the beginning. Lower it if the loss rises or becomes NaN.{_presets('lr')}",
+            least=0,
+        ),
+    ] = None,
+    momentum: Annotated[
+        float | None, _value("SHARE", f"Momentum of sgd; adamw ignores it.{_presets('momentum')}", least=0)
+    ] = None,
     dampening: Annotated[
-        float | None, _value("SHARE", f"Dampening of the momentum of sgd.{_presets('dampening')}", least=0)
+        float | None,
+        _value("SHARE", f"Dampening of the momentum of sgd; adamw ignores it.{_presets('dampening')}", least=0),
     ] = None,
     weight_decay: Annotated[
-        float | None, _value("RATE", f"Weight decay of the optimiser.{_presets('weight_decay')}", least=0)
+        float | None,
+        _value(
+            "RATE",
+            "Weight decay of the optimiser. Raise it if the network learns the labels by heart "
+            f"(overfitting).{_presets('weight_decay')}",
+            least=0,
+        ),
     ] = None,
     schedule: Annotated[
         str | None, _value("NAME", f"How the learning rate falls: cosine or polynomial.{_presets('schedule')}")
@@ -172,15 +201,19 @@ def command(
         ),
     ] = None,
     power: Annotated[
-        float | None, _value("X", f"Exponent of the polynomial schedule.{_presets('power')}", least=0)
+        float | None,
+        _value(
+            "X",
+            f"Exponent of the polynomial schedule; a larger one lowers the rate faster.{_presets('power')}",
+            least=0,
+        ),
     ] = None,
     class_weights: Annotated[
         str | None,
         _value(
-            "P",
-            "Give each class the weight share^-P in the loss, where share is its part of the labels: none (0), sqrt "
-            "(0.5) "
-            f"or a number from 0 to 2. Raise it if rare classes are not found.{_presets('class_weights')}",
+            "X",
+            "Give each class the weight share^-X in the loss, where share is its part of the labels: none (0), "
+            f"sqrt (0.5) or a number from 0 to 2. Raise it if rare classes are not found.{_presets('class_weights')}",
         ),
     ] = None,
     dropout: Annotated[
@@ -210,8 +243,8 @@ def command(
         float | None,
         _value(
             "SHARE",
-            "Share of the training, 0 to 1, after which the teacher starts to give pseudo-labels. With --spread, this "
-            f"option turns the teacher on.{_presets('teacher_after')}",
+            "Share of the training, 0 to 1, after which the teacher starts to give pseudo-labels. With --spread, "
+            f"this option turns the teacher on.{_presets('teacher_after')}",
             least=0,
             most=1,
         ),
@@ -219,10 +252,9 @@ def command(
     confidence: Annotated[
         float | None,
         _value(
-            "P",
+            "PROBABILITY",
             "Least probability, 0 to 1, of the teacher's best class for the point to be used as a pseudo-label. A "
-            "lower "
-            f"value uses more points, of which more are wrong.{_presets('confidence')}",
+            f"lower value uses more points, of which more are wrong.{_presets('confidence')}",
             least=0,
             most=1,
         ),
@@ -230,16 +262,17 @@ def command(
     consistency: Annotated[
         str | None,
         _value(
-            "KIND",
-            "Further loss between student and teacher at all points: none, or kl (Kullback-Leibler), as in the paper's "
-            f"released code.{_presets('consistency')}",
+            "NAME",
+            "Further loss between student and teacher at all points: none, or kl (Kullback-Leibler), as in the "
+            f"paper's released code.{_presets('consistency')}",
         ),
     ] = None,
     average: Annotated[
         bool | None,
         typer.Option(
             "--average/--no-average",
-            help="Save a running average of the weights instead of the last ones.  [--no-average; few --average]",
+            help="Save a running average of the weights instead of the last ones, since the average varies less "
+            "from step to step.  [--no-average; few --average]",
             show_default=False,
         ),
     ] = None,
@@ -248,8 +281,7 @@ def command(
         typer.Option(
             "--elastic/--no-elastic",
             help="Distort the scenes that the student sees elastically, as augmentation. Short trainings do better "
-            "without."
-            "  [s3dis and scannet --elastic; small and few --no-elastic]",
+            "without.  [s3dis and scannet --elastic; small and few --no-elastic]",
             show_default=False,
         ),
     ] = None,
@@ -260,8 +292,7 @@ def command(
             min=0,
             show_default=False,
             help="Number of processes that prepare batches. The model does not depend on it.  [0; with CUDA the "
-            "number of cores less one, at most "
-            "8]",
+            "number of cores less one, at most 8]",
         ),
     ] = None,
     save_every: Annotated[

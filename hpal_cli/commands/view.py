@@ -18,8 +18,8 @@ def command(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="What to show: a scenes, predictions or labels store, the output of `hpal spread`, a selection, or "
-            "a point cloud (PLY, LAS, E57 and others).",
+            help="What to show: a scenes, predictions or labels store, the output of `hpal spread`, a selection, "
+            "or a point cloud (PLY, LAS, E57 and others).",
             show_default=False,
         ),
     ],

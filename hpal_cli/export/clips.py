@@ -98,7 +98,11 @@ def write_clips(
             if clips is None or clips.scene is not scene:
                 clips = SceneClips(scene, store.points(scene), store.unit, store.grid, store.scale or 1.0)
             if not 0 <= query.index < scene.points:
-                raise HpalError(store.path, f"scene {scene.name} has no point {query.index}", "give matching files")
+                raise HpalError(
+                    store.path,
+                    f"scene {scene.name} has no point {query.index}",
+                    "give the store that the queries are for",
+                )
             write(clips.cloud(query), cloud, overwrite=overwrite)
             with atomic_write(picture, overwrite=overwrite) as partial:
                 clips.picture(query, partial, classes=store.classes)

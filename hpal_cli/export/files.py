@@ -93,7 +93,9 @@ def export(
         if kind != "predictions":
             raise UsageError("--format", f"{format} is for predictions, and {path} holds {kind}", "give predictions")
         if original is None:
-            raise UsageError("--format", f"{format} is for predictions at original points", "add --original SCENES")
+            raise UsageError(
+                "--format", f"{format} is for predictions at original points", "add --original with the scenes store"
+            )
         if color != "auto":
             raise UsageError("--color", f"has no meaning for {format}", "leave it out")
     if uncompressed and (original is None or format != "las"):
@@ -153,15 +155,14 @@ def export_originals(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> Exported:
-    """Writes the original points of these scenes of `store`, with the predictions of `of`, or, if `of` is a scenes
-    store, as they were read. There is one file for each scene; but if a scene was read from several files or from a
-    part of one, there is one for each file that was read. With the format las, files that were LAZ stay LAZ, unless
-    `uncompressed` is set.
+    """Writes the original points of these scenes of `store`, with the predictions of `points_store`, or, if that is a
+    scenes store, as they were read. There is one file for each scene; but if a scene was read from several files or
+    from a part of one, there is one for each file that was read. With the format las, files that were LAZ stay LAZ,
+    unless `uncompressed` is set.
 
     Raises:
-        HpalError: `of` belongs to other scenes, a file exists and `overwrite` is not given, or the format cannot hold
-        the
-            points.
+        HpalError: `points_store` belongs to other scenes, a file exists and `overwrite` is not given, or the format
+            cannot hold the points.
     """
     if store.table.id != points_store.table.id:
         raise HpalError(

@@ -54,8 +54,8 @@ class Originals:
     parts: tuple[Part, ...]
 
     def suffix(self, format: str, *, uncompressed: bool = False) -> str:
-        """Of the file to write: LAZ stays LAZ, unless `uncompressed` or with waveforms (`las.compressible`), and
-        COPC stays COPC."""
+        """The suffix of the file to write. LAZ stays LAZ, unless `uncompressed` is set or the points have waveforms
+        (`las.compressible`), and COPC stays COPC."""
         header = self.file.las_header
         laz = format == "las" and not uncompressed and self.file.name.lower().endswith(".laz")
         if laz and (header is None or las.compressible(header)):
@@ -181,7 +181,7 @@ class Originals:
                 write_copc(plain, info, nodes, file)
 
     def _nodes(self, header: bytes) -> NDArray[np.void]:
-        """Those of a COPC, as many points as they had.
+        """The nodes of a COPC, each with the number of points that it had in the file.
 
         Raises:
             HpalError: they are not those of the file.
@@ -196,8 +196,8 @@ class Originals:
         return nodes
 
     def _counted(self, nodes: NDArray[np.void]) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
-        """`blocks`, at whose end each node has the number of its points that were among them: some may be left out, or
-        be of other scenes."""
+        """The same as `blocks`. At the end, each node has the number of its points that were in the blocks, since some
+        points may have been left out, or belong to other scenes."""
         ends = np.cumsum(nodes["points"], dtype=np.int64)
         nodes["points"] = 0
         given = 0

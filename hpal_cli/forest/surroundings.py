@@ -19,10 +19,6 @@ in the horizontal plane, for superpoints that are above or below."""
 CUTOFF = 2.5
 """Multiple of these lengths beyond which a weight is taken as 0."""
 
-WEIGHTINGS = 10
-"""Number of weightings: touching superpoints, those of them that are above and that are below, near superpoints for two
-radii, those in the column above and below, touching ones by the graph's weights, those two steps away, and all."""
-
 _BLOCK, _KEPT = 1 << 12, 1 << 14
 """Superpoints whose surroundings are computed at a time, and number of superpoints up to which they are kept in memory
 for the next call."""
@@ -49,8 +45,9 @@ class Surroundings:
         self._blocks = list(self._find()) if len(self._size) <= _KEPT else None
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
-        """(S, C) values -> (S, 10 C) their means over each of the `WEIGHTINGS` weightings; zeros if a weighting has no
-        superpoint."""
+        """(S, C) values -> (S, 10 C) their weighted means over ten sets of superpoints: those that touch, those of them
+        that are above and that are below, those within two radii, those in the column above and below, those that touch
+        by the graph's weights, those two steps away, and all. Zeros if a set is empty."""
         touching, above, below, strong = (weights @ values for weights in self._touching)
         around = [np.concatenate(part) for part in zip(*self._means(values), strict=True)]
         mean = (self._size @ values / self._size.sum())[None].repeat(len(values), axis=0)

@@ -54,7 +54,11 @@ def train_forest(
     require_appearance(store, train, appearance, f"scene {train[0].name} has {appearance}", remedy)
     # The arguments are checked before the superpoints are computed, which may take minutes.
     if spread is not None and labels is None:
-        raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
+        raise UsageError(
+            "--spread",
+            "is of no use with `--labels all`, since every point with a label has it already",
+            "leave it out, or give a labels store",
+        )
     known, answered = known_labels(store, labels)
     if spread is not None and labels is not None:
         require_spread_of(spread, store, labels, answered, old=old_spread)

@@ -135,7 +135,7 @@ def _angles(turns: int) -> list[float]:
         UsageError: there is less than one turn.
     """
     if turns < 1:
-        raise UsageError("--turns", f"{turns} is no number of turns", "give 1 or more")
+        raise UsageError("--turns", f"{turns} is not above zero", "give 1 or more")
     return [2 * math.pi * turn / turns for turn in range(turns)]
 
 
@@ -265,7 +265,7 @@ def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[Scene
                 raise HpalError(
                     store.path,
                     f"scene {scene.name} has no colour, which the model needs",
-                    "train on scenes without colour",
+                    "use a model that was trained without colour",
                 )
     if checkpoint.columns is not None:
         checkpoint.columns.require(store, scenes)

@@ -12,7 +12,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import UNANSWERED, Annotated, read_las, read_ply
 from hpal_cli.label.labelcloud import read_folder
 from hpal_cli.label.matching import Store, match
-from hpal_cli.label.queries import spread
+from hpal_cli.label.queries import expand_to_regions
 from hpal_cli.label.spreadsheet import read_table
 from hpal_cli.labels.store import ANSWER, LabelStore, point_keys
 from hpal_cli.predictions.store import PredictionStore
@@ -66,7 +66,7 @@ def import_answers(
     matched = [match(found, store) for found in files]
     rows = np.concatenate([np.zeros(0, ANSWER), *(part.rows for part in matched)])
     if len(np.unique(point_keys(rows))) < len(rows):
-        raise HpalError(path, "two of its files answer for one point", "give one file a scene")
+        raise HpalError(path, "two of its files have an answer for the same point", "keep one file for each scene")
     taken = ImportedAnswers(
         rows,
         f"{what} {path}",
@@ -109,7 +109,7 @@ def _compare(taken: ImportedAnswers, asked: Rows | None, labels: LabelStore | No
 
 def _by_region(rows: NDArray[np.void], asked: Rows) -> NDArray[np.void]:
     """The answers, each for all asked points of its region; answers for points that were not asked about stay alone."""
-    answer, point = spread(asked, rows["scene"], rows["index"])
+    answer, point = expand_to_regions(asked, rows["scene"], rows["index"])
     more = rows[answer]
     for name in ("scene", "index", "x", "y", "z"):
         if name in (asked.dtype.names or ()):

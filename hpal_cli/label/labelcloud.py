@@ -76,7 +76,7 @@ def _read(path: Path, numbers: NDArray[np.int32], table: SceneTable) -> Annotate
         raise HpalError(path, f"cannot be read ({error.strerror})", "check the file") from error
     named = scenes_named(Path(path.name), table)
     if not named:
-        raise HpalError(path, "is called like no scene", "name the cloud as its scene is called")
+        raise HpalError(path, "has the name of no scene", "give the cloud the name of its scene")
     fitting = [scene for scene in named if len(values) in (scene.points, scene.original)]
     if len(fitting) != 1:
         raise HpalError(path, _misfit(len(values), named, fitting), "label the cloud that `hpal export` wrote")

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING_TAKEN, UNANSWERED, Annotated
 from hpal_cli.label.rounding import looks_rounded
-from hpal_cli.labels.store import ANSWER, LabelStore, point_keys
+from hpal_cli.labels.store import ANSWER, LabelStore, point_keys, rows_of_scenes
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
@@ -51,7 +51,9 @@ def match(found: Annotated, store: Store) -> Matched:
             contradicts another one for the same grid point. The message names its row.
     """
     if found.table not in (None, store.table.id):
-        raise HpalError(found.path, f"holds points of other scenes than {store.path}", "give matching files")
+        raise HpalError(
+            found.path, f"holds points of other scenes than {store.path}", "give the store that the answers are for"
+        )
     answered = np.flatnonzero(found.label != UNANSWERED)
     if not len(answered):
         return Matched(np.zeros(0, ANSWER))
@@ -78,10 +80,10 @@ def _scenes_of(
 ) -> Iterator[tuple[SceneInfo, NDArray[np.int64], Points]]:
     """For each scene among the numbers (K,) whose points the store has: the scene, which of the K numbers are its own,
     and its points."""
-    for number in np.unique(numbers):
-        scene = store.table[int(number)]
+    for number, here in rows_of_scenes(numbers).items():
+        scene = store.table[number]
         if isinstance(store, SceneStore) or store.has(scene):
-            yield scene, np.flatnonzero(numbers == number), store.points(scene)
+            yield scene, here, store.points(scene)
 
 
 def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:
@@ -252,7 +254,7 @@ def _originals(local: NDArray[np.float64], store: SceneStore, scene: SceneInfo) 
 def _answers(
     found: Annotated, rows_of_file: NDArray[np.int64], scene: NDArray[np.integer], index: NDArray[np.integer]
 ) -> NDArray[np.void]:
-    """(K',) records for the points `of` (K,) a file, each grid point once.
+    """(K',) records for the points in the rows `rows_of_file` (K,) of a file, each grid point once.
 
     Raises:
         HpalError: two answers for one grid point contradict each other.
@@ -278,7 +280,8 @@ def _refuse(
     found: Annotated, rows_of_file: NDArray[np.int64], bad: NDArray[Any], problem: str, *, colon: bool = False
 ) -> None:
     """Raises:
-    HpalError: some of the points `of` (K,) the file are bad (K,). The message names the first and counts the others.
+    HpalError: some of the rows `rows_of_file` (K,) of a file are bad (K,). The message names the first and counts the
+    others.
     """
     if bad.any():
         more = f" ({counted(int(bad.sum()), 'such point')})" if bad.sum() > 1 else ""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.label.rounding import looks_rounded
-from hpal_cli.labels.store import ANSWER
+from hpal_cli.labels.store import ANSWER, rows_of_scenes
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.stream.rows import Rows
 
@@ -29,16 +29,21 @@ def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
     """
     answers = np.zeros(len(asked), ANSWER)
     answers["scene"], answers["index"] = asked["scene"], asked["index"]
-    for number in np.unique(asked["scene"]):
+    for number, here in rows_of_scenes(asked["scene"]).items():
         if not 0 <= number < len(store.table):
             raise HpalError(
-                subject, f"asks about scene {number}, which {store.path} does not have", "use matching files"
+                subject,
+                f"asks about scene {number}, which {store.path} does not have",
+                "give the scenes that the selection was made from",
             )
-        scene = store.table[int(number)]
-        here = asked["scene"] == number
+        scene = store.table[number]
         index = asked["index"][here]
         if index.min() < 0 or index.max() >= scene.points:
-            raise HpalError(subject, f"asks about a point outside scene {scene.name}", "use matching files")
+            raise HpalError(
+                subject,
+                f"asks about a point outside scene {scene.name}",
+                "give the scenes that the selection was made from",
+            )
         truth = store.labels(scene)
         if truth is None:
             raise HpalError(store.path, f"scene {scene.name} has no labels to answer from", "use `hpal label --table`")

@@ -91,7 +91,7 @@ def queries(asked: Rows, store: PredictionStore | SceneStore | None = None) -> l
     return found
 
 
-def spread(
+def expand_to_regions(
     asked: Rows, scene: NDArray[np.integer], index: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Finds the asked points that an answer for one point of their region holds for.

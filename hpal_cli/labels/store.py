@@ -61,12 +61,17 @@ class Batch:
     seconds: float | None = None
 
 
+def rows_of_scenes(number: NDArray[np.integer]) -> dict[int, NDArray[np.int64]]:
+    """For each scene among the scene numbers of K rows, ascending, the places of its rows, also ascending. The numbers
+    are sorted once, since to look for each scene among all rows would take scenes times rows comparisons."""
+    order = np.argsort(number, kind="stable")
+    numbers, first = np.unique(number[order], return_index=True)
+    return dict(zip(numbers.tolist(), np.split(order, first[1:]), strict=False))
+
+
 def by_scene(rows: NDArray[np.void]) -> dict[int, NDArray[np.void]]:
-    """For each scene number that is among `rows` (K,) its rows, in their order. They are sorted once, since to look for
-    each scene among all rows would take scenes times rows comparisons."""
-    rows = rows[np.argsort(rows["scene"], kind="stable")]
-    numbers, first = np.unique(rows["scene"], return_index=True)
-    return dict(zip(numbers.tolist(), np.split(rows, first[1:]), strict=False))
+    """For each scene number that is among `rows` (K,) its rows, in their order."""
+    return {number: rows[here] for number, here in rows_of_scenes(rows["scene"]).items()}
 
 
 class LabelStore:
@@ -406,14 +411,14 @@ def _rename(partial: Path, name: Path) -> bool:
 
 
 def latest_of(batches: list[Batch]) -> NDArray[np.void]:
-    """Of batches, oldest first, what `LabelStore.latest` gives of all of a store."""
+    """The answers that count among those of some batches (the oldest first), as `LabelStore.latest` returns them."""
     every = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in batches if batch.stands)])
     every = every[np.lexsort((np.arange(len(every)), every["index"], every["scene"]))]
     return every[~same_as_next(every)]
 
 
 def _new(rows: NDArray[np.void], known: NDArray[np.void]) -> NDArray[np.void]:
-    """known: as `latest_of` gives them, sorted."""
+    """Those of the answers `rows` (K,) that the answers `known`, of `latest_of`, do not have yet."""
     if not len(known):
         return rows
     have, asked = point_keys(known), point_keys(rows)

@@ -27,7 +27,7 @@ DELAY = 0.5
 """Seconds after which the next queries are prepared: the picture of this one must not wait for that."""
 
 
-class Outlook(NamedTuple):
+class QueryView(NamedTuple):
     """The view of a query. toward: (3,) unit vector from the point to the camera; height: of the point in metres above
     the ground."""
 
@@ -53,7 +53,7 @@ class PageApi:
         self.scene_cache, self.session, self.learner = scene_cache, session, learner
         self.name, self._table, self._title = name, table, title
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
-        self._views: dict[int, Future[Outlook]] = {}
+        self._views: dict[int, Future[QueryView]] = {}
         self._lock = threading.Lock()
         self._soon: threading.Timer | None = None
         # The first picture must not wait for the disk.
@@ -204,7 +204,7 @@ class PageApi:
         query = session.queries[number]
         own, given = session.answer_to(number, name), session.answer_to(number)
         # If two people are asked, neither may see the answer of the other.
-        shown = own if session.needs(number) > 1 else own or given
+        shown = own if session.people_needed(number) > 1 else own or given
         name, classes = self.scene_cache.scenes[query.scene].name, self.scene_cache.classes
         names = [] if classes is None else classes.names
         asked = query_json(
@@ -213,8 +213,9 @@ class PageApi:
         return {**asked, "label": None if shown is None else shown.label}
 
     def prepare(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Begins, after `DELAY`, what asking these queries takes, which come after the one that is looked at; where the
-        first one is, for a page that prepares it too."""
+        """Computes the views of the queries that a person will most likely be asked next, after `DELAY`, so that the
+        query that is shown now comes first. Returns the scene and position of the first of them, so that the page can
+        load the points around it."""
         query = self._asks().queries[numbers[0]]
         soon = threading.Timer(DELAY, self._start_soon, [numbers])
         soon.daemon = True
@@ -233,7 +234,7 @@ class PageApi:
         return cloud.xyz[cloud.place_of[query.points]].astype("<f4").tobytes()
 
     def state(self, client: str) -> dict[str, Any]:
-        """How many queries are done, and how many other people are working on."""
+        """How many queries there are and how many are done, and how many of the others other people are answering."""
         session = self._asks()
         done, total = session.counts()
         return {"done": done, "total": total, "held": session.held_by_others(client), "changes": session.changes}
@@ -246,7 +247,7 @@ class PageApi:
     def _level(self, number: int, whole: bool) -> DrawnCloud:
         return self.scene_cache.cloud(number) if whole else self.scene_cache.coarse(number)
 
-    def _start_view(self, number: int) -> Future[Outlook]:
+    def _start_view(self, number: int) -> Future[QueryView]:
         with self._lock:
             view = self._views.get(number)
             if view is None or (view.done() and view.exception() is not None):
@@ -254,7 +255,7 @@ class PageApi:
             return view
 
     def _start_soon(self, numbers: Sequence[int]) -> None:
-        # A page that has ended prepares nothing.
+        # The pool of threads refuses work once the page has ended.
         with contextlib.suppress(RuntimeError):
             for number in numbers:
                 # No scene is read for a query that is further ahead.
@@ -267,9 +268,9 @@ class PageApi:
         except HpalError:
             return False
 
-    def _view(self, number: int) -> Outlook:
+    def _view(self, number: int) -> QueryView:
         query = self._asks().queries[number]
-        return outlook(self.scene_cache.first(query.scene), query)
+        return query_view(self.scene_cache.first(query.scene), query)
 
     def _superpoints(self, number: int) -> NDArray[np.int32]:
         if self.learner is None or self._table is None:
@@ -307,14 +308,14 @@ def scene_json(number: int, name: str, cloud: DrawnCloud) -> dict[str, Any]:
     }
 
 
-def outlook(cloud: DrawnCloud, query: Query) -> Outlook:
+def query_view(cloud: DrawnCloud, query: Query) -> QueryView:
     """Computes the view of a query, which takes some tenths of a second."""
     place = np.array(local_position(cloud, query.position))
-    return Outlook(best_view(cloud, place).tolist(), float(place[2] - cloud.ground(place)))
+    return QueryView(best_view(cloud, place).tolist(), float(place[2] - cloud.ground(place)))
 
 
 def query_json(
-    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], view: Outlook
+    number: int, query: Query, cloud: DrawnCloud, name: str, names: list[str], view: QueryView
 ) -> dict[str, Any]:
     """The description of a query for a page. number: index of the query; name: of its scene; names: of the classes."""
     guess = query.guess

@@ -73,11 +73,17 @@ def queries_asked(asked: Rows, header: Header, subject: object, *, source: Path 
         here = rows["index"]
         if not 0 <= number < len(store.table):
             raise HpalError(
-                subject, f"asks about scene {number}, which {store.path} does not have", "use matching files"
+                subject,
+                f"asks about scene {number}, which {store.path} does not have",
+                "give the store that the selection was made from",
             )
         scene = store.table[number]
         if here.min() < 0 or here.max() >= scene.points:
-            raise HpalError(subject, f"asks about a point outside scene {scene.name}", "use matching files")
+            raise HpalError(
+                subject,
+                f"asks about a point outside scene {scene.name}",
+                "give the store that the selection was made from",
+            )
         require_there(scene, store)
     scenes, predictions = stores_of(store, beside)
     return Asked(queries(asked, store), store, scenes, predictions)
@@ -120,7 +126,8 @@ def open_label_page(
     scene_cache = asked.scene_cache()
     first = next(iter(scene_cache.scenes.values()))
     if first.points < COARSE_FROM_POINTS:
-        # A scene that cannot be read is said before a page is shown; of a large one the page tells.
+        # If the scene cannot be read, the command fails before a page is shown. Reading a large scene takes too long to
+        # wait for, so the page shows that error.
         scene_cache.require_readable(first.number)
     return PageApi(scene_cache, session=session, table=rooms.table, learner=learner, name=name, title=title)
 

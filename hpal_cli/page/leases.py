@@ -60,7 +60,7 @@ class Leases:
                 self._folder.rmdir()
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Within the block, the leases of all servers are known, and no other server takes any. At its end, the leases
         that were taken are written, so that other servers see them."""
         with self._alone():

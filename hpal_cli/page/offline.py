@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.page.api import local_position, outlook, query_json, scene_json
+from hpal_cli.page.api import local_position, query_json, query_view, scene_json
 from hpal_cli.page.cloud import DrawnCloud
 from hpal_cli.page.label import Asked
 from hpal_cli.page.server import FILES, import_map, read_file
@@ -51,7 +51,7 @@ def write_page(
                 region = cloud.xyz[cloud.place_of[query.points]] if len(query.points) > 1 else None
                 queries.append(
                     {
-                        **query_json(n, query, cloud, name, asked.store.classes.names, outlook(cloud, query)),
+                        **query_json(n, query, cloud, name, asked.store.classes.names, query_view(cloud, query)),
                         "position": query.position.tolist(),
                         "region": None if region is None else _text(region.astype("<f4")),
                     }

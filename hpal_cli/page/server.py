@@ -151,7 +151,7 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
         return Response(files[name], media_type=TYPES["." + name.rpartition(".")[2]])
 
     async def start(request: Request) -> Response:
-        # Who opens a page need not know a name.
+        # A person is not asked for a name before the page is shown, and may never give one.
         name = request.query_params.get("name") or page_api.name or "someone"
         client, name = _who({"client": request.query_params.get("client"), "name": name})
         return JSONResponse(await run_in_threadpool(_start, page_api, client, name))
@@ -288,7 +288,7 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
 
 
 class BadRequest(Exception):
-    """The request is none that the page sends."""
+    """The request is not one that the page sends."""
 
 
 class TooLarge(Exception):
@@ -362,8 +362,9 @@ def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[
 
 
 def _start(page_api: PageApi, client: str, name: str) -> dict[str, Any]:
-    """All that a page's first picture takes but the points, in one answer. `said` and `scene` are None while the scene
-    is being read, or if it cannot be: a page shows itself meanwhile, and asks for them one by one."""
+    """All that a page needs for its first picture, except the points, in one response. `said` and `scene` are None
+    while the scene is being read, or if it cannot be read. The page then shows its frame, and requests them one by one.
+    """
     begun = {"about": page_api.about(), "name": name, "said": None, "scene": None}
     session, scenes = page_api.session, page_api.scene_cache
     query = None if session is None else session.next(client, name)
@@ -391,7 +392,7 @@ def _asked(page_api: PageApi, client: str, name: str, number: int | None) -> dic
 
 
 def _natural(text: str) -> int | None:
-    """The number that up to nine digits are; None for any other text."""
+    """The number that a text of one to nine digits stands for; None for any other text."""
     return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 

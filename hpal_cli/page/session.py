@@ -103,7 +103,7 @@ class Session:
         """Whether some of the queries are asked twice."""
         return max(self._needs, default=1) > 1
 
-    def needs(self, number: int) -> int:
+    def people_needed(self, number: int) -> int:
         """How many people must answer a query."""
         return self._needs[number]
 
@@ -118,7 +118,7 @@ class Session:
         """The next query for a client, which then holds it; None if there is none. It is the first one after `after`,
         or else from the start, that is not done, that no other client holds, and that this person has not answered.
         Queries that the client skipped come last."""
-        with self._lock, self._leases.turn():
+        with self._lock, self._leases.exclusive():
             self.refresh()
             self._leases.free(client)
             for number in self._order(client, after):
@@ -136,7 +136,7 @@ class Session:
 
     def hold(self, number: int, client: str) -> bool:
         """Takes or renews the lease of a query for the client that shows it. False if another client holds it."""
-        with self._lock, self._leases.turn():
+        with self._lock, self._leases.exclusive():
             return self._leases.take(self._point(number), client)
 
     def held_by_others(self, client: str) -> int:
@@ -184,7 +184,7 @@ class Session:
             if number is None:
                 return None
             self.labels.undo(last, name, self._entry)
-            with self._leases.turn():
+            with self._leases.exclusive():
                 self._leases.free(client)
                 self._leases.give(self._point(number), client)
             self.refresh()

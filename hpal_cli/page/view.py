@@ -101,7 +101,9 @@ def _scene_cache(
     for scene in chosen:
         require_there(scene, store)
         if any(not 0 <= mark.index < scene.points for mark in (marks or {}).get(scene.number, ())):
-            raise HpalError(path, f"names a point outside scene {scene.name}", "use matching files")
+            raise HpalError(
+                path, f"names a point outside scene {scene.name}", "give the store that the file was made from"
+            )
 
     def entry(scene: SceneInfo) -> SceneEntry:
         mine = tuple((marks or {}).get(scene.number, ()))

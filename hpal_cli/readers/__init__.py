@@ -158,7 +158,7 @@ def read(reader: Reader, source: Source, options: Options = _EVERYTHING, *, stri
     colours = ColourRange()
     for part in parts:
         if part.rgb is not None:
-            colours.see(part.rgb)
+            colours.update(part.rgb)
     colours.check(source.path)
     if colours.black:
         parts[-1].notes.append(BLACK)
@@ -214,7 +214,7 @@ def _check_lengths(cloud: Cloud, source: Source) -> None:
             raise HpalError(
                 source.path,
                 f"has {count} points, but {len(values)} values of {name}",
-                "give one value a point",
+                "give one value for each point",
             )
 
 

@@ -20,7 +20,7 @@ class ColourRange:
         self._low, self._top = np.inf, -np.inf
         self._floating = False
 
-    def see(self, rgb: NDArray[np.generic]) -> None:
+    def update(self, rgb: NDArray[np.generic]) -> None:
         """Takes the colours rgb (N, 3) of the next block into account."""
         if len(rgb):
             # NumPy's minimum and maximum keep NaN, which Python's own would lose.

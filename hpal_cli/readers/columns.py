@@ -132,7 +132,7 @@ def matrix(values: NDArray[np.generic], path: Path, first: int = 0) -> Cloud:
     if count not in BY_COUNT:
         raise HpalError(
             path,
-            f"has the shape {values.shape}, and only 3, 4, 6 or 7 columns explain themselves",
+            f"has the shape {values.shape}, and the meaning is known only for 3, 4, 6 or 7 columns",
             "name the columns (x y z red green blue label ...), in the file or with --columns",
         )
     return cloud({name: values[:, n] for n, name in enumerate(BY_COUNT[count])}, path, first)

@@ -27,5 +27,14 @@ def loose_files(root: Path, suffixes: Collection[str]) -> list[Source]:
     )
 
 
+def count_records(source: Source, size: int) -> int | None:
+    """The number of points of a file that has nothing but a record of `size` bytes for each; None if there is no such
+    file."""
+    try:
+        return source.path.stat().st_size // size
+    except OSError:
+        return None
+
+
 def in_order(sources: Iterable[Source]) -> list[Source]:
     return sorted(sources, key=lambda source: (source.name, str(source.path)))

@@ -150,7 +150,7 @@ def _blocks(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Iterator[C
                 if arrays[name].ndim
                 else (f"has {count} points, but one value of {name}")
             )
-            raise HpalError(path, problem, "give one value a point")
+            raise HpalError(path, problem, "give one value for each point")
     others, notes = {}, []
     for name in (n for n in arrays if n not in (position, colour, label)):
         if arrays[name].ndim in (1, 2) and len(arrays[name]) == count:

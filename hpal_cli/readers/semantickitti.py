@@ -92,10 +92,7 @@ def _name(path: Path) -> str | None:
 
 def count(source: Source) -> int | None:
     """The number of points, from the size of the file."""
-    try:
-        return source.path.stat().st_size // _POINT
-    except OSError:
-        return None
+    return files.count_records(source, _POINT)
 
 
 def read(source: Source, options: Options) -> Iterator[Cloud]:

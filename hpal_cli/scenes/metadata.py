@@ -42,7 +42,7 @@ def read_metadata(attributes: Mapping[str, Any], path: Path) -> Metadata:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HpalError(
-            path, f"its root attributes are damaged ({error!r})", "make it again, or restore a copy"
+            path, f"its root attributes are damaged ({error!r})", "write the store again, or restore a copy"
         ) from error
 
 
@@ -67,5 +67,5 @@ def length_of(attributes: Mapping[str, Any], name: str, path: Path) -> float | N
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise HpalError(path, f"its root attribute {name} is {value!r}, and no length", "make it again")
+        raise HpalError(path, f"its root attribute {name} is {value!r}, and no length", "write the store again")
     return float(value)

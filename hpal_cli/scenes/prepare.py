@@ -231,7 +231,7 @@ def prepare(
     if failed:
         what = f"{len(sources)} files" if isinstance(scene_per, float) else f"{len(mine)} scenes"
         problem = f"{len(failed)} of {what} could not be read, and are not in it"
-        raise HpalError(out, f"{problem}: {', '.join(failed)}", "mend those files and prepare again")
+        raise HpalError(out, f"{problem}: {', '.join(failed)}", "repair these files, and run `hpal prep` again")
     return scene_table
 
 
@@ -348,7 +348,7 @@ def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:
         file = _file(source)
         blocks = readers.blocks(reader, source, work.job.options, strict=work.job.strict)
         for cloud in blocks if task is None else _counted(blocks, _expected(reader, source), task):
-            raw.add(cloud, file.see(cloud), file)
+            raw.add(cloud, file.update(cloud), file)
         file.check()
     return raw
 

@@ -39,7 +39,7 @@ class RawFile:
     notes: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
 
-    def see(self, cloud: Cloud) -> NDArray[np.int64]:
+    def update(self, cloud: Cloud) -> NDArray[np.int64]:
         """Records what the next block tells about the file; returns (N,) the rows of the block's points in the file."""
         first = self.points
         self.points = cloud.given
@@ -47,7 +47,7 @@ class RawFile:
         self.unit = cloud.unit if self.unit is None else self.unit
         self.las_header = cloud.las_header if self.las_header is None else self.las_header
         if cloud.rgb is not None:
-            self.colours.see(cloud.rgb)
+            self.colours.update(cloud.rgb)
         self.notes += cloud.notes
         return np.arange(first, cloud.given) if cloud.rows is None else cloud.rows
 

@@ -55,7 +55,9 @@ def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise HpalError(path, f"its root attribute scale is {value!r}, and no number above zero", "make it again")
+        raise HpalError(
+            path, f"its root attribute scale is {value!r}, and no number above zero", "write the store again"
+        )
     return float(value)
 
 

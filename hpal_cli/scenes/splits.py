@@ -34,7 +34,9 @@ def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monito
                 monitor.note(f"{option} {pattern}: {len(absent):,} of its {len(listed):,} scenes are not here")
             for name in found:
                 if split[name] not in ("train", which):
-                    raise UsageError(option, f"{name} is in --val and in --test", "let the patterns not overlap")
+                    raise UsageError(
+                        option, f"{name} is in --val and in --test", "give patterns that have no scene in common"
+                    )
                 split[name] = which
     taken = set(split.values())
     if taken and "train" not in taken:

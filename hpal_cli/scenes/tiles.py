@@ -46,7 +46,7 @@ class Tiles:
 
     def _distribute(self, file: RawFile, blocks: Iterable[Cloud]) -> None:
         for cloud in blocks:
-            rows = file.see(cloud)
+            rows = file.update(cloud)
             if self._unit is None:
                 self._unit = cloud.unit or 1.0
             edge = self._metres / self._unit

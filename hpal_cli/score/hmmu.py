@@ -40,14 +40,16 @@ class Hierarchy:
             raise UsageError(
                 "--weights",
                 f"{len(self.weights)} weights for {len(self.levels)} levels",
-                "give one weight a level",
+                "give one weight for each level",
             )
         if any(not 0 < edge < float("inf") for edge in self.levels):
             raise UsageError("--levels", "a level is not above zero", "give lengths like 10,50,100 (centimetres)")
         if any(not 0 <= w < float("inf") for w in self.weights):
             raise UsageError("--weights", "a weight is below zero or infinite", "give weights like 0.1,0.01,0.001")
         if self.nested and list(self.levels) != sorted(set(self.levels)):
-            raise UsageError("--hierarchy", "nested levels must grow", "give the finest level first, each once")
+            raise UsageError(
+                "--hierarchy", "the levels of a nested hierarchy must grow", "give each level once, the finest first"
+            )
 
     @property
     def largest(self) -> float:

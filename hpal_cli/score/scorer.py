@@ -139,14 +139,14 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
             "give the output of `hpal predict` or `hpal spread`, or --strategy diverse for a first round",
         )
     if strategy is Strategy.DIVERSE:
-        raise HpalError(path, "is no scenes store, and diverse looks at the scenes", "give the output of `hpal prep`")
+        raise HpalError(path, "is no scenes store, which the strategy diverse needs", "give the output of `hpal prep`")
     return PredictionStore(path)
 
 
 def score(
     path: Path,
     out: Callable[[Header], IO[bytes]],
-    plan: ScoreSettings | None = None,
+    settings: ScoreSettings | None = None,
     *,
     split: str | None = "train",
     scenes: Sequence[str] = (),
@@ -172,35 +172,37 @@ def score(
         HpalError: the store does not fit the strategy, or it has values that are no probabilities.
         UsageError: the strategy compares all scenes, and `shard` is only a part of them.
     """
-    monitor, plan, shard = monitor or Silent(), plan or ScoreSettings(), shard or Shard()
-    regional = plan.strategy in REGIONAL
-    if (regional or plan.strategy is Strategy.DIVERSE) and shard.parts > 1:
+    monitor, settings, shard = monitor or Silent(), settings or ScoreSettings(), shard or Shard()
+    regional = settings.strategy in REGIONAL
+    if (regional or settings.strategy is Strategy.DIVERSE) and shard.parts > 1:
         what = "regions" if regional else "superpoints"
         raise UsageError(
-            "--shard", f"{plan.strategy} compares the {what} of all scenes", "score them in one run: --shard 1/1"
+            "--shard", f"{settings.strategy} compares the {what} of all scenes", "score them in one run: --shard 1/1"
         )
-    if regional and plan.per_superpoint:
-        raise UsageError("--per", f"{plan.strategy} always asks about whole superpoints", "leave --per out")
-    store = open_source(path, plan.strategy)
+    if regional and settings.per_superpoint:
+        raise UsageError("--per", f"{settings.strategy} always asks about whole superpoints", "leave --per out")
+    store = open_source(path, settings.strategy)
     pool = store.choose(split, scenes)
     chosen = shard.of(pool)
-    if plan.strategy is Strategy.HMMU and plan.device == "cpu" and isinstance(store, PredictionStore):
+    if settings.strategy is Strategy.HMMU and settings.device == "cpu" and isinstance(store, PredictionStore):
         stored = store.probability_type(pool[0])
         if stored != np.float16 and not hmmu.missing():
             monitor.note(f"{path} has {stored} probabilities: scored by NumPy, ten times as slow as float16")
     answered = {} if labels is None else labels.answered(store.table.id, path)
     clouds = [] if ply is None else [scene_path(ply, scene.name, "ply") for scene in chosen]
-    taken = {s.number: np.union1d(store.labelled(s), answered.get(s.number, ())).astype(np.int64) for s in chosen}
-    extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(plan.strategy, ())
+    answered_rows = {
+        s.number: np.union1d(store.labelled(s), answered.get(s.number, ())).astype(np.int64) for s in chosen
+    }
+    extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(settings.strategy, ())
     groups: dict[int, NDArray[np.int32]] = {}
-    worth: SuperpointValue | None = None
-    if plan.per_superpoint or regional:
+    value_of: SuperpointValue | None = None
+    if settings.per_superpoint or regional:
         groups = _superpoints(store, pool, jobs, monitor)
-    if plan.per_superpoint:
+    if settings.per_superpoint:
         extra = (SUPERPOINT,)
         # The rarity of a class is that in the whole pool, also if only a part of the pool is scored here.
-        worth = SuperpointValue.from_pool(
-            store, pool, plan.strategy, max(int(np.bincount(superpoint).max()) for superpoint in groups.values())
+        value_of = SuperpointValue.from_pool(
+            store, pool, settings.strategy, max(int(np.bincount(superpoint).max()) for superpoint in groups.values())
         )
     header = Header(
         kind="scores",
@@ -208,25 +210,29 @@ def score(
         scenes=store.table.id,
         unit=store.unit,
         features=store.feature_count(pool[0]),
-        strategy=str(plan),
+        strategy=str(settings),
         shard=(shard.part, shard.parts) if shard.parts > 1 else None,
         pool=tuple(PoolScene.from_info(s) for s in chosen),
         history=() if history is None else (*store.history, *history),
         dtype=point_dtype(color=all(store.has_color(s) for s in pool), extra=tuple((n, "<i4") for n in extra)),
         count=sum(
-            len(unanswered_superpoints(groups[s.number], taken[s.number]))
-            if plan.per_superpoint
-            else s.points - len(taken[s.number])
+            len(unanswered_superpoints(groups[s.number], answered_rows[s.number]))
+            if settings.per_superpoint
+            else s.points - len(answered_rows[s.number])
             for s in chosen
         ),
     )
     jobs = min(jobs, max(1, len(chosen)))
     threads = max(1, cores() // jobs)
-    ranks = _diverse(store, chosen, groups, taken, plan, monitor) if plan.strategy is Strategy.DIVERSE else {}
+    ranks = (
+        _diverse(store, chosen, groups, answered_rows, settings, monitor)
+        if settings.strategy is Strategy.DIVERSE
+        else {}
+    )
     work = [
         _Work(
-            store, s, plan, header.dtype, taken[s.number], threads, ply, overwrite,
-            groups.get(s.number), worth, ranks.get(s.number),
+            store, s, settings, header.dtype, answered_rows[s.number], threads, ply, overwrite,
+            groups.get(s.number), value_of, ranks.get(s.number),
         )
         for s in chosen
     ]  # fmt: skip
@@ -260,7 +266,7 @@ def score(
         (scene, found), others = warnings[0], len(warnings) - 1
         also = f" and {counted(others, 'scene')} more" if others else ""
         # Only computed for the scene that is named, since it needs the neighbours of all its points.
-        remedy = found.remedy or _fitting_levels(store.points(scene), plan.hierarchy, store.unit)
+        remedy = found.remedy or _fitting_levels(store.points(scene), settings.hierarchy, store.unit)
         monitor.warn(f"{scene.name}{also}: {found.problem}{remedy}")
     # If there are more parts than scenes, this part has none, and the stream is empty.
     writer = writer or PointWriter(out(header), header)
@@ -298,21 +304,21 @@ threads would otherwise wait for each other once for every scene."""
 class _Work:
     """One scene to score, as a task for a worker process.
 
-    taken: (T,) rows that are no candidates; superpoint: (N,) of each point, if the strategy needs it; worth: turns the
-    scores of points into those of superpoints; ranked: (S,) scores of the superpoints, if all scenes were already
-    compared.
+    answered_rows: (T,) rows with an answer, which are no candidates; superpoint: (N,) of each point, if the strategy
+    needs it; value_of: turns the scores of points into those of superpoints; ranked: (S,) scores of the superpoints, if
+    all scenes were already compared.
     """
 
     store: PredictionStore | SceneStore
     scene: SceneInfo
-    plan: ScoreSettings
+    settings: ScoreSettings
     dtype: np.dtype[np.void]
-    taken: NDArray[np.int64]
+    answered_rows: NDArray[np.int64]
     threads: int
     ply: Path | None
     overwrite: bool
     superpoint: NDArray[np.int32] | None = None
-    worth: SuperpointValue | None = None
+    value_of: SuperpointValue | None = None
     ranked: NDArray[np.float64] | None = None
 
 
@@ -325,61 +331,63 @@ class _LevelProblem(NamedTuple):
 
 def _score_scene(work: _Work) -> tuple[Rows, _LevelProblem | None]:
     """The stream's rows of one scene, and what is wrong with the levels there, if anything."""
-    store, scene, plan = work.store, work.scene, work.plan
+    store, scene, settings = work.store, work.scene, work.settings
     points = store.points(scene)
     shares: dict[str, NDArray[np.floating]] = {}
     warning: _LevelProblem | None = None
     prob: NDArray[np.floating] | None = None
-    if isinstance(store, PredictionStore) and plan.strategy is not Strategy.RANDOM:
+    if isinstance(store, PredictionStore) and settings.strategy is not Strategy.RANDOM:
         prob = store.probabilities(scene)
     if work.ranked is not None and work.superpoint is not None:
         scores = work.ranked[work.superpoint]
     elif prob is None:
-        scores = pointwise.random(scene.points, plan.seed, scene.number)
-    elif plan.strategy is Strategy.HMMU:
+        scores = pointwise.random(scene.points, settings.seed, scene.number)
+    elif settings.strategy is Strategy.HMMU:
         measured = _measure(work, prob, points.xyz, store.unit)
-        scores = measured.score(plan.hierarchy)
-        warning = _level_problem(points, plan.hierarchy, measured.voxels, store.unit)
+        scores = measured.score(settings.hierarchy)
+        warning = _level_problem(points, settings.hierarchy, measured.voxels, store.unit)
         if work.ply is not None:
-            names = ["point", *map(format_length, plan.hierarchy.levels)]
+            names = ["point", *map(format_length, settings.hierarchy.levels)]
             # If a level is given twice, each has a field of its own.
             names = [n if names.count(n) == 1 else f"{n}_{place}" for place, n in enumerate(names)]
-            shares = {f"share_{n}": part for n, part in zip(names, measured.shares(plan.hierarchy), strict=True)}
+            shares = {f"share_{n}": part for n, part in zip(names, measured.shares(settings.hierarchy), strict=True)}
     else:
-        scores = POINTWISE[plan.strategy](prob)
-    if work.worth is not None and work.superpoint is not None and work.ranked is None:
+        scores = POINTWISE[settings.strategy](prob)
+    if work.value_of is not None and work.superpoint is not None and work.ranked is None:
         superpoint = work.superpoint
-        scores = work.worth(scores, prob, superpoint)[superpoint]
+        scores = work.value_of(scores, prob, superpoint)[superpoint]
         # The score of a superpoint is linear in those of its points, so the shares still sum to the score.
         shares = {
-            name: work.worth(part.astype(np.float64), prob, superpoint)[superpoint] for name, part in shares.items()
+            name: work.value_of(part.astype(np.float64), prob, superpoint)[superpoint] for name, part in shares.items()
         }
     return _rows(work, points, scores, shares), warning
 
 
 def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating], unit: float) -> hmmu.HmmuResult:
-    hierarchy, margins = work.plan.hierarchy, work.ply is not None
-    if work.plan.device == "cpu":
+    hierarchy, margins = work.settings.hierarchy, work.ply is not None
+    if work.settings.device == "cpu":
         return hmmu.measure(prob, xyz, hierarchy, unit, threads=work.threads, margins=margins)
     # Imported here, since only a GPU needs torch, which takes a second to load.
     import torch
 
     from hpal_cli.score.hmmu_torch import measure_on
 
-    return measure_on(torch.device(work.plan.device), prob, xyz, hierarchy, unit, margins=margins)
+    return measure_on(torch.device(work.settings.device), prob, xyz, hierarchy, unit, margins=margins)
 
 
 def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, _LevelProblem | None], None, None]:
     """The rows of one scene after the other. First the regions of all scenes are compared."""
     from hpal_cli.score import redal, ssdr
 
-    plan = work[0].plan
+    settings = work[0].settings
     measured: list[Any] = list(map_in_order(_measure_regions, work, jobs))
-    if plan.strategy is Strategy.REDAL:
-        final = redal.rank_regions(measured, plan.seed)
+    if settings.strategy is Strategy.REDAL:
+        final = redal.rank_regions(measured, settings.seed)
     else:
         sizes = [one.scene.points for one in work]
-        points = sum(map(plan.budget.count, sizes)) if plan.budget.per_scene else plan.budget.count(sum(sizes))
+        points = (
+            sum(map(settings.budget.count, sizes)) if settings.budget.per_scene else settings.budget.count(sum(sizes))
+        )
         final = ssdr.rank_regions(measured, budget_points=points)
     for one, regions, scores in zip(work, measured, final, strict=True):
         assert isinstance(one.store, PredictionStore)
@@ -398,10 +406,10 @@ def _measure_regions(work: _Work) -> Any:
     features = store.features(scene)(np.arange(scene.points))
     prob, superpoint = store.probabilities(scene), work.superpoint
     assert superpoint is not None
-    if work.plan.strategy is Strategy.REDAL:
-        return redal.measure(prob, points.xyz, points.rgb, features, work.taken, superpoint)
+    if work.settings.strategy is Strategy.REDAL:
+        return redal.measure(prob, points.xyz, points.rgb, features, work.answered_rows, superpoint)
     # The lengths of SSDR-AL are those of rooms, so they are scaled.
-    return ssdr.measure(prob, points.xyz, features, work.taken, superpoint, store.unit / (store.scale or 1.0))
+    return ssdr.measure(prob, points.xyz, features, work.answered_rows, superpoint, store.unit / (store.scale or 1.0))
 
 
 def _rows(
@@ -415,15 +423,17 @@ def _rows(
     if work.ply is not None:
         from hpal_cli.score.uncertainty import uncertainty_cloud
 
-        cloud = uncertainty_cloud(points, scores, shares, work.taken, work.scene)
+        cloud = uncertainty_cloud(points, scores, shares, work.answered_rows, work.scene)
         write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)
     free: NDArray[np.int64] = np.arange(work.scene.points)
-    if work.plan.per_superpoint:
+    if work.settings.per_superpoint:
         assert work.superpoint is not None
-        free = np.sort(medoids(work.superpoint, points.xyz)[unanswered_superpoints(work.superpoint, work.taken)])
+        free = np.sort(
+            medoids(work.superpoint, points.xyz)[unanswered_superpoints(work.superpoint, work.answered_rows)]
+        )
         extra = {SUPERPOINT: work.superpoint}
-    elif len(work.taken):
-        free = np.delete(free, work.taken)
+    elif len(work.answered_rows):
+        free = np.delete(free, work.answered_rows)
     rows = np.zeros(len(free), work.dtype)
     rows["x"], rows["y"], rows["z"] = points.position[free].T
     if points.rgb is not None and "red" in (work.dtype.names or ()):
@@ -467,8 +477,8 @@ def _diverse(
     store: PredictionStore | SceneStore,
     chosen: Sequence[SceneInfo],
     groups: Mapping[int, NDArray[np.int32]],
-    taken: Mapping[int, NDArray[np.int64]],
-    plan: ScoreSettings,
+    answered_rows: Mapping[int, NDArray[np.int64]],
+    settings: ScoreSettings,
     monitor: Monitor,
 ) -> dict[int, NDArray[np.float64]]:
     """Scene number -> (S,) score of its superpoints under `diverse`."""
@@ -479,15 +489,17 @@ def _diverse(
     free = []
     for scene, one in zip(chosen, scenes, strict=True):
         open_ = np.zeros(len(one), bool)
-        open_[unanswered_superpoints(groups[scene.number], taken[scene.number])] = True
+        open_[unanswered_superpoints(groups[scene.number], answered_rows[scene.number])] = True
         free.append(open_)
     points = sum(scene.points for scene in chosen)
     count = (
-        sum(plan.budget.count(scene.points) for scene in chosen) if plan.budget.per_scene else plan.budget.count(points)
+        sum(settings.budget.count(scene.points) for scene in chosen)
+        if settings.budget.per_scene
+        else settings.budget.count(points)
     )
     scores = diverse(
         [likeness(one.feature) for one in scenes], likeness.deviation, [one.size for one in scenes], free,
-        count, plan.seed,
+        count, settings.seed,
     )  # fmt: skip
     return {scene.number: score for scene, score in zip(chosen, scores, strict=True)}
 

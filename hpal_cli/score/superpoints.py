@@ -71,8 +71,9 @@ class SuperpointValue:
         return np.clip(mean * np.sqrt(size) * rare / most, 0, 1)
 
 
-def unanswered_superpoints(superpoint: NDArray[np.integer], taken: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The superpoints (ascending) without a point among the rows `taken` (T,), since one answer is for all points."""
+def unanswered_superpoints(superpoint: NDArray[np.integer], answered: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The superpoints (ascending) without a point among the rows `answered` (T,), since one answer is for all of their
+    points."""
     free = np.ones(int(superpoint.max()) + 1 if len(superpoint) else 0, bool)
-    free[superpoint[taken]] = False
+    free[superpoint[answered]] = False
     return np.flatnonzero(free)

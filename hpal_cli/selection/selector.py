@@ -43,7 +43,11 @@ def find_predictions(
     path = scored_store(header, beside)
     if path is None or not path.exists():
         if path is not None and needed and header.features != 0:
-            raise HpalError(path, "the scored predictions are not there", "say where with --source, or add --no-fds")
+            raise HpalError(
+                path,
+                "the predictions that were scored are not there",
+                "name their new place with --source, or add --no-fds",
+            )
         return None
     return PredictionStore(path) if kind_of(path) != "scenes" else None
 
@@ -239,10 +243,12 @@ def _require_possible(
             subject, "has no table of scenes, so a share of them is unknown", "give --budget as a number of points"
         )
     if whole and suppression is not None:
-        raise HpalError(subject, "holds regions, which FDS does not apply to", "add --no-fds")
+        raise HpalError(subject, "holds regions, and FDS is for points", "add --no-fds")
     if whole and max_per_scene is not None:
         raise HpalError(
-            subject, "holds regions, which are taken whole", "leave --max-per-scene out, or give --budget N/scene"
+            subject,
+            "holds regions, which are always selected whole",
+            "leave --max-per-scene out, or give --budget N/scene",
         )
 
 
@@ -298,7 +304,7 @@ def _check_rows(rows: Rows, name: str, points: int | None, subject: object) -> N
         raise HpalError(
             subject,
             f"scene {name} has no point {index[0] if index[0] < 0 else index[-1]}",
-            "give matching files",
+            "give the scores and the store that they were computed from",
         )
     if (index[1:] == index[:-1]).any():
         raise HpalError(subject, f"scene {name}: a point comes twice", "repair the command that scored them")

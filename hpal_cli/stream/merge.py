@@ -31,7 +31,9 @@ def merged_header(readers: Sequence[PointReader]) -> Header:
     numbers = Counter(scene.number for scene in pool)
     twice = {scene.name for scene in pool if numbers[scene.number] > 1}
     if others and twice:
-        raise HpalError(readers[-1].subject, f"scene {min(twice)} comes in two streams", "give each once")
+        raise HpalError(
+            readers[-1].subject, f"scene {min(twice)} comes in two streams", "give the points of each scene once"
+        )
     history = list(first.header.history)
     for reader in others:
         history += [entry for entry in reader.header.history if entry not in history]
@@ -54,7 +56,11 @@ def scenes_of(readers: Sequence[PointReader]) -> Iterator[tuple[int, Rows, str]]
     for reader in readers:
         for number, rows in reader.by_scene():
             if number in seen:
-                raise HpalError(reader.subject, f"scene {number} came in another stream already", "give each once")
+                raise HpalError(
+                    reader.subject,
+                    f"scene {number} came in another stream already",
+                    "give the points of each scene once",
+                )
             seen.add(number)
             yield number, rows, str(reader.subject)
 

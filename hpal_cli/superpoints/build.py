@@ -30,8 +30,7 @@ class Superpoints:
 
     superpoint: (N,) int32 superpoint of each point; size: (S,) int64 number of points; medoid: (S,) int64 row of the
     point nearest to the mean position; centre: (S, 3) float32 mean position in metres divided by the scale of the
-    scene;
-    feature: (S, F) float32 description; graph: the pairs of superpoints that touch.
+    scene; feature: (S, F) float32 description; graph: the pairs of superpoints that touch.
     """
 
     superpoint: NDArray[np.int32]

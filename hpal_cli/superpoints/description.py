@@ -39,12 +39,12 @@ _HEIGHTS = (0.1, 0.5, 0.8, 1.2, 1.8, 2.3)
 class Frame:
     """The properties of a scene that its superpoints are compared with.
 
-    axes: (2, 2) rotation in the horizontal plane after which most walls are parallel to x or y; look: (4,) mean of
+    axes: (2, 2) rotation in the horizontal plane after which most walls are parallel to x or y; color: (4,) mean of
     `color_features`; low, high: (2,) bounds of the rotated scene in x and y, and top its height, all only for rooms.
     """
 
     axes: NDArray[np.float64]
-    look: NDArray[np.float64]
+    color: NDArray[np.float64]
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
     top: float = 0.0
@@ -192,7 +192,7 @@ def describe_own(
         extent[:, 2:],
         np.log(size)[:, None],
         np.column_stack(fill),
-        mean[:, 2:6] - frame.look,
+        mean[:, 2:6] - frame.color,
     ]
     if frame.low is not None and frame.high is not None:
         to_end = np.minimum(np.abs(middle[:, :2] - frame.low), np.abs(frame.high - middle[:, :2]))

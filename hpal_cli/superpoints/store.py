@@ -120,7 +120,9 @@ class SuperpointStore:
     def _require(self, scene: SceneInfo, consistent: bool) -> None:
         if not consistent:
             raise HpalError(
-                self.path, f"scene {scene.name}: its superpoints do not fit together", "remove it: it is made again"
+                self.path,
+                f"scene {scene.name}: its superpoints do not fit together",
+                "remove the store; the next command that needs it writes it again",
             )
 
     def _array(self, scene: SceneInfo, name: str) -> NDArray[Any]:

@@ -110,7 +110,9 @@ def settings_of(
     kinds = get_type_hints(Settings)
     for key in given:
         if key not in kinds:
-            raise UsageError(f"--{key.replace('_', '-')}", "is no value of training", f"choose from {', '.join(kinds)}")
+            raise UsageError(
+                f"--{key.replace('_', '-')}", "is no option of training", f"choose from {', '.join(kinds)}"
+            )
     # Imported here, so that `hpal train --help` does not load torch.
     from hpal_cli.network.minkunet import SIZES
     from hpal_cli.network.point_inputs import InputSpec

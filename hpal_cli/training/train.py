@@ -103,7 +103,9 @@ def train(
     with process_group(device) as processes, full_precision():
         if settings.batch < processes.world_size:
             raise UsageError(
-                "--batch", f"{settings.batch} scenes for {processes.world_size} processes", "give each one"
+                "--batch",
+                f"{settings.batch} scenes for {processes.world_size} processes",
+                "give at least one scene for each process",
             )
         monitor = (monitor if processes.first else None) or Silent()
         run_of = _Run(
@@ -163,7 +165,11 @@ class _Run:
                 f"colour is left out, since {without[0]} has none ({len(without)} of {len(store.table)} scenes)"
             )
         if spread is not None and labels is None:
-            raise UsageError("--spread", "adds nothing to every label", "leave it out, or give a labels store")
+            raise UsageError(
+                "--spread",
+                "is of no use with `--labels all`, since every point with a label has it already",
+                "leave it out, or give a labels store",
+            )
         self.spread = (
             None
             if spread is None or labels is None
@@ -430,7 +436,9 @@ class _Run:
         for what in ("settings", "classes", "color", "scenes", "scale", "seed", "labels"):
             if getattr(saved, what) != getattr(now, what):
                 raise HpalError(
-                    unfinished, f"was started with other {what}", "resume with the same, or remove it to start over"
+                    unfinished,
+                    f"was started with other {what}",
+                    "resume with the same options and inputs, or remove it to start over",
                 )
         self.student.load_state_dict(saved.student)
         if self.teacher is not None:

@@ -195,7 +195,11 @@ def _ply_values(values: NDArray[np.generic], name: str, path: Path) -> NDArray[n
         return values.astype(np.uint8)
     if kind.kind in "iu" and kind.itemsize == 8:
         if values.size and (int(values.max()) > _EXACT or int(values.min()) < -_EXACT):
-            raise HpalError(path, f"the field {name} has whole numbers beyond 2^53, which PLY cannot hold", "write CSV")
+            raise HpalError(
+                path,
+                f"the field {name} has whole numbers beyond 2^53, which PLY cannot hold",
+                "write CSV (--format csv)",
+            )
         return values.astype(np.float64)
     # Open3D ignores fields of other types than uchar, int, float and double.
     if kind in (np.int8, np.int16, np.uint16):

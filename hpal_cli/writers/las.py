@@ -372,7 +372,9 @@ def _put(rows: Any, name: str, stored: list[NDArray[Any]]) -> None:
 
 def _column(points: Points, name: str, subject: Path) -> NDArray[Any]:
     if name not in points.attributes:
-        raise HpalError(subject, f"the scenes store has no {name}, which its LAS header promises", "prep again")
+        raise HpalError(
+            subject, f"the scenes store has no {name}, which its LAS header promises", "run `hpal prep` again"
+        )
     return points.attributes[name]
 
 
@@ -393,7 +395,9 @@ def _place(
         tolerance is not None and np.abs(steps - whole).max(initial=0) > tolerance
     ):
         scale = " x ".join(f"{s:g}" for s in header.scales)
-        raise HpalError(subject, f"its positions are not those of its LAS header (steps of {scale})", "write PLY")
+        raise HpalError(
+            subject, f"its positions are not those of its LAS header (steps of {scale})", "write PLY (--format ply)"
+        )
     rows.array["X"], rows.array["Y"], rows.array["Z"] = whole.T
 
 
@@ -405,7 +409,7 @@ def require_classes(table: NDArray[np.int64], subject: object) -> None:
         raise HpalError(
             subject,
             f"LAS numbers classes 0 to 255, and one would get {int(table.max())}",
-            "write PLY, or give each class its `las` number in the file for --classes",
+            "write PLY (--format ply), or give each class its `las` number in the file for --classes",
         )
 
 
@@ -431,7 +435,9 @@ def _step(span: float, unit: float, subject: Path) -> float:
     while span / step > _STEPS:
         step *= 10
     if step > millimetre * (1 + 1e-9):
-        raise HpalError(subject, f"is {span:g} units long, too much for LAS to keep the millimetre", "write PLY")
+        raise HpalError(
+            subject, f"is {span:g} units long, too much for LAS to keep millimetres", "write PLY (--format ply)"
+        )
     return float(step)
 
 
