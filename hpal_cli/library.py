@@ -29,6 +29,7 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score.hmmu import LEVELS, Hierarchy, default_weights, measure
 from hpal_cli.selection.fds import RADIUS, SIMILARITY, FeatureRows, Suppression, greedy_select
 from hpal_cli.spreading.spread import spread as _spread
+from hpal_cli.store.remote import located
 
 if TYPE_CHECKING:
     from hpal_cli.forest.model import Forest
@@ -599,7 +600,7 @@ def _entry(name: str, *args: object, seed: int | None = None) -> Entry:
 def _path(name: str, given: object) -> Path:
     if not isinstance(given, str | os.PathLike):
         raise UsageError(name, f"is {_kind(given)}, not a path", "give a str or a Path")
-    return Path(given)
+    return located(given)
 
 
 def _scenes(given: SceneStore | PathLike) -> SceneStore:

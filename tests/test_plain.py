@@ -17,9 +17,13 @@ from hpal_cli.errors import HpalError
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope
-from hpal_cli.store.plain import NotPlain, PlainArray
+from hpal_cli.store.plain import NotPlain, PlainArray, read_metadata
 
 RNG = np.random.default_rng(0)
+
+
+def plain(folder: Path) -> PlainArray:
+    return PlainArray(folder, read_metadata(folder))
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_what_this_program_writes_is_plain(
     monkeypatch.setattr(envelope, "CHUNK_ROWS", 4)
     values = (RNG.random(shape) * 100).astype(dtype)
     envelope.write_array(group, "x", values)
-    array = PlainArray(tmp_path / "x")
+    array = plain(tmp_path / "x")
     read = array.block(0, shape[0])
     assert (read.dtype, read.shape, read.flags.writeable) == (values.dtype, shape, True)
     for start in range(shape[0]):
@@ -65,7 +69,7 @@ def test_what_others_write_is_left_to_zarr(group: zarr.Group, tmp_path: Path, op
     made = {"chunks": (4, 4), "compressors": [zarr.codecs.BloscCodec(), zarr.codecs.Crc32cCodec()], **options}
     group.create_array("x", data=values, **made)
     with pytest.raises(NotPlain):
-        PlainArray(tmp_path / "x")
+        plain(tmp_path / "x")
     np.testing.assert_array_equal(envelope.read_array(group, "x", tmp_path), values)
     np.testing.assert_array_equal(envelope.RowReader(group, "x", tmp_path)(np.array([5, 1])), values[[5, 1]])
 
@@ -77,7 +81,7 @@ def test_every_flipped_bit_of_a_chunk_is_left_to_zarr(group: zarr.Group, tmp_pat
     for place in range(len(whole)):
         chunk.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         with pytest.raises(NotPlain):
-            PlainArray(tmp_path / "x").block(0, 40)
+            plain(tmp_path / "x").block(0, 40)
     chunk.write_bytes(whole[:-1])
     with pytest.raises(HpalError, match="its array x/c/0 is damaged"):
         envelope.read_array(group, "x", tmp_path)
@@ -111,7 +115,7 @@ def test_metadata_that_lies_is_left_to_zarr(
     change(about)
     metadata.write_text(json.dumps(about))
     with pytest.raises(NotPlain):
-        PlainArray(tmp_path / "x").block(0, 1 << 50)
+        plain(tmp_path / "x").block(0, 1 << 50)
 
 
 def test_a_store_is_sent_to_a_process_without_its_table(tmp_path: Path) -> None:

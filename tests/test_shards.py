@@ -201,8 +201,8 @@ def test_the_page_of_the_cluster(office: Path, tmp_path: Path, hpal: Callable[..
     for n in (1, 2):
         bash(blocks('hpal predict model.pt scenes.zarr -o preds.zarr --shard "$'), tmp_path, **slurm(n))
     for n in (1, 2):
-        bash(blocks("hpal score"), tmp_path, **slurm(n))
-    bash(blocks("hpal select"), tmp_path)
+        bash(blocks("hpal score preds.zarr -o"), tmp_path, **slurm(n))
+    bash(blocks("hpal select scores-"), tmp_path)
     assert (tmp_path / "picks.ply").exists()
     assert b"--shard" not in run("info", "--check", "preds.zarr").out
     (tmp_path / "preds.zarr").rename(tmp_path / "first.zarr")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -34,6 +37,7 @@ from hpal_cli.commands.console import Console, is_pipe
 from hpal_cli.commands.reports import Events, Failure, report
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.parallel import allow_processes
+from hpal_cli.store.remote import located
 from hpal_cli.system import ENDING
 from hpal_cli.wording import printable
 
@@ -80,8 +84,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _with_addresses(command: Callable[..., None]) -> Callable[..., None]:
+    """The same command, except that its paths may be addresses on object storage (`s3://bucket/name`)."""
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        command(**{name: _as_addresses(value) for name, value in values.items()})
+
+    return call
+
+
+def _as_addresses(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_addresses(one) for one in value]
+    return located(value) if isinstance(value, Path) else value
+
+
 for module in (prep, train, predict, score, select, label, spread, evaluate, superpoints, info, view, export, demo):
-    app.command(module.NAME)(module.command)
+    app.command(module.NAME)(_with_addresses(module.command))
 
 
 def _show_version(wanted: bool) -> None:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from hpal_cli.commands.reports import Events, report
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.progress import Task
+from hpal_cli.store.remote import RemotePath
 from hpal_cli.wording import printable
 
 if TYPE_CHECKING:
@@ -210,8 +211,14 @@ def require_other(output: Path | None, inputs: Sequence[Path | None], option: st
     """
     if output is None or not output.exists():
         return
-    if any(path is not None and path.exists() and path.samefile(output) for path in inputs):
+    if any(path is not None and path.exists() and _same(path, output) for path in inputs):
         raise UsageError(option, f"{output} is the input", "give another name")
+
+
+def _same(path: Path, other: Path) -> bool:
+    if isinstance(path, RemotePath) or isinstance(other, RemotePath):
+        return path == other
+    return path.samefile(other)
 
 
 def free_name(usual: str | Path) -> Path:

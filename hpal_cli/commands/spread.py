@@ -13,6 +13,7 @@ from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
+from hpal_cli.store.remote import located
 from hpal_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -102,10 +103,10 @@ def command(
             chosen = store.table.choose(split, opt.as_list(scenes))
             room.enter_context(reserve_pictures(chosen, pictures, overwrite=overwrite))
         for scene, known in spread(
-            None if labels == "none" else LabelStore(Path(labels)),
+            None if labels == "none" else LabelStore(located(labels)),
             store,
             output,
-            predictions=[PredictionStore(Path(path)) for path in opt.as_list([str(p) for p in predictions or ()])],
+            predictions=[PredictionStore(located(path)) for path in opt.as_list([str(p) for p in predictions or ()])],
             like=alike,
             strength=strength,
             split=split,

@@ -12,6 +12,7 @@ from hpal_cli.commands.console import Console, name_for_predictions, typed
 from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 from hpal_cli.lengths import format_length
+from hpal_cli.store.remote import located
 from hpal_cli.training.presets import PRESETS
 from hpal_cli.wording import counted
 
@@ -440,7 +441,7 @@ def command(
 
     require_absent(output, overwrite=overwrite)
     store = SceneStore(scenes_store)
-    answers = None if labels == "all" else LabelStore(Path(str(labels)))
+    answers = None if labels == "all" else LabelStore(located(str(labels)))
     length = f"{settings.minutes:g} minutes" if settings.minutes else f"{settings.steps} steps"
     console.say(f"{name} preset, {settings.size} network, {length} on {chosen_device}, {chosen_backend}")
     checkpoint = train(
@@ -503,7 +504,7 @@ def _train_forest(
     store = SceneStore(scenes)
     forest = train_forest(
         store,
-        None if labels == "all" else LabelStore(Path(labels)),
+        None if labels == "all" else LabelStore(located(labels)),
         spread=None if spread is None else PredictionStore(spread),
         old_spread=old_spread,
         seed=seed,

@@ -23,6 +23,7 @@ from hpal_cli.forest import boosting
 from hpal_cli.forest.learn import Stages
 from hpal_cli.history import Entry
 from hpal_cli.store.files import atomic_write
+from hpal_cli.store.remote import local_copy
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.trees import Trees
 
@@ -103,7 +104,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 def is_forest(path: Path) -> bool:
     """Whether the checkpoint at `path` is that of a forest."""
     try:
-        with archives.opened(path) as archive:
+        with archives.opened(local_copy(path)) as archive:
             return _META in archive.namelist()
     except (OSError, zipfile.BadZipFile):
         return False
@@ -130,7 +131,7 @@ def load(path: Path) -> Forest:
     """
     remedy = "give a model made by `hpal train --model forest`"
     try:
-        with archives.opened(path) as archive:
+        with archives.opened(local_copy(path)) as archive:
             meta: Mapping[str, Any] = json.loads(archive.read(_META))
             if meta.get("spec") != SPEC:
                 old = isinstance(meta.get("spec"), int) and meta["spec"] < SPEC

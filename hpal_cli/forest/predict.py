@@ -69,7 +69,7 @@ def predict_forest(
     jobs = min(default_jobs(), len(chosen)) if sum(scene.points for scene in chosen) > _WORTH_PROCESSES else 1
     with (
         parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
-        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, _),
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, folder),
         monitor.task("predicting", len(chosen)) as task,
     ):
         for scene, (prob, feat, superpoint) in zip(chosen, map_in_order(_predict_scene, work, jobs), strict=True):
@@ -85,6 +85,7 @@ def predict_forest(
                 for part in np.split(superpoint, range(envelope.CHUNK_ROWS, len(superpoint), envelope.CHUNK_ROWS))
             )
             write_scene_blocks(root, scene, store.points(scene), blocks, rows, superpoint=superpoint)
+            envelope.scene_written(place, folder, scene.name)
             task.advance(1, f"{scene.name}  {scene.points:,} points")
             yield scene
 

@@ -244,6 +244,7 @@ def predict(
                     ((prob, feat if features else None) for prob, feat in done.blocks()),
                     _labelled(checkpoint, scene, same_scenes),
                 )
+                envelope.scene_written(place, partial, scene.name)
                 task.advance(1, f"{scene.name}  {scene.points:,} points")
                 yield scene, pred, done
 

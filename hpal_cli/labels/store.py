@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from hpal_cli.scene_table import SceneTable
 from hpal_cli.scenes.metadata import read_metadata
 from hpal_cli.store import envelope
 from hpal_cli.store.files import sync, unfinished_folder
+from hpal_cli.store.remote import RemotePath, in_flight
 
 ANSWER = np.dtype(
     [
@@ -89,7 +91,7 @@ class LabelStore:
         self._root, attributes = envelope.open_store(path, "labels")
         self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         # A batch never changes after it was written (docs/formats.md section 4.3), so each is read only once.
-        self._read: dict[str, Batch] = {}
+        self._read: dict[str, Batch | None] = {}
 
     @classmethod
     def create(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float = 1.0) -> LabelStore:
@@ -101,8 +103,9 @@ class LabelStore:
         attributes = {"id": table.id, "classes": classes.to_json(), "unit": unit, "scenes": table.to_json()}
         with envelope.create(path, "labels", attributes, overwrite=False) as (root, _):
             root.create_group("answers")
-        sync(path)
-        sync(path.parent, below=False)
+        if not isinstance(path, RemotePath):
+            sync(path)
+            sync(path.parent, below=False)
         return cls(path)
 
     @classmethod
@@ -112,12 +115,12 @@ class LabelStore:
         Raises:
             HpalError: the store exists, but is for other scenes or classes than those of `subject`.
         """
-        if not path.exists():
+        if not _is_there(path):
             try:
                 return cls.create(path, classes, table, unit=unit)
             except HpalError:
                 # Another process created it meanwhile, and both can add answers to it.
-                if not path.exists():
+                if not _is_there(path):
                     raise
         store = cls(path)
         store.require_scenes(table.id, subject, "use the labels made from these scenes, or a new -o")
@@ -147,9 +150,13 @@ class LabelStore:
     def _batches(self, names: list[str]) -> list[Batch]:
         undone: set[int] = set()
         batches = []
+        if isinstance(self.path, RemotePath):
+            in_flight(self._batch, [name for name in names if name not in self._read])
         # From the newest to the oldest, since a batch that withdraws another may itself be withdrawn by a later one.
         for name in reversed(names):
             batch = self._batch(name)
+            if batch is None:
+                continue
             batch = replace(batch, stands=batch.round not in undone)
             if batch.stands:
                 undone.update(batch.undoes)
@@ -162,7 +169,8 @@ class LabelStore:
         Raises:
             HpalError: a chunk is damaged or missing, or an answer is for a scene, row or class that does not exist.
         """
-        envelope.check_arrays(self._root, self.path)
+        void = [f"answers/{name}" for name in self._names() if self._batch(name) is None]
+        envelope.check_arrays(self._root, self.path, without=void)
         for batch in self.batches():
             self._check(batch.rows)
 
@@ -276,7 +284,7 @@ class LabelStore:
             name = f"{1 + int(names[-1]) if names else 0:06d}"
             try:
                 # Written beside the store and not in it, so that a list of the batches has only complete ones.
-                with unfinished_folder(self.path) as partial:
+                with _beside(self.path) as partial:
                     columns = {column: rows[column] for column in ("scene", "index", "label")}
                     columns["xyz"] = np.column_stack([rows["x"], rows["y"], rows["z"]])
                     if asked is not None:
@@ -288,9 +296,6 @@ class LabelStore:
                     if seconds is not None:
                         attributes["seconds"] = seconds
                     envelope.write_group(partial, attributes, columns)
-                    # A person who was told that the answer is stored may not remember it, so it must survive a power
-                    # cut.
-                    sync(partial)
                     renamed = _rename(partial, folder / name)
             except OSError as error:
                 raise HpalError(
@@ -299,7 +304,8 @@ class LabelStore:
             if not renamed:
                 continue
             try:
-                sync(folder, below=False)
+                if not isinstance(folder, RemotePath):
+                    sync(folder, below=False)
             except OSError as error:
                 problem = f"has the answers, but the disk does not say that they will stay ({error.strerror})"
                 raise HpalError(self.path, problem, "check the disk, and `hpal label --log`") from error
@@ -341,14 +347,19 @@ class LabelStore:
 
     def _names(self) -> list[str]:
         folder = self.path / "answers"
-        return sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+        names = sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+        if isinstance(folder, RemotePath) and names and names[-1] not in self._read:
+            # Another process may still be writing the last batch, which then does not count yet.
+            names = names if (folder / names[-1] / "zarr.json").exists() else names[:-1]
+        return names
 
     def _round(self, name: str) -> int:
-        if name in self._read:
-            return self._read[name].round
-        _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
-        with self._attributes_of(name):
-            return int(attributes["round"])
+        if name not in self._read:
+            attributes = envelope.read_attributes(self._root, f"answers/{name}", self.path)
+            with self._attributes_of(name):
+                return -1 if attributes.get("void") is True else int(attributes["round"])
+        batch = self._read[name]
+        return -1 if batch is None else batch.round
 
     @contextlib.contextmanager
     def _attributes_of(self, name: str) -> Iterator[None]:
@@ -358,26 +369,28 @@ class LabelStore:
             problem = f"the attributes of its answers/{name} are damaged ({error!r})"
             raise HpalError(self.path, problem, "restore a copy of it") from error
 
-    def _batch(self, name: str) -> Batch:
+    def _batch(self, name: str) -> Batch | None:
+        """The batch of this name; None if its writer died before it was complete (only on object storage)."""
         if name not in self._read:
             self._read[name] = self._read_batch(name)
         return self._read[name]
 
-    def _read_batch(self, name: str) -> Batch:
-        _, attributes = envelope.read_group(self._root, f"answers/{name}", self.path)
+    def _read_batch(self, name: str) -> Batch | None:
+        attributes = envelope.read_attributes(self._root, f"answers/{name}", self.path)
+        if attributes.get("void") is True:
+            return None
 
-        def column(array: str) -> NDArray[Any]:
-            return envelope.read_array(self._root, f"answers/{name}/{array}", self.path)
+        def columns(*arrays: str) -> list[NDArray[Any]]:
+            return envelope.read_arrays(self._root, [f"answers/{name}/{array}" for array in arrays], self.path)
 
-        scene, xyz = column("scene"), column("xyz")
-        index, label = column("index"), column("label")
+        scene, index, label, xyz = columns("scene", "index", "label", "xyz")
         self._require_rows(name, len(scene), index, label, xyz)
         rows = np.zeros(len(scene), ANSWER)
         rows["scene"], rows["index"], rows["label"] = scene, index, label
         rows["x"], rows["y"], rows["z"] = xyz.T
         asked = np.zeros(0, QUERY)
-        if envelope.find(self._root, f"answers/{name}/open_scene", self.path) is not None:
-            scene, index = column("open_scene"), column("open_index")
+        if envelope.has(self._root, f"answers/{name}/open_scene", self.path):
+            scene, index = columns("open_scene", "open_index")
             self._require_rows(name, len(scene), index)
             asked = np.zeros(len(scene), QUERY)
             asked["scene"], asked["index"] = scene, index
@@ -395,12 +408,46 @@ class LabelStore:
             raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is a store at `path`. On object storage this waits for one that another process is creating."""
+    if not isinstance(path, RemotePath):
+        return path.exists()
+    until = time.monotonic() + _MADE_WITHIN
+    while (about := envelope.attributes_of(path)) is not None and about.get("complete") is not True:
+        if time.monotonic() > until:
+            # Its writer may be dead, which is found out when the store is created again.
+            return False
+        time.sleep(0.2)
+    return about is not None or path.exists()
+
+
+_MADE_WITHIN = 5.0
+"""Seconds that an empty labels store on object storage may take to be created."""
+
+
+def _beside(path: Path) -> contextlib.AbstractContextManager[Path]:
+    """Yields a temporary folder to which a batch for the store at `path` is written. It is removed at the end."""
+    return _scratch() if isinstance(path, RemotePath) else unfinished_folder(path)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hpal-") as folder:
+        yield Path(folder) / "batch"
+
+
 def _rename(partial: Path, name: Path) -> bool:
     """Renames a batch from its temporary name. Returns False if another process has used the name already.
 
     Raises:
         OSError: the batch cannot be renamed.
     """
+    if isinstance(name, RemotePath):
+        from hpal_cli.store.objects import add_batch
+
+        return add_batch(partial, name)
+    # A person who was told that the answer is stored may not remember it, so it must survive a power cut.
+    sync(partial)
     try:
         os.rename(partial, name)
     except OSError:

@@ -78,13 +78,10 @@ class PredictionStore:
             raise HpalError(self.path, f"scene {scene.name} was not predicted", "run `hpal predict` on it")
         attributes = envelope.read_attributes(self._root, f"scenes/{scene.name}", self.path)
         offset = offset_of({"offset": (0.0, 0.0, 0.0), **attributes}, scene, self.path)
-        xyz = self._array(scene, "xyz")
-        self._require_positions(scene, xyz.shape)
-        return Points(
-            xyz=xyz,
-            offset=offset,
-            rgb=self._array(scene, "rgb") if self.has_color(scene) else None,
-        )
+        names = ["xyz", "rgb"] if self.has_color(scene) else ["xyz"]
+        read = envelope.read_arrays(self._root, [f"scenes/{scene.name}/{name}" for name in names], self.path)
+        self._require_positions(scene, read[0].shape)
+        return Points(read[0], offset, rgb=read[1] if len(read) > 1 else None)
 
     def xyz_rows(self, scene: SceneInfo) -> RowReader:
         """A function that is given rows (K,) and returns the positions (K, 3) of these points in float32, relative to

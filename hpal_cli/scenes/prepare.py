@@ -33,6 +33,7 @@ from hpal_cli.scenes.write import write_scene
 from hpal_cli.shard import Shard
 from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
+from hpal_cli.store.remote import RemotePath
 from hpal_cli.wording import Repeated
 
 MANY_POINTS_PER_CELL = 500
@@ -47,12 +48,13 @@ BYTES = 40
 
 @dataclass(frozen=True)
 class _Job:
-    """What all scenes of one call have in common."""
+    """What all scenes of one call have in common. store: the path of the new store; folder: where it is written."""
 
     reader: str
     options: Options
     strict: bool
     store: Path
+    folder: Path
     grid: float | None
     unit: float | None
     classes: ClassTable
@@ -109,7 +111,7 @@ def prepare(
         classes: the class table; by default that of the format, or one made of the class numbers that occur.
         unit: metres in one unit of the coordinates; by default what the files say, else 1.
         strict: refuse points whose coordinates are not finite, instead of leaving them out.
-        resume: continue what an interrupted call with the same settings has begun.
+        resume: continue what an interrupted call with the same settings has begun on a disk.
         keep_going: leave out scenes that cannot be read, and raise only after the store is written.
         shard: the part of the scenes that is read; `out` is there once all parts are (`store.parts`), and the table
             that is returned is that of the part.
@@ -121,6 +123,9 @@ def prepare(
         UsageError: a pattern matches no scene.
     """
     monitor = monitor or Silent()
+    remote = isinstance(out, RemotePath)
+    if remote and resume:
+        raise UsageError("--resume", f"is for a store on a disk: nothing unfinished stays at {out}", "leave it out")
     options = Options(None if columns is None else tuple(columns), classes)
     reader, sources = readers.find(root, format, options)
     if columns is not None and reader is not readers.text:
@@ -142,7 +147,9 @@ def prepare(
     attributes: dict[str, object] = {}
     with contextlib.ExitStack() as writing:
         there = writing.enter_context(parts.written(out, shard, overwrite=overwrite, monitor=monitor))
-        place = resumable_write(there, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
+        place = None
+        if not remote:
+            place = resumable_write(there, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
         store = envelope.create(there, "scenes", attributes, overwrite=overwrite, place=place)
         _, partial = writing.enter_context(store)
         # An interrupted call has measured, and its files are not read again.
@@ -159,7 +166,7 @@ def prepare(
             fits = max(fits, edge)
         times = None if fits == ROOM_GRID else fits / ROOM_GRID
         table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
-        job = _Job(reader.NAME, options, strict, partial, edge, unit, table)
+        job = _Job(reader.NAME, options, strict, there, partial, edge, unit, table)
         settings = {
             "format": reader.NAME,
             "columns": None if columns is None else list(columns),
@@ -212,7 +219,7 @@ def prepare(
                 raise HpalError(root, "none of its scenes can be read", "see the warnings above")
             units = _one_unit(root, done)
         except BaseException:
-            if has_finished_scenes(partial):
+            if not remote and has_finished_scenes(partial):
                 monitor.note("the scenes that are done are kept; the same command with --resume goes on")
             raise
         infos = [replace(done[name].info, number=n, split=split[name]) for n, name in enumerate(sorted(done))]
@@ -265,7 +272,7 @@ def _tiled(
     monitor: Monitor,
 ) -> list[_Work]:
     """Reads all files, and distributes their points to tiles."""
-    tiles = Tiles(metres, job.unit, job.store / BUFFERS)
+    tiles = Tiles(metres, job.unit, job.folder / BUFFERS)
     reader = _reader(job.reader)
     with monitor.task("reading points", sum(_expected(reader, source) for source in sources)) as task:
         for source in sources:
@@ -321,18 +328,19 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
         HpalError: the scene cannot be read.
     """
     job = work.job
-    folder = job.store / BUFFERS / f"{work.name}.spool"
+    folder = job.folder / BUFFERS / f"{work.name}.spool"
     try:
         raw = work.raw or _gather(work, folder / "raw", task)
         metres = job.unit or raw.unit()
         too_wide = raw.check_span(metres)
         # A process that was killed may have written a part of it.
-        shutil.rmtree(job.store / "scenes" / work.name, ignore_errors=True)
-        group = zarr.open_group(str(job.store), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
+        shutil.rmtree(job.folder / "scenes" / work.name, ignore_errors=True)
+        group = zarr.open_group(str(job.folder), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
         edge = None if job.grid is None else job.grid / metres
         ids = partial(job.classes.from_codes, las=job.reader == readers.las.NAME)
         points, original, fingerprint = write_scene(group, raw, ids, edge, folder)
         raw.buffer.close()
+        envelope.scene_written(job.store, job.folder, work.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return DoneScene(

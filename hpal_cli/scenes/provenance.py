@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.scene_table import SceneTable
 from hpal_cli.store.envelope import attributes_of
+from hpal_cli.store.remote import RemotePath, located
 
 
 def find_source_store(
@@ -22,11 +25,18 @@ def find_source_store(
     for entry in reversed(history):
         for arg in entry.args:
             word = arg.partition("=")[2] if arg.startswith("-") else arg
-            for path in (Path(word), beside / word if beside is not None else Path(word)) if word else ():
-                about = attributes_of(path)
-                if about is not None and about.get("kind") == kind and scenes in (None, _id(about)):
-                    return path
+            for path in _places(word, beside) if word else ():
+                # A bucket that is gone, or not for this user, is a store that is gone.
+                with contextlib.suppress(HpalError):
+                    about = attributes_of(path)
+                    if about is not None and about.get("kind") == kind and scenes in (None, _id(about)):
+                        return path
     return None
+
+
+def _places(word: str, beside: Path | None) -> tuple[Path, ...]:
+    found = located(word)
+    return (found,) if beside is None or isinstance(found, RemotePath) else (found, beside / word)
 
 
 def _id(about: dict[str, object]) -> str | None:

@@ -281,7 +281,8 @@ class SceneStore:
 
     def _read(self, name: str, scene: SceneInfo, rows: int, label: bool) -> Points:
         offset, names = self._columns(name, scene)
-        columns = {key: self._array(f"{name}/{key}") for key in names if label or key != "label"}
+        names = [key for key in names if label or key != "label"]
+        columns = dict(zip(names, envelope.read_arrays(self._root, [f"{name}/{key}" for key in names], self.path)))
         for key, values in columns.items():
             if values.shape != ((rows, 3) if key in ("xyz", "rgb") else (rows,)):
                 shape = " x ".join(map(str, values.shape))

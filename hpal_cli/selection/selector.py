@@ -21,6 +21,7 @@ from hpal_cli.selection import regions
 from hpal_cli.selection.fds import GreedySelection, Suppression, Suppressors, greedy_select
 from hpal_cli.selection.report import ClassReport, SceneReport, SelectionCounter
 from hpal_cli.store.envelope import kind_of
+from hpal_cli.store.remote import RemotePath, located
 from hpal_cli.stream.header import Header, PoolScene, require_columns, require_scenes
 from hpal_cli.stream.merge import merged_header, scenes_of
 from hpal_cli.stream.points import PointReader
@@ -57,8 +58,10 @@ def scored_store(header: Header, beside: Path | None) -> Path | None:
     folder `beside`, in which the stream's file is. None if the header names no store."""
     if header.source is None:
         return None
-    path = Path(header.source)
-    return path if path.exists() or beside is None or not (beside / path).exists() else beside / path
+    path = located(header.source)
+    if isinstance(path, RemotePath) or beside is None or path.exists() or not (beside / path).exists():
+        return path
+    return beside / path
 
 
 SCORED = ("x", "y", "z", "scene", "index", "score")

@@ -256,7 +256,7 @@ def spread(
     done: list[SceneInfo] = []
     with (
         parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
-        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, _),
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, folder),
         monitor.task("spreading", len(chosen)) as task,
     ):
         for scene, found in zip(chosen, map_in_order(_spread_scene, work, jobs), strict=True):
@@ -264,6 +264,7 @@ def spread(
                 prob, feat, unknown, superpoint = found
                 rows = np.sort(given.get(scene.number, empty)["index"].astype(np.int64))
                 write_scene(root, scene, store.points(scene), prob, feat, rows, superpoint=superpoint, unknown=unknown)
+                envelope.scene_written(place, folder, scene.name)
                 done.append(scene)
             task.advance(1, scene.name)
             yield scene, found is not None

@@ -8,8 +8,9 @@ import functools
 import json
 import math
 import os
+import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from hpal_cli.errors import HpalError
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.plain import NotPlain, PlainArray, crc32c, group_attributes, read_metadata
+from hpal_cli.store.remote import RemotePath, in_flight
 
 SPEC = 1
 """The version of the specification that this program writes, and the newest that it reads."""
@@ -50,6 +52,7 @@ def create(
 ) -> Iterator[tuple[zarr.Group, Path]]:
     """Yields the root group of a new store and the folder in which it is written. The store appears at `path` when the
     block ends without an error. `attributes` are written at the end of the block, so the block may add to them.
+    The folder is on a disk; for a store on object storage it is a temporary one, from which the files are moved.
     place: yields the folder to write in; without it, the folder is removed if the block fails.
 
     Raises:
@@ -57,10 +60,33 @@ def create(
     """
     if path.exists() and overwrite and kind_of(path) != kind:
         raise HpalError(path, f"is not a {kind} store, and is not replaced by one", "give another name with -o")
+    if isinstance(path, RemotePath):
+        from hpal_cli.store.objects import in_place, send
+
+        with (
+            tempfile.TemporaryDirectory(prefix="hpal-") as scratch,
+            in_place(path, {"spec": SPEC, "kind": kind}, overwrite=overwrite) as writer,
+        ):
+            folder = Path(scratch)
+            root = zarr.open_group(scratch, mode="a", zarr_format=3)
+            yield root, folder
+            root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}
+            send(folder, path)
+            writer.end((folder / "zarr.json").read_bytes())
+        return
     with place or atomic_write(path, overwrite=overwrite, folder=True) as partial:
         root = zarr.open_group(str(partial), mode="a", zarr_format=3)
         yield root, partial
         root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}
+
+
+def scene_written(path: Path, folder: Path, name: str) -> None:
+    """To be called when the scene `name` of the store `path`, which is being written in `folder`, has been written: if
+    the store is on object storage, the scene is moved there at once, so that the disk has to hold only one scene."""
+    if isinstance(path, RemotePath):
+        from hpal_cli.store.objects import send
+
+        send(folder, path, f"scenes/{name}")
 
 
 def attributes_of(path: Path) -> dict[str, Any] | None:
@@ -87,10 +113,10 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
     """
     wanted = " or ".join(kinds)
     makers = " or ".join(MADE_BY[kind] for kind in kinds)
-    if not path.exists():
-        raise HpalError(path, "does not exist", f"make it with `{makers}`, or check the name")
     attributes = attributes_of(path)
     if attributes is None:
+        if not path.exists():
+            raise HpalError(path, "does not exist", f"make it with `{makers}`, or check the name")
         raise HpalError(path, "is not an hpal store", f"give a {wanted} store made by `{makers}`")
     spec = attributes.get("spec")
     if not isinstance(spec, int) or spec > SPEC:
@@ -103,7 +129,13 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
     if attributes.get("complete") is not True:
         raise HpalError(path, "is not complete (its writer did not finish)", f"run `{makers}` again")
     try:
+        if isinstance(path, RemotePath):
+            from hpal_cli.store.objects import open_group
+
+            return open_group(path), attributes
         return zarr.open_group(str(path), mode="r", use_consolidated=False), attributes
+    except HpalError:
+        raise
     except Exception as error:  # Zarr raises many kinds of errors
         raise HpalError(path, f"its zarr.json is damaged ({_first_line(error)})", _REMEDY) from error
 
@@ -201,10 +233,20 @@ def read_array(group: zarr.Group, name: str, path: Path) -> NDArray[Any]:
         HpalError: the array or a chunk of it is missing, or a chunk cannot be decoded.
     """
     with contextlib.suppress(NotPlain):
-        plain = PlainArray(path / _where(group, name))
+        plain = PlainArray(path / _where(group, name), _metadata(group, name, path))
         return plain.block(0, plain.shape[0])
     array = _whole(group, name, path)
     return _read(array, path, slice(None))
+
+
+def read_arrays(group: zarr.Group, names: Sequence[str], path: Path) -> list[NDArray[Any]]:
+    """The whole arrays `names` of a group. From object storage they are read at the same time.
+
+    Raises:
+        HpalError: as `read_array`.
+    """
+    read = in_flight if isinstance(path, RemotePath) else map
+    return list(read(lambda name: read_array(group, name, path), names))
 
 
 KEPT = 1 << 27
@@ -223,7 +265,7 @@ class RowReader:
         self._plain: PlainArray | None = None
         self._array: zarr.Array | None = None
         try:
-            self._plain = PlainArray(path / _where(group, name))
+            self._plain = PlainArray(path / _where(group, name), _metadata(group, name, path))
             self.shape, self._dtype, self._rows = self._plain.shape, self._plain.dtype, self._plain.rows
         except NotPlain:
             array = self._array = _whole(group, name, path)
@@ -275,8 +317,9 @@ class RowReader:
         return _read(self._array, self._path, slice(start, stop))
 
 
-def check_arrays(root: zarr.Group, path: Path) -> None:
-    """Reads every chunk of every array of a store, also of arrays that its tables do not mention.
+def check_arrays(root: zarr.Group, path: Path, *, without: Sequence[str] = ()) -> None:
+    """Reads every chunk of every array of a store, also of arrays that its tables do not mention. without: groups whose
+    arrays are not read.
 
     Raises:
         HpalError: a chunk, or the metadata of an array or a group, is missing or damaged.
@@ -284,6 +327,8 @@ def check_arrays(root: zarr.Group, path: Path) -> None:
     with _damage(path, ""):
         names = [name for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)]
     for name in names:
+        if any(name.startswith(f"{group}/") for group in without):
+            continue
         read = RowReader(root, name, path)
         rows = read.shape[0] if read.shape else 0
         step = max(1, KEPT // max(1, read.row_bytes))
@@ -310,6 +355,9 @@ def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
             raise TypeError("it is not there" if node is None else "it is a group")
         if node.dtype.kind not in "biuf":
             raise TypeError(f"it holds {node.dtype}, not numbers")
+        if isinstance(path, RemotePath) and path.read_only:
+            # A web server cannot be asked which chunks it has.
+            return node
         # Zarr reads a missing chunk as zeros, which would be taken for data.
         if node.size and node.nchunks_initialized < node.nchunks:
             raise ValueError("a chunk is gone")
@@ -334,8 +382,29 @@ def has(group: zarr.Group, name: str, path: Path) -> bool:
     Raises:
         HpalError: its folder cannot be looked into.
     """
+    if isinstance(path, RemotePath):
+        try:
+            return bool(_metadata(group, name, path))
+        except NotPlain:
+            return False
     with _damage(path, _where(group, name)):
         return (path / _where(group, name) / "zarr.json").is_file()
+
+
+def _metadata(group: zarr.Group, name: str, path: Path) -> dict[str, Any]:
+    """The `zarr.json` of the array or group `name` of a group.
+
+    Raises:
+        NotPlain: it is not there, or no JSON object.
+        HpalError: the object store cannot be reached.
+    """
+    where = _where(group, name)
+    if isinstance(path, RemotePath):
+        from hpal_cli.store.objects import Objects
+
+        assert isinstance(group.store, Objects)
+        return group.store.metadata(where)
+    return read_metadata(path / where)
 
 
 def read_attributes(group: zarr.Group, name: str, path: Path) -> dict[str, Any]:
@@ -345,7 +414,7 @@ def read_attributes(group: zarr.Group, name: str, path: Path) -> dict[str, Any]:
         HpalError: it is not there, or its metadata cannot be read.
     """
     with contextlib.suppress(NotPlain):
-        return group_attributes(path / _where(group, name))
+        return group_attributes(_metadata(group, name, path))
     return read_group(group, name, path)[1]
 
 
@@ -368,10 +437,15 @@ def array_names(root: zarr.Group, name: str, path: Path) -> list[str]:
     Raises:
         HpalError: the array is not there, or its metadata cannot be read.
     """
-    with contextlib.suppress(NotPlain, OSError):
-        group_attributes(folder := path / _where(root, name))
-        below = [entry for entry in os.scandir(folder) if entry.is_dir()]
-        return sorted(e.name for e in below if read_metadata(Path(e.path)).get("node_type") == "array")
+    if not (isinstance(path, RemotePath) and path.read_only):
+        with contextlib.suppress(NotPlain, OSError):
+            group_attributes(_metadata(root, name, path))
+            folder = path / _where(root, name)
+            if isinstance(path, RemotePath):
+                below = [entry.name for entry in folder.iterdir() if has(root, f"{name}/{entry.name}", path)]
+            else:
+                below = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+            return sorted(n for n in below if _metadata(root, f"{name}/{n}", path).get("node_type") == "array")
     group, _ = read_group(root, name, path)
     with _damage(path, group.path):
         return sorted(group.array_keys())
@@ -384,7 +458,7 @@ def _where(group: zarr.Group, name: str) -> str:
 def _read(array: zarr.Array, path: Path, rows: slice) -> NDArray[Any]:
     try:
         return np.asarray(array[rows])
-    except MemoryError:
+    except (HpalError, MemoryError):
         raise
     except Exception as error:  # Zarr and its codecs raise many kinds of errors
         chunk, why = _bad_chunk(array, rows) or ("", error)

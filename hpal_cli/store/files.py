@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hpal_cli import system
 from hpal_cli.errors import HpalError
+from hpal_cli.store.remote import RemotePath, require_writable, taken, uploaded
 
 _OURS = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)(\.lock)?")
 """Temporary names: of what is being written, of what was replaced and is being removed, and of their lock files."""
@@ -37,6 +38,12 @@ def atomic_write(path: Path, *, overwrite: bool, folder: bool = False) -> Iterat
     Raises:
         HpalError: `path` exists and `overwrite` is not set, its folder is missing, or it cannot be written.
     """
+    if isinstance(path, RemotePath):
+        # An object appears whole; stores are written by `objects.in_place`.
+        require_absent(path, overwrite=overwrite)
+        with uploaded(path, overwrite=overwrite) as local:
+            yield local
+        return
     with contextlib.suppress(OSError):
         _sweep(path, once=not folder)
     require_absent(path, overwrite=overwrite, folder=folder)
@@ -204,6 +211,11 @@ def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None
     """
     if overwrite and not folder and path.is_dir():
         raise HpalError(path, "is a folder", "give the name of a file")
+    if isinstance(path, RemotePath):
+        require_writable(path)
+        if not overwrite and path.exists():
+            raise taken(path)
+        return
     if os.path.lexists(path) and not overwrite and not is_special(path):
         raise HpalError(path, "exists already", "give --overwrite to replace it, or another name")
     if not path.parent.is_dir():
@@ -263,7 +275,7 @@ def sync(folder: Path, *, below: bool = True) -> None:
 
 @functools.cache
 def _syncing() -> ThreadPoolExecutor:
-    """The threads that sync files. They stay, since on a busy machine the start of a thread takes as long as its file."""
+    """The threads that sync files. They stay, since on a busy machine starting a thread takes as long as its file."""
     return ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync")
 
 

@@ -20,6 +20,7 @@ from hpal_cli.scene_table import SceneInfo, SceneTable
 from hpal_cli.shard import Shard
 from hpal_cli.store import envelope
 from hpal_cli.store.files import require_absent
+from hpal_cli.store.remote import RemotePath
 from hpal_cli.wording import counted
 
 Item = TypeVar("Item")
@@ -89,7 +90,8 @@ def attribute(shard: Shard | None, scenes: Sequence[SceneInfo]) -> dict[str, lis
 def join(path: Path, parts: int, *, overwrite: bool) -> Progress:
     """Puts the parts of the store `path` together, if all of them are complete, and removes them.
 
-    Scenes are merged by name. No array is read: the files of the parts get a second name in the new store.
+    Scenes are merged by name. No array is read: on a disk the files of the parts get a second name in the new store,
+    and on object storage the store copies them itself.
 
     Raises:
         HpalError: the parts do not belong together, or `path` exists and may not be replaced.
@@ -103,14 +105,27 @@ def join(path: Path, parts: int, *, overwrite: bool) -> Progress:
             joined = not found and envelope.attributes_of(path) is not None
             return Progress(parts if joined else len(found), parts, joined)
         kind, attributes, held = _merged(found, places)
-        with envelope.create(path, kind, attributes, overwrite=overwrite) as (root, folder):
-            for place, names in zip(places, held, strict=True):
-                _link_scenes(place, folder, names)
-            root.require_group("scenes")
+        try:
+            with envelope.create(path, kind, attributes, overwrite=overwrite) as (root, folder):
+                for place, names in zip(places, held, strict=True):
+                    if isinstance(path, RemotePath) and isinstance(place, RemotePath):
+                        from hpal_cli.store.objects import copy_scenes
+
+                        copy_scenes(place, path, names)
+                    else:
+                        _link_scenes(place, folder, names)
+                root.require_group("scenes")
+        except HpalError:
+            about = envelope.attributes_of(path)
+            if not isinstance(path, RemotePath) or about is None:
+                raise
+            # There are no locks on object storage: another call puts the same parts together, or has done so.
+            return Progress(parts, parts, about.get("complete") is True)
         for place in places:
-            shutil.rmtree(place, ignore_errors=True)
-        # Who waits for it finds no parts, and a complete store.
-        lock.unlink(missing_ok=True)
+            _remove(place)
+        if lock is not None:
+            # Who waits for it finds no parts, and a complete store.
+            lock.unlink(missing_ok=True)
     return Progress(parts, parts, True)
 
 
@@ -192,10 +207,23 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
+def _remove(place: Path) -> None:
+    if isinstance(place, RemotePath):
+        from hpal_cli.store.objects import remove
+
+        remove(place)
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[Path]:
+def _lock(path: Path) -> Iterator[Path | None]:
     """While the block runs, no other process is in such a block for the same store, unless the disk has no locks.
-    Yields the file that is locked."""
+    Yields the file that is locked; None on object storage, which has no locks, but lets only one process write a
+    store."""
+    if isinstance(path, RemotePath):
+        yield None
+        return
     lock = path.with_name(f".{path.name}.parts.lock")
     held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:

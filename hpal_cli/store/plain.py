@@ -16,6 +16,8 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
+from hpal_cli.store.remote import RemotePath, in_flight
+
 try:
     from google_crc32c import value as crc32c
 except ImportError:  # an earlier Zarr came with another module of checksums
@@ -51,15 +53,14 @@ class NotPlain(Exception):
 class PlainArray:
     """An array in chunks of whole rows."""
 
-    def __init__(self, folder: Path) -> None:
-        """folder: the array's own.
+    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
+        """folder: the array's own; metadata: its `zarr.json`.
 
         Raises:
-            NotPlain: it is not there, or not as this program writes it.
+            NotPlain: it is not as this program writes it.
         """
         if crc32c is None:
             raise NotPlain
-        metadata = read_metadata(folder)
         try:
             shape, dtype = metadata["shape"], metadata["data_type"]
             grid, codecs = metadata["chunk_grid"], metadata["codecs"]
@@ -105,10 +106,12 @@ class PlainArray:
             raise NotPlain
         if stop <= start:
             return np.empty((0, *self.shape[1:]), self.dtype)
+        numbers = range(start // self.rows, -(-stop // self.rows))
+        remote = isinstance(self._folder, RemotePath)
         pieces = []
-        for number in range(start // self.rows, -(-stop // self.rows)):
+        for number, chunk in zip(numbers, (in_flight if remote else map)(self._chunk, numbers), strict=True):
             first = number * self.rows
-            pieces.append(self._chunk(number)[max(0, start - first) : stop - first])
+            pieces.append(chunk[max(0, start - first) : stop - first])
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _chunk(self, number: int) -> NDArray[Any]:
@@ -146,13 +149,12 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def group_attributes(folder: Path) -> dict[str, Any]:
-    """The attributes of a group.
+def group_attributes(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a group. metadata: its `zarr.json`.
 
     Raises:
         NotPlain: it is no group, or one with more than attributes.
     """
-    metadata = read_metadata(folder)
     attributes = metadata.get("attributes", {})
     plain = (
         metadata.get("zarr_format") == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import read_metadata
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope
+from hpal_cli.store.remote import may_write
 from hpal_cli.superpoints.build import Superpoints, build, scale_of
 from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.likeness import Likeness
@@ -60,7 +60,9 @@ class SuperpointStore:
             HpalError: an array is damaged, or the arrays do not fit each other.
         """
         superpoint = self.partition(scene)
-        found = {name: self._array(scene, name) for name in (*_OF_ONE, *_OF_TWO)}
+        names = (*_OF_ONE, *_OF_TWO)
+        read = envelope.read_arrays(self._root, [f"scenes/{scene.name}/{name}" for name in names], self.path)
+        found = dict(zip(names, read, strict=True))
         size, pair = found["size"], found["pair"]
         count, pairs = len(size), len(pair)
         self._require(
@@ -165,7 +167,7 @@ def open_superpoints(
             # Without a grid, the scale need not be computed again, as the points are the same.
             if same and ((store.scale is None and store.grid is None) or found.scale == store_scale(store)):
                 return found
-    if not os.access(path.parent, os.W_OK):
+    if not may_write(path.parent):
         folder = tempfile.TemporaryDirectory(prefix="hpal-")
         monitor.note(f"{path.parent} cannot be written to: the superpoints are not kept for the next command")
         made = make_superpoints(store, Path(folder.name) / path.name, jobs=jobs, history=history, monitor=monitor)
@@ -208,11 +210,12 @@ def make_superpoints(
     train = any(scene.split == "train" for scene in scenes)
     described = []
     with (
-        envelope.create(out, "superpoints", attributes, overwrite=overwrite) as (root, _),
+        envelope.create(out, "superpoints", attributes, overwrite=overwrite) as (root, folder),
         monitor.task("superpoints", len(scenes)) as task,
     ):
         for scene, found in zip(scenes, map_in_order(_build, work, jobs), strict=True):
             _write(root.require_group(f"scenes/{scene.name}"), found)
+            envelope.scene_written(out, folder, scene.name)
             if scene.split == "train" or not train:
                 described.append(found.feature)
             task.advance(1, f"{scene.name}  {len(found):,} superpoints")

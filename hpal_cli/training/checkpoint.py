@@ -28,6 +28,7 @@ from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.network.point_inputs import PointInputs
 from hpal_cli.network.superpoint_inputs import SuperpointInputs
 from hpal_cli.store.files import atomic_write
+from hpal_cli.store.remote import local_copy
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings
 
@@ -139,15 +140,16 @@ def load(path: Path) -> Checkpoint:
         raise HpalError(path, "is a folder, expected a checkpoint", "the model comes first: hpal predict MODEL SCENES")
     try:
         # torch does not check the checksums that it writes.
-        with archives.opened(path) as archive:
+        file = local_copy(path)
+        with archives.opened(file) as archive:
             promised = sum(member.file_size for member in archive.infolist())
-            if promised > path.stat().st_size:
+            if promised > file.stat().st_size:
                 # torch does not compress, so such an archive is damaged and must not make torch allocate memory.
                 raise zipfile.BadZipFile(f"it promises {promised:,} bytes")
             altered = archive.testzip()
         if altered is not None:
             raise HpalError(path, f"was altered after it was written ({altered})", remedy)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
         meta: Mapping[str, Any] = json.loads(content["hpal"])
     except (
         OSError,

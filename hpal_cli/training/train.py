@@ -25,6 +25,7 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store.remote import RemotePath
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.batches import BatchDataset
@@ -94,6 +95,9 @@ def train(
     """
     device = local_device(device or torch.device("cpu"))
     backend = backend or choose("auto", device)
+    if isinstance(run, RemotePath):
+        problem = "is on object storage, and a network keeps the state of an unfinished run beside its name"
+        raise HpalError(run, problem, "name a local file, and copy it when it is done")
     unfinished = None if run is None else _unfinished(run)
     if unfinished is not None and not resume and unfinished.exists():
         # Checked before scenes and labels are read, which can take long.

@@ -1,0 +1,376 @@
+"""Files on object storage: `s3://`, `gs://`, `az://`, `http(s)://` (read only) and `memory://` (within one process).
+
+A `RemotePath` can stand wherever a `Path` can. Its methods ask the object store. Everything else that needs a file of
+the operating system fails with an error of one line, which `__fspath__` raises. docs/formats.md section 1.8 is the rule
+for stores there, and `objects.py` follows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path, PosixPath
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from hpal_cli.errors import HpalError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_ADDRESS = re.compile(r"(s3|gs|az|https?|memory):/{1,2}([^/].*)")
+"""A `Path` of an address has only one of its two slashes."""
+
+PATIENCE = 60.0
+"""Seconds for which a request that fails is tried again; a server that does not answer is waited for half of them."""
+
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
+def located(given: str | os.PathLike[str]) -> Path:
+    """What a person typed, as a path: a `RemotePath` for an address of object storage, else a `Path`.
+
+    A local folder that is called `s3:` can be given by its absolute path.
+    """
+    if isinstance(given, RemotePath):
+        return given
+    match = _ADDRESS.fullmatch(os.fspath(given))
+    return Path(given) if match is None else RemotePath(f"{match[1]}:/{match[2]}")
+
+
+class RemotePath(PosixPath):
+    """An object, or a folder: all objects whose names begin with this path and a slash."""
+
+    __slots__ = ()
+
+    @property
+    def scheme(self) -> str:
+        return self.parts[0].removesuffix(":")
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it is on a web server, which can neither be written to nor say what it holds."""
+        return self.scheme in ("http", "https")
+
+    @property
+    def key(self) -> str:
+        """The name of the object within its bucket."""
+        return "/".join(self.parts[2:])
+
+    @property
+    def objects(self) -> ObjectStore:
+        """The bucket.
+
+        Raises:
+            HpalError: obstore is not installed, or the environment has settings for the bucket that cannot be used.
+        """
+        with reached(self):
+            return bucket(self.scheme, self.parts[1])
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{'/'.join(self.parts[1:])}"
+
+    def __fspath__(self) -> str:
+        raise HpalError(
+            self, "is on object storage, and this needs a file or folder on a disk", "copy it, or name a local one"
+        )
+
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def is_file(self, *, follow_symlinks: bool = True) -> bool:
+        # A web server also answers a request for a folder, but what it answers is no object.
+        return bool(self.key) and not (self.read_only and self.is_dir()) and self._has(self.key)
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        if self.read_only:
+            return self._has(f"{self.key}/zarr.json".lstrip("/"))
+        with reached(self):
+            return any(self.objects.list(f"{self.key}/" if self.key else None, chunk_size=1))
+
+    def _has(self, key: str) -> bool:
+        with reached(self):
+            try:
+                self.objects.head(key)
+            except FileNotFoundError as error:
+                require_bucket(self, error)
+                return False
+        return True
+
+    def read_bytes(self) -> bytes:
+        """Raises:
+        FileNotFoundError: there is none.
+        """
+        with reached(self):
+            try:
+                return bytes(self.objects.get(self.key).bytes())
+            except FileNotFoundError as error:
+                raise _missing(self, error) from None
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None, newline: str | None = None) -> str:
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    def open(self, mode: str = "r", *args: Any, **options: Any) -> IO[Any]:  # type: ignore[override]
+        """Opens the object for reading from its beginning to its end.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if mode not in ("r", "rb"):
+            # For writing there is `uploaded`.
+            os.fspath(self)
+        with reached(self):
+            try:
+                found = self.objects.get(self.key)
+            except FileNotFoundError as error:
+                raise _missing(self, error) from None
+        raw = io.BufferedReader(_Download(self, iter(found.stream())), 1 << 20)
+        return raw if mode == "rb" else io.TextIOWrapper(raw, encoding=options.get("encoding", "utf-8"))
+
+    def iterdir(self) -> Iterator[RemotePath]:  # type: ignore[override]
+        """The objects and folders directly below it.
+
+        Raises:
+            HpalError: it is on a web server, which does not say what it holds.
+        """
+        require_listing(self)
+        with reached(self):
+            found = self.objects.list_with_delimiter(f"{self.key}/" if self.key else None)
+        for key in [*found["common_prefixes"], *(one["path"] for one in found["objects"])]:
+            yield self / key.rstrip("/").rpartition("/")[2]
+
+    def resolve(self, strict: bool = False) -> RemotePath:
+        return self
+
+    def absolute(self) -> RemotePath:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.scheme == "memory":
+            raise HpalError(self, "is in the memory of one process", "use --jobs 1, or a store on a disk")
+        return type(self), self.parts
+
+
+class _Download(io.RawIOBase):
+    """An object that arrives in pieces, as a file."""
+
+    def __init__(self, path: RemotePath, pieces: Iterator[Any]) -> None:
+        self._path, self._pieces, self._left = path, pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        with reached(self._path):
+            while not self._left:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return 0
+                self._left = memoryview(piece)
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+
+IN_FLIGHT = 32
+"""Requests at a time."""
+
+
+def in_flight(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
+    """`map(function, items)` in threads, for a function that waits for an object store."""
+    if len(items) < 2:
+        return list(map(function, items))
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(IN_FLIGHT, len(items))) as pool:
+        return list(pool.map(function, items))
+
+
+@cache
+def bucket(scheme: str, name: str) -> ObjectStore:
+    """The bucket, account or server of that name, opened once in a process. Credentials come from the environment.
+
+    Raises:
+        ValueError: HPAL_REMOTE_PATIENCE is no number of seconds.
+    """
+    from datetime import timedelta
+
+    from obstore.store import HTTPStore, MemoryStore, from_url
+
+    if scheme == "memory":
+        return MemoryStore()
+    patience = float(os.environ.get("HPAL_REMOTE_PATIENCE", PATIENCE))
+    plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
+    # `from_url` would take the web address of a bucket of S3 or Azure for a bucket, which needs credentials.
+    make: Any = HTTPStore.from_url if scheme in ("http", "https") else from_url
+    made: ObjectStore = make(
+        f"{scheme}://{name}",
+        client_options={
+            "allow_http": plain or scheme == "http",
+            "connect_timeout": timedelta(seconds=min(5.0, patience)),
+            "read_timeout": timedelta(seconds=patience / 2),
+            # Of a whole request, since a large object on a slow line takes long.
+            "timeout": timedelta(hours=1),
+        },
+        retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=patience)},
+    )
+    return made
+
+
+@contextlib.contextmanager
+def reached(path: RemotePath) -> Iterator[None]:
+    """Turns the errors of an object store into an HpalError. FileNotFoundError is passed on."""
+    try:
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+    except ImportError as error:
+        raise HpalError(path, "needs obstore, which is not installed", "pip install 'hpal[remote]'") from error
+    try:
+        yield
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise HpalError(path, f"access is refused ({_reason(error)})", _check(path)) from error
+    except FileNotFoundError:
+        raise
+    except (BaseError, ValueError) as error:
+        if "NoSuchBucket" in str(error):
+            raise no_bucket(path) from error
+        if "169.254.169.254" in str(error):
+            raise HpalError(path, "needs credentials, and none are set", _check(path)) from error
+        problem = f"the object store does not do what it is asked ({_reason(error)})"
+        raise HpalError(path, problem, "check the address and the network, and try again") from error
+
+
+def require_bucket(path: RemotePath, missing: FileNotFoundError) -> None:
+    """Raises:
+    HpalError: the object is missing because its bucket is.
+    """
+    if "NoSuchBucket" in str(missing):
+        raise no_bucket(path) from missing
+
+
+def _missing(path: RemotePath, error: FileNotFoundError) -> FileNotFoundError:
+    require_bucket(path, error)
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _check(path: RemotePath) -> str:
+    known = _CREDENTIALS.get(path.scheme)
+    return "check who may read it" if known is None else f"check {known} in the environment, and who may use the bucket"
+
+
+def no_bucket(path: RemotePath) -> HpalError:
+    return HpalError(path, f"there is no bucket {path.parts[1]}", "make it, or check the name and AWS_ENDPOINT_URL")
+
+
+def _reason(error: Exception) -> str:
+    """The part of a long error message that a person needs: the server's status and code, or the first line."""
+    text = str(error)
+    code = re.search(r"<Code>([^<]{1,60})</Code>", text)
+    status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
+    if code or status:
+        return ", ".join(found[1].strip() for found in (status, code) if found)
+    line = (text.splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^Generic \w+ error: ", "", line)[:200].strip()
+
+
+def require_writable(path: RemotePath) -> None:
+    """Raises:
+    HpalError: it is on a web server.
+    """
+    if path.read_only:
+        problem = "cannot be written: a web server is for reading"
+        raise HpalError(path, problem, "give a local name, or s3://, gs://, az://")
+
+
+def require_listing(path: RemotePath) -> None:
+    """Raises:
+    HpalError: it is on a web server.
+    """
+    if path.read_only:
+        problem = "cannot be listed: a web server does not say what it holds"
+        raise HpalError(path, problem, "copy it to a disk, or add consolidated metadata to the store")
+
+
+def may_write(folder: Path) -> bool:
+    """Whether this user may write to a folder, as far as can be known without trying."""
+    return not folder.read_only if isinstance(folder, RemotePath) else os.access(folder, os.W_OK)
+
+
+@contextlib.contextmanager
+def uploaded(path: RemotePath, *, overwrite: bool) -> Iterator[Path]:
+    """Yields an empty local file, which is written to `path` when the block ends without an error.
+
+    Raises:
+        HpalError: another process has written `path` meanwhile, and `overwrite` is not set.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="hpal-") as folder:
+        local = Path(folder) / (path.name or "object")
+        local.touch()
+        yield local
+        # The object store can refuse a name that is taken only if the object is put in one piece.
+        pieces = overwrite or local.stat().st_size > _ONE_PIECE
+        if pieces and not overwrite and path.exists():
+            raise taken(path)
+        from obstore.exceptions import AlreadyExistsError
+
+        with reached(path):
+            try:
+                path.objects.put(path.key, local, mode="overwrite" if pieces else "create")
+            except AlreadyExistsError as error:
+                raise taken(path) from error
+            except FileNotFoundError as error:
+                raise no_bucket(path) from error
+
+
+_ONE_PIECE = 1 << 30
+"""Bytes of an object that is put in one piece and is held in memory for this. S3 accepts 5 GiB."""
+
+
+def taken(path: Path) -> HpalError:
+    return HpalError(path, "exists already", "give --overwrite to replace it, or another name")
+
+
+_copies: dict[tuple[RemotePath, object], Path] = {}
+"""The local copies of this process, by object and version."""
+
+
+def local_copy(path: Path) -> Path:
+    """The file itself or, if it is on object storage, a copy on the local disk, for formats that are not read from the
+    beginning to the end. The copy is removed when the program ends.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not isinstance(path, RemotePath):
+        return path
+    import atexit
+    import tempfile
+
+    with reached(path):
+        try:
+            found = path.objects.head(path.key)
+        except FileNotFoundError as error:
+            raise _missing(path, error) from None
+    version = path, found["e_tag"] or found["last_modified"]
+    if version not in _copies:
+        folder = tempfile.TemporaryDirectory(prefix="hpal-")
+        atexit.register(folder.cleanup)
+        copy = Path(folder.name) / path.name
+        with path.open("rb") as source, copy.open("wb") as file:
+            while piece := source.read(1 << 22):
+                file.write(piece)
+        _copies[version] = copy
+    return _copies[version]

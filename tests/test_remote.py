@@ -1,0 +1,668 @@
+"""Stores, streams and checkpoints on object storage: against a local server that speaks S3, and in memory."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from conftest import GRID, VAL, Done, fake_predictions
+from synthetic_scenes import answers, certain, first_of_each, rooms, synthetic_scenes
+
+from hpal_cli.errors import HpalError
+from hpal_cli.history import Entry
+from hpal_cli.info import describe
+from hpal_cli.labels.store import ANSWER, LabelStore
+from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scenes.prepare import prepare
+from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store import envelope, objects, remote
+from hpal_cli.store.files import atomic_write
+from hpal_cli.store.remote import RemotePath, located
+from hpal_cli.stream.points import PointReader
+
+pytest.importorskip("obstore", reason="obstore is not installed: pip install 'hpal[remote]'")
+
+BY = Entry("test", "0", ())
+
+
+def address(text: str) -> RemotePath:
+    path = located(text)
+    assert isinstance(path, RemotePath)
+    return path
+
+
+@pytest.fixture
+def memory() -> RemotePath:
+    """A folder in this process's memory that nobody else uses."""
+    return address(f"memory://tests/{uuid.uuid4().hex}")
+
+
+# ---------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    ("typed", "scheme", "bucket", "key"),
+    [
+        ("s3://b/a/c.zarr", "s3", "b", "a/c.zarr"),
+        ("gs://b/c.pt", "gs", "b", "c.pt"),
+        ("az://b/c", "az", "b", "c"),
+        ("https://host:1/x/y.ply", "https", "host:1", "x/y.ply"),
+        ("memory://b/x", "memory", "b", "x"),
+        ("s3://b", "s3", "b", ""),
+    ],
+)
+def test_what_a_person_types_is_an_address(typed: str, scheme: str, bucket: str, key: str) -> None:
+    # Typer makes a Path of it first, and with that one slash of two.
+    for given in (typed, Path(typed), located(typed)):
+        path = located(given)
+        assert isinstance(path, RemotePath)
+        assert (path.scheme, path.parts[1], path.key, str(path)) == (scheme, bucket, key, typed)
+
+
+@pytest.mark.parametrize("typed", ["a.zarr", "/s3:/b", "s3", "S3/x", "-", "x/s3://b", "ftp://b/x"])
+def test_other_paths_stay_what_they_are(typed: str) -> None:
+    assert type(located(typed)) is type(Path())
+
+
+def test_a_path_of_an_address_has_names_like_any() -> None:
+    path = address("s3://b/a/scenes.zarr")
+    assert str(path.parent) == "s3://b/a"
+    assert str(path.with_name("x.zarr")) == "s3://b/a/x.zarr"
+    assert (path.name, path.stem, path.suffix) == ("scenes.zarr", "scenes", ".zarr")
+
+
+@pytest.mark.parametrize("use", [os.listdir, os.path.exists, np.load, lambda p: p.stat(), lambda p: p.mkdir()])
+def test_what_needs_a_disk_says_so(use: Callable[[RemotePath], object]) -> None:
+    with pytest.raises(HpalError, match=r"s3://b/x: is on object storage.*copy it"):
+        use(address("s3://b/x"))
+
+
+# ---------------------------------------------------------------- stores in memory
+
+
+def test_scenes_and_predictions_are_those_of_a_disk(office: Path, scenes: Path, memory: RemotePath) -> None:
+    prepare(office, memory / "scenes.zarr", val=[VAL], grid=GRID)
+    fake_predictions(scenes, memory / "preds.zarr")
+    there, here = SceneStore(memory / "scenes.zarr"), SceneStore(scenes)
+    assert there.table.id == here.table.id
+    for scene in here.table:
+        for of in ("points", "original"):
+            one, other = (getattr(store, of)(scene, label=True) for store in (there, here))
+            one, other = (found[0] if of == "original" else found for found in (one, other))
+            np.testing.assert_array_equal(one.xyz, other.xyz)
+            np.testing.assert_array_equal(one.label, other.label)
+            np.testing.assert_array_equal(one.rgb, other.rgb)
+    there.check()
+    PredictionStore(memory / "preds.zarr").check()
+    assert describe(memory / "preds.zarr", check=True).kind == "predictions"
+
+
+def test_readers_refuse_until_everything_is_written(memory: RemotePath) -> None:
+    store = synthetic_scenes(memory / "scenes.zarr", rooms(2))
+    with envelope.create(memory / "p.zarr", "predictions", {"scenes": []}, overwrite=False) as (root, _):
+        envelope.write_array(root, "x", np.arange(3))
+        with pytest.raises(HpalError, match="is not complete"):
+            PredictionStore(memory / "p.zarr")
+    assert envelope.attributes_of(memory / "p.zarr") == {
+        "spec": 1, "kind": "predictions", "scenes": [], "complete": True,
+    }  # fmt: skip
+    assert len(store.table) == 2
+
+
+def write_twice(root: zarr.Group) -> None:
+    """Fails at the second."""
+    for _ in range(2):
+        envelope.write_array(root, "x", np.arange(3))
+
+
+def test_what_fails_leaves_nothing(memory: RemotePath) -> None:
+    path = memory / "p.zarr"
+    with pytest.raises(ValueError, match="x"), envelope.create(path, "predictions", {}, overwrite=False) as (root, _):
+        write_twice(root)
+    assert not path.exists()
+    assert not list(memory.objects.list(f"{path.key}/"))
+
+
+def test_a_store_is_replaced_only_if_asked(memory: RemotePath) -> None:
+    path = memory / "scenes.zarr"
+    synthetic_scenes(path, rooms(3))
+    with pytest.raises(HpalError, match="exists already; give --overwrite"):
+        synthetic_scenes(path, rooms(2))
+    with envelope.create(path, "scenes", {}, overwrite=True):
+        pass
+    # What the old one had is gone.
+    assert [one["path"] for batch in memory.objects.list(f"{path.key}/") for one in batch] == [f"{path.key}/zarr.json"]
+    with (
+        pytest.raises(HpalError, match="is not a predictions store"),
+        envelope.create(path, "predictions", {}, overwrite=True),
+    ):
+        pass
+
+
+def test_a_writer_that_lives_is_not_disturbed(memory: RemotePath) -> None:
+    path = memory / "p.zarr"
+    with envelope.create(path, "predictions", {}, overwrite=False) as (root, _):
+        envelope.write_array(root, "x", np.arange(3))
+        for overwrite in (False, True):
+            with (
+                pytest.raises(
+                    HpalError, match="is being written by another process, which gave a sign of life 0 s ago"
+                ),
+                envelope.create(path, "predictions", {}, overwrite=overwrite),
+            ):
+                pass
+    np.testing.assert_array_equal(envelope.open_store(path, "predictions")[0]["x"][:], np.arange(3))
+
+
+def test_a_dead_writers_store_is_replaced(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = memory / "p.zarr"
+    dead = objects.InPlace(path, {"spec": 1, "kind": "predictions"})
+    dead.begin(overwrite=False)
+    memory.objects.put(f"{path.key}/left/c/0", b"x")
+    monkeypatch.setattr(objects, "STALE", 0.0)
+    with envelope.create(path, "predictions", {}, overwrite=False) as (root, _):
+        envelope.write_array(root, "x", np.arange(3))
+    assert not (path / "left").exists()
+    # It was only suspended, and must not believe that the store is its own.
+    with pytest.raises(HpalError, match="was taken over by another writer"):
+        dead.end(b"{}")
+    dead.give_up()
+    envelope.check_arrays(envelope.open_store(path, "predictions")[0], path)
+
+
+def test_a_bucket_is_no_store() -> None:
+    with (
+        pytest.raises(HpalError, match="is a whole bucket"),
+        envelope.create(address("memory://tests"), "predictions", {}, overwrite=False),
+    ):
+        pass
+
+
+def test_a_writer_gives_signs_of_life(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "RENEWED", 0.02)
+    path = memory / "p.zarr"
+    writer = objects.InPlace(path, {"spec": 1, "kind": "predictions"})
+    writer.begin(overwrite=False)
+    first = memory.objects.head(f"{path.key}/zarr.json")["last_modified"]
+    until = time.monotonic() + 5
+    while memory.objects.head(f"{path.key}/zarr.json")["last_modified"] == first:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    root = {"attributes": {"hpal": {"kind": "predictions", "complete": True}}}
+    writer.end(json.dumps(root).encode())
+    assert envelope.attributes_of(path) == root["attributes"]["hpal"]
+
+
+def test_a_chunk_that_is_gone_is_no_zeros(memory: RemotePath) -> None:
+    store = synthetic_scenes(memory / "scenes.zarr", rooms(2))
+    memory.objects.delete(f"{store.path.key}/scenes/a/xyz/c/0/0")
+    with pytest.raises(HpalError, match=r"scenes\.zarr: its scenes/a/xyz is missing or damaged \(a chunk is gone\)"):
+        SceneStore(store.path).points(store.table[0])
+
+
+def test_a_file_appears_whole_or_not_at_all(memory: RemotePath) -> None:
+    path = memory / "x.ply"
+    with pytest.raises(FileExistsError), atomic_write(path, overwrite=False) as partial:
+        partial.mkdir()
+    assert not path.exists()
+    with atomic_write(path, overwrite=False) as partial:
+        partial.write_bytes(b"whole" * 1000)
+    assert path.read_bytes() == b"whole" * 1000
+    with pytest.raises(HpalError, match="exists already"), atomic_write(path, overwrite=False):
+        pass
+    # Somebody else was quicker.
+    other = memory / "y.ply"
+    with pytest.raises(HpalError, match="exists already"), atomic_write(other, overwrite=False):
+        memory.objects.put(other.key, b"theirs")
+    assert other.read_bytes() == b"theirs"
+
+
+# ---------------------------------------------------------------- labels
+
+
+def one(index: int, label: int = 0) -> np.ndarray:
+    row = np.zeros(1, ANSWER)
+    row["index"], row["label"] = index, label
+    return row
+
+
+def test_many_writers_lose_no_answer(memory: RemotePath) -> None:
+    store = synthetic_scenes(memory / "scenes.zarr", rooms(2))
+    path = memory / "labels.zarr"
+
+    def add(index: int) -> None:
+        LabelStore.at(path, store.classes, store.table, unit=1.0, subject="x").append(one(index), "test", BY)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    labels = LabelStore(path)
+    assert labels.latest()["index"].tolist() == list(range(24))
+    assert sorted(batch.round for batch in labels.batches()) == list(range(24))
+    labels.undo(23, "test", BY)
+    assert len(LabelStore(path).latest()) == 23
+
+
+def test_a_batch_counts_when_all_of_it_is_there(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = synthetic_scenes(memory / "scenes.zarr", rooms(2))
+    labels = answers(memory / "labels.zarr", store, {"a": [(0, 1)]})
+    # A writer died after its first objects.
+    key = f"{labels.path.key}/answers/000001/scene/zarr.json"
+    memory.objects.copy(key.replace("000001", "000000"), key)
+    assert len(labels.batches()) == 1
+    monkeypatch.setattr(objects, "PATIENCE", 0.0)
+    batch = labels.append(one(7), "test", BY)
+    assert (batch.round, len(labels.batches())) == (1, 2)
+    again = LabelStore(labels.path)
+    assert again.latest()["index"].tolist() == [0, 7]
+    assert (labels.path / "answers" / "000002").is_dir()
+    again.check()
+    # It was only slow: its number is taken, and what it adds comes behind.
+    assert not objects._put_new(labels.path / "answers" / "000001", f"{labels.path.key}/answers/000001/zarr.json", b"x")
+
+
+def test_a_store_that_overwrites_is_refused(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    from obstore.store import MemoryStore
+
+    store = synthetic_scenes(memory / "scenes.zarr", rooms(2))
+    labels = LabelStore.create(memory / "labels.zarr", store.classes, store.table)
+    put = MemoryStore.put
+    monkeypatch.setattr(MemoryStore, "put", lambda bucket, key, data, mode=None: put(bucket, key, data))
+    with pytest.raises(HpalError, match=r"labels.zarr: overwrites an object in spite of If-None-Match"):
+        labels.append(one(0), "test", BY)
+
+
+# ---------------------------------------------------------------- a web server
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(tmp_path))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", tmp_path
+        server.shutdown()
+
+
+def test_predictions_are_read_from_a_web_server(web: tuple[str, Path], hpal: Callable[..., Done]) -> None:
+    url, folder = web
+    store = synthetic_scenes(folder / "scenes.zarr", rooms(2))
+    certain(store, folder / "preds.zarr", 1)
+    here, there = folder / "here.ply", folder / "there.ply"
+    for source, out in ((folder / "preds.zarr", here), (f"{url}/preds.zarr", there)):
+        done = hpal("score", source, "--levels", "10", "-o", out)
+        assert done.rc == 0, done.err
+    assert rows(here).tobytes() == rows(there).tobytes()
+    done = hpal("select", f"{url}/there.ply", "--budget", 3, "--no-fds", "-o", folder / "picks.ply")
+    assert done.rc == 0, done.err
+    done = hpal("score", f"{url}/none.zarr")
+    assert (done.rc, done.err.count("\n")) == (1, 1)
+    assert "does not exist" in done.err
+    for args in (
+        ("score", f"{url}/scenes.zarr", "--strategy", "random"),
+        ("score", f"{url}/preds.zarr", "-o", f"{url}/x.ply"),
+    ):
+        done = hpal(*args)
+        assert (done.rc, done.err.count("\n")) == (1, 1), done.err
+        assert "a web server" in done.err
+    zarr.consolidate_metadata(str(folder / "scenes.zarr"), zarr_format=3)
+    done = hpal("score", f"{url}/scenes.zarr", "--strategy", "random", "-o", folder / "random.ply")
+    assert done.rc == 0, done.err
+
+
+# ---------------------------------------------------------------- a server that speaks S3
+
+
+def rows(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        return PointReader(file, path).read()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Its address."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server,s3]'")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemotePath]:
+    """A bucket of its own."""
+    import urllib.request
+
+    name = f"b{uuid.uuid4().hex[:12]}"
+    about = {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "HPAL_REMOTE_PATIENCE": "20",
+    }
+    for variable, value in about.items():
+        monkeypatch.setenv(variable, value)
+    urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT")).close()
+    remote.bucket.cache_clear()
+    yield address(f"s3://{name}")
+    remote.bucket.cache_clear()
+
+
+def test_a_round_of_the_loop(s3: RemotePath, office: Path, tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    """Every command on s3:// gives what it gives on a disk."""
+    places = {"here": tmp_path, "there": s3}
+
+    def both(*words: str) -> None:
+        for place in places.values():
+            done = hpal(*(word.format(place) if "{}" in word else word for word in words))
+            assert done.rc == 0, done.err
+
+    both("prep", str(office), "-o", "{}/scenes.zarr", "--val", VAL, "--grid", str(GRID), "--jobs", "2")
+    both("score", "{}/scenes.zarr", "--strategy", "diverse", "--budget", "9", "-o", "{}/s0.ply", "--jobs", "2")
+    both("select", "{}/s0.ply", "--budget", "9", "-o", "{}/p0.ply")
+    both("label", "{}/p0.ply", "--oracle", "{}/scenes.zarr", "-o", "{}/labels.zarr")
+    both("spread", "{}/labels.zarr", "{}/scenes.zarr", "--alike", "-o", "{}/spread.zarr")
+    both(
+        *("train", "{}/scenes.zarr", "--labels", "{}/labels.zarr", "--spread", "{}/spread.zarr"),
+        *("--model", "forest", "-o", "{}/m.pt"),
+    )
+    both("predict", "{}/m.pt", "{}/scenes.zarr", "-o", "{}/preds.zarr")
+    both("score", "{}/preds.zarr", "--levels", "30,60", "-o", "{}/s1.ply")
+    both("select", "{}/s1.ply", "--budget", "5", "-o", "{}/p1.ply")
+    both("label", "{}/p1.ply", "--oracle", "{}/scenes.zarr", "-o", "{}/labels.zarr")
+    both("eval", "{}/preds.zarr", "--truth", "{}/scenes.zarr", "--labels", "{}/labels.zarr", "--json")
+    both("info", "--check", "{}/preds.zarr")
+
+    for name in ("s0.ply", "p0.ply", "s1.ply", "p1.ply"):
+        here, there = (rows(place / name) for place in places.values())
+        np.testing.assert_array_equal(here, there)
+    for name in ("preds.zarr", "spread.zarr"):
+        here, there = (PredictionStore(place / name) for place in places.values())
+        for scene in here.table:
+            np.testing.assert_array_equal(here.probabilities(scene), there.probabilities(scene))
+    here, there = (LabelStore(place / "labels.zarr") for place in places.values())
+    np.testing.assert_array_equal(here.latest(), there.latest())
+    assert [batch.round for batch in there.batches()] == [0, 1]
+    for name in ("scenes", "scenes.superpoints", "spread", "preds"):
+        require_same_bytes(tmp_path / f"{name}.zarr", s3 / f"{name}.zarr")
+
+
+def require_same_bytes(here: Path, there: RemotePath) -> None:
+    """All files but the root's `zarr.json`, whose history has the names."""
+    names = {file.relative_to(here).as_posix(): file for file in here.rglob("*") if file.is_file()}
+    found = [
+        one["path"].removeprefix(f"{there.key}/") for batch in there.objects.list(f"{there.key}/") for one in batch
+    ]
+    assert sorted(found) == sorted(names)
+    for name, file in names.items():
+        if name != "zarr.json":
+            assert (there / name).read_bytes() == file.read_bytes(), name
+
+
+def test_parts_are_put_together(s3: RemotePath, office: Path, scenes: Path, hpal: Callable[..., Done]) -> None:
+    for part in (2, 1):
+        done = hpal(
+            *("prep", office, "-o", s3 / "scenes.zarr", "--val", VAL, "--grid", GRID, "--shard", f"{part}/2"),
+            *("--jobs", "1"),
+        )
+        assert done.rc == 0, done.err
+    require_same_bytes(scenes, s3 / "scenes.zarr")
+    assert [path.name for path in s3.iterdir()] == ["scenes.zarr"]
+    assert SceneStore(s3 / "scenes.zarr").table.id == SceneStore(scenes).table.id
+
+
+def test_two_commands_add_to_one_labels_store(
+    s3: RemotePath, scenes: Path, tmp_path: Path, hpal: Callable[..., Done]
+) -> None:
+    picks = []
+    for seed in ("1", "2"):
+        score = hpal("score", scenes, "--strategy", "random", "--seed", seed, "-o", tmp_path / f"s{seed}.ply")
+        assert score.rc == 0, score.err
+        done = hpal("select", tmp_path / f"s{seed}.ply", "--budget", "4", "-o", s3 / f"p{seed}.ply")
+        assert done.rc == 0, done.err
+        picks.append(rows(s3 / f"p{seed}.ply"))
+
+    def label(seed: str) -> Done:
+        return hpal("label", s3 / f"p{seed}.ply", "--oracle", scenes, "-o", s3 / "labels.zarr")
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(label, ("1", "2")):
+            assert done.rc == 0, done.err
+    labels = LabelStore(s3 / "labels.zarr")
+    assert [batch.round for batch in labels.batches()] == [0, 1]
+    given = {(int(row["scene"]), int(row["index"])) for row in labels.latest()}
+    assert given == {(int(row["scene"]), int(row["index"])) for chosen in picks for row in chosen}
+
+
+def lines(done: Done) -> list[str]:
+    assert done.rc == 1, done.err
+    return done.err.splitlines()
+
+
+def test_a_bucket_that_is_gone(s3: RemotePath, hpal: Callable[..., Done], scenes: Path) -> None:
+    for args in (
+        ("score", "s3://gone-bucket/preds.zarr"),
+        ("info", "s3://gone-bucket/preds.zarr"),
+        ("label", "--oracle", scenes, "s3://gone-bucket/p.ply", "-o", "labels.zarr"),
+        ("score", scenes, "--strategy", "random", "-o", "s3://gone-bucket/x.ply"),
+    ):
+        (line,) = lines(hpal(*args))
+        assert "there is no bucket gone-bucket" in line
+
+
+def test_a_store_that_is_not_there(s3: RemotePath, hpal: Callable[..., Done]) -> None:
+    (line,) = lines(hpal("score", s3 / "none.zarr"))
+    assert line.startswith(f"hpal score: {s3}/none.zarr: does not exist")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Always the same: a status, and a body that says so; 0: nothing, for long."""
+
+    status = 500
+
+    def _answer(self) -> None:
+        if not self.status:
+            time.sleep(30)
+            return
+        code = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}[self.status]
+        body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _answer
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, "access is refused (403 Forbidden"),
+        (500, "the object store does not do what it is asked (500 Internal Server Error"),
+        (503, "the object store does not do what it is asked (503 Service Unavailable"),
+        (0, "the object store does not do what it is asked"),
+    ],
+)
+def test_a_server_that_does_not_serve(
+    status: int, said: str, scenes: Path, hpal: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "wrong")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("HPAL_REMOTE_PATIENCE", "2")
+    handler = type("Handler", (Answering,), {"status": status})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for args in (("score", "s3://b/p.zarr"), ("score", scenes, "--strategy", "random", "-o", "s3://b/x.ply")):
+            begin = time.monotonic()
+            (line,) = lines(hpal(*args))
+            assert time.monotonic() - begin < 15
+            assert said in line
+            assert "s3://b/" in line
+        server.shutdown()
+
+
+@pytest.fixture
+def flaky(server: str, s3: RemotePath, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """Between hpal and the server: every answer takes 20 ms, and every tenth is an error 500, before or after the
+    server has done what it was asked. Yields how many of each there were."""
+    seen = {"asked": 0, "refused": 0}
+    host = server.removeprefix("http://")
+
+    class Front(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _pass_on(self) -> None:
+            seen["asked"] += 1
+            time.sleep(0.02)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, headers, data = 500, [], b"<Error><Code>InternalError</Code></Error>"
+            wrong = seen["asked"] % 10 == 0
+            if not wrong or seen["asked"] % 20 == 0:
+                behind = http.client.HTTPConnection(host)
+                behind.request(self.command, self.path, body, dict(self.headers))
+                answer = behind.getresponse()
+                if not wrong:
+                    status, headers, data = answer.status, answer.getheaders(), answer.read()
+                behind.close()
+            seen["refused"] += wrong
+            self.send_response(status)
+            for name, value in headers:
+                if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                    self.send_header(name, value)
+            length = dict(headers).get("Content-Length") if self.command == "HEAD" else None
+            self.send_header("Content-Length", length or str(len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _pass_on
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Front) as front:
+        front.daemon_threads = True
+        front.block_on_close = False
+        threading.Thread(target=front.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{front.server_port}")
+        remote.bucket.cache_clear()
+        yield seen
+        front.shutdown()
+
+
+def test_a_slow_server_that_often_fails_is_asked_again(s3: RemotePath, flaky: dict[str, int], tmp_path: Path) -> None:
+    made = rooms(2)
+    for place in (tmp_path, s3):
+        store = synthetic_scenes(place / "scenes.zarr", made)
+        certain(store, place / "preds.zarr", 1)
+        labels = answers(place / "labels.zarr", store, {"a": first_of_each(made[0])})
+        assert len(labels.latest()) == len(first_of_each(made[0]))
+    for name in ("scenes", "preds"):
+        require_same_bytes(tmp_path / f"{name}.zarr", s3 / f"{name}.zarr")
+    SceneStore(s3 / "scenes.zarr").check()
+    assert flaky["refused"] > 10
+
+
+def test_a_server_that_is_not_there(hpal: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("HPAL_REMOTE_PATIENCE", "2")
+    (line,) = lines(hpal("score", "s3://b/p.zarr"))
+    assert "check the address and the network" in line
+
+
+def test_training_a_network_wants_a_disk(s3: RemotePath, scenes: Path, hpal: Callable[..., Done]) -> None:
+    assert "the state of an unfinished run" in lines(hpal("train", scenes, "--labels", "all", "-o", s3 / "m.pt"))[-1]
+
+
+def test_an_unfinished_prep_is_not_gone_on_with(s3: RemotePath, office: Path, hpal: Callable[..., Done]) -> None:
+    done = hpal("prep", office, "-o", s3 / "x.zarr", "--resume")
+    assert (done.rc, done.err.count("\n")) == (2, 1)
+    assert "--resume" in done.err
+
+
+DIES = """
+import os, signal, sys
+import numpy as np
+from hpal_cli.store import envelope
+from hpal_cli.store.remote import located
+
+path = located(sys.argv[1])
+with envelope.create(path, "predictions", {}, overwrite=False) as (root, folder):
+    envelope.write_array(root.require_group("scenes/a"), "xyz", np.zeros((9, 3), np.float32))
+    envelope.scene_written(path, folder, "a")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writers_store_is_refused_and_replaced(
+    s3: RemotePath, tmp_path: Path, hpal: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = s3 / "p.zarr"
+    program = [sys.executable, "-c", DIES, str(path)]
+    assert subprocess.run(program, env={**os.environ, "TMPDIR": str(tmp_path)}).returncode == -signal.SIGKILL
+    (line,) = lines(hpal("score", path))
+    assert "is not complete" in line
+    made = rooms(2)
+    store = synthetic_scenes(tmp_path / "scenes.zarr", made)
+    with pytest.raises(HpalError, match="is being written by another process, which gave a sign of life"):
+        certain(store, path, 1)
+    monkeypatch.setattr(objects, "STALE", 0.0)
+    certain(store, path, 1)
+    certain(store, tmp_path / "p.zarr", 1)
+    require_same_bytes(tmp_path / "p.zarr", path)
+
+
+def test_without_the_extra(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("obstore", "obstore.exceptions"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(HpalError, match=r"needs obstore, which is not installed; pip install 'hpal\[remote\]'"):
+        memory.exists()
+
+
+def test_wrong_credentials_are_named(
+    s3: RemotePath, hpal: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HPAL_REMOTE_PATIENCE", "2")
+    (line,) = lines(hpal("score", s3 / "p.zarr"))
+    assert "s3://" in line
+
+
+def test_a_path_in_memory_stays_in_its_process() -> None:
+    with pytest.raises(HpalError, match="is in the memory of one process"):
+        pickle.dumps(address("memory://b/x"))
+    assert pickle.loads(pickle.dumps(address("s3://b/x"))) == address("s3://b/x")
