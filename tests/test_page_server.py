@@ -115,21 +115,38 @@ def page(store: SceneStore, tmp_path: Path) -> Iterator[At]:
     found.page_api.close()
 
 
+def begun_of(http: TestClient, **who: str) -> tuple[dict[str, Any], bytes]:
+    """What a page begins with, and the values of the first points of its scene."""
+    content = http.get("/api/start", params=who).content
+    end = 4 + int.from_bytes(content[:4], "little")
+    return json.loads(content[4:end]), content[end:]
+
+
 def test_a_page_begins_with_one_answer(page: At, monkeypatch: pytest.MonkeyPatch) -> None:
     page.page_api.scene_cache.cloud(0)
-    begun = page.http.get("/api/start", params={"client": ME["client"]}).json()
+    monkeypatch.setattr("hpal_cli.page.api.FIRST", 300)
+    begun, values = begun_of(page.http, client=ME["client"])
     assert begun["name"] == "someone"
     assert [scene["points"] for scene in begun["about"]["scenes"]] == [
         scene.points for scene in page.page_api.scene_cache.scenes.values()
     ]
     assert begun["said"]["query"]["id"] == 0
+    first = begun["scene"].pop("first")
     assert begun["scene"] == page.http.get("/api/scene/0").json()
+    assert 300 <= sum(first["counts"]) < 300 + len(first["counts"])
+    parts = ",".join(f"{tile}:0:{count}" for tile, count in enumerate(first["counts"]))
+    for name, length in first["columns"]:
+        alone = page.http.get("/api/scene/0/points", params={"column": name, "parts": parts}).content
+        assert values[:length] == alone
+        values = values[length:]
+    assert [name for name, _ in first["columns"]] == ["xyz", "rgb"]
+    assert not values
     assert page.http.get("/api/start").status_code == 400
     # A page shows itself while its scene is read, and does not wait for that.
     monkeypatch.setattr(page.page_api.scene_cache, "loaded", lambda number: None)
-    begun = page.http.get("/api/start", params=ME).json()
+    begun, values = begun_of(page.http, **ME)
     assert begun["name"] == "anna"
-    assert (begun["said"], begun["scene"]) == (None, None)
+    assert (begun["said"], begun["scene"], values) == (None, None, b"")
     assert page.next()["id"] == 0
 
 
@@ -141,7 +158,7 @@ def test_a_page_begins_although_its_scene_cannot_be_read(store: SceneStore) -> N
         scene_cache.cloud(0)
     app = make_app(PageApi(scene_cache), token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
     http = TestClient(app, base_url=ADDRESS, headers={"Authorization": f"Bearer {TOKEN}"})
-    assert http.get("/api/start", params=ME).json()["scene"] is None
+    assert begun_of(http, **ME)[0]["scene"] is None
     assert http.get("/api/scene/0").status_code == 409
 
 
@@ -982,7 +999,7 @@ def test_a_view_shows_and_takes_nothing(scenes: Path, tmp_path: Path) -> None:
     page_api = open_view(predictions, source=scenes)
     app = make_app(page_api, token=TOKEN, hosts=allowed_hosts("127.0.0.1"), stop=lambda: None)
     http = TestClient(app, base_url=ADDRESS, headers={"Authorization": f"Bearer {TOKEN}"})
-    about = http.get("/api/start", params=ME).json()["about"]
+    about = begun_of(http, **ME)[0]["about"]
     assert about["mode"] == "view"
     assert about["truth"] is True
     number = about["scenes"][0]["number"]

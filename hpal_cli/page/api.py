@@ -23,6 +23,9 @@ from hpal_cli.scene_table import SceneTable
 MAX_POINTS = 4_000_000
 """Points in one response to a page, at most."""
 
+FIRST = 25_000
+"""Points of a scene, about, that a page gets with the scene's description, and draws its first picture from."""
+
 DELAY = 0.5
 """Seconds after which the next queries are prepared: the picture of this one must not wait for that."""
 
@@ -110,6 +113,23 @@ class PageApi:
                 if place >= 0
             ],
         }
+
+    def first_points(self, number: int, whole: bool) -> tuple[dict[str, Any], bytes]:
+        """The first points of a scene, and what they are: `counts`, how many of each tile; `columns`, the name of each
+        column and its length in bytes. The values are little-endian, one column after the other. whole: as in `points`.
+
+        Raises:
+            KeyError: there is no such scene.
+            HpalError: the scene cannot be read.
+        """
+        cloud = self._level(number, whole)
+        share = FIRST / max(len(cloud), 1)
+        counts = [min(tile.count, int(np.ceil(share * tile.count))) for tile in cloud.tiles]
+        parts = [(n, 0, count) for n, count in enumerate(counts)]
+        names = ["xyz", *(name for name in cloud.columns if name == "rgb")]
+        values = [self.points(number, name, parts, whole) for name in names]
+        columns = [[name, len(part)] for name, part in zip(names, values, strict=True)]
+        return {"counts": counts, "columns": columns}, b"".join(values)
 
     def points(self, number: int, column: str, parts: list[tuple[int, int, int]], whole: bool = True) -> bytes:
         """The values of a column for some points, as little-endian bytes. parts: (tile, from, to) of each part; whole:

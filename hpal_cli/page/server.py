@@ -154,7 +154,10 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
         # A person is not asked for a name before the page is shown, and may never give one.
         name = request.query_params.get("name") or page_api.name or "someone"
         client, name = _who({"client": request.query_params.get("client"), "name": name})
-        return JSONResponse(await run_in_threadpool(_start, page_api, client, name))
+        begun, values = await run_in_threadpool(_start, page_api, client, name)
+        described = json.dumps(begun, allow_nan=False, separators=(",", ":")).encode()
+        content = len(described).to_bytes(4, "little") + described + values
+        return Response(content, media_type="application/octet-stream")
 
     async def scene(request: Request) -> Response:
         whole = request.query_params.get("whole") == "1"
@@ -270,6 +273,8 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        # The first call of a thread imports much, for which the first page would wait.
+        await run_in_threadpool(page_api.about)
         yield
         page_api.close()
 
@@ -361,10 +366,10 @@ def serve(app: ASGIApp, listening: socket.socket, on_ready: Callable[[Callable[[
         server.run(sockets=[listening])
 
 
-def _start(page_api: PageApi, client: str, name: str) -> dict[str, Any]:
-    """All that a page needs for its first picture, except the points, in one response. `said` and `scene` are None
-    while the scene is being read, or if it cannot be read. The page then shows its frame, and requests them one by one.
-    """
+def _start(page_api: PageApi, client: str, name: str) -> tuple[dict[str, Any], bytes]:
+    """All that a page needs for its first picture, in one response: its description, and the values of `first_points`,
+    which `scene.first` describes. `said` and `scene` are None while the scene is being read, or if it cannot be read.
+    The page then shows its frame, and requests them one by one."""
     begun = {"about": page_api.about(), "name": name, "said": None, "scene": None}
     session, scenes = page_api.session, page_api.scene_cache
     query = None if session is None else session.next(client, name)
@@ -373,11 +378,13 @@ def _start(page_api: PageApi, client: str, name: str) -> dict[str, Any]:
         number = session.queries[query].scene
     try:
         if number is None or scenes.loaded(number) is None:
-            return begun
+            return begun, b""
         said = None if session is None else _asked(page_api, client, name, query)
-        return {**begun, "said": said, "scene": page_api.scene(number)}
+        scene = page_api.scene(number)
+        first, values = page_api.first_points(number, scene["whole"])
+        return {**begun, "said": said, "scene": {**scene, "first": first}}, values
     except HpalError:
-        return begun
+        return begun, b""
 
 
 def _next(page_api: PageApi, client: str, name: str, after: int) -> dict[str, Any]:

@@ -275,7 +275,8 @@ def sync(folder: Path, *, below: bool = True) -> None:
 
 @functools.cache
 def _syncing() -> ThreadPoolExecutor:
-    """The threads that sync files. They stay, since on a busy machine starting a thread takes as long as its file."""
+    """The threads that sync files. They stay, since on a busy machine a thread takes as long to start as a file to
+    sync."""
     return ThreadPoolExecutor(SYNCED_AT_ONCE, thread_name_prefix="sync")
 
 

@@ -356,7 +356,8 @@ export class CloudView {
   async load(number, ahead) {
     const offered = this.offered?.number === number ? this.offered : null;
     this.offered = null;
-    const cloud = await this.begin(offered ?? await this.remote.scene(number), ahead ? this.budget : Math.min(FIRST, this.budget));
+    const cloud = offered ? this.beginWith(offered)
+      : await this.begin(await this.remote.scene(number), ahead ? this.budget : Math.min(FIRST, this.budget));
     if (!cloud.about.whole) this.replace(cloud).catch(() => {});
     return cloud;
   }
@@ -367,6 +368,21 @@ export class CloudView {
     for (const tile of cloud.tiles) tile.wanted = Math.max(1, Math.ceil(share * cloud.thin * tile.count));
     for (const tile of cloud.tiles) tile.wanted = Math.min(tile.count, tile.wanted);
     await this.fill(cloud, cloud.tiles);
+    return cloud;
+  }
+
+  /** A scene of which the server sent the first points with its description: how many of each tile, and their columns. */
+  beginWith(about) {
+    const { counts, columns, values } = about.first;
+    const cloud = new Cloud(about, this.shared);
+    const parts = cloud.tiles.map((tile, n) => [tile, 0, counts[n]]);
+    let at = 0;
+    for (const [name, length] of columns) this.take(cloud, name, parts, values.slice(at, (at += length)));
+    delete about.first;
+    for (const [tile, , end] of parts) {
+      tile.wanted = tile.loaded = end;
+      this.paint(cloud, tile, 0);
+    }
     return cloud;
   }
 
@@ -546,27 +562,8 @@ export class CloudView {
   async fetch(cloud, name, parts) {
     const column = cloud.column(name), { number, whole } = cloud.about;
     if (column?.kind === "number" && column.low === undefined) Object.assign(column, await this.remote.range(number, name));
-    const Kind = name === "xyz" || column?.kind === "number" ? Float32Array
-      : column?.kind === "rgb" ? Uint8Array : column?.kind === "class" ? Int16Array : Int32Array;
-    const size = name === "xyz" || name === "rgb" ? 3 : 1;
-    const send = async (batch) => {
-      const values = new Kind(await this.remote.points(number, name, batch.map(([tile, a, b]) => [tile.number, a, b]), whole));
-      if (cloud.gone) return;
-      let at = 0;
-      for (const [tile, a, b] of batch) {
-        const mine = values.subarray(at, (at += (b - a) * size));
-        if (name === "xyz") {
-          tile.grow(b);
-          const { position } = tile.points.geometry.attributes;
-          position.array.set(mine, 3 * a);
-          position.addUpdateRange(3 * a, mine.length);
-          position.needsUpdate = true;
-        } else {
-          tile.keep(name, a, mine);
-          tile.columns.set(name + " to", Math.max(tile.has(name), b));
-        }
-      }
-    };
+    const send = async (batch) => this.take(cloud, name, batch,
+      await this.remote.points(number, name, batch.map(([tile, a, b]) => [tile.number, a, b]), whole));
     let batch = [], count = 0;
     for (const part of parts) {
       if (part[1] >= part[2]) continue;
@@ -578,6 +575,29 @@ export class CloudView {
       count = 0;
     }
     if (batch.length) await send(batch);
+  }
+
+  /** Stores received values of a column. parts: [tile, from, to] of each part of them. */
+  take(cloud, name, parts, buffer) {
+    if (cloud.gone) return;
+    const kind = cloud.column(name)?.kind, size = name === "xyz" || name === "rgb" ? 3 : 1;
+    const Kind = name === "xyz" || kind === "number" ? Float32Array
+      : kind === "rgb" ? Uint8Array : kind === "class" ? Int16Array : Int32Array;
+    const values = new Kind(buffer);
+    let at = 0;
+    for (const [tile, a, b] of parts) {
+      const mine = values.subarray(at, (at += (b - a) * size));
+      if (name === "xyz") {
+        tile.grow(b);
+        const { position } = tile.points.geometry.attributes;
+        position.array.set(mine, 3 * a);
+        position.addUpdateRange(3 * a, mine.length);
+        position.needsUpdate = true;
+      } else {
+        tile.keep(name, a, mine);
+        tile.columns.set(name + " to", Math.max(tile.has(name), b));
+      }
+    }
   }
 
   /** Loads what is wanted of some tiles and paints it. */

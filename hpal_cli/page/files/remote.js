@@ -47,8 +47,14 @@ const json = async (path, body) => (await call(path, body)).json();
 const bytes = async (path) => (await call(path)).arrayBuffer();
 const who = () => `client=${client}&name=${encodeURIComponent(name)}`;
 
-/** What the page begins with. It is asked for at once, while the browser still reads the page's other scripts. */
-export const begun = json(`/api/start?${who()}`);
+/** What the page begins with, in one answer: the length of its JSON, the JSON, and the first points of the scene. It is asked for at
+ * once, while the browser still reads the page's other scripts. */
+export const begun = bytes(`/api/start?${who()}`).then((buffer) => {
+  const length = new DataView(buffer).getUint32(0, true);
+  const found = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  if (found.scene) found.scene.first.values = buffer.slice(4 + length);
+  return found;
+});
 begun.catch(() => {}); // Who waits for it is told.
 export const scene = (number, whole = false) => json(`/api/scene/${number}${whole ? "?whole=1" : ""}`);
 export const points = (number, column, parts, whole) => bytes(
