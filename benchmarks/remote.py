@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -66,12 +67,13 @@ def serve(port: Any, requests: Any, delay: float) -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
-    inner = DomainDispatcherApplication(create_backend_app)
+    inner, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def counted(environ: dict[str, Any], start: Any) -> Any:
         listing = environ["REQUEST_METHOD"] == "GET" and "list-type" in environ.get("QUERY_STRING", "")
         kind = "LIST" if listing else environ["REQUEST_METHOD"]
-        requests[kind] = requests.get(kind, 0) + 1
+        with lock:
+            requests[kind] = requests.get(kind, 0) + 1
         time.sleep(delay)
         return inner(environ, start)
 

@@ -31,7 +31,7 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope, objects, remote
-from hpal_cli.store.files import atomic_write
+from hpal_cli.store.files import atomic_write, require_absent
 from hpal_cli.store.remote import RemotePath, located
 from hpal_cli.stream.points import PointReader
 
@@ -638,8 +638,11 @@ def test_a_killed_writers_store_is_refused_and_replaced(
     store = synthetic_scenes(tmp_path / "scenes.zarr", made)
     with pytest.raises(HpalError, match="is being written by another process, which gave a sign of life"):
         certain(store, path, 1)
+    require_absent(path, overwrite=False, folder=True)
     monkeypatch.setattr(objects, "STALE", 0.0)
     certain(store, path, 1)
+    with pytest.raises(HpalError, match="exists already"):
+        require_absent(path, overwrite=False, folder=True)
     certain(store, tmp_path / "p.zarr", 1)
     require_same_bytes(tmp_path / "p.zarr", path)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -337,6 +338,14 @@ def uploaded(path: RemotePath, *, overwrite: bool) -> Iterator[Path]:
 
 _ONE_PIECE = 1 << 30
 """Bytes of an object that is put in one piece and is held in memory for this. S3 accepts 5 GiB."""
+
+
+def is_unfinished(path: RemotePath) -> bool:
+    """Whether there is a store at `path` that is being written, or whose writer was killed."""
+    try:
+        return json.loads((path / "zarr.json").read_bytes())["attributes"]["hpal"]["complete"] is False
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def taken(path: Path) -> HpalError:
