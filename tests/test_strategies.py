@@ -207,7 +207,7 @@ def test_fds_does_not_go_with_regions(store: Path) -> None:
 
 
 def test_regions_are_not_cut_at_a_number_a_scene(store: Path) -> None:
-    with pytest.raises(HpalError, match=r"taken whole.*--max-per-scene"):
+    with pytest.raises(HpalError, match=r"selected whole.*--max-per-scene"):
         selected(scored(store, ScoreSettings(Strategy.REDAL)), "20", store, max_per_scene=3)
 
 
