@@ -195,7 +195,7 @@ def test_a_spread_that_does_not_fit_is_refused(
     val = write_spread(tmp_path / "val.zarr", store, labels, mostly_right, split="val")
     with pytest.raises(HpalError, match="none of the train scenes"):
         against(store, labels, val)
-    with pytest.raises(UsageError, match="--spread: adds nothing"):
+    with pytest.raises(UsageError, match="--spread: is of no use"):
         train(store, None, POINTS, spread=spread)
 
 

@@ -71,7 +71,7 @@ def selection(
         "selection",
         source=str(store.path),
         scenes=store.table.id,
-        pool=tuple(map(PoolScene.of, store.table)),
+        pool=tuple(map(PoolScene.from_info, store.table)),
         strategy="hmmu",
     )
     return rows, header
@@ -525,7 +525,7 @@ def test_answers_are_put_in_order_once_for_each_change(page: At, monkeypatch: py
 
 def test_spreads_that_wait_become_one(store: SceneStore, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = LiveSpread(store)
-    learner.of(store.table[0])
+    learner.superpoints(store.table[0])
     begun, go_on, seen = threading.Event(), threading.Event(), []
     usual = spread_scene
 
