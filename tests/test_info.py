@@ -160,6 +160,8 @@ def test_labels(scenes: Path, tmp_path: Path) -> None:
     }
     assert {name: count for name, count in table.items() if count} == {"wall": 1, "window": 1, None: 1}
     said = lines(labels.path)
+    # The same command five times, as one line.
+    assert [line for line in said if line.startswith("  test")] == ["  test   [0]  (5 times)"]
     assert said[5:15] == [
         "  labelled points  2",
         "  answers given    5",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +64,9 @@ def command(
         console.table(*found.cells(), data=True)
     if found.history:
         print("\nhistory")
-        for entry in found.history:
-            console.data(f"  {entry}")
+        # Each answer that is given on the labelling page is an entry, so equal ones in a row are counted.
+        for line, equal in groupby(map(str, found.history)):
+            count = sum(1 for _ in equal)
+            console.data(f"  {line}" + (f"  ({count} times)" if count > 1 else ""))
     if check:
         print("\nwhole and consistent")
