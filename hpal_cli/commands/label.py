@@ -118,8 +118,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="STORE",
-            help="Scenes or predictions store that the points belong to, if it was moved since; the selection "
-            "names the place where it was.",
+            help="Scenes or predictions store that the points belong to. `--from` needs it for a labels store that "
+            "does not exist yet, since a table does not name its store. Otherwise give it only if the store was moved.",
         ),
     ] = None,
     host: opt.Host = "127.0.0.1",

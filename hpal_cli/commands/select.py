@@ -38,8 +38,8 @@ def command(
         str,
         typer.Option(
             metavar="BUDGET",
-            help="How many points to choose: a share of the pool (0.02%), a number (2600), or a number for each "
-            "scene (20/scene).",
+            help="How many points to choose: a share of the pool (0.02%), a number (2600), or either of these "
+            "for each scene (0.02%/scene, 20/scene).",
         ),
     ] = "0.02%",
     fds_r: Annotated[

@@ -42,7 +42,7 @@ def command(
         typer.Option(
             metavar="STORE",
             help="Predictions of a model for these scenes, which decide where no answer is near. Repeat the option "
-            "to use the mean of several models.",
+            "to multiply the probabilities of several models (geometric mean).",
         ),
     ] = None,
     alike: Annotated[
@@ -81,8 +81,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Spread answers over the surface around them. Every point gets class probabilities, in a predictions store like
-    that of a model."""
+    """Spread answers over the surface around them. Every point that an answer reaches gets class probabilities, in a
+    predictions store like that of a model."""
     from hpal_cli.export.pictures import reserve_pictures, write_pictures
     from hpal_cli.labels.store import LabelStore
     from hpal_cli.predictions.store import PredictionStore
