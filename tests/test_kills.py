@@ -222,19 +222,23 @@ def test_the_old_one_or_the_new_one(inputs: Path, tmp_path: Path, name: str) -> 
     after = names(work)
     rng = random.Random(name)
     killed, moments = 0, max(KILLS // 4, 3) if KILLS and name in SLOW else KILLS or case.kills
-    for n in range(moments):
-        put_old()
-        # Uniform, one in each of equal parts, in any order.
-        killed += kill_after(case.args, work, whole * 1.05 * ((n * 7 + 3) % moments + rng.random()) / moments)
-        now = content(out)
-        if case.out == "out":
-            whole_files = {name: hash_ for name, hash_ in (now or {}).items() if not name.endswith(".partial")}
-            assert set(old or {}) <= set(whole_files) <= set(new)
-            assert all(hash_ in (new[name], (old or {}).get(name)) for name, hash_ in whole_files.items())
-        else:
-            assert now in (old, new), f"killed, and what is there is neither whole: {differing(now, new)}"
-        if now is not None:
-            check(out)
+    for factor in (1.05, 0.7, 0.4, 0.2):
+        for n in range(moments):
+            put_old()
+            # Uniform, one in each of equal parts, in any order.
+            killed += kill_after(case.args, work, whole * factor * ((n * 7 + 3) % moments + rng.random()) / moments)
+            now = content(out)
+            if case.out == "out":
+                whole_files = {name: hash_ for name, hash_ in (now or {}).items() if not name.endswith(".partial")}
+                assert set(old or {}) <= set(whole_files) <= set(new)
+                assert all(hash_ in (new[name], (old or {}).get(name)) for name, hash_ in whole_files.items())
+            else:
+                assert now in (old, new), f"killed, and what is there is neither whole: {differing(now, new)}"
+            if now is not None:
+                check(out)
+        # On a busy machine the first call may have taken much longer than those that are to be killed.
+        if killed >= moments // 3:
+            break
     assert killed >= moments // 3
     print(f"KILLS {name}: {killed} of {moments} before it ended")
     put_old()

@@ -316,7 +316,7 @@ def test_names_are_text_and_the_keyboard_reaches_everything(serve: Callable[...,
         page.keyboard.press(key)
     assert np.abs(np.subtract(page.evaluate(camera), begin)).max() > 0.1
     until(lambda: page.evaluate("hpalPage.view.mode") == "height", "colours do not change")
-    assert page.locator("#legend").inner_text()
+    until(lambda: page.locator("#legend").inner_text(), "the legend does not appear")
     page.keyboard.press("Home")
     assert np.allclose(page.evaluate(camera), begin)
     context.close()
