@@ -19,8 +19,8 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.spreading.spread import fit_prior, known_superpoints, report_missing_classes, spread_scene
 from hpal_cli.superpoints.appearance import appearance_of, require_appearance
 from hpal_cli.superpoints.build import Superpoints
-from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.store import open_superpoints
+from hpal_cli.superpoints.surface import sum_by
 from hpal_cli.training.labels import NO_LABELS, known_labels, require_spread_of
 
 

@@ -22,9 +22,9 @@ from hpal_cli.shard import Shard
 from hpal_cli.spreading.random_walk import random_walk, reachable
 from hpal_cli.store import envelope, parts
 from hpal_cli.superpoints.build import Superpoints
-from hpal_cli.superpoints.description import sum_by
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
+from hpal_cli.superpoints.surface import sum_by
 from hpal_cli.trees import Trees, fit
 from hpal_cli.wording import counted
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from hpal_cli import compiled
-from hpal_cli.superpoints.surface import pairs_within
+from hpal_cli.superpoints.surface import pairs_within, sum_by
 
 _REACH = 2
 """Buckets in which the places are sorted have an edge of radius / _REACH. Smaller ones fit a sphere better, larger ones
@@ -61,8 +61,7 @@ def column_totals(
         up = place[near, 2] - centre[rows][home, 2]
         close = np.abs(up) < radius
         found[:, 7] = np.bincount(home[close], minlength=count)
-        for n in range(5):
-            found[:, 8 + n] = np.bincount(home[close], value[near[close], n], minlength=count)
+        found[:, 8:13] = sum_by(home[close], value[near[close]], count)
         np.maximum.at(found[:, 13], home, place[near, 3])
         found[:, 14] = np.bincount(home[up > above], minlength=count)
         found[:, 15] = np.bincount(home, minlength=count)

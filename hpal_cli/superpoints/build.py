@@ -15,7 +15,7 @@ from hpal_cli.scenes.store import Points
 from hpal_cli.superpoints import description as d
 from hpal_cli.superpoints.graph import Contacts, Graph, contacts, graph
 from hpal_cli.superpoints.segmentation import segment
-from hpal_cli.superpoints.surface import Surface, surface
+from hpal_cli.superpoints.surface import Surface, sum_by, surface
 
 TILE_POINTS = 1 << 19
 """Points of a tile, at most."""
@@ -109,7 +109,7 @@ def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) 
     )
     columns = np.concatenate([one.columns for one in parts])
     feature = np.column_stack([own, columns, d.describe_around(own, size, joined)]).astype(np.float32)
-    centre = (d.sum_by(superpoint, xyz, count) / size[:, None]).astype(np.float32)
+    centre = (sum_by(superpoint, xyz, count) / size[:, None]).astype(np.float32)
     return Superpoints(superpoint, size, medoids(superpoint, xyz), centre, feature, joined)
 
 
@@ -120,7 +120,7 @@ def medoids(group: NDArray[np.integer], xyz: NDArray[np.floating]) -> NDArray[np
     """
     places = np.asarray(xyz, np.float64)
     size = np.bincount(group)
-    away = ((places - (d.sum_by(group, places, len(size)) / np.maximum(size, 1)[:, None])[group]) ** 2).sum(axis=1)
+    away = ((places - (sum_by(group, places, len(size)) / np.maximum(size, 1)[:, None])[group]) ** 2).sum(axis=1)
     order = np.lexsort((away, group))
     found: NDArray[np.int64] = order[np.cumsum(size) - size]
     return found
@@ -227,6 +227,6 @@ def _describe(
             ]
         ),
         d.main_normals(superpoint, around.normal[inside], size),
-        None if seen is None else d.sum_by(superpoint, seen[inside], len(size)) / size[:, None],
+        None if seen is None else sum_by(superpoint, seen[inside], len(size)) / size[:, None],
         replace(found, i=near[found.i], j=near[found.j]),
     )

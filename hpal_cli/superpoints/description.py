@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from hpal_cli.superpoints.around import column_totals, relief_totals, without_gaps
 from hpal_cli.superpoints.graph import Graph
-from hpal_cli.superpoints.surface import Surface, blocks, nearest, pairs_within, principal_axes, rowwise
+from hpal_cli.superpoints.surface import Surface, blocks, nearest, pairs_within, principal_axes, rowwise, sum_by
 from hpal_cli.voxels import first_of_each, group_voxels, voxel_coordinates
 
 COARSE, COARSE_NEIGHBOURS = 0.08, 32
@@ -145,11 +145,6 @@ def point_columns(
             coarse[home[cell]],
         ]
     )
-
-
-def sum_by(group: NDArray[np.integer], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """(count, F) the sums of those rows of `values` (N, F) that have the same number in `of` (N,)."""
-    return np.stack([np.bincount(group, column, minlength=count) for column in values.T], axis=1)
 
 
 def describe_own(

@@ -57,6 +57,11 @@ def pairs_within(
     return pairs["i"].astype(np.int64), pairs["j"].astype(np.int64)
 
 
+def sum_by(group: NDArray[np.integer], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """(count, F) the sums of those rows of `values` (N, F) that have the same number in `of` (N,)."""
+    return np.stack([np.bincount(group, column, minlength=count) for column in values.T], axis=1)
+
+
 def rowwise(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """(E,) the scalar products of the rows of a and b, (E, K) each."""
     products: NDArray[np.float64] = np.einsum("ij,ij->i", a, b)
