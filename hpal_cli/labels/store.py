@@ -103,9 +103,8 @@ class LabelStore:
         attributes = {"id": table.id, "classes": classes.to_json(), "unit": unit, "scenes": table.to_json()}
         with envelope.create(path, "labels", attributes, overwrite=False) as (root, _):
             root.create_group("answers")
-        if not isinstance(path, RemotePath):
-            sync(path)
-            sync(path.parent, below=False)
+        sync(path)
+        sync(path.parent, below=False)
         return cls(path)
 
     @classmethod
@@ -304,8 +303,7 @@ class LabelStore:
             if not renamed:
                 continue
             try:
-                if not isinstance(folder, RemotePath):
-                    sync(folder, below=False)
+                sync(folder, below=False)
             except OSError as error:
                 problem = f"has the answers, but the disk does not say that they will stay ({error.strerror})"
                 raise HpalError(self.path, problem, "check the disk, and `hpal label --log`") from error

@@ -218,7 +218,7 @@ def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None
             raise taken(path)
         return
     if os.path.lexists(path) and not overwrite and not is_special(path):
-        raise HpalError(path, "exists already", "give --overwrite to replace it, or another name")
+        raise taken(path)
     if not path.parent.is_dir():
         raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
 
@@ -261,11 +261,13 @@ def inside(folder: Path, name: str) -> Path:
 
 def sync(folder: Path, *, below: bool = True) -> None:
     """Writes a folder to the disk so that it survives a power cut. below: with all files and folders in it, and not
-    only its list of names.
+    only its list of names. On object storage nothing is left to do: an object that was put is kept.
 
     Raises:
         OSError: the disk reports an error.
     """
+    if isinstance(folder, RemotePath):
+        return
     if not below:
         _flush(folder)
         return

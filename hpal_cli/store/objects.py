@@ -264,11 +264,7 @@ class InPlace:
 
     def _remove_others(self) -> None:
         """Removes everything but the root's `zarr.json`."""
-        with reached(self.path):
-            for batch in self.path.objects.list(f"{self.path.key}/", chunk_size=1000):
-                keys = [one["path"] for one in batch if one["path"] != self._key]
-                if keys:
-                    self.path.objects.delete(keys)
+        _remove_below(self.path, but=self._key)
 
 
 def _version(found: Any) -> dict[str, str]:
@@ -373,5 +369,13 @@ def remove(path: RemotePath) -> None:
     """Removes a store, and first the `zarr.json` that makes it one."""
     with reached(path):
         path.objects.delete(f"{path.key}/zarr.json")
+    _remove_below(path)
+
+
+def _remove_below(path: RemotePath, *, but: str = "") -> None:
+    """Removes all objects below `path`, except the one called `but`."""
+    with reached(path):
         for batch in path.objects.list(f"{path.key}/", chunk_size=1000):
-            path.objects.delete([one["path"] for one in batch])
+            keys = [one["path"] for one in batch if one["path"] != but]
+            if keys:
+                path.objects.delete(keys)
