@@ -128,8 +128,9 @@ class BatchDataset:
             students.append(
                 (augmented_xyz, concatenated(augmented_color, None if more is None else augment(more, rng)))
             )
-            teachers.append((xyz, concatenated(color, more)))
-            groups.append(cached.voxel_groups if len(keep) == len(cached.xyz) else None)
+            if settings.teacher:
+                teachers.append((xyz, concatenated(color, more)))
+                groups.append(cached.voxel_groups if len(keep) == len(cached.xyz) else None)
             labels.append(cached.label[kept])
             if spread is not None and cached.prob is not None:
                 soft.append(spread.soft_labels(scene, cached.prob, keep))
