@@ -669,3 +669,34 @@ def test_a_path_in_memory_stays_in_its_process() -> None:
     with pytest.raises(HpalError, match="is in the memory of one process"):
         pickle.dumps(address("memory://b/x"))
     assert pickle.loads(pickle.dumps(address("s3://b/x"))) == address("s3://b/x")
+
+
+def test_threads_that_are_first_to_need_obstore_wait_until_all_of_it_is_there(tmp_path: Path) -> None:
+    """While one thread imports the package, its module of errors can be there before its functions."""
+    package = tmp_path / "obstore"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import exceptions\nimport time\ntime.sleep(1)\nput = None\n")
+    errors = "BaseError", "PermissionDeniedError", "UnauthenticatedError"
+    (package / "exceptions.py").write_text("".join(f"class {name}(Exception): ...\n" for name in errors))
+    program = """
+import sys, threading
+from hpal_cli.store.remote import located, reached
+
+def use():
+    with reached(located("memory://bucket/name")):
+        whole.append(hasattr(sys.modules["obstore"], "put"))
+
+whole, threads = [], [threading.Thread(target=use) for _ in range(2)]
+threads[0].start()
+while "obstore.exceptions" not in sys.modules:
+    pass
+threads[1].start()
+for thread in threads:
+    thread.join()
+assert whole == [True, True], whole
+"""
+    place = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": place}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

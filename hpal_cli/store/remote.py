@@ -234,6 +234,8 @@ def bucket(scheme: str, name: str) -> ObjectStore:
 def reached(path: RemotePath) -> Iterator[None]:
     """Turns the errors of an object store into an HpalError. FileNotFoundError is passed on."""
     try:
+        # The package first, which waits while another thread imports it; its errors are there before its functions.
+        import obstore  # noqa: F401
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
     except ImportError as error:
         raise HpalError(path, "needs obstore, which is not installed", "pip install 'hpal[remote]'") from error
