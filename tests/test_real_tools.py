@@ -60,7 +60,8 @@ def needs(tool: str) -> pytest.MarkDecorator:
     required = set(filter(None, os.environ.get("HPAL_REQUIRE_TOOLS", "").split(",")))
     if required == {"1"}:
         required = {*_PROGRAMS, "open3d"}
-    assert required <= {*_PROGRAMS, *_MODULES}, f"HPAL_REQUIRE_TOOLS: no such tools: {required}"
+    # The browser is for test_page_browser.py.
+    assert required <= {*_PROGRAMS, *_MODULES, "chromium"}, f"HPAL_REQUIRE_TOOLS: no such tools: {required}"
     return pytest.mark.skipif(tool not in required and not _here(tool), reason=f"{tool} is not installed")
 
 
