@@ -540,6 +540,10 @@ def test_the_command(campaign: Campaign, tmp_path: Path) -> None:
         "--predictions to include them",
         "s.zarr: 1 scene; next: hpal score s.zarr --per superpoint | hpal select",
     ]
+    for options, told in (([], True), (["--per", "superpoint"], False), (["--strategy", "random"], False)):
+        done = run_hpal("score", "s.zarr", *options, "-o", "scores.ply", "--overwrite", cwd=tmp_path)
+        assert done.rc == 0, done.err
+        assert ("--per superpoint asks about each superpoint once" in done.err) == told
     given = ("labels.zarr", "rooms.zarr", "--alike", "--predictions", "s.zarr")
     done = run_hpal("spread", *given, "-o", "all.zarr", "--jobs", 2, "--no-history", cwd=tmp_path)
     assert done.rc == 0, done.err

@@ -188,6 +188,12 @@ def score(
         stored = store.probability_type(pool[0])
         if stored != np.float16 and not hmmu.missing():
             monitor.note(f"{path} has {stored} probabilities: scored by NumPy, ten times as slow as float16")
+    uncertain = settings.strategy is Strategy.HMMU or settings.strategy in POINTWISE
+    if uncertain and not settings.per_superpoint and isinstance(store, PredictionStore) and store.spread_from:
+        monitor.note(
+            f"{path} gives all points of a superpoint the same probabilities, so the most uncertain points lie side by "
+            "side; --per superpoint asks about each superpoint once"
+        )
     answered = {} if labels is None else labels.answered(store.table.id, path)
     clouds = [] if ply is None else [scene_path(ply, scene.name, "ply") for scene in chosen]
     answered_rows = {
