@@ -177,11 +177,14 @@ class ClassTable:
         at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
         missing = known[at] != codes
         if missing.any() and self.rest is None:
+            absent = np.unique(np.asarray(codes)[missing]).tolist()
             key = '"las"' if las and any(c.las_codes for c in self._rows) else '"code"'
-            remedy = f'add it to the {key} of a class in {self.file}, or to a row with "id": -1 to ignore it'
+            those = "it" if len(absent) == 1 else "them"
+            remedy = f'add {those} to the {key} of a class in {self.file}, or to a row with "id": -1 to ignore {those}'
             if self.file is None:
                 remedy = 'give another with --classes: a name, or a file, in which a row with "id": -1 ignores numbers'
-            absent = np.unique(np.asarray(codes)[missing]).tolist()
+                # LAS has no table of its own, so this one was asked for by name.
+                remedy = f"leave --classes out, which makes classes of all numbers, or {remedy}" if las else remedy
             shown = ", ".join(map(str, absent[:_SHOWN])) + ", ..." * (len(absent) > _SHOWN)
             which = f"class number {shown} is" if len(absent) == 1 else f"class numbers {shown} are"
             problem = f"{which} not in the table of {len(self)} classes ({counted(int(missing.sum()), 'point')})"

@@ -311,6 +311,15 @@ def test_las_without_a_table_gets_the_names_of_asprs(tmp_path: Path) -> None:
     assert SceneStore(tmp_path / "t.zarr").classes.names == ["class_2", "class_3"], "no LAS file: nobody knows"
 
 
+def test_a_number_of_the_owner_beside_asprs(tmp_path: Path) -> None:
+    """Owners number classes of their own from 64 on, as IGN does; the remedy works for them as it is typed."""
+    write_tile(tmp_path / "a.las")
+    done = run_hpal("prep", "a.las", "-o", "s.zarr", "--classes", "asprs", cwd=tmp_path)
+    assert done.rc == 1
+    assert "class number 64 is not in the table of 21 classes" in done.err
+    assert "leave --classes out, which makes classes of all numbers, or give another with --classes" in done.err
+
+
 def test_shared_tiles_by_name(tmp_path: Path) -> None:
     tile = shared("ign_lidar/test_data_77055_627755_LA93_IGN69.laz")
     rows = [

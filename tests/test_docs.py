@@ -316,6 +316,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, f"{page.name} links to {target}"
 
 
+def test_the_picture_of_open_data_comes_with_what_its_licence_asks_for() -> None:
+    """Licence Ouverte 2.0 asks for the source and its date, and that nothing suggests that the source stands behind the
+    result."""
+    shown = [page for page in PAGES if "pictures/airborne.png" in page.read_text(encoding="utf-8")]
+    assert shown
+    for page in shown:
+        text = " ".join(page.read_text(encoding="utf-8").partition("pictures/airborne.png")[2].split())
+        for words in ("IGN, LiDAR HD", "flown on 28 May 2021", "Licence Ouverte / Open Licence 2.0", "IGN has no part"):
+            assert words in text, f"{page.name} shows a picture of IGN's tiles without: {words}"
+
+
 def test_contributing_shows_code_and_names_files_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     shown = _FROM.findall(text)

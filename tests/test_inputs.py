@@ -233,7 +233,9 @@ def test_a_scene_that_lacks_one_is_refused(store: SceneStore, tmp_path: Path) ->
     with pytest.raises(HpalError, match=r"scene a has no column intensity, which the model needs; it has height"):
         list(predict(model, bare, tmp_path / "p.zarr"))
     assert not (tmp_path / "p.zarr").exists()
-    with pytest.raises(HpalError, match="scene a has no column intensity, which the model needs"):
+    with pytest.raises(
+        HpalError, match=r"scene a has no column intensity, which the model needs; .*; give scenes that"
+    ):
         train(bare, None, replace(SMALL, inputs=NAMES), init=model)
 
 

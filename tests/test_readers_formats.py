@@ -46,6 +46,22 @@ def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
     assert note_of(tmp_path / "a.las") is None
 
 
+def test_tables_whose_columns_have_no_names_are_told_of(tmp_path: Path) -> None:
+    """As STPLS3D has them, with eight columns: a folder of them held no scans, and one of them among others was passed
+    over without a word."""
+    write(tmp_path / "a.txt", "1.5,2.5,3.5,10,20,30,4,-100\n")
+    write(tmp_path / "readme.txt", "hello\n")
+    with pytest.raises(HpalError, match=r"a\.txt: has 8 columns, and nothing says what they are; .*--columns x,y,z"):
+        readers.find(tmp_path)
+    eight = Options(("x", "y", "z", "r", "g", "b", "label", "-"))
+    assert [source.name for source in readers.find(tmp_path, None, eight)[1]] == ["a"]
+    write(tmp_path / "b.xyz", "1 2 3\n")
+    told = "read as text; passed over a.txt, whose 8 columns have no names (--columns names them)"
+    assert note_of(tmp_path) == told
+    write(tmp_path / "c.txt", "1 2 3 4 5\n")
+    assert note_of(tmp_path) == told.replace(" (", ", and 1 more such (")
+
+
 def test_what_lies_in_a_scenes_folder_is_not_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "s3dis" / "Area_1" / "office_1" / "Annotations" / "wall_1.txt", "1 2 3 4 5 6\n")
     write(tmp_path / "s3dis" / "Area_1" / "office_1" / "office_1.txt", "1 2 3 4 5 6\n")
@@ -461,25 +477,46 @@ def test_semantickitti_refuses(tmp_path: Path, labels: list[int], message: str) 
         read(path)
 
 
-@pytest.mark.parametrize("width", [4, 5, 6])
-def test_bins_with_more_numbers_for_each_point(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("width", [3, 4, 5, 6, 7, 8])
+def test_bins_with_another_number_of_numbers(tmp_path: Path, width: int) -> None:
     """mmdetection3d writes Waymo's frames as `velodyne/*.bin`, too, with elongation and time besides."""
     rng = np.random.default_rng(width)
-    rows = rng.uniform(-70, 70, (480, width)).astype("<f4")
-    rows[:, 3:] = rng.uniform(0, 1, (480, width - 3))
-    write(tmp_path / "training" / "velodyne" / "0000000.bin", rows.tobytes())
+    # As many as make a file that has whole points of any width.
+    rows = rng.uniform(-70, 70, (1680, width)).astype("<f4")
+    rows[:, 2] /= 20
+    rows[:, 3:] = rng.uniform(0, 1, (1680, width - 3))
+    path = write(tmp_path / "training" / "velodyne" / "0000000.bin", rows.tobytes())
     cloud = read(tmp_path)
     np.testing.assert_array_equal(cloud.xyz, rows[:, :3])
-    expected = {"intensity": rows[:, 3], **{f"column_{n}": rows[:, n] for n in range(4, width)}}
+    expected = {"intensity" if n == 3 else f"column_{n}": rows[:, n] for n in range(3, width)}
     assert list(cloud.attributes) == list(expected)
     for name, values in expected.items():
         np.testing.assert_array_equal(cloud.attributes[name], values)
-    told = [f"has {width} numbers for each point: read as x y z intensity and {width - 4} more"]
-    assert cloud.notes == (told if width > 4 else [])
-    write(tmp_path / "training" / "velodyne" / "0000000.bin", rows.tobytes()[:-4])
+    more = "" if width == 3 else f" intensity and {width - 4} more"
+    told = f"has {width} numbers for each point: read as x y z{more}"
+    names_classes = "; its classes are taken for SemanticKITTI's (--classes names others)"
+    assert cloud.notes == ([told + names_classes] if width != 4 else [])
+    reader, (source,) = readers.find(tmp_path)
+    given = readers.read(reader, source, Options(classes=ClassTable.from_names(["car", "other"])))
+    assert given.notes == ([told] if width != 4 else [])
     if width == 4:
-        with pytest.raises(HpalError, match="not 16 for each point"):
-            read(tmp_path)
+        # What is left may be whole points of another width.
+        for left in (1679.75, 1679, 1678.5, 1677.75):
+            path.write_bytes(rows.tobytes()[: int(left * 16)])
+            if left == 1679:
+                assert len(read(tmp_path).xyz) == 1679
+            else:
+                with pytest.raises(HpalError, match="not 16 for each point"):
+                    read(tmp_path)
+
+
+def test_time_stamps_do_not_hide_the_columns(tmp_path: Path) -> None:
+    """mmdetection3d gives every point of a frame the same time, in microseconds."""
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(0, 20, (4000, 3)), rng.lognormal(0, 3, 4000), rng.uniform(0, 1, 4000)])
+    rows = np.column_stack([rows, np.full(4000, 1.5e15)]).astype("<f4")
+    write(tmp_path / "training" / "velodyne" / "0000000.bin", rows.tobytes())
+    np.testing.assert_array_equal(read(tmp_path).xyz, rows[:, :3])
 
 
 # ---------------------------------------------------------------- Pointcept

@@ -134,6 +134,13 @@ def test_numbers_between_commas(tmp_path: Path, body: str) -> None:
     assert read(write(tmp_path / "a.pcd", head + body)).xyz.tolist() == [[1.5, 2, -3], [4, 5.25, 6]]
 
 
+@pytest.mark.parametrize("first", ["", "# .PCD v.7\n\n", "VERSION .5\n"])
+@pytest.mark.parametrize("names", ["FIELDS", "COLUMNS", "fields"])
+def test_a_header_need_not_give_its_version(tmp_path: Path, first: str, names: str) -> None:
+    head = f"{first}{names} x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS 2\nDATA ascii\n"
+    assert read(write(tmp_path / "a.pcd", head + "1 2 3\n4 5 6\n")).xyz.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_blocks_join(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(number_table, "ROWS", 100)

@@ -141,7 +141,7 @@ class PointInputs:
         """Raises:
         HpalError: a scene lacks one of the columns.
         """
-        _require(store, scenes, self.names, "which the model needs", "predict scenes that have it")
+        _require(store, scenes, self.names, "which the model needs", "give scenes that have it")
 
     def columns(self, store: SceneStore, scene: SceneInfo, points: Points, scale: float) -> PointColumns:
         """The normalised columns of a scene, 0 where a value is not finite.

@@ -59,6 +59,8 @@ _LOOKED_FOR = (
 _OWN_ARRAYS = {"xyz", "rgb", "label", "original", "inverse", "source_file", "source_row"}
 _EVERYTHING = Options()
 
+_NAME_COLUMNS = "name them from left to right, such as --columns x,y,z,r,g,b,label,-"
+
 BLACK = "the colours are all zero: read as a cloud without colour"
 
 
@@ -80,6 +82,9 @@ def find(root: Path, format: str | None = None, options: Options = _EVERYTHING) 
             return reader, _named_once(root, sources)
     if root.is_dir() and not any(root.iterdir()):
         raise HpalError(root, f"is an empty folder; looked for {_LOOKED_FOR}", "give the folder of the scans")
+    if format in (None, text.NAME) and options.columns is None and (tables := text.unnamed(root, options)):
+        path, columns = tables[0]
+        raise HpalError(path, f"has {columns} columns, and nothing says what they are", _NAME_COLUMNS)
     what = "scans" if format is None else f"{format} scans"
     raise HpalError(root, f"holds no {what}; looked for {_LOOKED_FOR}", "check the path and --format")
 
@@ -103,6 +108,10 @@ def passed_over(root: Path, reader: Reader, sources: list[Source], options: Opti
             kinds = Counter("folder" if path.is_dir() else f"{path.suffix.lower()} file" for path in paths)
             names = " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in sorted(kinds.items()))
             others.append(f"{names} (--format {other.NAME} reads {'it' if len(paths) == 1 else 'those'})")
+    if reader is text and root.is_dir() and options.columns is None and (tables := text.unnamed(root, options)):
+        path, columns = tables[0]
+        more = f", and {len(tables) - 1} more such" if len(tables) > 1 else ""
+        others.append(f"{path.name}, whose {columns} columns have no names{more} (--columns names them)")
     return f"read as {reader.NAME}; passed over {', '.join(others)}" if others else None
 
 

@@ -24,6 +24,9 @@ _PADDING = "_"
 _NORMALS = {"normal_x": "nx", "normal_y": "ny", "normal_z": "nz"}
 _NO_POSE = [0, 0, 0, 1, 0, 0, 0]
 _MAX_HEADER = _FIRST_LINE = 1 << 16
+_BEGINNINGS = ("VERSION", "FIELDS", "COLUMNS")
+"""The words with which a header begins, if it does not begin with a comment."""
+
 _REMEDY = "write the file again as PCD"
 
 
@@ -97,10 +100,13 @@ def _header(path: Path) -> _Header:
             number += 1
             line = file.readline(_MAX_HEADER)
             words = line.decode("latin-1").split()
-            if not line or (not said and words and not words[0].startswith("#") and words[0].upper() != "VERSION"):
+            if not line:
                 break
-            if words and not words[0].startswith("#"):
-                said[words[0].upper()] = words[1:]
+            if not words or words[0].startswith("#"):
+                continue
+            if not said and words[0].upper() not in _BEGINNINGS:
+                break
+            said[words[0].upper()] = words[1:]
         start = file.tell()
     if "DATA" not in said:
         raise HpalError(path, "is not a PCD file: it has no header that ends with DATA", "check the file")

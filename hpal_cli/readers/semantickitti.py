@@ -59,7 +59,7 @@ _NUMBERS = 4
 """Of a point: x y z remission."""
 
 _POINT = 4 * _NUMBERS
-_OTHER_WIDTHS = (5, 6)
+_OTHER_WIDTHS = (3, 5, 6, 7, 8)
 """How many numbers other programs write for each point in files of the same name; mmdetection3d 6 for Waymo."""
 
 _TELLING, _PLAINLY, _LEAST = 100, 0.2, 1e-3
@@ -103,11 +103,17 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     """
     path = source.path
     points = _rows(path)
-    cloud = Cloud(points[:, :3].astype(np.float64), attributes={"intensity": points[:, 3].astype(np.float32)}, unit=1.0)
-    further = points.shape[1] - _NUMBERS
-    if further:
-        cloud.attributes |= {f"column_{n}": points[:, n].astype(np.float32) for n in range(_NUMBERS, points.shape[1])}
-        cloud.notes.append(f"has {points.shape[1]} numbers for each point: read as x y z intensity and {further} more")
+    cloud = Cloud(points[:, :3].astype(np.float64), unit=1.0)
+    cloud.attributes = {
+        "intensity" if n == _NUMBERS - 1 else f"column_{n}": points[:, n].astype(np.float32)
+        for n in range(3, points.shape[1])
+    }
+    if points.shape[1] != _NUMBERS:
+        more = f" intensity and {points.shape[1] - _NUMBERS} more" if points.shape[1] > _NUMBERS else ""
+        note = f"has {points.shape[1]} numbers for each point: read as x y z{more}"
+        # SemanticKITTI's own files have four, so these are of another data set, which has other classes.
+        note += "" if options.classes else "; its classes are taken for SemanticKITTI's (--classes names others)"
+        cloud.notes.append(note)
     labels = next((labels for labels in _labels(path) if labels.is_file()), None)
     if labels is not None:
         if labels.stat().st_size != 4 * len(points):
@@ -120,17 +126,18 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def _rows(path: Path) -> NDArray[np.float32]:
-    """The numbers of a file as (N, 4), or as (N, 5) or (N, 6) where its columns are then plainly more uniform.
+    """The numbers of a file as (N, 4), or with one of `_OTHER_WIDTHS` where its columns are then plainly more uniform;
+    where they are so with several, with the smallest, of which the others are multiples.
 
     Raises:
         HpalError: the size is not that of whole points.
     """
     size, numbers = path.stat().st_size, np.fromfile(path, "<f4")
-    widths = [w for w in (_NUMBERS, *_OTHER_WIDTHS) if size % (4 * w) == 0 and size >= 4 * w * _TELLING]
-    best = min(widths, key=lambda width: _spread(numbers, width), default=_NUMBERS)
     width = _NUMBERS
-    if best != width and _spread(numbers, best) < _spread(numbers, width) - _PLAINLY:
-        width = best
+    others = [w for w in _OTHER_WIDTHS if size % (4 * w) == 0 and size >= 4 * w * _TELLING]
+    if others:
+        spread = {width: _spread(numbers, width) for width in (_NUMBERS, *others)}
+        width = next(width for width, its in spread.items() if its <= min(spread.values()) + _PLAINLY)
     if size % (4 * width):
         raise HpalError(path, f"has {size} bytes, not {_POINT} for each point", _REMEDY)
     return numbers.reshape(-1, width)

@@ -68,6 +68,26 @@ def find(root: Path, options: Options) -> list[Source]:
     return sources if root.is_file() else [source for source in sources if _looks_like_points(source.path, options)]
 
 
+def unnamed(root: Path, options: Options) -> list[tuple[Path, int]]:
+    """The files in the folder `root` that are tables of numbers, and no points because nothing says what their columns
+    are, with the number of these columns."""
+    found = []
+    for source in files.loose_files(root, SUFFIXES):
+        try:
+            with _File(source.path) as file:
+                layout = _layout(file.head(), source.path, options)
+        except (OSError, HpalError):
+            continue
+        if (
+            layout
+            and not layout.names
+            and layout.columns > len(columns.AXES)
+            and layout.columns not in columns.BY_COUNT
+        ):
+            found.append((source.path, layout.columns))
+    return found
+
+
 def count(source: Source) -> int | None:
     """About how many points there are, from the size of the file and of its first lines."""
     try:
