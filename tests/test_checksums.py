@@ -199,9 +199,7 @@ def test_chunks_of_other_shapes(tmp_path: Path) -> None:
     values = np.arange(4000, dtype=np.float64).reshape(1000, 4)
     with envelope.create(tmp_path / "s.zarr", "labels", {}, overwrite=False) as (root, _):
         for name, how in (("shards", {"chunks": (50, 4), "shards": (500, 4)}), ("columns", {"chunks": (500, 2)})):
-            codecs = [zarr.codecs.Crc32cCodec()]
-            made = root.create_array(name, shape=values.shape, dtype=values.dtype, compressors=codecs, **how)
-            made[...] = values
+            root.create_array(name, data=values, compressors=[zarr.codecs.Crc32cCodec()], **how)
     root, _ = envelope.open_store(tmp_path / "s.zarr", "labels")
     for name, said in (("shards", "shards/c/1/0"), ("columns", "columns")):
         np.testing.assert_array_equal(envelope.read_array(root, name, tmp_path), values)
