@@ -265,6 +265,7 @@ def _predictions(store: PredictionStore, check: bool, monitor: Monitor) -> Descr
 
 def _superpoints(store: SuperpointStore, check: bool, monitor: Monitor) -> Description:
     if check:
+        store.check()
         _require_id(store.path, store.table)
     count, columns = 0, 0
     with monitor.task("reading", len(store.table)) as task:
@@ -272,7 +273,7 @@ def _superpoints(store: SuperpointStore, check: bool, monitor: Monitor) -> Descr
             found = store.read(scene)
             count, columns = count + len(found), found.feature.shape[1]
             if check:
-                store.check(scene)
+                store.check_scene(scene)
             task.advance(1, scene.name)
     facts = {
         **_table_facts(store.table, store.classes),

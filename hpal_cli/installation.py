@@ -23,8 +23,20 @@ from hpal_cli.superpoints import around, segmentation
 from hpal_cli.training import augment
 
 LIBRARIES = (
-    *("torch", "numpy", "scipy", "scikit-learn", "zarr", "numcodecs", "plyfile", "laspy", "lazrs", "pye57"),
-    *("matplotlib", "typer", "rich", "starlette", "uvicorn", "MinkowskiEngine", "triton"),
+    *("torch", "numpy", "scipy", "scikit-learn", "zarr", "numcodecs", "google-crc32c", "obstore"),
+    *(
+        "plyfile",
+        "laspy",
+        "lazrs",
+        "pye57",
+        "matplotlib",
+        "typer",
+        "rich",
+        "starlette",
+        "uvicorn",
+        "MinkowskiEngine",
+        "triton",
+    ),
 )
 """Libraries whose versions are told, by the names of their distributions."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import random
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,9 @@ from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.score.scorer import score
 from hpal_cli.store import envelope
+from hpal_cli.superpoints.store import superpoints_path
+
+FLIPS = int(os.environ.get("HPAL_FUZZ", "25"))
 
 BY = Entry("test", "0", ())
 
@@ -45,6 +51,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows["index"] = 3, 4, 5
     labels.ask(np.array([(0, 1), (0, 2)], QUERY), "table", BY)
     labels.append(rows, "x", BY)
+    assert run_hpal("superpoints", folder / "scenes.zarr", "-q").rc == 0
     return folder
 
 
@@ -205,3 +212,90 @@ def test_chunks_of_other_shapes(tmp_path: Path) -> None:
         with pytest.raises(HpalError, match=rf"its array {said} is damaged \("):
             envelope.RowReader(root, name, tmp_path)(np.array([503]))
         assert envelope.RowReader(root, name, tmp_path)(np.array([7])).tolist() == [values[7].tolist()]
+
+
+# ---------------------------------------------------------------- zarr.json
+
+
+def content(store: Path) -> dict[str, object]:
+    """What a reader finds: the attributes of each group, and the numbers of each array."""
+    root = zarr.open_group(str(store), mode="r", use_consolidated=False)
+    found: dict[str, object] = {"": root.attrs.asdict()}
+    for name, node in root.members(max_depth=None):
+        found[name] = node.attrs.asdict() if isinstance(node, zarr.Group) else node[...].tobytes()
+    return found
+
+
+def differs(store: Path, whole: dict[str, object]) -> bool:
+    """Whether something that was there is gone or another. An attribute more changes nothing, as readers ignore it."""
+    now = content(store)
+    for name, before in whole.items():
+        if isinstance(before, dict):
+            after = now.get(name)
+            kept = {key: value for key, value in before.items() if key != envelope.CHECKSUM}
+            if not isinstance(after, dict) or any(key not in after or after[key] != kept[key] for key in kept):
+                return True
+        elif now.get(name) != before:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("kind", [*READ, "superpoints"])
+def test_a_flipped_bit_of_metadata_is_noticed_or_changes_nothing(stores: Path, tmp_path: Path, kind: str) -> None:
+    store = superpoints_path(stores / "scenes.zarr") if kind == "superpoints" else stores / f"{kind}.zarr"
+    copy = Path(shutil.copytree(store, tmp_path / store.name))
+    whole = content(copy)
+    rng = random.Random(0)
+    files = sorted(copy.rglob("zarr.json"))
+    noticed = 0
+    for _ in range(FLIPS):
+        file = rng.choice(files)
+        data = bytearray(before := file.read_bytes())
+        at, bit = rng.randrange(len(data)), rng.randrange(8)
+        data[at] ^= 1 << bit
+        file.write_bytes(data)
+        try:
+            describe(copy, check=True)
+        except HpalError:
+            noticed += 1
+        else:
+            where = file.relative_to(copy)
+            assert not differs(copy, whole), f"bit {bit} of byte {at} of {where}: {data[max(0, at - 40) : at + 20]!r}"
+        file.write_bytes(before)
+    print(f"{kind}: {noticed} of {FLIPS} flipped bits noticed; the others change nothing")
+    assert noticed > FLIPS // 2
+
+
+@pytest.mark.parametrize("kind", [*READ, "superpoints"])
+def test_attributes_that_were_altered(stores: Path, tmp_path: Path, kind: str) -> None:
+    """`info --check` names the group; whoever means it removes the checksum. Other programs need not write any."""
+    store = superpoints_path(stores / "scenes.zarr") if kind == "superpoints" else stores / f"{kind}.zarr"
+    copy = Path(shutil.copytree(store, tmp_path / store.name))
+    for file in sorted(copy.rglob("zarr.json")):
+        metadata = json.loads(before := file.read_text())
+        if metadata["node_type"] != "group" or not metadata["attributes"]:
+            continue
+        metadata["attributes"]["ours"] = 1
+        file.write_text(json.dumps(metadata))
+        name = file.relative_to(copy).as_posix()
+        with pytest.raises(HpalError, match=f"the attributes in its {name} were altered .*remove hpal_crc32"):
+            describe(copy, check=True)
+        describe(copy)
+        del metadata["attributes"][envelope.CHECKSUM]
+        file.write_text(json.dumps(metadata))
+        describe(copy, check=True)
+        file.write_text(before)
+
+
+def test_the_checksum_of_the_specification(tmp_path: Path) -> None:
+    """With the example of docs/formats.md."""
+    group = zarr.open_group(str(tmp_path), mode="w", zarr_format=3)
+    envelope.write_attributes(group, {"offset": [1.0, -2.5], "a": {"ä": True}})
+    text = '{"a":{"ä":true},"offset":["1.0","-2.5"]}'
+    specification = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert f"`{text}`, and its checksum `{group.attrs[envelope.CHECKSUM]}`" in specification
+    assert group.attrs[envelope.CHECKSUM] == f"{zlib.crc32(text.encode()):08x}"
+    # A second call has a checksum of all.
+    envelope.write_attributes(group, {"b": [1, None, 1e-07, "\n"]})
+    text = '{"a":{"ä":true},"b":["1",null,"1e-07","\\n"],"offset":["1.0","-2.5"]}'
+    assert group.attrs[envelope.CHECKSUM] == f"{zlib.crc32(text.encode()):08x}"

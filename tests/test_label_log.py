@@ -19,6 +19,7 @@ from hpal_cli.info import describe
 from hpal_cli.label.log import read_log
 from hpal_cli.labels.store import ANSWER, QUERY, LabelStore
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store import envelope
 
 Hpal = Callable[..., Done]
 
@@ -142,7 +143,7 @@ def test_a_store_of_before_is_read(labels: LabelStore) -> None:
     """Without `undoes`, `open_scene` and `open_index`, as the first version wrote it."""
     labels.append(answers(0, [1], [3]), "a", BY)
     about = json.loads((labels.path / "answers" / "000000" / "zarr.json").read_text())
-    assert set(about["attributes"]) == {"round", "source", "time", "history"}
+    assert set(about["attributes"]) == {"round", "source", "time", "history", envelope.CHECKSUM}
     assert {p.name for p in (labels.path / "answers" / "000000").iterdir()} == {
         "zarr.json",
         "scene",

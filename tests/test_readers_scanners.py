@@ -116,6 +116,22 @@ def test_a_line_of_a_second_cloud_is_named(tmp_path: Path) -> None:
         read(write(tmp_path / "a.xyz", "1\n1 2 3\n4 5 6\n1\n1 2 3\n"))
 
 
+def test_a_number_of_points_that_is_longer_than_python_reads(tmp_path: Path) -> None:
+    """More than 4,300 digits."""
+    digits = "9" * 5000
+    with pytest.raises(HpalError, match=r"a\.pts: line 2 has 4 columns, expected 1"):
+        read(write(tmp_path / "a.pts", f"{digits}\n1 2 3 4\n"))
+    with pytest.raises(HpalError, match=r"a\.pts: line 3 has 1 columns, expected 4"):
+        read(write(tmp_path / "a.pts", f"1\n1 2 3 4\n{digits}\n1 2 3 4\n"))
+
+
+def test_positions_of_ptx_that_become_infinite_are_left_out(tmp_path: Path) -> None:
+    head = "2\n1\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n1e300 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
+    cloud = read(write(tmp_path / "a.ptx", f"{head}1e300 -1e300 1e300 0.5\n1e-300 2 3 0.5\n"))
+    assert cloud.xyz.tolist() == [[1, 2, 3]]
+    assert cloud.notes == ["left out 1 of 2 points, whose coordinates are NaN or infinite"]
+
+
 # ---------------------------------------------------------------- nuScenes
 
 SAMPLE = "n015__LIDAR_TOP__1532402927647951"

@@ -182,7 +182,7 @@ def test_a_dead_writers_store_is_replaced(memory: RemotePath, monkeypatch: pytes
     with pytest.raises(HpalError, match="was taken over by another writer"):
         dead.end(b"{}")
     dead.give_up()
-    envelope.check_arrays(envelope.open_store(path, "predictions")[0], path)
+    envelope.check_store(envelope.open_store(path, "predictions")[0], path)
 
 
 def test_a_bucket_is_no_store() -> None:

@@ -163,9 +163,11 @@ def _take(
     if not name and not row and not all(map(math.isfinite, position)):
         raise _bad(found, n, f"has the label {text!r}, but no scene and index")
     if found.scene is not None and name:
-        scene = table.by_name.get(name) or (table[int(name)] if name.isdecimal() and int(name) < len(table) else None)
+        # Python refuses to read a number of thousands of digits.
+        numbered = name.isdecimal() and len(name) < 10 and int(name) < len(table)
+        scene = table.by_name.get(name) or (table[int(name)] if numbered else None)
         if scene is None:
-            raise _bad(found, n, f"no scene is called {name!r}")
+            raise _bad(found, n, f"no scene is called {name[:80]!r}")
         found.scene[n] = scene.number
     if found.index is not None and row:
         try:

@@ -169,7 +169,7 @@ class LabelStore:
             HpalError: a chunk is damaged or missing, or an answer is for a scene, row or class that does not exist.
         """
         void = [f"answers/{name}" for name in self._names() if self._batch(name) is None]
-        envelope.check_arrays(self._root, self.path, without=void)
+        envelope.check_store(self._root, self.path, without=void)
         for batch in self.batches():
             self._check(batch.rows)
 

@@ -50,7 +50,7 @@ class PredictionStore:
         Raises:
             HpalError: a chunk is damaged or missing.
         """
-        envelope.check_arrays(self._root, self.path)
+        envelope.check_store(self._root, self.path)
 
     def has(self, scene: SceneInfo) -> bool:
         """Whether this scene was predicted."""
@@ -314,7 +314,7 @@ def write_scene_blocks(
     """As `write_scene`, for a scene whose features do not fit into memory. blocks: yields (prob, feat) of
     `envelope.CHUNK_ROWS` points at a time; the last block may be shorter."""
     group = root.require_group(f"scenes/{scene.name}")
-    group.attrs["offset"] = points.offset.tolist()
+    envelope.write_attributes(group, {"offset": points.offset.tolist()})
     envelope.write_array(group, "xyz", np.asarray(points.xyz, np.float32))
     if points.rgb is not None:
         envelope.write_array(group, "rgb", points.rgb)

@@ -77,7 +77,9 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
                 if held is not None:
                     yield held
                 kept = values[hit]
-                held = Cloud(kept[:, :3] @ scan.matrix[:3, :3] + scan.matrix[3, :3])
+                # Positions that become infinite are left out later, like all that are not finite.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    held = Cloud(kept[:, :3] @ scan.matrix[:3, :3] + scan.matrix[3, :3])
                 held.attributes["intensity"] = kept[:, 3].astype(np.float32)
                 if coloured == len(scans):
                     held.rgb = np.ascontiguousarray(kept[:, 4:])

@@ -26,6 +26,8 @@ LEFT_OUT = "-"
 """The name in `options.columns` of a column that is not read."""
 
 _HEAD = 1 << 16
+_COUNT = re.compile(r"[0-9]{1,18}")
+"""A number of points. Python refuses to read a number of thousands of digits."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
 
 
@@ -177,7 +179,7 @@ def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[i
             # If there is only one cloud, all its lines are read, whatever number the file says; a note mentions a wrong
             # number.
             return parts if len(parts) > 1 else whole
-        if not text.strip().isdigit():
+        if not _COUNT.fullmatch(text.decode("latin-1").strip()):
             return whole
         at, promised = file.tell(), int(text)
 
@@ -251,6 +253,9 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
                 comment, commented = words, number + 1
             continue
         words, style = number_table.split(line)
+        if not words:
+            # Quotes with nothing in them.
+            continue
         names = options.columns or named
         if not words[-1] and len(words) > max(1, len(names)):
             # A separator at the end of every line.
@@ -263,7 +268,7 @@ def _layout(head: bytes, path: Path, options: Options) -> _Layout | None:
             if named:
                 return None
             named = words
-        elif len(words) == 1 and promised is None and words[0].isdecimal():
+        elif len(words) == 1 and promised is None and _COUNT.fullmatch(words[0]):
             promised = int(words[0])
         elif options.columns is not None:
             return _Layout(number, len(words), [], style, promised)

@@ -95,7 +95,7 @@ class SceneStore:
         Raises:
             HpalError: a chunk is damaged or missing.
         """
-        envelope.check_arrays(self._root, self.path)
+        envelope.check_store(self._root, self.path)
 
     def choose(self, split: str | None, globs: Sequence[str] = ()) -> list[SceneInfo]:
         """The scenes of a split, or of all splits for None or `"all"`, whose names match one of the patterns `globs`,

@@ -50,9 +50,9 @@ def write_scene(
         HpalError: a label is not in the table.
     """
     offset = np.floor(raw.low)
-    group.attrs["offset"] = offset.tolist()
+    envelope.write_attributes(group, {"offset": offset.tolist()})
     below = group.create_group("original")
-    below.attrs["files"] = [_about(file, several=len(raw.files) > 1) for file in raw.files]
+    envelope.write_attributes(below, {"files": [_about(file, several=len(raw.files) > 1) for file in raw.files]})
     grid = None if edge is None else _Grid(raw, offset, edge, folder, slab)
     originals = _Arrays(below, len(raw))
     exact = _position_type(raw, offset)

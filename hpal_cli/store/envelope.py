@@ -9,6 +9,7 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,14 +71,14 @@ def create(
             folder = Path(scratch)
             root = zarr.open_group(scratch, mode="a", zarr_format=3)
             yield root, folder
-            root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}
+            write_attributes(root, {"hpal": {"spec": SPEC, "kind": kind, **attributes, "complete": True}})
             send(folder, path)
             writer.end((folder / "zarr.json").read_bytes())
         return
     with place or atomic_write(path, overwrite=overwrite, folder=True) as partial:
         root = zarr.open_group(str(partial), mode="a", zarr_format=3)
         yield root, partial
-        root.attrs["hpal"] = {"spec": SPEC, "kind": kind, **attributes, "complete": True}
+        write_attributes(root, {"hpal": {"spec": SPEC, "kind": kind, **attributes, "complete": True}})
 
 
 def scene_written(path: Path, folder: Path, name: str) -> None:
@@ -153,6 +154,46 @@ def reopened(kind: Callable[[Path], Any], path: Path, scenes: str) -> Any:
     return store
 
 
+CHECKSUM = "hpal_crc32"
+"""The attribute that has the checksum of a group's other attributes (docs/formats.md section 1.1)."""
+
+
+def write_attributes(group: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    """Adds attributes to a group, and a checksum of all that it then has."""
+    group.attrs.update(_with_checksum({**group.attrs.asdict(), **attributes}))
+
+
+def _with_checksum(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**attributes, CHECKSUM: _checksum(_as_written(json.dumps(attributes)))}
+
+
+def _as_written(text: str | bytes) -> dict[str, Any]:
+    """A JSON object whose numbers are the strings that stand there, as programs write equal numbers differently."""
+    parsed: dict[str, Any] = json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
+    return parsed
+
+
+def _checksum(attributes: Mapping[str, Any]) -> str:
+    others = {name: value for name, value in attributes.items() if name != CHECKSUM}
+    text = json.dumps(others, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"
+
+
+def _require_unaltered(path: Path, where: str) -> None:
+    """Compares the attributes of the group `where` with their checksum, if it has one.
+
+    Raises:
+        HpalError: they differ from what was written, or cannot be read.
+    """
+    name = f"{where}/zarr.json".lstrip("/")
+    with _damage(path, name):
+        attributes = _as_written((path / name).read_bytes()).get("attributes", {})
+        altered = CHECKSUM in attributes and attributes[CHECKSUM] != _checksum(attributes)
+    if altered:
+        remedy = f"restore a copy; if they were changed on purpose, remove {CHECKSUM} from them"
+        raise HpalError(path, f"the attributes in its {name} were altered after they were written", remedy)
+
+
 def write_array(group: zarr.Group, name: str, values: NDArray[np.generic]) -> None:
     """Writes values (N, ...) as an array whose chunks have whole rows, are compressed, and have a checksum each."""
     values = np.ascontiguousarray(values)
@@ -168,7 +209,7 @@ def write_group(folder: Path, attributes: dict[str, Any], columns: Mapping[str, 
     of them from one thread to another and back several times, for which a person waits who answers on a busy machine.
     """
     folder.mkdir()
-    _write_json(folder, {**_metadata_of_group(), "attributes": attributes})
+    _write_json(folder, {**_metadata_of_group(), "attributes": _with_checksum(attributes)})
     for name, values in columns.items():
         if crc32c is None or len(values) > CHUNK_ROWS:
             write_array(zarr.open_group(str(folder), mode="r+", zarr_format=3), name, values)
@@ -317,16 +358,19 @@ class RowReader:
         return _read(self._array, self._path, slice(start, stop))
 
 
-def check_arrays(root: zarr.Group, path: Path, *, without: Sequence[str] = ()) -> None:
-    """Reads every chunk of every array of a store, also of arrays that its tables do not mention. without: groups whose
-    arrays are not read.
+def check_store(root: zarr.Group, path: Path, *, without: Sequence[str] = ()) -> None:
+    """Reads every chunk of every array of a store, also of arrays that its tables do not mention, and compares the
+    attributes of every group with their checksum. without: groups whose arrays are not read.
 
     Raises:
-        HpalError: a chunk, or the metadata of an array or a group, is missing or damaged.
+        HpalError: a chunk, or the metadata of an array or a group, is missing, damaged or altered.
     """
+    _require_unaltered(path, "")
     with _damage(path, ""):
-        names = [name for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)]
-    for name in names:
+        nodes = list(root.members(max_depth=None))
+    for name in (name for name, node in nodes if isinstance(node, zarr.Group)):
+        _require_unaltered(path, name)
+    for name in (name for name, node in nodes if isinstance(node, zarr.Array)):
         if any(name.startswith(f"{group}/") for group in without):
             continue
         read = RowReader(root, name, path)

@@ -36,7 +36,8 @@ RENEWED, STALE = 60.0, 300.0
 """Seconds between two signs of life of a writer, and seconds without one after which it counts as dead."""
 
 
-class Objects(ObjectStore[Any]):
+# Without a parameter: in Zarr 3.1.0 the class takes none.
+class Objects(ObjectStore):
     """The objects below `path` as Zarr reads them. It keeps the metadata of arrays and groups that were asked for."""
 
     def __init__(self, path: RemotePath) -> None:

@@ -99,7 +99,15 @@ class SuperpointStore:
         none."""
         return Likeness(*(envelope.read_array(self._root, f"likeness/{name}", self.path) for name in _LIKENESS))
 
-    def check(self, scene: SceneInfo) -> None:
+    def check(self) -> None:
+        """Reads every chunk of every array.
+
+        Raises:
+            HpalError: a chunk is damaged or missing.
+        """
+        envelope.check_store(self._root, self.path)
+
+    def check_scene(self, scene: SceneInfo) -> None:
         """Reads all arrays of a scene and checks that they are consistent.
 
         Raises:

@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,7 @@ with atheris.instrument_imports(include=["hpal_cli", "plyfile", "laspy", "zarr.c
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import GRID, VAL, fake_predictions, run_hpal
-from test_fuzz import CLOUDS
+from test_fuzz import CLOUDS, checked_again, with_member
 from test_laz import a_copc
 from test_readers import scannet_scene
 from test_readers_formats import COLOURED, scan, write_e57
@@ -227,9 +228,10 @@ def unfinished(folder: Path) -> Target:
     return one_of(record, lambda: Unfinished(record, {"grid": GRID}, resume=True).find("a", "signature"))
 
 
-def model(folder: Path) -> Target:
+def model(folder: Path, *how: str) -> Target:
+    """A checkpoint, as bytes: nearly all damage is found by the archive's checksums."""
     path = folder / "model.pt"
-    done = run_hpal("train", office(folder), "--labels", "all", "--model", "forest", "-o", path, "-q")
+    done = run_hpal("train", office(folder), "--labels", "all", *how, "-o", path, "-q")
     assert done.rc == 0, done.err
 
     def read(data: bytes) -> None:
@@ -237,6 +239,36 @@ def model(folder: Path) -> Target:
         describe(path, check=True)
 
     return read, [path.read_bytes()]
+
+
+def members(folder: Path, *how: str) -> Target:
+    """A checkpoint with right checksums, one member of which is damaged: the first byte says which."""
+    read, (whole,) = model(folder, *how)
+    with zipfile.ZipFile(folder / "model.pt") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()[:256]}
+    names = list(contents)
+
+    def read_damaged(data: bytes) -> None:
+        if data:
+            read(with_member(whole, names[data[0] % len(names)], data[1:]))
+
+    # The longest are weights.
+    seeds = [bytes([n]) + contents[name] for n, name in enumerate(names) if len(contents[name]) < 1 << 14]
+    return read_damaged, seeds
+
+
+def e57(folder: Path) -> Target:
+    """Pages with right checksums."""
+    read, (whole,) = file_of(write_e57(folder / "scan.e57", scan(**COLOURED)))
+    return lambda data: read(checked_again(data)), [whole]
+
+
+def pointcept(folder: Path) -> Target:
+    rng = np.random.default_rng(0)
+    (folder / "room").mkdir()
+    for name, values in {"coord": rng.random((9, 3)), "color": np.ones((9, 3), "u1"), "segment": np.arange(9)}.items():
+        np.save(folder / "room" / f"{name}.npy", values)
+    return data_set(folder)
 
 
 def classes(folder: Path, name: str, whole: str) -> Target:
@@ -283,28 +315,32 @@ JSON = json.dumps(
 TOML = '[[classes]]\nid = 0\nname = "wall"\ncolor = [1, 2, 3]\n[[classes]]\nid = 1\nname = "floor"\n'
 
 STORES = ("scenes", "predictions", "labels", "superpoints")
+FOREST = ("--model", "forest")
+NETWORK = ("--steps", "1", "--max-voxels", "300", "--supervised-only")
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
     **{name: lambda folder, name=name: reader(name, folder) for name in CLOUDS},
     "copc.laz": lambda folder: file_of(a_copc(folder / "copc.laz")),
     "scan.e57": lambda folder: file_of(write_e57(folder / "scan.e57", scan(**COLOURED))),
+    "checked scan.e57": e57,
+    "pointcept": pointcept,
     "s3dis": s3dis,
     "scannet": scannet_rooms,
     "kitti": kitti,
     "nuscenes": lambda folder: data_set(a_data_set(folder, [17, 31, 24]).parents[2]),
     "ept": ept,
     "stream": stream,
-    **{
-        kind: lambda folder, kind=kind: store(folder, kind)
-        for kind in ("scenes", "predictions", "labels", "superpoints")
-    },
+    **{kind: lambda folder, kind=kind: store(folder, kind) for kind in STORES},
     "plain": plain,
     "unfinished": unfinished,
     **{
         f"answers in {name}": lambda folder, name=name: annotated(folder, name)
         for name in ("little.ply", "cloud-1.2.las")
     },
-    "model": model,
+    "forest": lambda folder: model(folder, *FOREST),
+    "network": lambda folder: model(folder, *NETWORK),
+    "members of a forest": lambda folder: members(folder, *FOREST),
+    "members of a network": lambda folder: members(folder, *NETWORK),
     "classes.json": lambda folder: classes(folder, "classes.json", JSON),
     "classes.toml": lambda folder: classes(folder, "classes.toml", TOML),
     "answers": answers,
