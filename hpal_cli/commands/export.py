@@ -56,7 +56,7 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Write a store as PLY, LAS, LAZ or CSV files, one for each scene."""
+    """Write a store as files for viewers. Each scene becomes one PLY, LAS, LAZ or CSV file."""
     from hpal_cli.export.benchmarks import NAMES
     from hpal_cli.export.files import export
     from hpal_cli.wording import counted

@@ -24,7 +24,11 @@ Verbose = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        "--seed", min=0, metavar="N", help="Seed of all random draws. The same seed and inputs give the same output."
+        "--seed",
+        min=0,
+        metavar="N",
+        help="Seed of all random draws. The same seed and inputs give the same output; give another seed for other "
+        "draws.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON, for programs that call hpal.")]
@@ -34,7 +38,8 @@ Jobs = Annotated[
         "--jobs",
         min=1,
         metavar="N",
-        help="Number of processes that work on scenes in parallel. The output does not depend on it.",
+        help="Number of processes that work on scenes in parallel. More of them take less time and more memory; the "
+        "output is the same.",
     ),
 ]
 Backend = Annotated[
@@ -52,7 +57,8 @@ Precision = Annotated[
         "--precision",
         metavar="NAME",
         help="Number format of the convolutions: fp32; bf16, which rounds the factors of each product and adds up "
-        "in fp32; or tf32 or fp16, for GPUs only.",
+        "in fp32; or tf32 or fp16, for GPUs only. All but fp32 are quicker where the hardware supports them, and less "
+        "precise.",
     ),
 ]
 Device = Annotated[
@@ -103,7 +109,8 @@ PictureJobs = Annotated[
         "--jobs",
         min=1,
         metavar="N",
-        help="Number of processes that draw pictures in parallel. The output does not depend on it.",
+        help="Number of processes that draw pictures in parallel. More of them take less time and more memory; the "
+        "output is the same.",
     ),
 ]
 Scenes = Annotated[

@@ -63,7 +63,8 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Class table: a JSON or TOML file with name, id, color, code and las for each class, or the name "
-            f"of one that hpal knows: {', '.join(completion.CLASS_TABLES)}.",
+            f"of one that hpal knows: {', '.join(completion.CLASS_TABLES)}.  [the classes of the format; if it has "
+            "none, each label in the files becomes a class]",
             autocompletion=lambda: list(completion.CLASS_TABLES),
         ),
     ] = None,
@@ -88,7 +89,7 @@ def command(
         typer.Option(
             metavar="NAMES",
             help="Names of the columns of a text file, from left to right, such as x,y,z,r,g,b,label. `-` ignores "
-            "a column.",
+            "a column.  [the names in the file, else guessed from the number of columns]",
         ),
     ] = None,
     scene_per: Annotated[

@@ -70,7 +70,12 @@ def command(
         ),
     ] = False,
     max_per_scene: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Choose at most N points in each scene.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Choose at most N points in each scene, so that the picks are in more scenes.  [no limit]",
+        ),
     ] = None,
     source: Annotated[
         Path | None,

@@ -23,8 +23,8 @@ def command(
             "--jobs",
             min=1,
             metavar="N",
-            help="Number of processes that work on scenes in parallel. The output does not depend on it.  [one for "
-            "each core]",
+            help="Number of processes that work on scenes in parallel. More of them take less time and more memory; "
+            "the output is the same.  [one for each core]",
             show_default=False,
         ),
     ] = None,
@@ -32,8 +32,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Find the superpoints of every scene, pieces of surface that lie within one object. Other commands do this by
-    themselves when they need superpoints; calling it beforehand only spends the time earlier."""
+    """Find the superpoints of every scene. These are pieces of surface that most often lie within one object. Other
+    commands do this by themselves when they need superpoints; calling it beforehand only spends the time earlier."""
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.superpoints.store import make_superpoints, open_superpoints, superpoints_path
 

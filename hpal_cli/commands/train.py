@@ -63,7 +63,9 @@ def command(
     old_spread: Annotated[
         bool,
         typer.Option(
-            "--old-spread", help="Use a --spread even if it was made from other answers than those of --labels."
+            "--old-spread",
+            help="Use the --spread store even if it was made from other answers than those of --labels. Without it, "
+            "hpal stops in this case.",
         ),
     ] = False,
     model: Annotated[
@@ -84,7 +86,7 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Start from the weights of the student in this checkpoint instead of random weights. Its preset, "
-            "--size, --voxel and --inputs are taken too.",
+            "--size, --voxel and --inputs are used too, unless you give others.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run that had the same -o.")] = False,
@@ -101,7 +103,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Size of the network: full, the paper's, or small, with half its widths.  [that of the preset]",
+            help="Size of the network: full, the paper's, or small, which has half its widths and is quicker on a CPU.  "
+            "[that of the preset]",
         ),
     ] = None,
     inputs: Annotated[
@@ -177,11 +180,22 @@ def command(
         ),
     ] = None,
     momentum: Annotated[
-        float | None, _value("SHARE", f"Momentum of sgd; adamw ignores it.{_presets('momentum')}", least=0)
+        float | None,
+        _value(
+            "SHARE",
+            "Momentum of sgd: the share of the direction of the step before that each step keeps. adamw ignores "
+            f"it.{_presets('momentum')}",
+            least=0,
+        ),
     ] = None,
     dampening: Annotated[
         float | None,
-        _value("SHARE", f"Dampening of the momentum of sgd; adamw ignores it.{_presets('dampening')}", least=0),
+        _value(
+            "SHARE",
+            "Dampening of the momentum of sgd: the share of each new gradient that is left out. adamw ignores "
+            f"it.{_presets('dampening')}",
+            least=0,
+        ),
     ] = None,
     weight_decay: Annotated[
         float | None,
@@ -292,8 +306,8 @@ def command(
             metavar="N",
             min=0,
             show_default=False,
-            help="Number of processes that prepare batches. The model does not depend on it.  [0; with CUDA the "
-            "number of cores less one, at most 8]",
+            help="Number of processes that prepare batches. Raise it if a GPU waits for batches; the model is the "
+            "same.  [0; with CUDA the number of cores less one, at most 8]",
         ),
     ] = None,
     save_every: Annotated[
