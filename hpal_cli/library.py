@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,7 @@ from hpal_cli.store.remote import located
 
 if TYPE_CHECKING:
     from hpal_cli.forest.model import Forest
+    from hpal_cli.parallel import Cluster
     from hpal_cli.training.checkpoint import Checkpoint
 
 PathLike = str | os.PathLike[str]
@@ -49,6 +51,7 @@ CALLS = (
     "hmmu",
     "select",
     "evaluate",
+    "connect",
 )
 TYPES = ("SceneStore", "PredictionStore", "LabelStore", "Evaluation", "HpalError", "UsageError")
 """The calls and types that docs/library.md lists, in this order."""
@@ -68,7 +71,7 @@ def prepare(
     classes: ClassTable | None = None,
     unit: float | None = None,
     overwrite: bool = False,
-    jobs: int = 1,
+    jobs: int | Cluster = 1,
     monitor: Monitor | None = None,
 ) -> SceneStore:
     """Reads every cloud under `raw`, thins it to one point for each cell of a grid, and writes the scenes store `out`,
@@ -86,7 +89,7 @@ def prepare(
         unit: metres in one unit of the coordinates, such as 0.001 for millimetres; None: what the files say, and 1
             if they say nothing.
         overwrite: whether a store at `out` is replaced. Without it, such a store is an error.
-        jobs: number of processes that read. The result does not depend on it.
+        jobs: number of processes that read, or a cluster (`connect`). The result does not depend on it.
         monitor: receives progress and warnings; None: they are not shown.
 
     Returns:
@@ -211,7 +214,7 @@ def spread(
     strength: float | None = None,
     split: str = "all",
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | Cluster = 1,
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> PredictionStore:
@@ -230,7 +233,8 @@ def spread(
             an answer. Raise it if answers spread too far.
         split: the split whose scenes are written: train, val, test or all.
         seed: the seed of the trees that `alike` trains.
-        jobs: number of processes that work on scenes in parallel. The result does not depend on it.
+        jobs: number of processes that work on scenes in parallel, or a cluster (`connect`). The result does not depend
+            on it.
         overwrite: whether a store at `out` is replaced. Without it, such a store is an error.
         monitor: receives progress and warnings; None: they are not shown.
 
@@ -375,6 +379,7 @@ def predict(
     device: str = "auto",
     backend: str = "auto",
     precision: str = "fp32",
+    jobs: Cluster | None = None,
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> PredictionStore:
@@ -390,6 +395,7 @@ def predict(
         device: as for `train`.
         backend: as for `train`.
         precision: as for `train`.
+        jobs: the cluster that predicts (`connect`); None: this computer. The workers choose device and backend.
         overwrite: whether a store at `out` is replaced. Without it, such a store is an error.
         monitor: receives progress and warnings; None: they are not shown.
 
@@ -415,6 +421,7 @@ def predict(
             path,
             scenes=chosen,
             features=features,
+            jobs=jobs,
             overwrite=overwrite,
             history=[*model.history, entry],
             monitor=monitor,
@@ -423,11 +430,29 @@ def predict(
         return open_predictions(path)
 
     from hpal_cli.inference.predict import predict as predict_network
+    from hpal_cli.inference.predict import predict_on
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose as choose_device
     from hpal_cli.training.checkpoint import Checkpoint, load
 
     network = model if isinstance(model, Checkpoint) else load(_path("model", model))
+    if jobs is not None:
+        for _ in predict_on(
+            jobs,
+            network,
+            store,
+            path,
+            scenes=chosen,
+            device=device,
+            backend=backend,
+            precision=precision,
+            features=features,
+            overwrite=overwrite,
+            history=[*network.history, entry],
+            monitor=monitor,
+        ):
+            pass
+        return open_predictions(path)
     where = choose_device(device)
     for _ in predict_network(
         network,
@@ -557,6 +582,7 @@ def evaluate(
     split: str = "val",
     names: Sequence[str] = (),
     without_answers: bool = False,
+    jobs: int | Cluster = 1,
     monitor: Monitor | None = None,
 ) -> Evaluation:
     """Compares predictions with the truth, as `hpal eval` does.
@@ -573,6 +599,8 @@ def evaluate(
         names: a list of patterns of scene names; empty: all scenes of the split.
         without_answers: whether answered points are left out. Their classes are known, so they do not measure the
             predictions.
+        jobs: number of processes that work on scenes in parallel, or a cluster (`connect`). The result does not depend
+            on it.
         monitor: receives progress and warnings; None: they are not shown.
 
     Raises:
@@ -585,8 +613,34 @@ def evaluate(
         split=split,
         scenes=_names("names", names),
         without_answers=without_answers,
+        jobs=jobs,
         monitor=monitor,
     )
+
+
+# ---------------------------------------------------------------- other computers
+
+
+def connect(scheduler: str, *, monitor: Monitor | None = None) -> AbstractContextManager[Cluster]:
+    """Connects to a Dask cluster for the length of a `with` block, as `--scheduler` does (docs/cluster.md, "Dask").
+    `prepare`, `spread`, `predict` and `evaluate` take it as their `jobs`, and its workers then do their work.
+
+    Args:
+        scheduler: the address of its scheduler, such as `"tcp://host:8786"`; `"file:scheduler.json"`: the file that the
+            scheduler has written; `"local:8"`: a scheduler and 8 workers are started on this computer, and end with the
+            block. For this, a script needs `if __name__ == "__main__"`.
+        monitor: is told if there are no workers yet; None: nobody is.
+
+    Returns:
+        A context manager, which gives the cluster.
+
+    Raises:
+        HpalError: no scheduler answers within 10 s, or a worker has another version of hpal.
+        UsageError: this is no address, or Dask is not installed.
+    """
+    from hpal_cli.parallel.cluster import connect as connect_to
+
+    return connect_to(scheduler, monitor)
 
 
 # ---------------------------------------------------------------- arguments

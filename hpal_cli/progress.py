@@ -46,3 +46,13 @@ class Silent:
 
     def warn(self, text: str) -> None:
         pass
+
+
+class Heard(Silent):
+    """A monitor of a task in another process, whose warnings are told where the command runs. warnings: those."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)

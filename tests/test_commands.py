@@ -39,7 +39,10 @@ COMMANDS = (
     "export",
     "demo",
 )
-HEAVY = {"torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "scipy", "sklearn"}
+HEAVY = {
+    *("torch", "MinkowskiEngine", "zarr", "numpy", "plyfile", "laspy", "matplotlib", "rich", "scipy", "sklearn"),
+    "distributed",
+}
 
 
 # ---------------------------------------------------------------- what bad input gets

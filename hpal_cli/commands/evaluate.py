@@ -22,6 +22,7 @@ NAME = "eval"
 
 
 def command(
+    context: typer.Context,
     predictions: Annotated[
         Path, typer.Argument(metavar="STORE", help="Predictions store from `hpal predict` or `hpal spread`.")
     ],
@@ -76,6 +77,7 @@ def command(
     ] = None,
     overwrite: opt.Overwrite = False,
     jobs: opt.PictureJobs = 1,
+    scheduler: opt.Scheduler = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -90,53 +92,55 @@ def command(
     from hpal_cli.store import envelope
 
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
-    store, names = PredictionStore(predictions), opt.as_list(scenes)
-    result: Sample | Evaluation
-    if envelope.kind_of(truth) == "labels":
-        if labels is not None:
-            raise UsageError("--labels", "needs a scenes store as --truth", "leave it out")
-        if without_answers:
-            raise UsageError(
-                "--without-answers",
-                "needs a scenes store as --truth",
-                "leave it out: answers that the model learned from are never counted here",
+    with opt.workers(context, jobs, scheduler, console) as workers:
+        store, names = PredictionStore(predictions), opt.as_list(scenes)
+        result: Sample | Evaluation
+        if envelope.kind_of(truth) == "labels":
+            if labels is not None:
+                raise UsageError("--labels", "needs a scenes store as --truth", "leave it out")
+            if without_answers:
+                raise UsageError(
+                    "--without-answers",
+                    "needs a scenes store as --truth",
+                    "leave it out: answers that the model learned from are never counted here",
+                )
+            result = evaluate_sample(store, LabelStore(truth), split=split or "all", scenes=names, monitor=console)
+            metrics = result.metrics
+        else:
+            kept = None if labels is None else LabelStore(labels)
+            result = evaluate(
+                store,
+                SceneStore(truth),
+                labels=kept,
+                split=split or "val",
+                scenes=names,
+                without_answers=without_answers,
+                jobs=workers if scheduler is not None else 1,
+                monitor=console,
             )
-        result = evaluate_sample(store, LabelStore(truth), split=split or "all", scenes=names, monitor=console)
-        metrics = result.metrics
-    else:
-        kept = None if labels is None else LabelStore(labels)
-        result = evaluate(
-            store,
-            SceneStore(truth),
-            labels=kept,
-            split=split or "val",
-            scenes=names,
-            without_answers=without_answers,
-            monitor=console,
-        )
-        metrics = result.grid
-    if figures is not None:
-        _draw(
-            console,
-            metrics,
-            result.classes,
-            f"{result.split}, {counted(len(result.scenes), 'scene')}",
-            figures,
-            overwrite,
-        )
-    if pictures is not None:
-        from hpal_cli.export.pictures import write_pictures
+            metrics = result.grid
+        if figures is not None:
+            _draw(
+                console,
+                metrics,
+                result.classes,
+                f"{result.split}, {counted(len(result.scenes), 'scene')}",
+                figures,
+                overwrite,
+            )
+        if pictures is not None:
+            from hpal_cli.export.pictures import write_pictures
 
-        drawn = write_pictures(
-            store,
-            [store.table.by_name[name] for name in result.scenes],
-            pictures,
-            truth=None if isinstance(result, Sample) else SceneStore(truth),
-            jobs=jobs,
-            overwrite=overwrite,
-            monitor=console,
-        )
-        console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
+            drawn = write_pictures(
+                store,
+                [store.table.by_name[name] for name in result.scenes],
+                pictures,
+                truth=None if isinstance(result, Sample) else SceneStore(truth),
+                jobs=workers,
+                overwrite=overwrite,
+                monitor=console,
+            )
+            console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
     if json_output:
         console.report(result.to_json())
     elif isinstance(result, Sample):

@@ -15,6 +15,7 @@ NAME = "export"
 
 
 def command(
+    context: typer.Context,
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Scenes, predictions or labels store.")],
     output: Annotated[
         Path,
@@ -52,6 +53,7 @@ def command(
         ),
     ] = "all",
     scenes: opt.Scenes = None,
+    scheduler: opt.Scheduler = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -62,18 +64,20 @@ def command(
     from hpal_cli.wording import counted
 
     console = Console(NAME, quiet=quiet, verbose=verbose)
-    done = export(
-        store,
-        output,
-        format,
-        original=original,
-        color=color,
-        uncompressed=uncompressed,
-        split=split,
-        scenes=opt.as_list(scenes),
-        overwrite=overwrite,
-        monitor=console,
-    )
+    with opt.workers(context, 1, scheduler, console) as workers:
+        done = export(
+            store,
+            output,
+            format,
+            original=original,
+            color=color,
+            uncompressed=uncompressed,
+            split=split,
+            scenes=opt.as_list(scenes),
+            overwrite=overwrite,
+            jobs=workers,
+            monitor=console,
+        )
     kind = NAMES.get(format, format.upper())
     what = "original point" if original is not None else "point"
     console.say(f"{output}/: {counted(len(done.paths), f'{kind} file')}, {counted(done.points, what)}")

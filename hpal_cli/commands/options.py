@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpal_cli.commands import completion
 from hpal_cli.errors import UsageError
+from hpal_cli.parallel import workers as _workers
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
+    from hpal_cli.progress import Monitor
 
 Overwrite = Annotated[
     bool,
@@ -40,6 +46,17 @@ Jobs = Annotated[
         metavar="N",
         help="Number of processes that work on scenes in parallel. More of them take less time and more memory; the "
         "output is the same.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Scheduler of a Dask cluster, whose workers then do the work: tcp://HOST:8786; the file that it has "
+        "written, file:scheduler.json; or local:N, which starts N workers on this computer. The output does not "
+        "depend on it.",
+        show_default=False,
     ),
 ]
 Backend = Annotated[
@@ -158,6 +175,20 @@ Port = Annotated[
 NoBrowser = Annotated[
     bool, typer.Option("--no-browser", help="Only print the address of the page, and do not open a browser.")
 ]
+
+
+def workers(
+    context: typer.Context, jobs: int, scheduler: str | None, monitor: Monitor
+) -> AbstractContextManager[int | Cluster]:
+    """The processes of `--jobs`, or the cluster of `--scheduler`, for the length of a block.
+
+    Raises:
+        UsageError: both options were given, or there is no such scheduler.
+    """
+    given = context.get_parameter_source("jobs")
+    if scheduler is not None and given is not None and given.name != "DEFAULT":
+        raise UsageError("--scheduler", "takes the place of --jobs", "leave one of them out")
+    return _workers(jobs, scheduler, monitor)
 
 
 def as_list(values: Sequence[str] | None) -> list[str]:

@@ -16,6 +16,7 @@ from hpal_cli.commands.history import this_call
 from hpal_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
     from hpal_cli.scene_table import SceneInfo
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.shard import Shard
@@ -24,6 +25,7 @@ NAME = "predict"
 
 
 def command(
+    context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint from `hpal train`.")],
     scenes_store: Annotated[Path, typer.Argument(metavar="SCENES", help="Scenes store from `hpal prep`.")],
     output: Annotated[
@@ -95,6 +97,7 @@ def command(
     precision: opt.Precision = "fp32",
     overwrite: opt.Overwrite = False,
     jobs: opt.PictureJobs = 1,
+    scheduler: opt.Scheduler = None,
     shard: opt.Shard = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -135,6 +138,7 @@ def command(
     store = SceneStore(scenes_store)
     chosen = store.table.choose(split, opt.as_list(scenes))
     with contextlib.ExitStack() as room:
+        workers = room.enter_context(opt.workers(context, jobs, scheduler, console))
         for folder, suffix in folders:
             room.enter_context(
                 reserve_originals(
@@ -155,6 +159,7 @@ def command(
                 scenes=chosen,
                 features=not no_features,
                 shard=part,
+                jobs=workers if scheduler is not None else None,
                 overwrite=overwrite,
                 history=[*model.history, *this_call(NAME)],
                 monitor=console,
@@ -163,7 +168,7 @@ def command(
             done = _by_network(
                 console, checkpoint, store, output, chosen, device=device, backend=backend, precision=precision,
                 features=not no_features, turns=turns, smooth=smooth, max_voxels=max_voxels, shard=part,
-                overwrite=overwrite,
+                overwrite=overwrite, workers=workers,
             )  # fmt: skip
         points = [scene.points for scene in done]
         if part is not None:
@@ -179,13 +184,14 @@ def command(
                 color=color,
                 uncompressed=uncompressed,
                 overwrite=overwrite,
+                jobs=workers if scheduler is not None else 1,
                 monitor=console,
             )
             files = counted(len(written.paths), f"{suffix.upper()} file")
             console.say(f"{folder}/: {files}, {counted(written.points, 'original point')}")
         if pictures is not None:
             drawn = write_pictures(
-                PredictionStore(output), chosen, pictures, jobs=jobs, overwrite=overwrite, monitor=console
+                PredictionStore(output), chosen, pictures, jobs=workers, overwrite=overwrite, monitor=console
             )
             console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
 
@@ -206,17 +212,27 @@ def _by_network(
     max_voxels: int | None,
     shard: Shard | None,
     overwrite: bool,
+    workers: int | Cluster,
 ) -> Iterator[SceneInfo]:
-    from hpal_cli.inference.predict import predict
+    from hpal_cli.inference.predict import predict, predict_on
     from hpal_cli.inference.tiles import MAX_VOXELS
     from hpal_cli.network.backend import choose as choose_backend
     from hpal_cli.network.device import choose
     from hpal_cli.training.checkpoint import load
 
+    model = load(checkpoint)
+    most = MAX_VOXELS if max_voxels is None else max_voxels
+    history = [*model.history, *this_call(NAME)]
+    if not isinstance(workers, int):
+        yield from predict_on(
+            workers, model, store, output, scenes=chosen, device=device, backend=backend, precision=precision,
+            features=features, turns=turns, smooth=smooth, max_voxels=most, shard=shard, overwrite=overwrite,
+            history=history, monitor=console,
+        )  # fmt: skip
+        return
     chosen_device = choose(device)
     chosen_backend = choose_backend(backend, chosen_device, precision)
     console.debug(f"on {chosen_device}, {chosen_backend}")
-    model = load(checkpoint)
     for scene, _, _ in predict(
         model,
         store,
@@ -227,10 +243,10 @@ def _by_network(
         features=features,
         turns=turns,
         smooth=smooth,
-        max_voxels=MAX_VOXELS if max_voxels is None else max_voxels,
+        max_voxels=most,
         shard=shard,
         overwrite=overwrite,
-        history=[*model.history, *this_call(NAME)],
+        history=history,
         monitor=console,
     ):
         yield scene

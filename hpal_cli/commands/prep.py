@@ -17,6 +17,7 @@ NAME = "prep"
 
 
 def command(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -119,6 +120,7 @@ def command(
     ] = False,
     overwrite: opt.Overwrite = False,
     jobs: opt.Jobs = 1,
+    scheduler: opt.Scheduler = None,
     shard: opt.Shard = None,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
@@ -137,27 +139,28 @@ def command(
         edge = None
     elif grid != "default":
         edge = parse_length(grid, "--grid", bare="m")
-    table = prepare(
-        source,
-        output,
-        format=format,
-        grid=edge,
-        scale=None if scale is None else NAMED.get(scale) or parse_length(scale, "--scale", bare="m"),
-        columns=None if columns is None else opt.as_list(columns),
-        scene_per=_scene_per(scene_per),
-        val=opt.as_list(val),
-        test=opt.as_list(test),
-        classes=None if classes is None else class_table(str(classes)),
-        unit=None if unit is None else parse_unit(unit),
-        strict=strict,
-        overwrite=overwrite,
-        resume=resume,
-        keep_going=keep_going,
-        jobs=jobs,
-        shard=part,
-        history=this_call(NAME),
-        monitor=console,
-    )
+    with opt.workers(context, jobs, scheduler, console) as workers:
+        table = prepare(
+            source,
+            output,
+            format=format,
+            grid=edge,
+            scale=None if scale is None else NAMED.get(scale) or parse_length(scale, "--scale", bare="m"),
+            columns=None if columns is None else opt.as_list(columns),
+            scene_per=_scene_per(scene_per),
+            val=opt.as_list(val),
+            test=opt.as_list(test),
+            classes=None if classes is None else class_table(str(classes)),
+            unit=None if unit is None else parse_unit(unit),
+            strict=strict,
+            overwrite=overwrite,
+            resume=resume,
+            keep_going=keep_going,
+            jobs=workers,
+            shard=part,
+            history=this_call(NAME),
+            monitor=console,
+        )
     if part is not None:
         return
     from hpal_cli.scenes.store import SceneStore

@@ -27,6 +27,7 @@ HIERARCHIES = ("flat", "nested")
 
 
 def command(
+    context: typer.Context,
     predictions: Annotated[
         Path,
         typer.Argument(
@@ -115,6 +116,7 @@ def command(
     labels: opt.Answered = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,
+    scheduler: opt.Scheduler = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -189,7 +191,7 @@ def command(
         console.say(f"scoring {counted(header.count, what)} of {counted(len(header.pool), 'scene')}{of} ({how}){to}")
         return stream()
 
-    with out.open() as stream:
+    with opt.workers(context, jobs, scheduler, console) as workers, out.open() as stream:
         header = score(
             predictions,
             begin,
@@ -198,7 +200,7 @@ def command(
             scenes=opt.as_list(scenes),
             shard=part,
             labels=None if labels is None else LabelStore(labels),
-            jobs=jobs,
+            jobs=workers,
             ply=ply,
             overwrite=overwrite,
             history=None

@@ -23,6 +23,7 @@ NAME = "spread"
 
 
 def command(
+    context: typer.Context,
     labels: Annotated[
         str,
         typer.Argument(
@@ -74,6 +75,7 @@ def command(
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,
+    scheduler: opt.Scheduler = None,
     shard: opt.Shard = None,
     no_history: opt.NoHistory = False,
     overwrite: opt.Overwrite = False,
@@ -99,6 +101,7 @@ def command(
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     with contextlib.ExitStack() as room:
+        workers = room.enter_context(opt.workers(context, jobs, scheduler, console))
         if pictures is not None:
             chosen = store.table.choose(split, opt.as_list(scenes))
             room.enter_context(reserve_pictures(chosen, pictures, overwrite=overwrite))
@@ -112,7 +115,7 @@ def command(
             split=split,
             scenes=opt.as_list(scenes),
             seed=seed,
-            jobs=jobs,
+            jobs=workers,
             shard=part,
             overwrite=overwrite,
             history=None if no_history else this_call(NAME, seed=seed if alike else None),
@@ -121,7 +124,7 @@ def command(
             found[known].append(scene)
         if pictures is not None:
             drawn = write_pictures(
-                PredictionStore(output), found[True], pictures, jobs=jobs, overwrite=overwrite, monitor=console
+                PredictionStore(output), found[True], pictures, jobs=workers, overwrite=overwrite, monitor=console
             )
             console.say(f"{pictures}/: {counted(len(drawn), 'picture')}")
     if unknown := found[False]:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluation.metrics import Metrics, confusion_matrix, unpredicted
 from hpal_cli.labels.store import ANSWER, LabelStore, by_scene
+from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.provenance import find_source_store
 from hpal_cli.scenes.store import SceneStore
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 
 @dataclass
@@ -86,6 +93,7 @@ def evaluate(
     split: str = "val",
     scenes: Sequence[str] = (),
     without_answers: bool = False,
+    jobs: int | Cluster = 1,
     monitor: Monitor | None = None,
 ) -> Evaluation:
     """Evaluates predictions by a confusion matrix that is summed over all scenes of a split (docs/method.md, Metrics).
@@ -94,6 +102,7 @@ def evaluate(
     labels: the store whose labelled points are counted; without it, the labelled points in the predictions are counted,
     except "unsure" ones if the labels store that the model learned from still exists. without_answers: leave out the
     grid points that have an answer in `predictions` or `labels`, also "unsure", and the original points in their cells.
+    jobs: number of processes, or a cluster; the result does not depend on it.
 
     Raises:
         HpalError: the stores are of different scenes or classes, a scene has no labels, or no point is left.
@@ -105,7 +114,9 @@ def evaluate(
         )
     if predictions.classes.names != truth.classes.names:
         raise HpalError(truth.path, f"has other classes than {predictions.path}", "give the scenes that were predicted")
-    answered = {} if labels is None else labels.answered(truth.table.id, truth.path)
+    if labels is not None:
+        labels = labels.as_of_now()
+        labels.require_scenes(truth.table.id, truth.path)
     wanted = truth.table.choose(split, scenes)
     chosen = [scene for scene in wanted if predictions.has(scene)]
     if not chosen:
@@ -119,26 +130,14 @@ def evaluate(
     original = np.zeros_like(grid)
     unknown = np.zeros((2, count), np.int64)
     left_out = 0 if without_answers else None
-    with monitor.task("evaluating", len(chosen)) as task:
-        for scene in chosen:
-            label = truth.labels(scene)
-            points, inverse = truth.original(scene, label=True)
-            if label is None or points.label is None:
-                raise HpalError(
-                    truth.path,
-                    f"scene {scene.name} has no labels to compare with",
-                    "choose others with --scenes",
-                )
-            pred = predictions.predicted(scene)
-            kept = np.ones(len(pred), bool)
+    work = [_Work(predictions, truth, labels, without_answers, scene) for scene in chosen]
+    with monitor.task("evaluating", len(chosen)) as task, closing(map_in_order(_compare, work, jobs)) as results:
+        for scene, found in zip(chosen, results, strict=True):
+            grid += found.grid
+            original += found.original
+            unknown += found.unknown
             if left_out is not None:
-                kept[predictions.labelled(scene)] = False
-                kept[answered.get(scene.number, [])] = False
-                left_out += int((~kept).sum())
-            pairs = (label[kept], pred[kept]), (points.label[kept[inverse]], pred[inverse][kept[inverse]])
-            grid += confusion_matrix(*pairs[0], count)
-            original += confusion_matrix(*pairs[1], count)
-            unknown += unpredicted(*pairs[0], count), unpredicted(*pairs[1], count)
+                left_out += found.left_out
             task.advance(1, scene.name)
     if left_out and not (grid.any() or unknown[0].any()):
         raise HpalError(
@@ -154,6 +153,52 @@ def evaluate(
         Metrics.from_confusion(original, unknown[1]),
         _labelled(predictions, labels),
         left_out,
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One scene to evaluate, as a task for a worker process."""
+
+    predictions: PredictionStore
+    truth: SceneStore
+    labels: LabelStore | None
+    without_answers: bool
+    scene: SceneInfo
+
+
+class _Found(NamedTuple):
+    """What was counted in a scene: grid, original: (C, C) confusion matrices; unknown: (2, C) points that nothing is
+    known of; left_out: number of answered grid points that were not counted."""
+
+    grid: NDArray[np.int64]
+    original: NDArray[np.int64]
+    unknown: NDArray[np.int64]
+    left_out: int
+
+
+def _compare(work: _Work) -> _Found:
+    predictions, truth, scene = work.predictions, work.truth, work.scene
+    label = truth.labels(scene)
+    points, inverse = truth.original(scene, label=True)
+    if label is None or points.label is None:
+        raise HpalError(
+            truth.path,
+            f"scene {scene.name} has no labels to compare with",
+            "choose others with --scenes",
+        )
+    pred, count = predictions.predicted(scene), len(truth.classes)
+    kept = np.ones(len(pred), bool)
+    if work.without_answers:
+        kept[predictions.labelled(scene)] = False
+        if work.labels is not None:
+            kept[work.labels.answered(truth.table.id, truth.path).get(scene.number, [])] = False
+    pairs = (label[kept], pred[kept]), (points.label[kept[inverse]], pred[inverse][kept[inverse]])
+    return _Found(
+        confusion_matrix(*pairs[0], count),
+        confusion_matrix(*pairs[1], count),
+        np.array([unpredicted(*pairs[0], count), unpredicted(*pairs[1], count)]),
+        int((~kept).sum()),
     )
 
 

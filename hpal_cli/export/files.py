@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.export import benchmarks
 from hpal_cli.export.clouds import answers_cloud, prediction_cloud, scene_cloud
 from hpal_cli.export.originals import Originals, Part
 from hpal_cli.labels.store import LabelStore, by_scene
+from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.readers.las import COPC
@@ -20,8 +22,12 @@ from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore, SourceFile
 from hpal_cli.store.envelope import kind_of
 from hpal_cli.store.files import remove_new_on_error
+from hpal_cli.store.tasks import Tasks, beside
 from hpal_cli.writers import cloud, las
 from hpal_cli.writers.cloud import ViewerCloud, reserve_paths, write_blocks
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 FORMATS = (*cloud.FORMATS, *benchmarks.FORMATS)
 
@@ -38,12 +44,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class _File:
-    """A file to write. write: called with its path and with a function, to which it reports numbers of written
-    points."""
+    """A file to write. write: called with its path, whether a file there is replaced, and a function to which it
+    reports numbers of written points."""
 
     name: str
     points: int
-    write: Callable[[Path, Callable[[int], None]], None]
+    write: Callable[[Path, bool, Callable[[int], None]], None]
 
 
 def export(
@@ -57,6 +63,7 @@ def export(
     scenes: Sequence[str] = (),
     uncompressed: bool = False,
     overwrite: bool = False,
+    jobs: int | Cluster = 1,
     monitor: Monitor | None = None,
 ) -> Exported:
     """Writes every scene of a scenes, predictions or labels store to `folder/<scene>.<format>`.
@@ -69,6 +76,7 @@ def export(
         color: `class`, `rgb` as scanned, or `auto`: class for predictions and answers, rgb for scenes; at original
             points, class for a PLY of predictions, else rgb.
         split, scenes: which scenes, by split and patterns of names.
+        jobs: number of processes, or a cluster, that write; the files are the same with any.
         uncompressed: with `original` and the format las, also write LAS for files that were LAZ, which else stay LAZ.
 
     Raises:
@@ -114,12 +122,13 @@ def export(
             color=color,
             uncompressed=uncompressed,
             overwrite=overwrite,
+            jobs=jobs,
             monitor=monitor,
         )
     if kind == "predictions":
         predictions = PredictionStore(path)
         files = [
-            _grid(scene.name, scene.points, format, partial(prediction_cloud, predictions, scene, color), overwrite)
+            _grid(scene.name, scene.points, format, partial(prediction_cloud, predictions, scene, color))
             for scene in predictions.choose(split, scenes)
         ]
     elif kind == "labels":
@@ -130,17 +139,17 @@ def export(
         rows_of = by_scene(latest)
         answers = [(scene, rows_of[scene.number]) for scene in labels.table if scene.number in rows_of]
         files = [
-            _grid(scene.name, len(rows), format, partial(answers_cloud, labels, scene, rows), overwrite)
-            for scene, rows in answers
+            _grid(scene.name, len(rows), format, partial(answers_cloud, labels, scene, rows)) for scene, rows in answers
         ]
     else:
         # Opening it also reports what is wrong with a store of another kind.
         made = SceneStore(path)
         files = [
-            _grid(scene.name, scene.points, format, partial(scene_cloud, made, scene, color), overwrite)
+            _grid(scene.name, scene.points, format, partial(scene_cloud, made, scene, color))
             for scene in made.choose(split, scenes)
         ]
-    return _write(files, folder, overwrite, monitor or Silent())
+    # Answers are few, and the tasks of a cluster hold no arrays.
+    return _write(files, folder, overwrite, 1 if kind == "labels" else jobs, monitor or Silent())
 
 
 def export_originals(
@@ -153,6 +162,7 @@ def export_originals(
     color: str = "auto",
     uncompressed: bool = False,
     overwrite: bool = False,
+    jobs: int | Cluster = 1,
     monitor: Monitor | None = None,
 ) -> Exported:
     """Writes the original points of these scenes of `store`, with the predictions of `points_store`, or, if that is a
@@ -175,8 +185,8 @@ def export_originals(
             path = benchmarks.file_name(name, format, store.path)
         else:
             path = f"{name}.{originals.suffix(format, uncompressed=uncompressed)}"
-        files.append(_File(path, originals.points, partial(_write_original, originals, format, color, overwrite)))
-    return _write(files, folder, overwrite, monitor or Silent())
+        files.append(_File(path, originals.points, partial(_write_original, originals, format, color)))
+    return _write(files, folder, overwrite, jobs, monitor or Silent())
 
 
 @contextlib.contextmanager
@@ -234,7 +244,7 @@ def _originals(
 
 
 def _write_original(
-    originals: Originals, format: str, color: str, overwrite: bool, path: Path, written: Callable[[int], None]
+    originals: Originals, format: str, color: str, path: Path, overwrite: bool, written: Callable[[int], None]
 ) -> None:
     if format in benchmarks.FORMATS:
         benchmarks.write(originals, path, format, overwrite=overwrite, written=written)
@@ -242,21 +252,48 @@ def _write_original(
         originals.write(path, color, overwrite=overwrite, written=written)
 
 
-def _grid(name: str, points: int, format: str, make: Callable[[], ViewerCloud], overwrite: bool) -> _File:
-    def write(path: Path, written: Callable[[int], None]) -> None:
-        cloud = make()
-        write_blocks(lambda: iter([cloud]), points, path, overwrite=overwrite, written=written)
-
-    return _File(f"{name}.{format}", points, write)
+def _grid(name: str, points: int, format: str, make: Callable[[], ViewerCloud]) -> _File:
+    return _File(f"{name}.{format}", points, partial(_write_grid, make, points))
 
 
-def _write(files: Sequence[_File], folder: Path, overwrite: bool, monitor: Monitor) -> Exported:
+def _write_grid(
+    make: Callable[[], ViewerCloud], points: int, path: Path, overwrite: bool, written: Callable[[int], None]
+) -> None:
+    cloud = make()
+    write_blocks(lambda: iter([cloud]), points, path, overwrite=overwrite, written=written)
+
+
+def _write(files: Sequence[_File], folder: Path, overwrite: bool, jobs: int | Cluster, monitor: Monitor) -> Exported:
     points = sum(file.points for file in files)
     with (
         reserve_paths(folder, [file.name for file in files], overwrite=overwrite) as paths,
         remove_new_on_error(paths, overwrite=overwrite),
+        beside(folder, jobs) as tasks,
         monitor.task("writing", points) as task,
     ):
-        for file, path in zip(files, paths, strict=True):
-            file.write(path, partial(task.advance, status=file.name))
+        if jobs == 1:
+            for file, path in zip(files, paths, strict=True):
+                file.write(path, overwrite, partial(task.advance, status=file.name))
+        else:
+            work = [_Work(file, path, overwrite, tasks) for file, path in zip(files, paths, strict=True)]
+            with contextlib.closing(map_in_order(_write_file, work, jobs)) as results:
+                for file, _ in zip(files, results, strict=True):
+                    task.advance(file.points, file.name)
     return Exported(paths, points)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One file to write, as a task for a worker process."""
+
+    file: _File
+    path: Path
+    overwrite: bool
+    tasks: Tasks
+
+
+def _write_file(work: _Work) -> None:
+    def write(again: bool) -> None:
+        work.file.write(work.path, work.overwrite or again, lambda points: None)
+
+    work.tasks.once(work.path, write)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,11 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store.files import atomic_write, remove_new_on_error
+from hpal_cli.store.tasks import Tasks, beside
 from hpal_cli.writers.cloud import reserve_paths
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 NO_CLASS: Color = (246, 236, 200)
 RIGHT: Color = (206, 212, 217)
@@ -47,14 +52,14 @@ def write_pictures(
     folder: Path,
     *,
     truth: SceneStore | None = None,
-    jobs: int = 1,
+    jobs: int | Cluster = 1,
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> list[Path]:
     """Writes `folder/<scene>.png` for each scene: from above and from a corner, as scanned (by height if the scene has
     no colour) and by predicted class; with `truth` also by true class, and where the two classes differ.
 
-    jobs: number of processes that draw; the files are the same with any number.
+    jobs: number of processes that draw, or the cluster that does; the files are the same with any.
     Returns the paths, in the order of `scenes`.
 
     Raises:
@@ -68,11 +73,14 @@ def write_pictures(
     with (
         reserve_pictures(scenes, folder, overwrite=overwrite) as paths,
         remove_new_on_error(paths, overwrite=overwrite),
+        beside(folder, jobs) as tasks,
         monitor.task("drawing", len(scenes)) as task,
     ):
-        draw = partial(_draw, predictions, truth, overwrite)
-        for scene, _ in zip(scenes, map_in_order(draw, list(zip(scenes, paths, strict=True)), jobs), strict=True):
-            task.advance(1, scene.name)
+        draw = partial(_draw, predictions, truth, overwrite, tasks)
+        work = list(zip(scenes, paths, strict=True))
+        with contextlib.closing(map_in_order(draw, work, jobs)) as results:
+            for scene, _ in zip(scenes, results, strict=True):
+                task.advance(1, scene.name)
     return paths
 
 
@@ -115,11 +123,13 @@ def error_layer(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> L
     return Layer(title, lambda rows: colors[kind[rows]], legend)
 
 
-def _draw(store: PredictionStore, truth: SceneStore | None, overwrite: bool, job: tuple[SceneInfo, Path]) -> None:
+def _draw(
+    store: PredictionStore, truth: SceneStore | None, overwrite: bool, tasks: Tasks, job: tuple[SceneInfo, Path]
+) -> None:
     info, path = job
     predicted = store.predicted(info)
     layers = [class_layer("predicted", store.classes, predicted, "nothing known")]
     label = None if truth is None else truth.labels(info)
     if label is not None:
         layers = [class_layer("truth", store.classes, label), *layers, error_layer(label, predicted)]
-    draw_scene(store, info, layers, path, overwrite=overwrite)
+    tasks.once(path, lambda again: draw_scene(store, info, layers, path, overwrite=overwrite or again))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import zarr
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
@@ -18,20 +23,26 @@ from hpal_cli.inference.blend import Blend
 from hpal_cli.inference.scene_voxels import SceneInput, SceneVoxels, rows_of
 from hpal_cli.inference.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
 from hpal_cli.network.backend import Backend, choose
+from hpal_cli.network.device import choose as choose_device
 from hpal_cli.network.device import full_precision
 from hpal_cli.network.inputs import NetworkInput, concatenated, rotated, scene_origin, unit_color, voxelise
 from hpal_cli.network.minkunet import MinkUNet
 from hpal_cli.network.point_inputs import ExtraColumnsReader
+from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.prediction import InMemoryOutputs, Prediction, VoxelOutputs
 from hpal_cli.predictions.store import write_scene_blocks
-from hpal_cli.progress import Monitor, Silent, Task
+from hpal_cli.progress import Heard, Monitor, Silent, Task
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.shard import Shard
 from hpal_cli.store import envelope, parts
-from hpal_cli.superpoints.store import open_superpoints
+from hpal_cli.store.tasks import Place, Shared, beside
+from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
 from hpal_cli.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 
 def predict_points(
@@ -187,66 +198,220 @@ def predict(
         HpalError: the classes, channels or superpoints of the checkpoint are not those of the scenes.
     """
     monitor = monitor or Silent()
-    device = device or torch.device("cpu")
     chosen = parts.of(shard, scenes if scenes is not None else store.table.choose("all"))
+    attributes = _attributes(checkpoint, store, chosen, shard, history, monitor)
+    superpoints = _superpoints(checkpoint, store, smooth, 1, monitor)
+    options = PredictOptions(features, turns, smooth, max_voxels)
+    predictor = _Predictor(checkpoint, store, superpoints, options, device or torch.device("cpu"), backend)
+    with (
+        parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, folder),
+        full_precision(),
+        monitor.task("predicting", len(chosen)) as task,
+    ):
+        for scene in chosen:
+            with predictor(scene, root, folder, task, monitor) as (pred, done):
+                envelope.scene_written(place, folder, scene.name)
+                task.advance(1, f"{scene.name}  {scene.points:,} points")
+                yield scene, pred, done
+
+
+def predict_on(
+    cluster: Cluster,
+    checkpoint: Checkpoint,
+    store: SceneStore,
+    out: Path,
+    *,
+    scenes: Sequence[SceneInfo] | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    precision: str = "fp32",
+    features: bool = True,
+    turns: int = 1,
+    smooth: bool = False,
+    max_voxels: int = MAX_VOXELS,
+    shard: Shard | None = None,
+    overwrite: bool = False,
+    history: Sequence[Entry] = (),
+    monitor: Monitor | None = None,
+) -> Iterator[SceneInfo]:
+    """Predicts as `predict` does, on the workers of a cluster: on those that offer the resource `GPU`, if any do.
+    Yields each scene when it is written.
+
+    device, backend, precision: names, from which each worker chooses (`device.choose`, `backend.choose`).
+
+    Raises:
+        HpalError: as `predict`, or a worker has not the device.
+    """
+    monitor = monitor or Silent()
+    chosen = parts.of(shard, scenes if scenes is not None else store.table.choose("all"))
+    attributes = _attributes(checkpoint, store, chosen, shard, history, monitor)
+    superpoints = _superpoints(checkpoint, store, smooth, cluster, monitor)
+    options = PredictOptions(features, turns, smooth, max_voxels)
+    workers = cluster if device == "cpu" else cluster.on_gpus()
+    with (
+        parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
+        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, folder),
+        beside(place, cluster) as tasks,
+        monitor.task("predicting", len(chosen)) as task,
+    ):
+        shared = tasks.shared(_Shared(checkpoint, store, superpoints, options, device, backend, precision))
+        work = [_Work(shared, tasks.place(place, folder), scene) for scene in chosen]
+        with contextlib.closing(map_in_order(_predict_scene, work, workers)) as results:
+            for scene, warnings in zip(chosen, results, strict=True):
+                work[0].place.finish(root, scene.name)
+                for text in warnings:
+                    monitor.warn(text)
+                task.advance(1, f"{scene.name}  {scene.points:,} points")
+                yield scene
+
+
+def _attributes(
+    checkpoint: Checkpoint,
+    store: SceneStore,
+    chosen: Sequence[SceneInfo],
+    shard: Shard | None,
+    history: Sequence[Entry],
+    monitor: Monitor,
+) -> dict[str, Any]:
+    """The attributes of the predictions.
+
+    Raises:
+        HpalError: the checkpoint does not fit the scenes.
+    """
     check_fits(checkpoint, store, chosen)
     if checkpoint.scale != (store.scale or 1.0):
         known, theirs = f"{checkpoint.scale:g}", f"{store.scale or 1.0:g}"
         monitor.warn(f"{store.path} has scenes of scale {theirs}, and the model has learned from scale {known}")
-    network = checkpoint.network().to(device)
-    wanted = smooth or checkpoint.superpoints is not None
-    read = open_superpoints(store, monitor=monitor).read if wanted else None
-    attributes = {
+    return {
         **metadata_of(store),
         "voxel": checkpoint.settings.voxel,
         "scenes": store.table.to_json(),
         "history": to_json(history),
         **parts.attribute(shard, chosen),
     }
-    further_of = ExtraColumnsReader(store, checkpoint.columns, checkpoint.superpoints, None, checkpoint.scale)
-    same_scenes = checkpoint.scenes == store.table.id
-    with (
-        parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
-        envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, partial),
-        full_precision(),
-        monitor.task("predicting", len(chosen)) as task,
-    ):
-        for scene in chosen:
-            points = store.points(scene)
-            superpoints = None if read is None else read(scene)
-            given = SceneInput(
+
+
+def _superpoints(
+    checkpoint: Checkpoint, store: SceneStore, smooth: bool, jobs: int | Cluster, monitor: Monitor
+) -> SuperpointStore | None:
+    """The superpoints of the scenes, if they are needed."""
+    if not smooth and checkpoint.superpoints is None:
+        return None
+    return open_superpoints(store, jobs=None if jobs == 1 else jobs, monitor=monitor)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How scenes are predicted; see `predict`."""
+
+    features: bool
+    turns: int
+    smooth: bool
+    max_voxels: int
+
+
+class _Predictor:
+    """A network that is ready to predict the scenes of a store."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        store: SceneStore,
+        superpoints: SuperpointStore | None,
+        options: PredictOptions,
+        device: torch.device,
+        backend: Backend | None,
+    ) -> None:
+        self._network = checkpoint.network().to(device)
+        self._checkpoint, self._store, self._superpoints = checkpoint, store, superpoints
+        self._options, self._device, self._backend = options, device, backend
+        self._further_of = ExtraColumnsReader(store, checkpoint.columns, checkpoint.superpoints, None, checkpoint.scale)
+
+    @contextlib.contextmanager
+    def __call__(
+        self, scene: SceneInfo, root: zarr.Group, folder: Path, task: Task, monitor: Monitor
+    ) -> Iterator[tuple[NDArray[np.integer], Prediction]]:
+        """Writes a scene. Yields the predicted classes (N,) and the prediction, which can be asked for probabilities
+        until the block ends. folder: for the tiles of a large scene."""
+        checkpoint, store, options = self._checkpoint, self._store, self._options
+        points = store.points(scene)
+        superpoints = None if self._superpoints is None else self._superpoints.read(scene)
+        given = SceneInput(
+            points,
+            checkpoint.settings.voxel / checkpoint.scale,
+            unit=store.unit / checkpoint.scale,
+            color=checkpoint.color,
+            further=self._further_of(scene, points, superpoints),
+            name=scene.name,
+        )
+        with predict_large(
+            self._network,
+            given,
+            turns=options.turns,
+            device=self._device,
+            backend=self._backend,
+            max_voxels=options.max_voxels,
+            features=options.features,
+            folder=folder,
+            task=task,
+            monitor=monitor,
+        ) as done:
+            if options.smooth and superpoints is not None:
+                done = done.smoothed(superpoints.superpoint)
+            pred = write_scene_blocks(
+                root,
+                scene,
                 points,
-                checkpoint.settings.voxel / checkpoint.scale,
-                unit=store.unit / checkpoint.scale,
-                color=checkpoint.color,
-                further=further_of(scene, points, superpoints),
-                name=scene.name,
+                ((prob, feat if options.features else None) for prob, feat in done.blocks()),
+                _labelled(checkpoint, scene, checkpoint.scenes == store.table.id),
             )
-            work = predict_large(
-                network,
-                given,
-                turns=turns,
-                device=device,
-                backend=backend,
-                max_voxels=max_voxels,
-                features=features,
-                folder=partial,
-                task=task,
-                monitor=monitor,
-            )
-            with work as done:
-                if smooth and superpoints is not None:
-                    done = done.smoothed(superpoints.superpoint)
-                pred = write_scene_blocks(
-                    root,
-                    scene,
-                    points,
-                    ((prob, feat if features else None) for prob, feat in done.blocks()),
-                    _labelled(checkpoint, scene, same_scenes),
-                )
-                envelope.scene_written(place, partial, scene.name)
-                task.advance(1, f"{scene.name}  {scene.points:,} points")
-                yield scene, pred, done
+            yield pred, done
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all tasks need."""
+
+    checkpoint: Checkpoint
+    store: SceneStore
+    superpoints: SuperpointStore | None
+    options: PredictOptions
+    device: str
+    backend: str
+    precision: str
+
+    @cached_property
+    def predictor(self) -> _Predictor:
+        device = choose_device(self.device)
+        chosen = choose(self.backend, device, self.precision)
+        return _Predictor(self.checkpoint, self.store, self.superpoints, self.options, device, chosen)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One scene to predict, as a task for a worker."""
+
+    shared: Shared[_Shared]
+    place: Place
+    scene: SceneInfo
+
+
+_one_at_a_time = threading.Lock()
+"""A worker may run several tasks in threads, and the network takes the memory and all threads of one."""
+
+
+def _predict_scene(work: _Work) -> list[str]:
+    """Writes a scene. Returns the warnings."""
+    with _one_at_a_time:
+        return work.place.write(work.scene.name, partial(_write_prediction, work.shared.value, work.scene))
+
+
+def _write_prediction(work: _Shared, scene: SceneInfo, root: zarr.Group, folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    heard = Heard()
+    with full_precision(), work.predictor(scene, root, folder, Silent(), heard):
+        return heard.warnings
 
 
 def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[SceneInfo]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
@@ -19,6 +20,7 @@ from hpal_cli import history
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
+from hpal_cli.parallel.cluster import current_run
 from hpal_cli.scene_table import SceneTable
 from hpal_cli.scenes.metadata import read_metadata
 from hpal_cli.store import envelope
@@ -92,6 +94,17 @@ class LabelStore:
         self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         # A batch never changes after it was written (docs/formats.md section 4.3), so each is read only once.
         self._read: dict[str, Batch | None] = {}
+        self._last: str | None = None
+
+    def as_of_now(self) -> LabelStore:
+        """The same store without any answer that is added later, to be read by several processes."""
+        store, names = LabelStore(self.path), self._names()
+        store._last = names[-1] if names else ""
+        return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert self._last is not None, "as_of_now() can be sent to another process"
+        return _reopened_up_to, (self.path, self.table.id, self._last)
 
     @classmethod
     def create(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float = 1.0) -> LabelStore:
@@ -346,6 +359,8 @@ class LabelStore:
     def _names(self) -> list[str]:
         folder = self.path / "answers"
         names = sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
+        if self._last is not None:
+            return [name for name in names if name <= self._last]
         if isinstance(folder, RemotePath) and names and names[-1] not in self._read:
             # Another process may still be writing the last batch, which then does not count yet.
             names = names if (folder / names[-1] / "zarr.json").exists() else names[:-1]
@@ -404,6 +419,24 @@ class LabelStore:
     def _require_rows(self, name: str, count: int, *columns: NDArray[Any]) -> None:
         if any(column.shape not in ((count,), (count, 3)) for column in columns):
             raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
+
+
+def _reopened_up_to(path: Path, scenes: str, last: str) -> LabelStore:
+    """A labels store that another process has opened, opened here, once, with no batch after `last`.
+
+    Raises:
+        HpalError: it is of other scenes.
+    """
+    return _opened_up_to(path, scenes, last, current_run())
+
+
+@functools.lru_cache(maxsize=4)
+def _opened_up_to(path: Path, scenes: str, last: str, run: str) -> LabelStore:
+    store = LabelStore(path)
+    if store.table.id != scenes:
+        raise HpalError(path, "was replaced while it was read", "run the command again")
+    store._last = last
+    return store
 
 
 def _is_there(path: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
@@ -28,13 +29,17 @@ from hpal_cli.scenes.scale import ROOM_FORMATS, ROOM_GRID, as_attribute, fitting
 from hpal_cli.scenes.spacing import Measured, measured_spacing
 from hpal_cli.scenes.splits import splits
 from hpal_cli.scenes.tiles import Tiles
-from hpal_cli.scenes.unfinished import BUFFERS, DoneScene, Unfinished, has_finished_scenes, settings_of, signature
+from hpal_cli.scenes.unfinished import DoneScene, Unfinished, has_finished_scenes, settings_of, signature
 from hpal_cli.scenes.write import write_scene
 from hpal_cli.shard import Shard
 from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
 from hpal_cli.store.remote import RemotePath
+from hpal_cli.store.tasks import SPARE, Place, beside
 from hpal_cli.wording import Repeated
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 MANY_POINTS_PER_CELL = 500
 """Mean number of points in a cell above which the user is warned: the grid, or its unit, is probably a mistake."""
@@ -48,13 +53,12 @@ BYTES = 40
 
 @dataclass(frozen=True)
 class _Job:
-    """What all scenes of one call have in common. store: the path of the new store; folder: where it is written."""
+    """What all scenes of one call have in common. place: where they are written."""
 
     reader: str
     options: Options
     strict: bool
-    store: Path
-    folder: Path
+    place: Place
     grid: float | None
     unit: float | None
     classes: ClassTable
@@ -92,7 +96,7 @@ def prepare(
     overwrite: bool = False,
     resume: bool = False,
     keep_going: bool = False,
-    jobs: int = 1,
+    jobs: int | Cluster = 1,
     shard: Shard | None = None,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
@@ -115,7 +119,7 @@ def prepare(
         keep_going: leave out scenes that cannot be read, and raise only after the store is written.
         shard: the part of the scenes that is read; `out` is there once all parts are (`store.parts`), and the table
             that is returned is that of the part.
-        jobs: number of processes that read scenes; the store is the same with any number.
+        jobs: number of processes that read scenes, or the cluster that reads them; the store is the same with any.
 
     Raises:
         HpalError: there is nothing to read, a scene cannot be read, scenes have different units, or a class is not in
@@ -135,6 +139,9 @@ def prepare(
     names = _grouped(root, sources, scene_per)
     if shard is not None and isinstance(scene_per, float):
         raise UsageError("--shard", "is not for tiles, which are known only when every file is read", "leave it out")
+    if isinstance(scene_per, float) and remote and not isinstance(jobs, int):
+        problem = "cannot write tiles to object storage: their points are collected on a disk beside the store"
+        raise UsageError("--scheduler", problem, "write to a disk that all workers share, or use --jobs")
     mine = parts.of(shard, list(names))
 
     def assign_splits(every: Sequence[str]) -> dict[str, str]:
@@ -151,7 +158,8 @@ def prepare(
         if not remote:
             place = resumable_write(there, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
         store = envelope.create(there, "scenes", attributes, overwrite=overwrite, place=place)
-        _, partial = writing.enter_context(store)
+        group, partial = writing.enter_context(store)
+        tasks = writing.enter_context(beside(there, jobs))
         # An interrupted call has measured, and its files are not read again.
         measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
         found = None
@@ -166,7 +174,7 @@ def prepare(
             fits = max(fits, edge)
         times = None if fits == ROOM_GRID else fits / ROOM_GRID
         table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
-        job = _Job(reader.NAME, options, strict, there, partial, edge, unit, table)
+        job = _Job(reader.NAME, options, strict, tasks.place(there, partial), edge, unit, table)
         settings = {
             "format": reader.NAME,
             "columns": None if columns is None else list(columns),
@@ -202,6 +210,9 @@ def prepare(
             if done:
                 monitor.note(f"{len(done):,} of {len(work):,} scenes are done already")
             todo = [one for one in work if one.name not in done]
+            for one in todo:
+                # A process that was killed may have written a part of it.
+                shutil.rmtree(partial / "scenes" / one.name, ignore_errors=True)
             for one, result in _each(todo, jobs, monitor):
                 if isinstance(result, HpalError):
                     fail(one.name, result)
@@ -210,6 +221,7 @@ def prepare(
                     if found is not None:
                         _tell_spacing(found, measured or ROOM_GRID, monitor)
                         found = None
+                    job.place.finish(group, one.name)
                     record.add(one.name, one.signature, result)
                     done[one.name] = result
                     _tell(one.name, result, edge, told, monitor)
@@ -272,7 +284,7 @@ def _tiled(
     monitor: Monitor,
 ) -> list[_Work]:
     """Reads all files, and distributes their points to tiles."""
-    tiles = Tiles(metres, job.unit, job.folder / BUFFERS)
+    tiles = Tiles(metres, job.unit, job.place.folder / SPARE)
     reader = _reader(job.reader)
     with monitor.task("reading points", sum(_expected(reader, source) for source in sources)) as task:
         for source in sources:
@@ -290,22 +302,22 @@ def _tiled(
     return [_Work(job, name, tuple(sources), tiles.scenes[name]) for name in sorted(tiles.scenes)]
 
 
-def _each(todo: Sequence[_Work], jobs: int, monitor: Monitor) -> Iterator[tuple[_Work, DoneScene | HpalError]]:
+def _each(
+    todo: Sequence[_Work], jobs: int | Cluster, monitor: Monitor
+) -> Iterator[tuple[_Work, DoneScene | HpalError]]:
     """Writes the scenes and yields each with its result, in order; for a scene that cannot be read this is the
     error."""
     tiles = any(one.raw is not None for one in todo)
     expected = [1 if tiles else sum(_expected(_reader(one.job.reader), s) for s in one.sources) for one in todo]
     with monitor.task("writing tiles" if tiles else "reading points", sum(expected)) as task:
-        if jobs > 1 and len(todo) > 1:
-            results = map_in_order(_attempt, todo, jobs)
+        here = isinstance(jobs, int) and (jobs == 1 or len(todo) < 2)
+        attempt = partial(_attempt, task=None if tiles else task) if here else _attempt
+        with contextlib.closing(map_in_order(attempt, todo, 1 if here else jobs)) as results:
             for one, points, result in zip(todo, expected, results, strict=True):
-                task.advance(points, _status(one, result))
+                if one.raw is not None:
+                    one.raw.buffer.close()
+                task.advance(0 if here and not tiles else points, _status(one, result))
                 yield one, result
-            return
-        for one in todo:
-            result = _attempt(one, None if tiles else task)
-            task.advance(1 if tiles else 0, _status(one, result))
-            yield one, result
 
 
 def _status(work: _Work, result: DoneScene | HpalError) -> str:
@@ -327,22 +339,18 @@ def _prepare_scene(work: _Work, task: Task | None) -> DoneScene:
     Raises:
         HpalError: the scene cannot be read.
     """
+    return work.job.place.write(work.name, partial(_write_scene, work, task))
+
+
+def _write_scene(work: _Work, task: Task | None, root: zarr.Group, folder: Path) -> DoneScene:
     job = work.job
-    folder = job.folder / BUFFERS / f"{work.name}.spool"
-    try:
-        raw = work.raw or _gather(work, folder / "raw", task)
-        metres = job.unit or raw.unit()
-        too_wide = raw.check_span(metres)
-        # A process that was killed may have written a part of it.
-        shutil.rmtree(job.folder / "scenes" / work.name, ignore_errors=True)
-        group = zarr.open_group(str(job.folder), mode="a", zarr_format=3).require_group(f"scenes/{work.name}")
-        edge = None if job.grid is None else job.grid / metres
-        ids = partial(job.classes.from_codes, las=job.reader == readers.las.NAME)
-        points, original, fingerprint = write_scene(group, raw, ids, edge, folder)
-        raw.buffer.close()
-        envelope.scene_written(job.store, job.folder, work.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    raw = work.raw or _gather(work, folder / "raw", task)
+    metres = job.unit or raw.unit()
+    too_wide = raw.check_span(metres)
+    edge = None if job.grid is None else job.grid / metres
+    ids = partial(job.classes.from_codes, las=job.reader == readers.las.NAME)
+    group = root.require_group(f"scenes/{work.name}")
+    points, original, fingerprint = write_scene(group, raw, ids, edge, folder)
     return DoneScene(
         SceneInfo(0, work.name, points, original, "train", fingerprint),
         metres,

@@ -14,9 +14,9 @@ from typing import Any
 
 from hpal_cli.errors import HpalError
 from hpal_cli.scene_table import SceneInfo, SceneTable
+from hpal_cli.store.tasks import SPARE
 
 FILE = "prep.jsonl"
-BUFFERS = "spools"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Unfinished:
         """
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}
-        shutil.rmtree(folder / BUFFERS, ignore_errors=True)
+        shutil.rmtree(folder / SPARE, ignore_errors=True)
         for left in folder.rglob("*.partial"):
             # What Zarr was writing when the process was killed. A scene of such a name is a folder.
             if left.is_file():

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.lengths import format_length, rounded_length
-from hpal_cli.parallel import cores, map_in_order
+from hpal_cli.parallel import at_most, map_in_order, threads_of
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
@@ -34,13 +34,17 @@ from hpal_cli.score.superpoints import SuperpointValue, unanswered_superpoints
 from hpal_cli.shard import Shard
 from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.store.files import remove_new_on_error
+from hpal_cli.store.tasks import Tasks, beside
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype
 from hpal_cli.stream.rows import GUESS, REGION, SUPERPOINT, Rows
 from hpal_cli.superpoints.build import medoids, partition, scale_of
-from hpal_cli.superpoints.store import open_superpoints
+from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
 from hpal_cli.wording import counted
 from hpal_cli.writers.cloud import scene_path, write
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 
 class Strategy(StrEnum):
@@ -152,7 +156,7 @@ def score(
     scenes: Sequence[str] = (),
     shard: Shard | None = None,
     labels: LabelStore | None = None,
-    jobs: int = 1,
+    jobs: int | Cluster = 1,
     ply: Path | None = None,
     overwrite: bool = False,
     history: Sequence[Entry] | None = (),
@@ -164,7 +168,7 @@ def score(
 
     out: a function that is given the header and returns the file for the stream. It is called once, after the first
     scene was scored without an error. split, scenes: which scenes are the pool, the latter as patterns of names.
-    shard: the part of the scenes to score; jobs: number of processes, on which the output does not depend.
+    shard: the part of the scenes to score; jobs: number of processes, or a cluster; the output does not depend on it.
     ply: a folder for the points of each scene, coloured by score; overwrite: whether files in it are replaced.
     history: entries to add to the history of the store; None: the stream gets no history.
 
@@ -194,11 +198,12 @@ def score(
             f"{path} gives all points of a superpoint the same probabilities, so the most uncertain points lie side by "
             "side; --per superpoint asks about each superpoint once"
         )
+    if labels is not None:
+        # Tasks read them again, and must find the same.
+        labels = labels.as_of_now()
     answered = {} if labels is None else labels.answered(store.table.id, path)
     clouds = [] if ply is None else [scene_path(ply, scene.name, "ply") for scene in chosen]
-    answered_rows = {
-        s.number: np.union1d(store.labelled(s), answered.get(s.number, ())).astype(np.int64) for s in chosen
-    }
+    answered_rows = {s.number: _answered_rows(store, s, answered) for s in chosen}
     extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(settings.strategy, ())
     groups: dict[int, NDArray[np.int32]] = {}
     value_of: SuperpointValue | None = None
@@ -228,38 +233,45 @@ def score(
             for s in chosen
         ),
     )
-    jobs = min(jobs, max(1, len(chosen)))
-    threads = max(1, cores() // jobs)
-    ranks = (
-        _diverse(store, chosen, groups, answered_rows, settings, monitor)
-        if settings.strategy is Strategy.DIVERSE
-        else {}
-    )
-    work = [
-        _Work(
-            store, s, settings, header.dtype, answered_rows[s.number], threads, ply, overwrite,
-            groups.get(s.number), value_of, ranks.get(s.number),
-        )
-        for s in chosen
-    ]  # fmt: skip
+    jobs = at_most(jobs, len(chosen))
+    ranks: dict[int, NDArray[np.float64]] = {}
+    if settings.strategy is Strategy.DIVERSE:
+        ranks = _diverse(store, chosen, groups, answered_rows, settings, monitor)
+        # All that is left is to write the rows.
+        jobs = jobs if isinstance(jobs, int) else 1
+    elif settings.device != "cpu" and not isinstance(jobs, int):
+        jobs = jobs.on_gpus()
     warnings: list[tuple[SceneInfo, _LevelProblem]] = []
     writer: PointWriter | None = None
     # A thread writes the stream, so that the next scene is scored while another command reads from the pipe.
-    with (
-        remove_new_on_error(clouds, overwrite=overwrite),
-        monitor.task("scoring", header.count) as task,
-        _thread() as output,
+    with ExitStack() as opened:
+        opened.enter_context(remove_new_on_error(clouds, overwrite=overwrite))
+        tasks = Tasks(None) if ply is None or isinstance(jobs, int) else opened.enter_context(beside(ply, jobs))
+        here = [
+            _Work(
+                store, s, settings, header.dtype, answered_rows[s.number], threads_of(jobs), ply, overwrite,
+                groups.get(s.number), value_of, ranks.get(s.number), tasks,
+            )
+            for s in chosen
+        ]  # fmt: skip
+        work = here
+        if not isinstance(jobs, int):
+            # The tasks of a cluster hold no arrays.
+            known = open_superpoints(store) if isinstance(store, SceneStore) and settings.per_superpoint else None
+            work = [replace(one, answered_rows=_NONE, superpoint=None, labels=labels, known=known) for one in here]
+        task = opened.enter_context(monitor.task("scoring", header.count))
+        output = opened.enter_context(_thread())
+        results = _regions_in_order(here, work, jobs) if regional else map_in_order(_score_scene, work, jobs)
         # Closed on an error too, so that no worker process remains.
-        closing(_regions_in_order(work, jobs) if regional else map_in_order(_score_scene, work, jobs)) as results,
-    ):
+        opened.enter_context(closing(results))
         waiting: deque[Future[None]] = deque()
         block: list[Rows] = []
-        for one, (rows, warning) in zip(work, results, strict=True):
+        for one, (rows, warning) in zip(here, results, strict=True):
             warnings += [(one.scene, warning)] if warning else []
             writer = writer or PointWriter(out(header), header)
             block.append(rows)
             # The first scene is written at once, so that the next command gets the header while the others are scored.
-            if sum(part.nbytes for part in block) >= _BLOCK or one is work[0] or one is work[-1]:
+            if sum(part.nbytes for part in block) >= _BLOCK or one is here[0] or one is here[-1]:
                 waiting.append(output.submit(_write, writer, block))
                 block = []
             if len(waiting) > _WAITING:
@@ -312,7 +324,9 @@ class _Work:
 
     answered_rows: (T,) rows with an answer, which are no candidates; superpoint: (N,) of each point, if the strategy
     needs it; value_of: turns the scores of points into those of superpoints; ranked: (S,) scores of the superpoints, if
-    all scenes were already compared.
+    all scenes were already compared; tasks: of the files in `ply`.
+    On a cluster, a task has no arrays. It reads them (`_with_arrays`) from `labels`, and from the store or `known`, the
+    superpoints of scenes.
     """
 
     store: PredictionStore | SceneStore
@@ -326,6 +340,35 @@ class _Work:
     superpoint: NDArray[np.int32] | None = None
     value_of: SuperpointValue | None = None
     ranked: NDArray[np.float64] | None = None
+    tasks: Tasks = field(default_factory=lambda: Tasks(None))
+    labels: LabelStore | None = None
+    known: SuperpointStore | None = None
+
+
+_NONE: Any = None
+"""In the place of the rows with an answer, which a task on a cluster reads for itself."""
+
+
+def _with_arrays(work: _Work) -> _Work:
+    """The same task with the arrays that a task on a cluster does not carry."""
+    store, scene = work.store, work.scene
+    if work.answered_rows is not _NONE:
+        return work
+    answered = {} if work.labels is None else work.labels.answered(store.table.id, store.path)
+    superpoint = None
+    if work.settings.per_superpoint or work.settings.strategy in REGIONAL:
+        if work.known is not None:
+            superpoint = work.known.partition(scene)
+        elif isinstance(store, PredictionStore):
+            superpoint = store.superpoints(scene)
+            superpoint = _partition(_Partition(store, scene)) if superpoint is None else superpoint
+    return replace(work, answered_rows=_answered_rows(store, scene, answered), superpoint=superpoint)
+
+
+def _answered_rows(
+    store: PredictionStore | SceneStore, scene: SceneInfo, answered: Mapping[int, NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    return np.union1d(store.labelled(scene), answered.get(scene.number, ())).astype(np.int64)
 
 
 class _LevelProblem(NamedTuple):
@@ -337,6 +380,7 @@ class _LevelProblem(NamedTuple):
 
 def _score_scene(work: _Work) -> tuple[Rows, _LevelProblem | None]:
     """The stream's rows of one scene, and what is wrong with the levels there, if anything."""
+    work = _with_arrays(work)
     store, scene, settings = work.store, work.scene, work.settings
     points = store.points(scene)
     shares: dict[str, NDArray[np.floating]] = {}
@@ -381,8 +425,13 @@ def _measure(work: _Work, prob: NDArray[np.floating], xyz: NDArray[np.floating],
     return measure_on(torch.device(work.settings.device), prob, xyz, hierarchy, unit, margins=margins)
 
 
-def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows, _LevelProblem | None], None, None]:
-    """The rows of one scene after the other. First the regions of all scenes are compared."""
+def _regions_in_order(
+    here: Sequence[_Work], work: Sequence[_Work], jobs: int | Cluster
+) -> Generator[tuple[Rows, _LevelProblem | None], None, None]:
+    """The rows of one scene after the other. First the regions of all scenes are compared.
+
+    here: the scenes with their arrays; work: as they are sent to where regions are measured.
+    """
     from hpal_cli.score import redal, ssdr
 
     settings = work[0].settings
@@ -395,7 +444,7 @@ def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows,
             sum(map(settings.budget.count, sizes)) if settings.budget.per_scene else settings.budget.count(sum(sizes))
         )
         final = ssdr.rank_regions(measured, budget_points=points)
-    for one, regions, scores in zip(work, measured, final, strict=True):
+    for one, regions, scores in zip(here, measured, final, strict=True):
         assert isinstance(one.store, PredictionStore)
         extra: dict[str, NDArray[np.integer]] = {REGION: regions.region}
         if GUESS in (one.dtype.names or ()):
@@ -406,6 +455,7 @@ def _regions_in_order(work: Sequence[_Work], jobs: int) -> Generator[tuple[Rows,
 def _measure_regions(work: _Work) -> Any:
     from hpal_cli.score import redal, ssdr
 
+    work = _with_arrays(work)
     store, scene = work.store, work.scene
     assert isinstance(store, PredictionStore)
     points = store.points(scene)
@@ -430,7 +480,8 @@ def _rows(
         from hpal_cli.score.uncertainty import uncertainty_cloud
 
         cloud = uncertainty_cloud(points, scores, shares, work.answered_rows, work.scene)
-        write(cloud, scene_path(work.ply, work.scene.name, "ply"), overwrite=work.overwrite)
+        path = scene_path(work.ply, work.scene.name, "ply")
+        work.tasks.once(path, lambda again: write(cloud, path, overwrite=work.overwrite or again))
     free: NDArray[np.int64] = np.arange(work.scene.points)
     if work.settings.per_superpoint:
         assert work.superpoint is not None
@@ -451,12 +502,12 @@ def _rows(
 
 
 def _superpoints(
-    store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], jobs: int, monitor: Monitor
+    store: PredictionStore | SceneStore, pool: Sequence[SceneInfo], jobs: int | Cluster, monitor: Monitor
 ) -> dict[int, NDArray[np.int32]]:
     """Scene number -> (N,) superpoint of each point. They are read from the predictions, or from the store beside the
     scenes, or else computed from positions and colours."""
     if isinstance(store, SceneStore):
-        known = open_superpoints(store, monitor=monitor)
+        known = open_superpoints(store, jobs=jobs if not isinstance(jobs, int) else None, monitor=monitor)
         return {scene.number: known.partition(scene) for scene in pool}
     found = {scene.number: of for scene in pool if (of := store.superpoints(scene)) is not None}
     missing = [_Partition(store, scene) for scene in pool if scene.number not in found]

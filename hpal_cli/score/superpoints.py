@@ -28,11 +28,11 @@ MIN_SHARE = 0.003
 class SuperpointValue:
     """Computes the scores of superpoints from those of their points.
 
-    rarity: (C,) share^-0.25 of each class in the pool, None if there are no predictions; largest: number of points of
+    rarity: share^-0.25 of each class in the pool, None if there are no predictions; largest: number of points of
     the largest superpoint of the pool; uniform: the scores of points are draws from U(0, 1), not uncertainties.
     """
 
-    rarity: NDArray[np.float64] | None
+    rarity: tuple[float, ...] | None
     largest: int
     uniform: bool = False
 
@@ -45,7 +45,7 @@ class SuperpointValue:
             return cls(None, largest, uniform=True)
         total = sum(store.probabilities(scene).sum(axis=0, dtype=np.float64) for scene in pool)
         share = np.asarray(total) / max(float(np.sum(total)), 1e-12)
-        return cls(np.maximum(share, MIN_SHARE) ** -RARITY, largest)
+        return cls(tuple((np.maximum(share, MIN_SHARE) ** -RARITY).tolist()), largest)
 
     def __call__(
         self, scores: Scores, prob: NDArray[np.floating] | None, superpoint: NDArray[np.integer]
@@ -64,10 +64,10 @@ class SuperpointValue:
             return np.asarray(scores, np.float64)[first] ** (1 / size)
         assert prob is not None
         assert self.rarity is not None
-        rarity = prob.astype(np.float32) @ self.rarity.astype(np.float32)
+        rarity = prob.astype(np.float32) @ np.array(self.rarity, np.float32)
         mean = np.bincount(superpoint, scores) / size
         rare = np.bincount(superpoint, rarity) / size
-        most = np.sqrt(self.largest) * float(self.rarity.max())
+        most = np.sqrt(self.largest) * max(self.rarity)
         return np.clip(mean * np.sqrt(size) * rare / most, 0, 1)
 
 

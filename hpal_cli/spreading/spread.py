@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError, UsageError
@@ -21,12 +25,16 @@ from hpal_cli.scenes.store import SceneStore
 from hpal_cli.shard import Shard
 from hpal_cli.spreading.random_walk import random_walk, reachable
 from hpal_cli.store import envelope, parts
+from hpal_cli.store.tasks import Place, Shared, beside
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.superpoints.store import SuperpointStore, open_superpoints
 from hpal_cli.superpoints.surface import sum_by
 from hpal_cli.trees import Trees, fit
 from hpal_cli.wording import counted
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 STRENGTH, STRENGTH_UNANSWERED = 1.0, 10.0
 """Default strength of the prior in a scene with answers, and in a scene without any, in which the random walk only
@@ -178,7 +186,7 @@ def spread(
     split: str | None = "all",
     scenes: Sequence[str] = (),
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | Cluster = 1,
     shard: Shard | None = None,
     overwrite: bool = False,
     history: Sequence[Entry] | None = (),
@@ -227,7 +235,7 @@ def spread(
         monitor.warn(f"{counted(outside, 'answer')} for scenes outside the train split: not spread")
     if labels is not None and sure and not predictions:
         report_missing_classes(labels, np.concatenate([rows["label"] for rows in given.values()]), monitor)
-    superpoints = open_superpoints(store, jobs=jobs if jobs > 1 else None, history=history or (), monitor=monitor)
+    superpoints = open_superpoints(store, jobs=None if jobs == 1 else jobs, history=history or (), monitor=monitor)
     trees = None
     if like:
         learned = ((superpoints.read(s), *_index_and_label(given[s.number])) for s in train if len(given[s.number]))
@@ -246,28 +254,24 @@ def spread(
         "history": to_json([*store.history, *(history or ())] if history is not None else []),
     }
     likeness = superpoints.likeness()
-    work = [
-        _Work(
-            superpoints, scene, given.get(scene.number, empty), len(store.classes), trees, predictions, strength,
-            likeness,
-        )
-        for scene in chosen
-    ]  # fmt: skip
     done: list[SceneInfo] = []
     with (
         parts.written(out, shard, overwrite=overwrite, monitor=monitor) as place,
         envelope.create(place, "predictions", attributes, overwrite=overwrite) as (root, folder),
+        beside(place, jobs) as tasks,
         monitor.task("spreading", len(chosen)) as task,
     ):
-        for scene, found in zip(chosen, map_in_order(_spread_scene, work, jobs), strict=True):
-            if found is not None:
-                prob, feat, unknown, superpoint = found
-                rows = np.sort(given.get(scene.number, empty)["index"].astype(np.int64))
-                write_scene(root, scene, store.points(scene), prob, feat, rows, superpoint=superpoint, unknown=unknown)
-                envelope.scene_written(place, folder, scene.name)
-                done.append(scene)
-            task.advance(1, scene.name)
-            yield scene, found is not None
+        shared = tasks.shared(
+            _Shared(store, superpoints, given, len(store.classes), trees, predictions, strength, likeness)
+        )
+        work = [_Work(shared, tasks.place(place, folder), scene) for scene in chosen]
+        with contextlib.closing(map_in_order(_spread_scene, work, jobs)) as results:
+            for scene, found in zip(chosen, results, strict=True):
+                if found:
+                    work[0].place.finish(root, scene.name)
+                    done.append(scene)
+                task.advance(1, scene.name)
+                yield scene, found is not None
         if not done and shard is None:
             raise HpalError(
                 store.path, "none of these scenes has an answer", "choose others, or give --predictions or --alike"
@@ -276,12 +280,12 @@ def spread(
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One scene, as a task for a worker process. answers: (A,) its answers, as records of `ANSWER`."""
+class _Shared:
+    """What all tasks need. given: by scene number the answers (A,), as records of `ANSWER`."""
 
+    store: SceneStore
     superpoints: SuperpointStore
-    scene: SceneInfo
-    answers: NDArray[np.void]
+    given: dict[int, NDArray[np.void]]
     classes: int
     trees: Trees | None
     predictions: Sequence[PredictionStore]
@@ -289,18 +293,27 @@ class _Work:
     likeness: Likeness
 
 
-_Found = tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.bool_], NDArray[np.int32]]
+@dataclass(frozen=True)
+class _Work:
+    """One scene, as a task for a worker process."""
+
+    shared: Shared[_Shared]
+    place: Place
+    scene: SceneInfo
 
 
-def _spread_scene(work: _Work) -> _Found | None:
-    """The probabilities (N, C), features (N, K), unknown (N,) and superpoints (N,) of the points of a scene; None if
-    nothing is known of the scene."""
-    superpoints = work.superpoints.read(work.scene)
-    index, label = _index_and_label(work.answers)
+def _spread_scene(work: _Work) -> bool | None:
+    """Writes a scene. Returns None, and writes nothing, if nothing is known of it."""
+    return work.place.write(work.scene.name, partial(_write_spread, work.shared.value, work.scene))
+
+
+def _write_spread(work: _Shared, scene: SceneInfo, root: zarr.Group, _: Path) -> bool | None:
+    superpoints = work.superpoints.read(scene)
+    index, label = _index_and_label(work.given.get(scene.number, np.zeros(0, ANSWER)))
     priors = [] if work.trees is None else [work.trees(superpoints.feature)]
     for one in work.predictions:
-        if one.has(work.scene):
-            prob = one.probabilities(work.scene).astype(np.float64)
+        if one.has(scene):
+            prob = one.probabilities(scene).astype(np.float64)
             priors.append(sum_by(superpoints.superpoint, prob, len(superpoints)) / superpoints.size[:, None])
     if not priors and not (label >= 0).any():
         return None
@@ -315,7 +328,10 @@ def _spread_scene(work: _Work) -> _Found | None:
     sure = label >= 0
     point[index[sure]] = np.eye(work.classes, dtype=np.float16)[label[sure]]
     unknown[index[sure]] = False
-    return point, work.likeness(superpoints.feature).astype(np.float16)[superpoint], unknown, superpoint
+    feat = work.likeness(superpoints.feature).astype(np.float16)[superpoint]
+    rows = np.sort(index)
+    write_scene(root, scene, work.store.points(scene), point, feat, rows, superpoint=superpoint, unknown=unknown)
+    return True
 
 
 def _index_and_label(answers: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

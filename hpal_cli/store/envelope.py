@@ -23,6 +23,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
+from hpal_cli.parallel.cluster import current_run
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.plain import NotPlain, PlainArray, crc32c, group_attributes, read_metadata
 from hpal_cli.store.remote import RemotePath, in_flight
@@ -141,13 +142,17 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
         raise HpalError(path, f"its zarr.json is damaged ({_first_line(error)})", _REMEDY) from error
 
 
-@functools.lru_cache(maxsize=16)
 def reopened(kind: Callable[[Path], Any], path: Path, scenes: str) -> Any:
     """A store that another process has opened, opened here, once.
 
     Raises:
         HpalError: it is of other scenes than it was there.
     """
+    return _reopened(kind, path, scenes, current_run())
+
+
+@functools.lru_cache(maxsize=16)
+def _reopened(kind: Callable[[Path], Any], path: Path, scenes: str, run: str) -> Any:
     store = kind(path)
     if store.table.id != scenes:
         raise HpalError(path, "was replaced while it was read", "run the command again")

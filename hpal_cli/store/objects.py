@@ -119,6 +119,12 @@ def send(folder: Path, path: RemotePath, name: str = "") -> None:
     in_flight(put, files)
 
 
+def put(path: RemotePath, data: bytes) -> None:
+    """Writes an object."""
+    with reached(path):
+        path.objects.put(path.key, data)
+
+
 class InPlace:
     """A writer of a store. The store's `zarr.json`, with `complete: false`, says that the store is being written: it is
     written again every `RENEWED` seconds, and a writer that has not done this for `STALE` seconds counts as dead."""
@@ -265,7 +271,7 @@ class InPlace:
 
     def _remove_others(self) -> None:
         """Removes everything but the root's `zarr.json`."""
-        _remove_below(self.path, but=self._key)
+        remove_below(self.path, but=self._key)
 
 
 def _version(found: Any) -> dict[str, str]:
@@ -370,10 +376,10 @@ def remove(path: RemotePath) -> None:
     """Removes a store, and first the `zarr.json` that makes it one."""
     with reached(path):
         path.objects.delete(f"{path.key}/zarr.json")
-    _remove_below(path)
+    remove_below(path)
 
 
-def _remove_below(path: RemotePath, *, but: str = "") -> None:
+def remove_below(path: RemotePath, *, but: str = "") -> None:
     """Removes all objects below `path`, except the one called `but`."""
     with reached(path):
         for batch in path.objects.list(f"{path.key}/", chunk_size=1000):

@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 _OWN = ("id", "scenes", "history", "part")
 """The root attributes in which parts of one store may differ."""
 
-_WITH_VALUE = ("--shard", "--jobs", "--device", "--color", "--progress")
+_WITH_VALUE = ("--shard", "--jobs", "--scheduler", "--device", "--color", "--progress")
 _FLAGS = ("--resume", "--overwrite", "--keep-going", "-q", "--quiet", "-v", "--verbose")
 """Options that change how a part is made, and not what is in it."""
 

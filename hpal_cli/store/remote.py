@@ -205,6 +205,7 @@ def bucket(scheme: str, name: str) -> ObjectStore:
 
     Raises:
         ValueError: HPAL_REMOTE_PATIENCE is no number of seconds.
+        HpalError: there are no credentials for S3.
     """
     from datetime import timedelta
 
@@ -212,6 +213,8 @@ def bucket(scheme: str, name: str) -> ObjectStore:
 
     if scheme == "memory":
         return MemoryStore()
+    if scheme == "s3":
+        _require_credentials(name)
     patience = float(os.environ.get("HPAL_REMOTE_PATIENCE", PATIENCE))
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
     # `from_url` would take the web address of a bucket of S3 or Azure for a bucket, which needs credentials.
@@ -228,6 +231,35 @@ def bucket(scheme: str, name: str) -> ObjectStore:
         retry_config={"max_retries": 10, "retry_timeout": timedelta(seconds=patience)},
     )
     return made
+
+
+_SIGNED_BY = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+)
+"""The variables that say how requests to S3 are signed. Without them, a service of Amazon's computers is asked."""
+
+
+def _require_credentials(name: str) -> None:
+    """Looks whether there is such a service, if there are no credentials. obstore would ask for it for minutes.
+
+    Raises:
+        HpalError: there is none.
+    """
+    if any(os.environ.get(variable) for variable in _SIGNED_BY):
+        return
+    import socket
+    from urllib.parse import urlsplit
+
+    service = urlsplit(os.environ.get("AWS_METADATA_ENDPOINT", "http://169.254.169.254"))
+    try:
+        socket.create_connection((service.hostname or "", service.port or 80), timeout=2).close()
+    except OSError as error:
+        remedy = f"set {_CREDENTIALS['s3']} in the environment"
+        raise HpalError(f"s3://{name}", "needs credentials, and none are set", remedy) from error
 
 
 @contextlib.contextmanager

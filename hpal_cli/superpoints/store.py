@@ -6,8 +6,9 @@ import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -15,16 +16,20 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry, to_json
-from hpal_cli.parallel import cores, default_jobs, map_in_order
+from hpal_cli.parallel import at_most, default_jobs, map_in_order, threads_of
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import read_metadata
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store import envelope
 from hpal_cli.store.remote import may_write
+from hpal_cli.store.tasks import Place, beside
 from hpal_cli.superpoints.build import Superpoints, build, scale_of
 from hpal_cli.superpoints.graph import Graph
 from hpal_cli.superpoints.likeness import Likeness
+
+if TYPE_CHECKING:
+    from hpal_cli.parallel import Cluster
 
 METHOD = 2
 """The version of the method. Superpoints that another version found are computed again."""
@@ -151,12 +156,16 @@ def scenes_of(path: Path) -> Path | None:
 
 
 def open_superpoints(
-    store: SceneStore, *, jobs: int | None = None, history: Sequence[Entry] = (), monitor: Monitor | None = None
+    store: SceneStore,
+    *,
+    jobs: int | Cluster | None = None,
+    history: Sequence[Entry] = (),
+    monitor: Monitor | None = None,
 ) -> SuperpointStore:
     """Opens the superpoints of a scenes store, which are in the store beside it. If that store is missing or does not
     fit, the superpoints are computed and written there, or to a temporary folder if that place is not writable.
 
-    jobs: number of processes (None: `default_jobs`), on which the result does not depend.
+    jobs: number of processes (None: `default_jobs`), or a cluster; the result does not depend on it.
 
     Raises:
         HpalError: a store of another kind is in that place, or a store cannot be read or written.
@@ -188,7 +197,7 @@ def make_superpoints(
     store: SceneStore,
     out: Path,
     *,
-    jobs: int | None = None,
+    jobs: int | Cluster | None = None,
     overwrite: bool = False,
     history: Sequence[Entry] = (),
     monitor: Monitor | None = None,
@@ -202,7 +211,7 @@ def make_superpoints(
     scenes = list(store.table)
     if not scenes:
         raise HpalError(store.path, "has no scenes", "run `hpal prep` on a folder that holds some")
-    jobs = min(default_jobs() if jobs is None else jobs, len(scenes))
+    jobs = at_most(default_jobs() if jobs is None else jobs, len(scenes))
     scale = store_scale(store)
     attributes = {
         "id": store.table.id,
@@ -213,20 +222,21 @@ def make_superpoints(
         "scale": scale,
         "history": to_json([*store.history, *history]),
     }
-    threads = max(1, cores() // jobs)
-    work = [_Work(store, scene, scale, threads) for scene in scenes]
     train = any(scene.split == "train" for scene in scenes)
     described = []
     with (
         envelope.create(out, "superpoints", attributes, overwrite=overwrite) as (root, folder),
+        beside(out, jobs) as tasks,
         monitor.task("superpoints", len(scenes)) as task,
     ):
-        for scene, found in zip(scenes, map_in_order(_build, work, jobs), strict=True):
-            _write(root.require_group(f"scenes/{scene.name}"), found)
-            envelope.scene_written(out, folder, scene.name)
-            if scene.split == "train" or not train:
-                described.append(found.feature)
-            task.advance(1, f"{scene.name}  {len(found):,} superpoints")
+        place = tasks.place(out, folder)
+        work = [_Work(store, scene, scale, threads_of(jobs), place) for scene in scenes]
+        with contextlib.closing(map_in_order(_build, work, jobs)) as results:
+            for scene, feature in zip(scenes, results, strict=True):
+                place.finish(root, scene.name)
+                if scene.split == "train" or not train:
+                    described.append(feature)
+                task.advance(1, f"{scene.name}  {len(feature):,} superpoints")
         likeness, group = Likeness.fit(described), root.require_group("likeness")
         for name in _LIKENESS:
             envelope.write_array(group, name, getattr(likeness, name))
@@ -255,10 +265,18 @@ class _Work:
     scene: SceneInfo
     scale: float
     threads: int
+    place: Place
 
 
-def _build(work: _Work) -> Superpoints:
-    return build(work.store.points(work.scene), scale=work.scale, unit=work.store.unit, threads=work.threads)
+def _build(work: _Work) -> NDArray[np.floating]:
+    """Writes the superpoints of a scene. Returns their descriptions (S, K), from which the likeness is learned."""
+    return work.place.write(work.scene.name, partial(_write_built, work))
+
+
+def _write_built(work: _Work, root: zarr.Group, _: Path) -> NDArray[np.floating]:
+    found = build(work.store.points(work.scene), scale=work.scale, unit=work.store.unit, threads=work.threads)
+    _write(root.require_group(f"scenes/{work.scene.name}"), found)
+    return found.feature
 
 
 def _write(group: zarr.Group, found: Superpoints) -> None:
