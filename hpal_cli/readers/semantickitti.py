@@ -56,15 +56,15 @@ CLASSES: ClassTable | None = ClassTable(
 
 _LIDARSEG = "_lidarseg.bin"
 _NUMBERS = 4
-"""Of a point: x y z remission."""
+"""Numbers of a point: x y z remission."""
 
 _POINT = 4 * _NUMBERS
 _OTHER_WIDTHS = (5, 6)
 """How many numbers other programs write for each point in files of the same name; mmdetection3d 6 for Waymo."""
 
-_TELLING, _PLAINLY, _LEAST = 100, 0.2, 1e-3
-"""Points of a file of which that can be told; by how much a logarithm has to be smaller; the smallest distance that is
-compared."""
+_MIN_POINTS, _MIN_DIFFERENCE, _MIN_DISTANCE = 100, 0.2, 1e-3
+"""Points that a file must have for its number of numbers to be guessed; how much smaller `_spread` must be for another
+number to be chosen; and the smallest distance that `_spread` compares."""
 
 _REMEDY = "fetch the scan again"
 
@@ -120,16 +120,17 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def _rows(path: Path) -> NDArray[np.float32]:
-    """The numbers of a file as (N, 4), or as (N, 5) or (N, 6) where its columns are then plainly more uniform.
+    """The numbers of a file as rows (N, 4), or as (N, 5) or (N, 6) if the numbers in each column then differ clearly
+    less (`_spread`).
 
     Raises:
         HpalError: the size is not that of whole points.
     """
     size, numbers = path.stat().st_size, np.fromfile(path, "<f4")
-    widths = [w for w in (_NUMBERS, *_OTHER_WIDTHS) if size % (4 * w) == 0 and size >= 4 * w * _TELLING]
+    widths = [w for w in (_NUMBERS, *_OTHER_WIDTHS) if size % (4 * w) == 0 and size >= 4 * w * _MIN_POINTS]
     best = min(widths, key=lambda width: _spread(numbers, width), default=_NUMBERS)
     width = _NUMBERS
-    if best != width and _spread(numbers, best) < _spread(numbers, width) - _PLAINLY:
+    if best != width and _spread(numbers, best) < _spread(numbers, width) - _MIN_DIFFERENCE:
         width = best
     if size % (4 * width):
         raise HpalError(path, f"has {size} bytes, not {_POINT} for each point", _REMEDY)
@@ -137,8 +138,9 @@ def _rows(path: Path) -> NDArray[np.float32]:
 
 
 def _spread(numbers: NDArray[np.float32], width: int) -> float:
-    """How far the numbers of a column lie apart, as the mean logarithm over the columns of rows of this width: in rows
-    of a wrong width, columns mix metres with shares of 1."""
+    """How much the numbers in a column differ if rows have this width: the mean over the columns of the logarithm of
+    the mean distance from the median. In rows of a wrong width, columns mix metres with numbers from 0 to 1, and differ
+    more."""
     columns = (np.nan_to_num(numbers[n::width].astype(np.float64)) for n in range(width))
     apart = [np.abs(column - np.median(column)).mean() for column in columns]
-    return float(np.mean(np.log(np.maximum(apart, _LEAST))))
+    return float(np.mean(np.log(np.maximum(apart, _MIN_DISTANCE))))
