@@ -1,4 +1,4 @@
-/* The leaf of a tree that each row ends in (trees.py). */
+/* Finds the leaf of a tree in which each row ends (trees.py). */
 #include <stdint.h>
 
 /* rows: (count, columns); column, threshold: (nodes,) and child: (nodes, 2) as in trees.py; leaf: (count,) rows of its

@@ -1,9 +1,9 @@
-/* Points by voxel: one bit for each cell of the bounding box says whether a point lies in it, and counting the bits
- * before a cell gives its voxel's number. No point is compared with another. */
+/* Groups points by voxel (voxels.py). One bit for each cell of the bounding box says whether a point lies in it, and
+ * the number of bits before that of a cell is the number of its voxel. So no point is compared with another. */
 #include <math.h>
 #include <stdint.h>
 
-/* Of the (count, 3) cells: the lowest and the highest of each axis, count > 0. */
+/* The lowest and the highest cell along each axis, of cells (count, 3) with count > 0. */
 void hpal_extent(const int64_t *cell, int64_t count, int64_t *low, int64_t *high)
 {
     for (int axis = 0; axis < 3; axis++) {
@@ -18,10 +18,11 @@ void hpal_extent(const int64_t *cell, int64_t count, int64_t *low, int64_t *high
     }
 }
 
-/* Of (count, 3) numbers: the lowest and the highest of each axis, count > 0. Returns whether all are numbers. */
+/* The lowest and the highest number along each axis, of positions (count, 3) with count > 0. Returns 0 if one
+ * is NaN. */
 int hpal_bounds(const float *xyz, int64_t count, float *low, float *high)
 {
-    /* A multiple of 3 and of every width of a vector: a place always belongs to the same axis. */
+    /* A multiple of 3 and of every length of a vector, so that each index below it always belongs to the same axis. */
     enum { WIDE = 48 };
     float least[WIDE], most[WIDE];
     int32_t odd[WIDE];
@@ -51,9 +52,9 @@ int hpal_bounds(const float *xyz, int64_t count, float *low, float *high)
     return whole;
 }
 
-/* Numbers the voxels in the order of their cells and returns how many there are. bits: zeros, one for each cell of the
- * box; before: a number for each 64 of them; group: (count,) in: the place of each point's cell in the box, out: the
- * number of its voxel. */
+/* Numbers the voxels in the order of their cells, and returns how many there are. bits: one bit for each cell of the
+ * box, all 0 at first; before: space for a number for every 64 of them; group: (count,) the index of each point's cell
+ * in the box, which is replaced by the number of its voxel. */
 static int64_t number_voxels(uint64_t *bits, int64_t *before, int64_t words, int64_t *group, int64_t count)
 {
     for (int64_t n = 0; n < count; n++)
@@ -71,7 +72,8 @@ static int64_t number_voxels(uint64_t *bits, int64_t *before, int64_t words, int
     return found;
 }
 
-/* Numbers the voxels of (count, 3) cells in a box of `extent` cells from `low`; the rest is that of number_voxels(). */
+/* Numbers the voxels of points whose cells are given (count, 3), in a box of `extent` cells that begins at `low`. The
+ * other arguments are those of number_voxels(). */
 int64_t hpal_group(const int64_t *cell, int64_t count, const int64_t *low, const int64_t *extent, uint64_t *bits,
                    int64_t *before, int64_t words, int64_t *group)
 {
@@ -82,7 +84,8 @@ int64_t hpal_group(const int64_t *cell, int64_t count, const int64_t *low, const
     return number_voxels(bits, before, words, group, count);
 }
 
-/* The same for positions, whose cell is floor(xyz / edge): cells within 2^31, in a box of less than 2^31 of them. */
+/* The same for positions (count, 3), whose cell is floor(xyz / edge). Cells must fit into 32 bits, and the box must
+ * have less than 2^31 of them. */
 int64_t hpal_group_positions(const float *xyz, int64_t count, float edge, const int64_t *low, const int64_t *extent,
                              uint64_t *bits, int64_t *before, int64_t words, int64_t *group)
 {
@@ -97,16 +100,16 @@ int64_t hpal_group_positions(const float *xyz, int64_t count, float edge, const 
     return number_voxels(bits, before, words, group, count);
 }
 
-/* What the first point of each voxel says, for points in voxels `group` (count,): its row of `columns` (count, width)
- * and of xyz (count, 3) into features (voxels, width + 3), and `scene` and its cell into voxel (voxels, 4). first:
- * (voxels,) for that point's row. */
+/* Copies the inputs of each voxel's first point. group: (count,) the voxel of each point. Writes to features (voxels,
+ * width + 3) the point's row of `columns` (count, width) and of xyz (count, 3), to voxel (voxels, 4) the number `scene`
+ * and the point's cell, and to first (voxels,) the point's row. */
 void hpal_first_of_each(const float *xyz, const float *columns, int64_t width, int64_t count, float edge, int64_t scene,
                         const int64_t *group, int64_t voxels, int64_t *first, float *features, int32_t *voxel)
 {
-    /* Of several that are written to one place the last stays. */
+    /* From the last point to the first, since of several rows that are written to one place the last one stays. */
     for (int64_t n = count - 1; n >= 0; n--)
         first[group[n]] = n;
-    /* Voxel by voxel, so that memory is written from front to back: more is written than read. */
+    /* Voxel by voxel, so that memory is written from front to back, since more is written than read. */
     for (int64_t m = 0; m < voxels; m++) {
         const float *here = xyz + 3 * first[m], *more = columns + width * first[m];
         for (int64_t k = 0; k < width; k++)

@@ -16,6 +16,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, at most 160 letters, or its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 class Repeated:
     """Collects messages about many scenes or files. A message that repeats word for word is shown once, and at the end
     with the other places where it holds."""

@@ -343,7 +343,7 @@ def _serve(
     done, total = session.counts()
     if done < total:
         console.say(
-            f"{total - done:,} of {counted(total, 'query', 'queries')} left: the same command goes on with them"
+            f"{total - done:,} of {counted(total, 'query', 'queries')} left: the same command continues with them"
         )
     if asked.scenes is not None and (given or done):
         console.say(
@@ -392,7 +392,7 @@ def _ask_person(
         require_absent(table, overwrite=overwrite)
     if store is None and (clips is not None or (output is not None and not output.exists())):
         option = "--clips" if clips is not None else "-o"
-        raise UsageError(option, f"needs the scenes that {subject} is of", "name their store with --source")
+        raise UsageError(option, f"needs the scenes that {subject} belongs to", "name their store with --source")
     labels = None
     if output is not None:
         labels = (
@@ -477,24 +477,24 @@ def _take_answers(
             raise UsageError("--source", problem, "name the scenes or predictions store")
         store = open_scenes(source or output)
     known = LabelStore(output) if output.exists() else None
-    taken = import_answers(answered, store, asked=asked, labels=known)
-    for note in taken.notes:
+    imported = import_answers(answered, store, asked=asked, labels=known)
+    for note in imported.notes:
         console.say(note)
-    if not taken.given:
-        console.say(f"{answered}: no answers yet ({taken.blank:,} blank)")
+    if not imported.given:
+        console.say(f"{answered}: no answers yet ({imported.blank:,} blank)")
         console.report({"done": "answers", **_added(output, known, None), "known_before": 0, "cost": None})
         return
-    if taken.unasked:
-        console.say(f"{counted(taken.unasked, 'answer')} for points that were never asked about; they are kept too")
+    if imported.unasked:
+        console.say(f"{counted(imported.unasked, 'answer')} for points that were never asked about; they are kept too")
     labels = LabelStore.at(output, store.classes, store.table, unit=store.unit, subject=store.path)
-    batch = labels.append_new(taken.rows, taken.source, this_call(NAME)[0])
-    if again := len(taken.rows) - (0 if batch is None else len(batch.rows)):
+    batch = labels.append_new(imported.rows, imported.source, this_call(NAME)[0])
+    if again := len(imported.rows) - (0 if batch is None else len(batch.rows)):
         console.say(f"{counted(again, 'answer')} known already")
     if batch is not None:
         _say_added(console, labels, batch)
-    if taken.blank:
-        console.say(f"{counted(taken.blank, taken.word)} of {answered} still blank")
-    spent = Cost.from_answers(taken.rows, taken.given, None if isinstance(store, LabelStore) else store.grid)
+    if imported.blank:
+        console.say(f"{counted(imported.blank, imported.word)} of {answered} still blank")
+    spent = Cost.from_answers(imported.rows, imported.given, None if isinstance(store, LabelStore) else store.grid)
     if cost:
         console.say(str(spent))
     console.report({"done": "answers", **_added(output, labels, batch), "known_before": again, "cost": spent.to_json()})
@@ -544,8 +544,10 @@ def _show_log(console: Console, labels: LabelStore) -> None:
     headers = ["round", "time", "answers", "unsure", "changed", "counting", "state", "source"]
     if any(logged.batch.seconds is not None for logged in log.batches):
         headers.append("seconds")
-        taken = (logged.batch.seconds for logged in log.batches)
-        rows = [(*row, "" if seconds is None else f"{seconds:.1f}") for row, seconds in zip(rows, taken, strict=True)]
+        durations = (logged.batch.seconds for logged in log.batches)
+        rows = [
+            (*row, "" if seconds is None else f"{seconds:.1f}") for row, seconds in zip(rows, durations, strict=True)
+        ]
     console.table(headers, rows, data=True)
     if not console.verbose:
         return

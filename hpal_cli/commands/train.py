@@ -103,8 +103,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Size of the network: full, the paper's, or small, which has half its widths and is quicker on a CPU.  "
-            "[that of the preset]",
+            help="Size of the network: full, the paper's, or small, which has half its widths and is quicker on a "
+            "CPU.  [that of the preset]",
         ),
     ] = None,
     inputs: Annotated[

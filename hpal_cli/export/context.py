@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.export.clouds import class_colors, class_comments
@@ -97,15 +98,8 @@ def greyed(points: Points) -> NDArray[np.uint8]:
 def nearest_pick(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
     """(K, 3) positions -> (K,) the distance of each to the nearest other one, in their unit; infinite if there is only
     one."""
-    nearest = np.full(len(xyz), np.inf)
-    # A block of rows at a time, because the whole table of distances between thousands of picks would need gigabytes.
-    for start in range(0, len(xyz), 256):
-        block = np.asarray(xyz[start : start + 256], np.float64)
-        square = ((block[:, None] - xyz[None]) ** 2).sum(axis=2)
-        rows = np.arange(len(block))
-        square[rows, start + rows] = np.inf
-        nearest[start : start + 256] = np.sqrt(square.min(axis=1))
-    return nearest
+    distance: NDArray[np.float64] = cKDTree(xyz).query(xyz, 2)[0][:, 1]
+    return distance
 
 
 def overview(

@@ -26,6 +26,7 @@ from hpal_cli.store.files import atomic_write
 from hpal_cli.store.remote import local_copy
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.trees import Trees
+from hpal_cli.wording import first_line
 
 SPEC = 2
 
@@ -119,10 +120,6 @@ _UNREADABLE = (
 )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or repr(error)).splitlines()[0][:120]
-
-
 def load(path: Path) -> Forest:
     """Reads a forest.
 
@@ -168,7 +165,7 @@ def load(path: Path) -> Forest:
     except HpalError:
         raise
     except _UNREADABLE as error:
-        raise HpalError(path, f"is not a whole hpal forest ({_first_line(error)})", remedy) from error
+        raise HpalError(path, f"is not a whole hpal forest ({first_line(error)})", remedy) from error
     width, classes = forest.columns, len(forest.classes)
     if not stages:
         raise HpalError(path, "holds no trees", remedy)

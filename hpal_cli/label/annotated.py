@@ -70,9 +70,9 @@ def read_ply(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:
 
     columns = _bare(ply.vertices(path))
     with path.open("rb") as file:
-        said = parse(read_text(file, path), path)
+        header = parse(read_text(file, path), path)
     found = _identified(path, columns, table)
-    found.table = said.scenes
+    found.table = header.scenes
     found.label = _field(found, columns, classes)
     return found
 

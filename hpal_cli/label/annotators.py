@@ -41,7 +41,9 @@ def annotators(batches: Sequence[Batch]) -> list[Annotator]:
     times: dict[str, list[float]] = {}
     for batch in _timed(batches):
         times.setdefault(batch.source, []).append(batch.seconds or 0.0)
-    return [Annotator(name, len(taken), sum(taken) / 3600, float(np.median(taken))) for name, taken in times.items()]
+    return [
+        Annotator(name, len(seconds), sum(seconds) / 3600, float(np.median(seconds))) for name, seconds in times.items()
+    ]
 
 
 def agreements(batches: Sequence[Batch]) -> list[Agreement]:

@@ -67,7 +67,7 @@ def import_answers(
     rows = np.concatenate([np.zeros(0, ANSWER), *(part.rows for part in matched)])
     if len(np.unique(point_keys(rows))) < len(rows):
         raise HpalError(path, "two of its files have an answer for the same point", "keep one file for each scene")
-    taken = ImportedAnswers(
+    imported = ImportedAnswers(
         rows,
         f"{what} {path}",
         len(rows),
@@ -75,15 +75,15 @@ def import_answers(
         files[0].what,
         notes=[note for notes in ([*f.notes, *m.notes] for f, m in zip(files, matched, strict=True)) for note in notes],
     )
-    _compare(taken, asked, labels)
+    _compare(imported, asked, labels)
     if asked is not None and REGION in (asked.dtype.names or ()):
-        taken.rows = _by_region(rows, asked)
-        taken.notes.append(f"{counted(len(rows), 'answer')} for {counted(len(taken.rows), 'point')} of regions")
+        imported.rows = _by_region(rows, asked)
+        imported.notes.append(f"{counted(len(rows), 'answer')} for {counted(len(imported.rows), 'point')} of regions")
     elif regions := sum(found.regions for found in files):
-        taken.notes.append(
+        imported.notes.append(
             f"{counted(regions, 'answer')} for regions label one point each; give the selection too to label all points"
         )
-    return taken
+    return imported
 
 
 def _read(path: Path, store: Store) -> tuple[list[Annotated], str]:
@@ -98,13 +98,13 @@ def _read(path: Path, store: Store) -> tuple[list[Annotated], str]:
     return [read(path, store.classes, store.table)], "cloud"
 
 
-def _compare(taken: ImportedAnswers, asked: Rows | None, labels: LabelStore | None) -> None:
+def _compare(imported: ImportedAnswers, asked: Rows | None, labels: LabelStore | None) -> None:
     known = [point_keys(asked)] if asked is not None else []
     if labels is not None and len(found := labels.asked()):
         # A point that has an answer may be answered again, and is not counted as one that nobody asked about.
         known += [point_keys(found), point_keys(labels.latest())]
     if known:
-        taken.unasked = int((~np.isin(point_keys(taken.rows), np.concatenate(known))).sum())
+        imported.unasked = int((~np.isin(point_keys(imported.rows), np.concatenate(known))).sum())
 
 
 def _by_region(rows: NDArray[np.void], asked: Rows) -> NDArray[np.void]:

@@ -33,13 +33,15 @@ def read_folder(folder: Path, classes: ClassTable, table: SceneTable) -> list[An
     Raises:
         HpalError: the folder has no such files, a class is not in the store, or a file does not fit any scene.
     """
-    home = labels_in(folder)
-    if home is None:
+    labels_folder = labels_in(folder)
+    if labels_folder is None:
         raise HpalError(folder, f"has no labels/{CLASSES}", "give the folder of a labelCloud project")
-    numbers = _numbers(home / CLASSES, classes)
-    files = sorted((home / "segmentation").glob("*.bin"))
+    numbers = _numbers(labels_folder / CLASSES, classes)
+    files = sorted((labels_folder / "segmentation").glob("*.bin"))
     if not files:
-        raise HpalError(home, "has no segmentation/*.bin", "label a cloud in labelCloud's segmentation mode first")
+        raise HpalError(
+            labels_folder, "has no segmentation/*.bin", "label a cloud in labelCloud's segmentation mode first"
+        )
     return [_read(path, numbers, table) for path in files]
 
 

@@ -71,8 +71,8 @@ def read_log(store: LabelStore) -> Log:
     """Reads the log of a store. An answer that was undone does not count, and replaces no other answer."""
     batches = store.batches()
     rows = np.concatenate([np.zeros(0, ANSWER), *(batch.rows for batch in batches)])
-    home = np.repeat(np.arange(len(batches)), [len(batch.rows) for batch in batches])
-    stands = np.array([batch.stands for batch in batches], bool)[home]
+    batch_of_row = np.repeat(np.arange(len(batches)), [len(batch.rows) for batch in batches])
+    stands = np.array([batch.stands for batch in batches], bool)[batch_of_row]
     order = np.flatnonzero(stands)
     order = order[np.lexsort((order, rows["index"][order], rows["scene"][order]))]
     replaced = same_as_next(rows[order])
@@ -81,7 +81,7 @@ def read_log(store: LabelStore) -> Log:
     changed[order[1:][replaced[:-1]]] = True
 
     def sums(which: NDArray[np.bool_]) -> list[int]:
-        return np.bincount(home[which], minlength=len(batches)).tolist()
+        return np.bincount(batch_of_row[which], minlength=len(batches)).tolist()
 
     columns = zip(batches, sums(rows["label"] < 0), sums(changed), sums(counts), strict=True)
     return Log([Logged(*row) for row in columns], rows, counts)

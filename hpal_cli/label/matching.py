@@ -110,11 +110,11 @@ def _by_index(found: Annotated, answered: NDArray[np.int64], store: Store) -> Ma
             )
         _refuse(found, answered, wrong, "has an index that a viewer rounded (binary PLY keeps it)")
         if found.typed:
-            _require_there(found, answered, scene, index, store)
+            _require_positions(found, answered, scene, index, store)
     return Matched(_answers(found, answered, scene, index))
 
 
-def _require_there(
+def _require_positions(
     found: Annotated,
     answered: NDArray[np.int64],
     scene: NDArray[np.integer],
@@ -192,7 +192,7 @@ def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) ->
         for scene, _, local, inside in _around(found, place, store):
             if inside.all() and (cell := _originals(local, store, scene)) is not None:
                 return _by_majority(found, answered, scene, cell)
-    home, row = np.full(len(answered), -1), np.zeros(len(answered), np.int64)
+    scene_number, row = np.full(len(answered), -1), np.zeros(len(answered), np.int64)
     exact, double = np.zeros(len(answered), bool), np.zeros(len(answered), bool)
     for scene, xyz, local, inside in _around(found, place, store):
         reach = _step(store, xyz) / 2
@@ -201,19 +201,21 @@ def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) ->
         distance, nearest = distance[np.isfinite(distance)], nearest[np.isfinite(distance)]
         same = distance <= POSITION_TOLERANCE / store.unit
         # Neighbouring rooms share walls: a point at the same position is preferred to one that is only near.
-        taken, better = home[at] >= 0, same & ~exact[at]
-        double[at] = np.where(better, False, double[at] | (taken & (same == exact[at])))
-        new = ~taken | better
-        home[at[new]], row[at[new]], exact[at[new]] = scene.number, nearest[new], same[new]
+        matched, better = scene_number[at] >= 0, same & ~exact[at]
+        double[at] = np.where(better, False, double[at] | (matched & (same == exact[at])))
+        new = ~matched | better
+        scene_number[at[new]], row[at[new]], exact[at[new]] = scene.number, nearest[new], same[new]
     _refuse(found, answered, double, "lies in more than one scene")
-    _refuse(found, answered, home < 0, "has no scene and index, and no grid point is within half a grid step of it")
-    key = home.astype(np.int64) << 40 | row
+    _refuse(
+        found, answered, scene_number < 0, "has no scene and index, and no grid point is within half a grid step of it"
+    )
+    key = scene_number.astype(np.int64) << 40 | row
     order = np.argsort(key, kind="stable")
     twice = np.zeros(len(answered), bool)
     twice[order[1:][key[order[1:]] == key[order[:-1]]]] = True
     _refuse(found, answered, twice, "is as near to a grid point as another answered point")
     note = f"{counted(len(answered), 'point')} of {found.path} matched by position"
-    return Matched(_answers(found, answered, home, row), [note])
+    return Matched(_answers(found, answered, scene_number, row), [note])
 
 
 def _around(

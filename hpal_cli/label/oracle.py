@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
+from hpal_cli.label.queries import asked_scene
 from hpal_cli.label.rounding import looks_rounded
 from hpal_cli.labels.store import ANSWER, rows_of_scenes
 from hpal_cli.scenes.store import SceneStore
@@ -30,20 +31,8 @@ def answer(store: SceneStore, asked: Rows, subject: object) -> Rows:
     answers = np.zeros(len(asked), ANSWER)
     answers["scene"], answers["index"] = asked["scene"], asked["index"]
     for number, here in rows_of_scenes(asked["scene"]).items():
-        if not 0 <= number < len(store.table):
-            raise HpalError(
-                subject,
-                f"asks about scene {number}, which {store.path} does not have",
-                "give the scenes that the selection was made from",
-            )
-        scene = store.table[number]
         index = asked["index"][here]
-        if index.min() < 0 or index.max() >= scene.points:
-            raise HpalError(
-                subject,
-                f"asks about a point outside scene {scene.name}",
-                "give the scenes that the selection was made from",
-            )
+        scene = asked_scene(store, number, index, subject)
         truth = store.labels(scene)
         if truth is None:
             raise HpalError(store.path, f"scene {scene.name} has no labels to answer from", "use `hpal label --table`")

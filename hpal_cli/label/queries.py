@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hpal_cli.errors import HpalError
 from hpal_cli.label.tour import short_tour
 from hpal_cli.labels.store import by_scene
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.selection.selector import scored_store
 from hpal_cli.store.envelope import kind_of
@@ -50,7 +52,7 @@ def selection_store(header: Header, source: Path | None, beside: Path | None) ->
     None if that is neither where the header says nor in the folder `beside`.
 
     Raises:
-        HpalError: `source` is no scenes or predictions store, or the store is of other scenes than the selection.
+        HpalError: `source` is no scenes or predictions store, or the store belongs to other scenes than the selection.
     """
     path = source or scored_store(header, beside)
     if path is None or (source is None and not path.exists()):
@@ -58,6 +60,24 @@ def selection_store(header: Header, source: Path | None, beside: Path | None) ->
     store = SceneStore(path) if kind_of(path) == "scenes" else PredictionStore(path)
     require_scenes(header, store.table.id, "selection", path, "give the store that was scored")
     return store
+
+
+def asked_scene(
+    store: PredictionStore | SceneStore, number: int, index: NDArray[np.integer], subject: object
+) -> SceneInfo:
+    """The scene with this number, of which a selection asks about the rows `index` (K,). subject: the name of the
+    selection for messages.
+
+    Raises:
+        HpalError: the store has no such scene or row.
+    """
+    remedy = "give the store that the selection was made from"
+    if not 0 <= number < len(store.table):
+        raise HpalError(subject, f"asks about scene {number}, which {store.path} does not have", remedy)
+    scene = store.table[number]
+    if index.min() < 0 or index.max() >= scene.points:
+        raise HpalError(subject, f"asks about a point outside scene {scene.name}", remedy)
+    return scene
 
 
 def queries(asked: Rows, store: PredictionStore | SceneStore | None = None) -> list[Query]:

@@ -33,7 +33,7 @@ class NetworkInput:
     def to(self, device: torch.device) -> NetworkInput:
         return NetworkInput(
             self.features.to(device, non_blocking=True),
-            # There, and not on the way, where the copy would have to wait.
+            # Converted on the device: a copy converted before is not in pinned memory, and the host would wait for it.
             self.voxel.to(device, non_blocking=True).long(),
             self.inverse.to(device, non_blocking=True).long(),
         )
@@ -76,8 +76,8 @@ def unit_color(rgb: NDArray[np.uint8] | None) -> NDArray[np.float32] | None:
 
 def concatenated(*columns: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
     """(N, F) the columns beside position, such as colours (N, 3), joined; None if all are None."""
-    there = [one for one in columns if one is not None]
-    return None if not there else there[0] if len(there) == 1 else np.concatenate(there, axis=1)
+    given = [one for one in columns if one is not None]
+    return None if not given else given[0] if len(given) == 1 else np.concatenate(given, axis=1)
 
 
 def rotated(xyz: NDArray[np.float32], angle: float) -> NDArray[np.float32]:

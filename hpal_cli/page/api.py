@@ -279,10 +279,10 @@ class PageApi:
         with contextlib.suppress(RuntimeError):
             for number in numbers:
                 # No scene is read for a query that is further ahead.
-                if number == numbers[0] or self._is_there(number):
+                if number == numbers[0] or self._is_loaded(number):
                     self._start_view(number)
 
-    def _is_there(self, number: int) -> bool:
+    def _is_loaded(self, number: int) -> bool:
         try:
             return self.scene_cache.loaded(self._asks().queries[number].scene) is not None
         except HpalError:

@@ -12,12 +12,12 @@ import numpy as np
 from hpal_cli.budget import parse_share
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry
-from hpal_cli.label.queries import Query, queries, selection_store
+from hpal_cli.label.queries import Query, asked_scene, queries, selection_store
 from hpal_cli.labels.store import QUERY, LabelStore, by_scene
 from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Source
 from hpal_cli.page.live_spread import LiveSpread
-from hpal_cli.page.scene_cache import COARSE_FROM_POINTS, SceneCache, SceneEntry, require_there, source_of, stores_of
+from hpal_cli.page.scene_cache import COARSE_FROM_POINTS, SceneCache, SceneEntry, require_points, source_of, stores_of
 from hpal_cli.page.session import Session
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
@@ -68,23 +68,10 @@ def queries_asked(asked: Rows, header: Header, subject: object, *, source: Path 
         raise HpalError(subject, "is empty, so there is nothing to ask", "select some points with `hpal select`")
     store = selection_store(header, source, beside)
     if store is None:
-        raise UsageError("--source", f"is missing: the scenes that {subject} is of are not there", "name their store")
+        problem = f"is missing, and the scenes that {subject} belongs to were not found"
+        raise UsageError("--source", problem, "name their store")
     for number, rows in by_scene(asked).items():
-        here = rows["index"]
-        if not 0 <= number < len(store.table):
-            raise HpalError(
-                subject,
-                f"asks about scene {number}, which {store.path} does not have",
-                "give the store that the selection was made from",
-            )
-        scene = store.table[number]
-        if here.min() < 0 or here.max() >= scene.points:
-            raise HpalError(
-                subject,
-                f"asks about a point outside scene {scene.name}",
-                "give the store that the selection was made from",
-            )
-        require_there(scene, store)
+        require_points(asked_scene(store, number, rows["index"], subject), store)
     scenes, predictions = stores_of(store, beside)
     return Asked(queries(asked, store), store, scenes, predictions)
 
@@ -106,7 +93,7 @@ def open_label_page(
     queries, 0 to 1, that two people are asked.
 
     Raises:
-        HpalError: the labels store is of other scenes or classes, or it cannot be written.
+        HpalError: the labels store belongs to other scenes or classes, or it cannot be written.
     """
     monitor = monitor or Silent()
     rooms = asked.store
@@ -122,7 +109,7 @@ def open_label_page(
     if asked.scenes is not None:
         learner = LiveSpread(asked.scenes, monitor)
     else:
-        monitor.note(f"the scenes behind {rooms.path} are not there: the page does not spread your answers")
+        monitor.note(f"the scenes of {rooms.path} were not found: the page does not spread your answers")
     scene_cache = asked.scene_cache()
     first = next(iter(scene_cache.scenes.values()))
     if first.points < COARSE_FROM_POINTS:

@@ -143,9 +143,9 @@ class SceneCache:
         else:
             load.first.set_result(cloud)
         with self._lock:
-            there = [n for n, one in self._loads.items() if one.whole.done()]
-            points = {n: len(self._loads[n].whole.result()) for n in there}
-            for number in there:
+            complete = [n for n, one in self._loads.items() if one.whole.done()]
+            points = {n: len(self._loads[n].whole.result()) for n in complete}
+            for number in complete:
                 if number != scene.number and sum(points.values()) > CACHE_POINTS + len(cloud):
                     del self._loads[number], points[number]
 
@@ -183,12 +183,12 @@ def source_of(scene: SceneInfo, scenes: SceneStore | None, predictions: Predicti
     return Source(Points(points.xyz, points.offset), columns, store.unit, store.grid)
 
 
-def require_there(scene: SceneInfo, store: SceneStore | PredictionStore) -> None:
+def require_points(scene: SceneInfo, store: SceneStore | PredictionStore) -> None:
     """Raises:
     HpalError: the store has no points of a scene that is in its table.
     """
-    there = store.has_column(scene, "xyz") if isinstance(store, SceneStore) else store.has(scene)
-    if not there:
+    found = store.has_column(scene, "xyz") if isinstance(store, SceneStore) else store.has(scene)
+    if not found:
         raise HpalError(store.path, f"scene {scene.name} is gone", "restore a copy, or write the store again")
 
 

@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from importlib import resources
 from typing import Any
 
@@ -53,8 +53,6 @@ FILES = ("page.css", "page.js", "cloud.js", "plan.js", "remote.js", "words.js", 
 _PART = re.compile(r"(\d{1,6}):(\d{1,9}):(\d{1,9})")
 
 _CLIENT = re.compile(r"[A-Za-z0-9-]{8,64}")
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def read_file(name: str) -> bytes:
@@ -154,8 +152,8 @@ def make_app(page_api: PageApi, *, token: str, hosts: Callable[[str], bool], sto
         # A person is not asked for a name before the page is shown, and may never give one.
         name = request.query_params.get("name") or page_api.name or "someone"
         client, name = _who({"client": request.query_params.get("client"), "name": name})
-        begun, values = await run_in_threadpool(_start, page_api, client, name)
-        described = json.dumps(begun, allow_nan=False, separators=(",", ":")).encode()
+        first_answer, values = await run_in_threadpool(_start, page_api, client, name)
+        described = json.dumps(first_answer, allow_nan=False, separators=(",", ":")).encode()
         content = len(described).to_bytes(4, "little") + described + values
         return Response(content, media_type="application/octet-stream")
 
@@ -370,7 +368,7 @@ def _start(page_api: PageApi, client: str, name: str) -> tuple[dict[str, Any], b
     """All that a page needs for its first picture, in one response: its description, and the values of `first_points`,
     which `scene.first` describes. `said` and `scene` are None while the scene is being read, or if it cannot be read.
     The page then shows its frame, and requests them one by one."""
-    begun = {"about": page_api.about(), "name": name, "said": None, "scene": None}
+    first_answer = {"about": page_api.about(), "name": name, "said": None, "scene": None}
     session, scenes = page_api.session, page_api.scene_cache
     query = None if session is None else session.next(client, name)
     number = next(iter(scenes.scenes), None)
@@ -378,13 +376,13 @@ def _start(page_api: PageApi, client: str, name: str) -> tuple[dict[str, Any], b
         number = session.queries[query].scene
     try:
         if number is None or scenes.loaded(number) is None:
-            return begun, b""
+            return first_answer, b""
         said = None if session is None else _asked(page_api, client, name, query)
         scene = page_api.scene(number)
         first, values = page_api.first_points(number, scene["whole"])
-        return {**begun, "said": said, "scene": {**scene, "first": first}}, values
+        return {**first_answer, "said": said, "scene": {**scene, "first": first}}, values
     except HpalError:
-        return begun, b""
+        return first_answer, b""
 
 
 def _next(page_api: PageApi, client: str, name: str, after: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.labels.store import LabelStore
 from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Column, Source
-from hpal_cli.page.scene_cache import Marker, SceneCache, SceneEntry, require_there, source_of, stores_of
+from hpal_cli.page.scene_cache import Marker, SceneCache, SceneEntry, require_points, source_of, stores_of
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
@@ -71,7 +71,8 @@ def _of_selection(path: Path, source: Path | None, globs: Sequence[str]) -> Scen
         rows, header = reader.read(), reader.header
     store = selection_store(header, source, path.parent)
     if store is None:
-        raise UsageError("--source", f"is missing: the scenes that {path} is of are not there", "name their store")
+        problem = f"is missing, and the scenes that {path} belongs to were not found"
+        raise UsageError("--source", problem, "name their store")
     names = rows.dtype.names or ()
     marks: dict[int, list[Marker]] = {}
     order = np.argsort(rows["rank"], kind="stable") if "rank" in names else np.argsort(-rows["score"], kind="stable")
@@ -99,7 +100,7 @@ def _scene_cache(
         if not chosen:
             raise HpalError(path, "holds no point of these scenes", "choose others with --scenes")
     for scene in chosen:
-        require_there(scene, store)
+        require_points(scene, store)
         if any(not 0 <= mark.index < scene.points for mark in (marks or {}).get(scene.number, ())):
             raise HpalError(
                 path, f"names a point outside scene {scene.name}", "give the store that the file was made from"
@@ -125,14 +126,15 @@ def _behind(labels: LabelStore, source: Path | None) -> SceneStore:
         beside = [other for other in sorted(labels.path.parent.glob("*.zarr")) if kind_of(other) == "scenes"]
         path = next((other for other in beside if SceneStore(other).table.id == labels.table.id), None)
     if path is None:
-        raise UsageError("--source", f"is missing: the scenes behind {labels.path} were not found", "name their store")
+        problem = f"is missing, and the scenes that {labels.path} belongs to were not found"
+        raise UsageError("--source", problem, "name their store")
     return _scenes(path, labels.table.id, labels.path)
 
 
 def _scenes(path: Path, table: str, subject: Path) -> SceneStore:
     store = SceneStore(path)
     if store.table.id != table:
-        raise HpalError(path, f"is of other scenes than {subject}", "give the scenes that it was made of")
+        raise HpalError(path, f"belongs to other scenes than {subject}", "give the scenes that it was made from")
     return store
 
 

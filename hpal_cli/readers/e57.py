@@ -13,6 +13,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import files
 from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.wording import first_line
 
 NAME = "e57"
 CLASSES: ClassTable | None = None
@@ -68,8 +69,7 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
     except (HpalError, OSError):
         raise
     except Exception as error:  # libE57's errors have no common class but this
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HpalError(path, f"cannot be read as E57 ({why})", _REMEDY) from error
+        raise HpalError(path, f"cannot be read as E57 ({first_line(error)})", _REMEDY) from error
 
 
 def _scans(file: Any, path: Path) -> Iterator[Cloud]:

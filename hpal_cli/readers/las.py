@@ -21,6 +21,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.readers import copc, files
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.columns import native
+from hpal_cli.wording import first_line
 
 NAME = "las"
 CLASSES: ClassTable | None = None
@@ -224,8 +225,7 @@ def _named(path: Path) -> Iterator[None]:
         raise
     # A panic of the decompressor, which is written in Rust, is not an Exception.
     except BaseException as error:
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        raise HpalError(path, f"cannot be read as LAS/LAZ ({why[0]})", _REMEDY) from error
+        raise HpalError(path, f"cannot be read as LAS/LAZ ({first_line(error)})", _REMEDY) from error
 
 
 def check_records(head: bytes, size: int, path: object) -> None:

@@ -87,7 +87,7 @@ class _Work:
         path, _ = self._paths.buffer_info()
         width, most, count = doubles + bytes, 0, 0
         self._parts = array("q")
-        self._ends: list[int] = []  # the part behind each file's last one
+        self._ends: list[int] = []  # for each file the number of the part after its last one
         for file, name in zip(files, paths, strict=True):
             for begin in range(0, file.size, _PART):
                 end = min(begin + _PART, file.size)
@@ -117,8 +117,10 @@ class _Work:
         library.parse_parts(self._shared.buffer_info()[0], thread, _PART)
 
     def results(self) -> list[Rows | TextFile]:
-        found: list[TextFile | list[int]] = []  # files, and from which row to which
-        firsts, counts = self._parts[5::7], self._parts[6::7]  # -1 rows: the part is odd
+        # Files that could not be parsed, and ranges [first, last + 1] of the rows of the other files.
+        found: list[TextFile | list[int]] = []
+        # For each part its first row, and the number of its rows, which is -1 if it could not be parsed.
+        firsts, counts = self._parts[5::7], self._parts[6::7]
         begin = 0
         for file, end in zip(self._files, self._ends, strict=True):
             if begin < end and min(counts[begin:end]) < 0:

@@ -43,15 +43,16 @@ _POSITION = 3
 
 
 class Style(NamedTuple):
-    """How the numbers of a line are written: what parts them (besides blanks), and whether with decimal commas."""
+    """How the numbers of a line are written: what separates them (besides blanks), and whether they have decimal
+    commas."""
 
     separator: str
     decimal_comma: bool
 
 
 def split(line: str) -> tuple[list[str], Style]:
-    """The words of a line, and the style of the table that it is of: a comma is a decimal point between semicolons, in
-    quotes, and between blanks where each number has one or none."""
+    """The words of a line, and the style of its table. A comma is a decimal point if semicolons separate the words, if
+    it is in quotes, or if blanks separate the words and each of them has one comma at most."""
     line = unquoted(line.encode("latin-1")).decode("latin-1")
     separator = next((one for one in ";," if one in line), " ")
     if separator == ",":

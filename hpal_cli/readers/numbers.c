@@ -1,7 +1,8 @@
-// Tables of numbers in text, a batch at a time: find the tokens, turn all of them into doubles, hand out the columns.
+// Parses tables of numbers in text (number_table.py, number_files.py), a batch at a time: finds the tokens, converts
+// all of them to doubles, and writes these to the columns of the table.
 //
-// Every double is the one nearest to what is written. A short token is a whole number below 2^52 divided by a power of
-// ten; both are exact, so that the division rounds once. All others go through strtod.
+// Every double is the one nearest to the decimal number. A token of up to 16 characters is a whole number below 2^52
+// divided by a power of ten. Both are exact doubles, so only the division rounds. strtod converts all other tokens.
 
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -15,7 +16,8 @@
 #include <immintrin.h>
 #endif
 
-// A batch is filled by blocks of 64 bytes, with at most 32 tokens each; its columns take up whole vectors.
+// A batch is filled from blocks of 64 bytes, each of which has at most 32 tokens. Each column of a batch takes up a
+// whole number of vectors.
 enum { BLOCK = 64, LANES = 4, TOKENS = 1024, WIDTH = 128, FOUND = TOKENS + BLOCK, SPACE = FOUND + WIDTH * LANES };
 
 typedef uint64_t word __attribute__((aligned(1), may_alias));
@@ -24,7 +26,8 @@ typedef uint32_t halves __attribute__((vector_size(8 * LANES), may_alias));
 typedef uint32_t places __attribute__((vector_size(4 * LANES), may_alias));
 typedef double doubles __attribute__((vector_size(8 * LANES), may_alias));
 
-// Tokens in the order of the text, then column by column: their last sixteen characters, lengths and values.
+// The tokens of a batch. start, end: in the order of the text. The others are column by column: the last eight
+// characters of each token (low), the eight before these (high), its length and its value.
 typedef struct {
     uint32_t start[FOUND], end[FOUND];
     uint64_t low[SPACE] __attribute__((aligned(64))), high[SPACE] __attribute__((aligned(64)));
@@ -32,20 +35,21 @@ typedef struct {
     double value[SPACE] __attribute__((aligned(64)));
 } tokens;
 
-// Where a column goes: row n to `to[n * step]`, as a double, or as a byte where `bytes` is set.
+// Where the values of a column are written: that of row n to `to[n * step]`, as a double, or as a byte if `bytes` is
+// set.
 typedef struct {
     void *to;
     int64_t step;
     int64_t bytes;
 } column;
 
-// A table: its lines, and where they go.
+// How the lines of a table are written, and where its values go.
 typedef struct {
-    char separator; // blanks separate, too
+    char separator; // besides blanks, which always separate numbers
     int finite, width;
     const column *columns;
     int64_t capacity;        // rows
-    uint64_t closing[WIDTH]; // which of the next tokens end a line, by how many this one has
+    uint64_t closing[WIDTH]; // [n]: which of the next tokens end a line, if the current line has n tokens already
 } table;
 
 static int describe(table *to, char separator, int finite, int64_t width, const column *columns, int64_t capacity) {
@@ -57,12 +61,13 @@ static int describe(table *to, char separator, int finite, int64_t width, const 
     return 1;
 }
 
-// How many tokens are ended by the last newline, after a block in which these bits end tokens and these of them lines;
-// -1 where a line has not as many as it should. Before it there were `ends` and `line`.
+// The number of tokens up to the last newline, after one more block; -1 if a line does not have `width` tokens. end,
+// newline: the bytes of the block at which tokens end, and those that are newlines. ends, line: before the block, the
+// number of tokens that have ended, and the number of those up to the last newline.
 static inline int closed(const table *to, uint64_t end, uint64_t newline, int ends, int line) {
     const int width = to->width;
 #if defined(__BMI2__)
-    // Mostly each newline follows a token at once, and those are the right ones.
+    // The usual case: each newline comes right after a token, and after the right one.
     int has = ends - line;
     if (!(newline & ~end) && has < width) {
         uint64_t closing = _bzhi_u64(to->closing[has], (unsigned)__builtin_popcountll(end));
@@ -77,7 +82,7 @@ static inline int closed(const table *to, uint64_t end, uint64_t newline, int en
     return line;
 }
 
-// Which of 64 bytes are blanks (the separator is one), and which of these end a line.
+// A bit for each of 64 bytes: in `blank` whether it is a blank or the separator, in `newline` whether it ends a line.
 static inline void classify(const char *at, char separator, uint64_t *blank, uint64_t *newline) {
     uint64_t blanks = 0, newlines = 0;
 #if defined(__SSE2__)
@@ -102,7 +107,7 @@ static inline void classify(const char *at, char separator, uint64_t *blank, uin
     *newline = newlines;
 }
 
-// Where the bits are, no more than 32; what is written beyond their count is noise.
+// Writes the positions of the bits, of which there are at most 32, plus `base`. Up to seven meaningless numbers follow.
 static inline void positions(uint64_t bits, uint32_t base, uint32_t *out) {
     // Eight at a time, so that few branches depend on the text.
     for (int left = __builtin_popcountll(bits); left > 0; left -= 8)
@@ -114,28 +119,32 @@ static inline void positions(uint64_t bits, uint32_t base, uint32_t *out) {
 
 #define EACH(byte) (0x0101010101010101ull * (byte))
 
-// In the following, a lane is eight characters less '0', the last of them in the highest byte.
+// In the functions below, a lane is a word of eight characters, each combined with '0' by exclusive or, so that digits
+// become 0 to 9. The last character is in the highest byte.
 
+// The numbers that eight digits stand for.
 static inline words eight_digits(words digits) {
     words twos = ((digits << 3) + (digits << 1) + (digits >> 8)) & 0x00ff00ff00ff00ffull;
     halves fours = ((halves)twos & 0xffff) * 100 + ((halves)twos >> 16);
     return (words)((halves)((words)fours & 0xffffffffull) * 10000) + ((words)fours >> 32);
 }
 
+// Not zero in lanes of which a byte is not a digit.
 static inline words no_digits(words digits) { return (digits | (digits + EACH(0x76))) & EACH(0x80); }
 
-// The lowest bit of each byte that is a point or no digit at all.
+// The marks of a lane: the lowest bit of each byte that is a decimal point or, in most cases, another character than a
+// digit.
 static inline words marks(words lane) { return (lane & EACH(0x10)) >> 4; }
 
-// Not zero where there are several marks, or the one is no point.
+// Not zero in lanes that have several marks, or whose only mark is not a decimal point.
 static inline words no_point(words lane, words mark) {
-    return (lane & ((mark << 8) - mark)) ^ ((mark << 5) - (mark << 1)) /* '.' less '0', xored, is 0x1e */;
+    return (lane & ((mark << 8) - mark)) ^ ((mark << 5) - (mark << 1)) /* '.' ^ '0' is 0x1e */;
 }
 
-// The bytes before the mark: none without one.
+// The bytes before the mark; none if there is no mark.
 static inline words before(words mark) { return (mark - 1) & (words)(mark != 0); }
 
-// Ten to the number of bytes behind the mark; 1 without one, and no matter what with several.
+// Ten to the power of the number of bytes after the mark; 1 if there is no mark. Meaningless if there are several.
 static inline doubles scale(words mark) {
     static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7};
     doubles power;
@@ -143,7 +152,7 @@ static inline doubles scale(words mark) {
     return power;
 }
 
-// Exact below 2^52.
+// Whole numbers as doubles, exact below 2^52.
 static inline doubles to_doubles(words whole) { return (doubles)(whole | 0x4330000000000000ull) - 0x1p52; }
 
 static inline words select_words(words mask, words yes, words no) { return (mask & yes) | (~mask & no); }
@@ -154,7 +163,8 @@ static inline words lengths(const tokens *batch, int n) {
 
 static inline int any(words lanes) { return (lanes[0] | lanes[1] | lanes[2] | lanes[3]) != 0; }
 
-// LANES tokens of up to 8 characters, from place n on; what is not zero is wrong.
+// Converts LANES tokens of up to 8 characters, from number n on. Returns lanes that are not zero for tokens that are
+// not plain decimal numbers.
 static inline words convert_short(tokens *batch, int n) {
     words length = lengths(batch, n), shift = (64 - 8 * length) & 63;
     words lane = (*(words *)(batch->low + n) ^ EACH('0')) & (~(words){} << shift);
@@ -174,7 +184,7 @@ static inline words convert_short(tokens *batch, int n) {
     return no_point(lane, mark) | (mark & front) | none | no_digits(digits);
 }
 
-// The same with up to 16 characters, in two lanes; longer tokens are wrong.
+// The same for up to 16 characters, in two lanes each. The returned lane of a longer token is not zero.
 static inline words convert_long(tokens *batch, int n) {
     words length = lengths(batch, n), shift = (64 - 8 * length) & 63, far = (words)(length > 8);
     words cut = ~(words){} << shift;
@@ -188,7 +198,7 @@ static inline words convert_long(tokens *batch, int n) {
     words in_low = (words)(mark != 0), in_high = (words)(mark2 != 0);
     words wrong = no_point(low, mark) | no_point(high, mark2) | (mark & front) | (mark2 & front2);
     wrong |= (in_low & in_high) | (words)(length > 16) | (words)(length + minus <= 1 + ~(in_low | in_high));
-    // All before the point moves up a byte, from one lane into the other.
+    // The point is removed: all characters before it move up by one byte, also from `high` into `low`.
     low = (low & ~(front | point)) | (low & front) << 8 | (in_low & high >> 56);
     high = select_words(in_low, high << 8, (high & ~(front2 | point2)) | (high & front2) << 8);
     words whole = eight_digits(high) * 100000000 + eight_digits(low);
@@ -198,7 +208,8 @@ static inline words convert_long(tokens *batch, int n) {
     return wrong;
 }
 
-// Any other number that Python's float() takes, save those with `_`; 0 where it is none, or not finite and has to be.
+// Converts any number that Python's float() reads, except those with `_`. Returns 0 if the token is not such a number,
+// or if `finite` is set and it is not finite.
 static int convert_one(const char *text, uint32_t start, uint32_t end, int finite, locale_t locale, double *value) {
     const char *first = text + start, *last = text + end, *bare = first + (*first == '-' || *first == '+');
     int named = (last - bare == 3 && (!strncasecmp(bare, "nan", 3) || !strncasecmp(bare, "inf", 3))) ||
@@ -210,10 +221,10 @@ static int convert_one(const char *text, uint32_t start, uint32_t end, int finit
     return stop == last && !(finite && !(*value - *value == 0));
 }
 
-// Where column k of a batch begins.
+// The index at which column k of a batch with this number of rows begins.
 static inline int place(int k, int rows) { return k * ((rows + LANES - 1) / LANES * LANES); }
 
-// The tokens of column k, side by side; 0 where one is no number.
+// Converts the tokens of column k to its values. Returns 0 if one of them is not a number.
 static int convert(const char *text, tokens *batch, int k, int width, int rows, int finite, locale_t locale) {
     int first = place(k, rows);
     uint32_t longest = 0;
@@ -239,7 +250,8 @@ static int convert(const char *text, tokens *batch, int k, int width, int rows, 
     return 1;
 }
 
-// The values of a column to where it goes; whether all fit that go to bytes.
+// Writes the values of a column to its place in the table, from row `row` on. Returns whether all of them fit, which
+// for bytes are the whole numbers from 0 to 255.
 static int hand_out(const double *value, int rows, const column *to, int64_t row) {
     int wrong = 0;
     for (int n = 0; n < rows; n++, row++, value++) {
@@ -254,8 +266,8 @@ static int hand_out(const double *value, int rows, const column *to, int64_t row
     return !wrong;
 }
 
-// The numbers from text[*next] on: a batch of whole lines, and the next line after it. Returns the number of rows, or
-// -1.
+// Parses a batch of whole lines that begins at text[*next], and sets *next to the line after it. Returns the number of
+// rows; -1 if they cannot be parsed this way.
 static int parse_batch(const table *to, tokens *batch, locale_t locale, const char *text, int64_t size, int64_t row,
                        int64_t *next) {
     uint64_t outside = 1;               // whether the byte before the block is a blank
@@ -306,7 +318,7 @@ static void close_workspace(workspace *work) {
     free(work->batch);
 }
 
-// As parse_numbers, to rows from `first` on.
+// As parse_numbers, but writes to the rows from `first` on.
 static int64_t parse(workspace *work, const table *to, const char *text, int64_t size, int64_t first) {
     if (size >= UINT32_MAX - 2 * BLOCK) return -1;
     int64_t row = first;
@@ -318,9 +330,10 @@ static int64_t parse(workspace *work, const table *to, const char *text, int64_t
     return row - first;
 }
 
-// The lines of text[0, size), `width` numbers each, to at most `capacity` rows; blank lines are passed over. Returns the
-// number of rows, or -1 where a token is no number (no finite one, where `finite` is set), a line has another number of
-// them, a byte does not fit or rows do not. There must be 16 readable bytes before the text, and 64 newlines after it.
+// Parses the lines of text[0, size), which have `width` numbers each, into at most `capacity` rows. Blank lines are
+// skipped. Returns the number of rows; -1 if a token is not a number (or not finite, if `finite` is set), if a line has
+// another number of tokens, if a number does not fit into its byte, or if there are too many rows. There must be 16
+// readable bytes before the text, and 64 newlines after it.
 int64_t parse_numbers(const char *text, int64_t size, char separator, int finite, int64_t width, const column *columns,
                       int64_t capacity) {
     workspace work;
@@ -332,24 +345,27 @@ int64_t parse_numbers(const char *text, int64_t size, char separator, int finite
     return rows;
 }
 
-// The lines of a file that begin in its bytes [begin, end), and where their rows are: `first`, and the number of them, -1
-// where one is odd in any way. Before, `first` is where they may go at the latest, in room for `most`. `number` goes with
-// each of them.
+// A part of a file: the lines that begin in its bytes [begin, end). Its rows are written from row `first` on, or
+// earlier, if the part before it was parsed by the same thread and has left rows free; then `first` is changed. There
+// is space for `most` rows. rows: the number of its rows, -1 if the part cannot be parsed this way. number: is repeated
+// for each row.
 typedef struct {
     const char *path;
     int64_t begin, end, number, most, first, rows;
 } part;
 
-// What several threads share out among themselves. Each has a span of parts to do, [first, last) as last << 32 | first.
+// The parts that several threads divide among themselves. Each thread has a span of parts to parse, [first, last),
+// which is stored as last << 32 | first.
 typedef struct {
     part *parts;
     uint64_t *spans;
     int64_t threads, finite, width;
     const column *columns;
-    int64_t *numbers; // of the rows
+    int64_t *numbers; // the `number` of the part of each row
 } parts_to_do;
 
-// The next part of a thread's span; without one, the second half of the longest span is its own. -1: all are taken.
+// Takes the next part of the thread's own span. If that is empty, the thread takes over the second half of the longest
+// span of all threads. Returns the index of the part; -1 if no part is left.
 static int64_t take(const parts_to_do *all, int64_t thread) {
     uint64_t *own = all->spans + thread, span = __atomic_load_n(own, __ATOMIC_RELAXED);
     while ((uint32_t)span < span >> 32)
@@ -371,12 +387,12 @@ static int64_t take(const parts_to_do *all, int64_t thread) {
     }
 }
 
-// How far beyond its end a part may reach for the end of its last line.
+// Bytes after the end of a part in which the end of its last line is searched.
 enum { REST = 1 << 12 };
 
-// The buffer has room for the part, this rest, and a block on either side.
+// Parses one part. buffer: has space for the part, REST bytes, and a block on either side.
 static int64_t parse_part(workspace *work, const table *to, const part *here, int file, char *buffer) {
-    // Of the byte before, it must be known whether it ends a line.
+    // The byte before the part is read too, since a line begins at the part only if that byte is a newline.
     int64_t from = here->begin - (here->begin > 0), wanted = here->end - from + REST, size = 0;
     ssize_t got = 1;
     char *text = buffer + BLOCK;
@@ -393,7 +409,7 @@ static int64_t parse_part(workspace *work, const table *to, const part *here, in
     return parse(work, to, begin, end - begin, here->first);
 }
 
-// One of the threads: parts, until there are none left.
+// The work of one thread: parses parts until none is left. longest: number of bytes of the longest part.
 void parse_parts(const parts_to_do *all, int64_t thread, int64_t longest) {
     workspace work;
     table to;
@@ -404,7 +420,7 @@ void parse_parts(const parts_to_do *all, int64_t thread, int64_t longest) {
     for (int64_t at; (at = take(all, thread)) >= 0;) {
         part *here = all->parts + at;
         to.capacity = here->first + here->most;
-        // Rows that were parsed one after the other lie side by side.
+        // If this thread has just parsed the part before, the rows of this part follow at once.
         if (before == here - 1 && before->rows >= 0) here->first = before->first + before->rows;
         if (!before || before->path != here->path) {
             if (file >= 0) close(file);
@@ -419,7 +435,7 @@ void parse_parts(const parts_to_do *all, int64_t thread, int64_t longest) {
     close_workspace(&work);
 }
 
-// The newlines in text[0, size), after which there must be 64 of them.
+// The number of newlines in text[0, size). There must be 64 more newlines after it.
 int64_t count_lines(const char *text, int64_t size) {
     int64_t lines = 0;
     for (int64_t at = 0; at < size; at += BLOCK) {

@@ -16,6 +16,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.number_table import ROWS
+from hpal_cli.wording import first_line
 
 NAME = "numpy"
 CLASSES: ClassTable | None = None
@@ -116,8 +117,8 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> HpalError:
-    why = (str(error).splitlines() or [type(error).__name__])[0]
-    return HpalError(path, f"cannot be read as a NumPy file ({why})", "save it again with numpy.save or numpy.savez")
+    problem = f"cannot be read as a NumPy file ({first_line(error)})"
+    return HpalError(path, problem, "save it again with numpy.save or numpy.savez")
 
 
 def _numbers(array: NDArray[np.generic], what: str, path: Path) -> NDArray[np.generic]:

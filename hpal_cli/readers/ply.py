@@ -16,6 +16,7 @@ from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import columns, files, number_table
 from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.wording import first_line
 
 NAME = "ply"
 CLASSES: ClassTable | None = None
@@ -255,5 +256,4 @@ def plyfile_errors(subject: object) -> Iterator[None]:
         raise
     # plyfile also lets errors of NumPy through, for example for a list of -1 numbers.
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HpalError(subject, f"cannot be read as PLY ({why})", _REMEDY) from error
+        raise HpalError(subject, f"cannot be read as PLY ({first_line(error)})", _REMEDY) from error

@@ -56,15 +56,15 @@ CLASSES: ClassTable | None = ClassTable(
 
 _LIDARSEG = "_lidarseg.bin"
 _NUMBERS = 4
-"""Of a point: x y z remission."""
+"""Numbers of a point: x y z remission."""
 
 _POINT = 4 * _NUMBERS
 _OTHER_WIDTHS = (3, 5, 6, 7, 8)
 """How many numbers other programs write for each point in files of the same name; mmdetection3d 6 for Waymo."""
 
-_TELLING, _PLAINLY, _LEAST = 100, 0.2, 1e-3
-"""Points of a file of which that can be told; by how much a logarithm has to be smaller; the smallest distance that is
-compared."""
+_MIN_POINTS, _MIN_DIFFERENCE, _MIN_DISTANCE = 100, 0.2, 1e-3
+"""Points that a file must have for its number of numbers to be guessed; how much smaller `_spread` must be for another
+number to be chosen; and the smallest distance that `_spread` compares."""
 
 _REMEDY = "fetch the scan again"
 
@@ -126,26 +126,27 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 
 def _rows(path: Path) -> NDArray[np.float32]:
-    """The numbers of a file as (N, 4), or with one of `_OTHER_WIDTHS` where its columns are then plainly more uniform;
-    where they are so with several, with the smallest, of which the others are multiples.
+    """The numbers of a file as rows (N, 4), or as rows of one of `_OTHER_WIDTHS` if the numbers in each column then
+    differ clearly less (`_spread`). If several widths do, it is the smallest: the others are multiples of it.
 
     Raises:
         HpalError: the size is not that of whole points.
     """
     size, numbers = path.stat().st_size, np.fromfile(path, "<f4")
     width = _NUMBERS
-    others = [w for w in _OTHER_WIDTHS if size % (4 * w) == 0 and size >= 4 * w * _TELLING]
+    others = [w for w in _OTHER_WIDTHS if size % (4 * w) == 0 and size >= 4 * w * _MIN_POINTS]
     if others:
         spread = {width: _spread(numbers, width) for width in (_NUMBERS, *others)}
-        width = next(width for width, its in spread.items() if its <= min(spread.values()) + _PLAINLY)
+        width = next(width for width, its in spread.items() if its <= min(spread.values()) + _MIN_DIFFERENCE)
     if size % (4 * width):
         raise HpalError(path, f"has {size} bytes, not {_POINT} for each point", _REMEDY)
     return numbers.reshape(-1, width)
 
 
 def _spread(numbers: NDArray[np.float32], width: int) -> float:
-    """How far the numbers of a column lie apart, as the mean logarithm over the columns of rows of this width: in rows
-    of a wrong width, columns mix metres with shares of 1."""
+    """How much the numbers in a column differ if rows have this width: the mean over the columns of the logarithm of
+    the mean distance from the median. In rows of a wrong width, columns mix metres with numbers from 0 to 1, and differ
+    more."""
     columns = (np.nan_to_num(numbers[n::width].astype(np.float64)) for n in range(width))
     apart = [np.abs(column - np.median(column)).mean() for column in columns]
-    return float(np.mean(np.log(np.maximum(apart, _LEAST))))
+    return float(np.mean(np.log(np.maximum(apart, _MIN_DISTANCE))))

@@ -227,7 +227,8 @@ def _looks_like_points(path: Path, options: Options) -> bool:
     try:
         layout = _layout(head, path, options)
     except HpalError:
-        # A table that is broken and says what it is gets read, to be refused; a text with numbers does not.
+        # A broken file that names its columns is meant as a table: it is read, so that an error names the fault. Any
+        # other text that happens to have numbers is not read.
         first = head.decode("latin-1").lstrip("\xef\xbb\xbf \t\r\n").partition("\n")[0]
         return not columns.missing_axes(number_table.split(first.lstrip("#/ ").strip())[0])
     if layout is None:

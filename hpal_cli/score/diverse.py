@@ -44,8 +44,8 @@ def diverse(
     clusters, left = max(1, budget), free_all.copy()
     while left.any() and (not len(chosen) or clusters <= _GENERATIONS * budget):
         sample = np.arange(len(rows)) if len(rows) <= MAX_ROWS else np.sort(rng.choice(len(rows), MAX_ROWS, False))
-        centres, home = kmeans(rows[sample], points[sample], clusters, rng, _ROUGH if len(chosen) else ITERATIONS)
-        weight = np.bincount(home, points[sample], minlength=len(centres))
+        centres, cluster = kmeans(rows[sample], points[sample], clusters, rng, _ROUGH if len(chosen) else ITERATIONS)
+        weight = np.bincount(cluster, points[sample], minlength=len(centres))
         picks = _nearest(rows, centres, left)
         order = np.lexsort((picks, -weight))
         _, first = np.unique(picks[order], return_index=True)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.score.pointwise import Scores, margin
+from hpal_cli.superpoints.surface import sum_by
 from hpal_cli.voxels import group_voxels, voxel_coordinates
 
 
@@ -21,23 +22,18 @@ def nested_margins(
 ) -> Iterator[tuple[Scores, int]]:
     """For each edge in turn, U^i (N,) and the number of voxels. prob: (N, C); xyz: (N, 3) in the unit of the edges."""
     mean, place = prob.astype(np.float64), np.asarray(xyz, np.float64)
-    home = np.arange(len(prob))
+    voxel_of_point = np.arange(len(prob))
     for edge in edges:
         inverse, count = group_voxels(voxel_coordinates(place, edge))
-        barycentre = _sums(inverse, place, len(count)) / count[:, None]
+        barycentre = sum_by(inverse, place, len(count)) / count[:, None]
         nearest = _nearest(barycentre, place, threads)
         # A barycentre that is the nearest of none has no distribution, and is left out at the next level.
         real = ~np.isnan(mean[:, 0])
         members = np.bincount(nearest[real], minlength=len(count))[:, None]
-        sums = _sums(nearest[real], mean[real], len(count))
+        sums = sum_by(nearest[real], mean[real], len(count))
         mean = np.divide(sums, members, out=np.full(sums.shape, np.nan), where=members > 0)
-        place, home = barycentre, nearest[home]
-        yield margin(mean)[home], len(count)
-
-
-def _sums(group: NDArray[np.int64], values: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
-    """The sums (groups, F) of the rows (K, F) of each group."""
-    return np.stack([np.bincount(group, weights=column, minlength=groups) for column in values.T], axis=1)
+        place, voxel_of_point = barycentre, nearest[voxel_of_point]
+        yield margin(mean)[voxel_of_point], len(count)
 
 
 def _nearest(centres: NDArray[np.float64], points: NDArray[np.float64], threads: int) -> NDArray[np.int64]:

@@ -58,9 +58,9 @@ def sums(region: NDArray[np.integer], count: int, columns: NDArray[np.floating])
     """(count, F) the sums of the rows of `columns` (N, F) over each region; region: (N,) regions, -1 for no region."""
     total = np.zeros((count, columns.shape[1]))
     for start in range(0, len(region), 4 * BLOCK):
-        home = region[start : start + 4 * BLOCK]
-        inside = np.flatnonzero(home >= 0)
-        member = csr_array((np.ones(len(inside)), (home[inside], inside)), shape=(count, len(home)))
+        regions = region[start : start + 4 * BLOCK]
+        inside = np.flatnonzero(regions >= 0)
+        member = csr_array((np.ones(len(inside)), (regions[inside], inside)), shape=(count, len(regions)))
         total += member @ columns[start : start + 4 * BLOCK].astype(np.float64)
     return total
 

@@ -106,17 +106,17 @@ def rank_regions(scenes: Sequence[Superpoints], *, budget_points: int) -> list[N
     """
     if not scenes:
         return []
-    home = np.repeat(np.arange(len(scenes)), [len(s.points) for s in scenes])
-    first = np.searchsorted(home, np.arange(len(scenes)))
+    scene_of_region = np.repeat(np.arange(len(scenes)), [len(s.points) for s in scenes])
+    first = np.searchsorted(scene_of_region, np.arange(len(scenes)))
     score = balanced(scenes)
     rows = np.flatnonzero(np.concatenate([s.open for s in scenes]))
     order = rows[np.argsort(-score[rows], kind="stable")]
     unanswered = np.concatenate([s.unanswered for s in scenes])[order]
-    taken = 0 if budget_points <= 0 else 1 + int(np.searchsorted(np.cumsum(unanswered), budget_points))
-    quota = np.bincount(home[order[:taken]], minlength=len(scenes))
-    place = np.full(len(home), np.inf)
+    regions_taken = 0 if budget_points <= 0 else 1 + int(np.searchsorted(np.cumsum(unanswered), budget_points))
+    quota = np.bincount(scene_of_region[order[:regions_taken]], minlength=len(scenes))
+    place = np.full(len(scene_of_region), np.inf)
     for number, (scene, count) in enumerate(zip(scenes, quota)):
-        candidates = order[home[order] == number][: 2 * count]
+        candidates = order[scene_of_region[order] == number][: 2 * count]
         picks = candidates[diverse(scene, candidates - first[number], count)]
         place[picks] = np.arange(len(picks)) / max(1, count)
     order = order[np.argsort(place[order], kind="stable")]
@@ -178,13 +178,13 @@ def similarity(scene: Superpoints, regions: NDArray[np.integer]) -> NDArray[np.f
     # S is symmetric, so i is compared only with the regions after it.
     for i, cloud in enumerate(clouds):
         for j in range(i + 1, len(clouds), _CLOUDS):
-            some = slice(j, j + _CLOUDS)
-            first = np.cumsum(size[some]) - size[some]
-            square = cdist(cloud, np.concatenate(clouds[some]), "sqeuclidean")
-            there = np.sqrt(np.minimum.reduceat(square, first, axis=1)).mean(axis=0)
-            back = np.add.reduceat(np.sqrt(square.min(axis=0)), first) / size[some]
-            away[i, some] += there + back
-            away[some, i] = away[i, some]
+            block = slice(j, j + _CLOUDS)
+            first = np.cumsum(size[block]) - size[block]
+            square = cdist(cloud, np.concatenate(clouds[block]), "sqeuclidean")
+            forth = np.sqrt(np.minimum.reduceat(square, first, axis=1)).mean(axis=0)
+            back = np.add.reduceat(np.sqrt(square.min(axis=0)), first) / size[block]
+            away[i, block] += forth + back
+            away[block, i] = away[i, block]
     return np.exp(-away)
 
 

@@ -27,6 +27,7 @@ from hpal_cli.parallel.cluster import current_run
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.plain import NotPlain, PlainArray, crc32c, group_attributes, read_metadata
 from hpal_cli.store.remote import RemotePath, in_flight
+from hpal_cli.wording import first_line
 
 SPEC = 1
 """The version of the specification that this program writes, and the newest that it reads."""
@@ -139,14 +140,14 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
     except HpalError:
         raise
     except Exception as error:  # Zarr raises many kinds of errors
-        raise HpalError(path, f"its zarr.json is damaged ({_first_line(error)})", _REMEDY) from error
+        raise HpalError(path, f"its zarr.json is damaged ({first_line(error)})", _REMEDY) from error
 
 
 def reopened(kind: Callable[[Path], Any], path: Path, scenes: str) -> Any:
     """A store that another process has opened, opened here, once.
 
     Raises:
-        HpalError: it is of other scenes than it was there.
+        HpalError: it belongs to other scenes than it was there.
     """
     return _reopened(kind, path, scenes, current_run())
 
@@ -327,10 +328,10 @@ class RowReader:
             HpalError: a chunk cannot be decoded.
         """
         out = np.empty((len(rows), *self.shape[1:]), self._dtype)
-        home = rows // self._rows
-        for number in np.unique(home):
-            here = home == number
-            out[here] = self._chunk(int(number))[rows[here] - number * self._rows]
+        chunk = rows // self._rows
+        for number in np.unique(chunk):
+            inside = chunk == number
+            out[inside] = self._chunk(int(number))[rows[inside] - number * self._rows]
         return out
 
     def _chunk(self, number: int) -> NDArray[Any]:
@@ -401,7 +402,7 @@ def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
     node = find(group, name, path)
     with _damage(path, _where(group, name)):
         if not isinstance(node, zarr.Array):
-            raise TypeError("it is not there" if node is None else "it is a group")
+            raise TypeError("it does not exist" if node is None else "it is a group")
         if node.dtype.kind not in "biuf":
             raise TypeError(f"it holds {node.dtype}, not numbers")
         if isinstance(path, RemotePath) and path.read_only:
@@ -444,7 +445,7 @@ def _metadata(group: zarr.Group, name: str, path: Path) -> dict[str, Any]:
     """The `zarr.json` of the array or group `name` of a group.
 
     Raises:
-        NotPlain: it is not there, or no JSON object.
+        NotPlain: it does not exist, or no JSON object.
         HpalError: the object store cannot be reached.
     """
     where = _where(group, name)
@@ -460,7 +461,7 @@ def read_attributes(group: zarr.Group, name: str, path: Path) -> dict[str, Any]:
     """The attributes of the group `name` of a group.
 
     Raises:
-        HpalError: it is not there, or its metadata cannot be read.
+        HpalError: it does not exist, or its metadata cannot be read.
     """
     with contextlib.suppress(NotPlain):
         return group_attributes(_metadata(group, name, path))
@@ -484,7 +485,7 @@ def array_names(root: zarr.Group, name: str, path: Path) -> list[str]:
     """The names of the arrays of the group `name`, sorted.
 
     Raises:
-        HpalError: the array is not there, or its metadata cannot be read.
+        HpalError: the array does not exist, or its metadata cannot be read.
     """
     if not (isinstance(path, RemotePath) and path.read_only):
         with contextlib.suppress(NotPlain, OSError):
@@ -512,7 +513,7 @@ def _read(array: zarr.Array, path: Path, rows: slice) -> NDArray[Any]:
     except Exception as error:  # Zarr and its codecs raise many kinds of errors
         chunk, why = _bad_chunk(array, rows) or ("", error)
         where = "/".join(part for part in (array.path, chunk) if part)
-        raise HpalError(path, f"its array {where} is damaged ({_first_line(why)})", _REMEDY) from error
+        raise HpalError(path, f"its array {where} is damaged ({first_line(why)})", _REMEDY) from error
 
 
 def _bad_chunk(array: zarr.Array, rows: slice) -> tuple[str, Exception] | None:
@@ -539,9 +540,5 @@ def _damage(path: Path, where: str) -> Iterator[None]:
         raise
     except Exception as error:  # Zarr raises many kinds of errors
         raise HpalError(
-            path, f"its {where or 'metadata'} is missing or damaged ({_first_line(error)})", _REMEDY
+            path, f"its {where or 'metadata'} is missing or damaged ({first_line(error)})", _REMEDY
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

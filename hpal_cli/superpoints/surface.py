@@ -40,8 +40,8 @@ def surface(xyz: NDArray[np.float64], *, threads: int = 1) -> Surface:
 def nearest(
     points: NDArray[np.float64], queries: NDArray[np.float64], count: int, threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(M, K) the distances and the rows of those `count` points (N, 3) that are nearest to each of `of` (M, 3), or of
-    all points if there are fewer."""
+    """(M, K) the distances and the rows of those `count` points (N, 3) that are nearest to each of `queries` (M, 3), or
+    of all points if there are fewer."""
     count = min(count, len(points))
     distance, near = cKDTree(points).query(queries, count, workers=threads)
     return distance.reshape(-1, count), near.reshape(-1, count)
@@ -58,7 +58,7 @@ def pairs_within(
 
 
 def sum_by(group: NDArray[np.integer], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """(count, F) the sums of those rows of `values` (N, F) that have the same number in `of` (N,)."""
+    """(count, F) the sums of those rows of `values` (N, F) that have the same number in `group` (N,)."""
     return np.stack([np.bincount(group, column, minlength=count) for column in values.T], axis=1)
 
 

@@ -1,5 +1,5 @@
-/* Elastic distortion and noise of colours (augment.py), in the order of operations of NumPy's way, so that the bits are
- * the same. */
+/* Elastic distortion and changes of colour (augment.py). The operations have the order of those of the NumPy code, so
+ * that the results have the same bits. */
 #include <stdint.h>
 #include <string.h>
 
@@ -21,7 +21,7 @@ void hpal_blur(const float *field, float *out, int64_t outer, int64_t length, in
     }
 }
 
-/* One number for each axis, and one that nobody reads. */
+/* A number for each axis, and one that is not used. */
 typedef float four __attribute__((vector_size(16)));
 
 static four load(const float *from)
@@ -31,8 +31,8 @@ static four load(const float *from)
     return value;
 }
 
-/* out = xyz + magnitude times the field (cells, 3) between the eight lattice points around each of (count, 3) xyz. Of the
- * field, one number beyond its end is read. */
+/* out = xyz + magnitude * f, for positions xyz (count, 3), where f is interpolated in the field (cells, 3) between the
+ * eight lattice points around a position. One number after the end of the field is read. */
 void hpal_bend(const float *xyz, int64_t count, const float *low, float granularity, float magnitude,
                const float *field, const int64_t *cells, float *out)
 {
@@ -69,8 +69,8 @@ void hpal_bend(const float *xyz, int64_t count, const float *low, float granular
     }
 }
 
-/* Colours (count, 3), stretched from `low` to low + span, shifted and with noise, between 0 and 1:
- * out = keep rgb + blend (rgb - low) / span + shift + share noise. */
+/* Changes the colours rgb (count, 3) and limits the result to 0 to 1:
+ * out = keep * rgb + blend * (rgb - low) / span + shift + share * noise. */
 void hpal_tint(const float *rgb, int64_t count, float keep, float blend, const float *low, const float *span,
                const float *shift, float share, const float *noise, float *out)
 {

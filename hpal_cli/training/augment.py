@@ -17,7 +17,8 @@ ELASTIC = ((0.2, 0.4), (0.8, 1.6))
 
 
 MAX_LATTICE_POINTS = 1 << 24
-"""Of the field of an elastic distortion: 200 MB, a cube with an edge of 50 m at the finest granularity."""
+"""Points of the lattice of an elastic distortion, at most. They take 200 MB, and are enough for a cube with an edge of
+50 m at the finest granularity."""
 
 
 def augment_position(
@@ -41,7 +42,7 @@ def augment_position(
 
 def augment_color(rgb: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """(N, 3) in [0, 1] -> the same: contrast stretched, shifted, with noise."""
-    # Without one of them: what changes no bit.
+    # The initial values change no bit. An operation that is not drawn keeps them.
     blend, low, span = np.float32(0), np.zeros(3, np.float32), np.ones(3, np.float32)
     shift, share, noise = np.zeros(3, np.float32), np.float32(0), rgb
     if rng.random() < 0.2:
@@ -79,7 +80,7 @@ def elastic(
     if isinstance(native, str):
         return _bent(xyz, low, granularity, magnitude, field)
     xyz, out = np.ascontiguousarray(xyz, np.float32), np.empty(xyz.shape, np.float32)
-    # Vectors of four numbers are read, of which three are wanted.
+    # One number more than the field has, since the C code reads vectors of four numbers, of which it uses three.
     blurred, other = np.zeros((2, field.size + 1), np.float32)
     blurred[:-1] = field.reshape(-1)
     for _ in range(2):
@@ -97,7 +98,7 @@ def elastic(
 def _bent(
     xyz: NDArray[np.float32], low: NDArray[np.float32], granularity: float, magnitude: float, field: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """augment.c by NumPy, to the same bits."""
+    """What the functions of augment.c do to the positions, computed by NumPy with the same bits."""
     for _ in range(2):
         for axis in range(3):
             field = _blur(field, axis)
@@ -105,7 +106,7 @@ def _bent(
     at = (xyz - low) / np.float32(granularity) + 1
     base = np.minimum(at.astype(int), cells - 2)
     part = at - base
-    # Column by column: (N, 3) arrays of numbers that are used one by one take three times as long.
+    # Computed column by column, since NumPy takes three times as long with arrays (N, 3) whose columns are used singly.
     sides = [((1 - part[:, axis]).astype(np.float32), part[:, axis].astype(np.float32)) for axis in range(3)]
     place = (base[:, 0] * cells[1] + base[:, 1]) * cells[2] + base[:, 2]
     values = field.reshape(-1, 3)

@@ -31,6 +31,7 @@ from hpal_cli.store.files import atomic_write
 from hpal_cli.store.remote import local_copy
 from hpal_cli.superpoints.likeness import Likeness
 from hpal_cli.training.presets import Settings
+from hpal_cli.wording import first_line
 
 SPEC = 3
 """The version of the specification that this program writes, and the newest that it reads. Since version 2, superpoints
@@ -165,7 +166,7 @@ def load(path: Path) -> Checkpoint:
         TypeError,
         ValueError,
     ) as error:
-        raise HpalError(path, f"is not a whole hpal checkpoint ({_first_line(error)})", remedy) from error
+        raise HpalError(path, f"is not a whole hpal checkpoint ({first_line(error)})", remedy) from error
     if not isinstance(meta.get("spec"), int) or meta["spec"] > SPEC:
         raise HpalError(
             path,
@@ -194,7 +195,7 @@ def load(path: Path) -> Checkpoint:
         )
         checkpoint.network()
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise HpalError(path, f"is damaged ({_first_line(error)})", remedy) from error
+        raise HpalError(path, f"is damaged ({first_line(error)})", remedy) from error
     return checkpoint
 
 
@@ -220,7 +221,3 @@ def _superpoints(meta: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) 
         return None
     likeness = Likeness(**{name: tensor.numpy() for name, tensor in tensors.items()})
     return SuperpointInputs(likeness, str(meta["appearance"]))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0][:160]
