@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import pty
 import shutil
 import subprocess
 import time
@@ -66,6 +69,25 @@ def test_words_that_the_stores_know(bench: Path) -> None:
 def test_damaged_stores_offer_nothing(tmp_path: Path, damage: str) -> None:
     (tmp_path / "zarr.json").write_text(damage)
     assert completion._table(tmp_path) == []
+
+
+HOSTILE = [
+    "$(touch pwned)",
+    "`touch pwned`",
+    "';touch pwned;'",
+    '";touch pwned;"',
+    "a;touch pwned",
+    "a\tb",
+    "a b",
+    "x)",
+]
+
+
+def test_a_store_cannot_make_the_shell_do_anything(tmp_path: Path) -> None:
+    """zsh evaluates what a completion prints, and these are no names of scenes."""
+    rows = [{"name": name, "split": "train"} for name in (*HOSTILE, "Area_1/office_1")]
+    (tmp_path / "zarr.json").write_text(json.dumps({"attributes": {"hpal": {"scenes": rows}}}))
+    assert [row["name"] for row in completion._table(tmp_path)] == ["Area_1/office_1"]
 
 
 def test_what_is_written_out_is_what_there_is() -> None:
@@ -144,6 +166,47 @@ def test_zsh(bench: Path) -> None:
     assert text.startswith("compdef _hpal_completion hpal\n"), done
     assert '"select":"Select points within a budget' in text
     assert '"Area_1/office_1"' in text
+
+
+def test_zsh_at_a_terminal(bench: Path, tmp_path: Path) -> None:
+    """Its own line editor, with Tab pressed. Ctrl-T then writes the line down and empties it."""
+    if shutil.which("zsh") is None:
+        pytest.skip("no zsh")
+    seen = tmp_path / "seen"
+    setup = f"""\
+fpath=("{ROOT}/completions" $fpath); autoload -Uz compinit; compinit -u -D
+note() {{ print -r -- "$BUFFER" >> {seen}; BUFFER= }}; zle -N note; bindkey '^T' note
+"""
+    typed = {
+        "hpal sel": "hpal select",
+        "hpal score preds.zarr --scenes Area_1/con": "hpal score preds.zarr --scenes Area_1/conferenceRoom_1",
+        "hpal score preds.zarr --split tr": "hpal score preds.zarr --split train",
+        "hpal score preds.zarr --strategy ent": "hpal score preds.zarr --strategy entropy",
+        "hpal prep x --classes semanticp": "hpal prep x --classes semanticposs",
+    }
+    master, slave = pty.openpty()
+    env = {**environment(), "PATH": f"{bench / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path), "TERM": "vt100"}
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=slave, stdout=slave, stderr=slave, cwd=bench, env=env, start_new_session=True
+    )
+    os.close(slave)
+    printed = b""
+    try:
+        os.set_blocking(master, False)
+        os.write(master, setup.encode())
+        for n, line in enumerate(typed, 1):
+            os.write(master, f"{line}\t\x14".encode())
+            end = time.monotonic() + 60
+            while not seen.exists() or seen.read_text().count("\n") < n:
+                with contextlib.suppress(BlockingIOError):
+                    printed += os.read(master, 1 << 16)
+                assert time.monotonic() < end, printed
+                time.sleep(0.05)
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(master)
+    assert [line.rstrip() for line in seen.read_text().splitlines()] == list(typed.values())
 
 
 def test_fish(bench: Path) -> None:

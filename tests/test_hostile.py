@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import random
+import resource
 import shutil
 import time
 import tracemalloc
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import plyfile
 import pytest
+import torch
 import zarr
 from conftest import fake_predictions, run_hpal, tree
 
@@ -35,12 +37,14 @@ from hpal_cli.label.labelcloud import read_folder
 from hpal_cli.label.queries import queries
 from hpal_cli.label.spreadsheet import read_table, write_queries
 from hpal_cli.labels.store import ANSWER, LabelStore
+from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scene_table import SceneTable, require_scene_name
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.scenes.unfinished import Unfinished
 from hpal_cli.stream.points import PointReader
 from hpal_cli.training import checkpoint
+from hpal_cli.training.presets import PRESETS
 from hpal_cli.wording import printable
 from hpal_cli.writers.cloud import reserve_paths, scene_path
 
@@ -190,7 +194,8 @@ def test_a_scene_of_a_stream(predictions: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '{"zarr_format": 3, "node_type": "group", "attributes": 5}'])
 def test_a_damaged_inner_zarr_json(stores: list[Path], tmp_path: Path, damage: str) -> None:
-    """Of every array and group of one scene and one batch: `info --check` says it in one line with the store's name."""
+    """Of every array and group of one scene and one batch: `info --check` says it in one line with the names of the
+    store and of the array or group."""
     for store in stores:
         copy = Path(shutil.copytree(store, tmp_path / store.name))
         table = open_scenes(copy).table
@@ -203,6 +208,7 @@ def test_a_damaged_inner_zarr_json(stores: list[Path], tmp_path: Path, damage: s
             path.write_text(damage)
             text = one_line(lambda copy=copy: describe(copy, check=True))
             assert str(copy) in text
+            assert path.parent.relative_to(copy).as_posix() in text
             path.write_bytes(whole)
         describe(copy, check=True)
 
@@ -335,6 +341,35 @@ def test_packed_scans_are_still_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", xyz=xyz, label=np.zeros(1000, int))
     reader, (source,) = readers.find(tmp_path / "a.npz")
     np.testing.assert_array_equal(readers.read(reader, source).xyz, xyz)
+
+
+def test_a_network_that_is_not_what_it_says(tmp_path: Path) -> None:
+    """Right checksums, and what a person who means harm can write: rows that are no rows, numbers that share one place
+    in the file, and so many inputs that their network would take all memory."""
+    classes = ClassTable.from_json([{"id": n, "name": name} for n, name in enumerate("ab")])
+    settings = PRESETS["small"]
+    network = MinkUNet(6, 2, SIZES["small"])
+    whole = checkpoint.Checkpoint(
+        settings, classes, True, "s", 1, 0, "d", 1, network.state_dict(), {"a": np.arange(3)}, history=[BY]
+    )
+    whole.save(tmp_path / "m.pt", overwrite=False)
+    checkpoint.load(tmp_path / "m.pt")
+    content = torch.load(tmp_path / "m.pt", weights_only=True)
+    meta = json.loads(content["hpal"])
+    one = torch.zeros(1, dtype=torch.int64)
+    columns = [{"name": f"c{n}", "middle": 0.0, "spread": 1.0} for n in range(10**5)]
+    shared = {name: torch.zeros(()).expand(weight.shape) for name, weight in content["student"].items()}
+    for change, said in (
+        ({"answered": {"a": one.expand(10**12)}}, "rows are whole numbers"),
+        ({"answered": {"a": torch.zeros(3)}}, "rows are whole numbers"),
+        ({"hpal": json.dumps({**meta, "spec": 3, "columns": columns})}, "network with 100006 inputs"),
+        ({"student": shared}, "weights promise more than it holds"),
+        ({"student": {}}, "weights are not those"),
+    ):
+        torch.save({**content, **change}, tmp_path / "bad.pt")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert said in one_line(lambda: checkpoint.load(tmp_path / "bad.pt"))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19, "kilobytes"
 
 
 def test_a_checkpoint_that_promises_more_than_it_holds(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ completion.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import typer
 CLASS_TABLES = ("asprs", "s3dis", "scannet20", "scannet200", "nyu40", "semantickitti", "semanticposs", "nuscenes")
 FORMATS = ("s3dis", "scannet", "nuscenes", "las", "ply", "pcd", "e57", "ptx", "semantickitti", "text", "numpy")
 SPLITS = ("train", "val", "test")
+
+_NAME = re.compile(r"[A-Za-z0-9._/-]+")
+"""Names of scenes. Shells evaluate what a completion prints, and so must be given no other characters."""
 
 
 def scenes(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -55,5 +59,7 @@ def _table(store: Path) -> list[dict[str, Any]]:
         return []
     rows = about if isinstance(about, list) else []
     return [
-        row for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str) and row["name"].isprintable()
+        row
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("name"), str) and _NAME.fullmatch(row["name"])
     ]

@@ -373,7 +373,12 @@ def check_store(root: zarr.Group, path: Path, *, without: Sequence[str] = ()) ->
     """
     _require_unaltered(path, "")
     with _damage(path, ""):
-        nodes = list(root.members(max_depth=None))
+        try:
+            nodes = list(root.members(max_depth=None))
+        except Exception:  # Zarr raises many kinds of errors, which do not say what is damaged
+            for file in [] if isinstance(path, RemotePath) else sorted(path.glob("*/**/zarr.json")):
+                find(root, file.parent.relative_to(path).as_posix(), path)
+            raise
     for name in (name for name, node in nodes if isinstance(node, zarr.Group)):
         _require_unaltered(path, name)
     for name in (name for name, node in nodes if isinstance(node, zarr.Array)):

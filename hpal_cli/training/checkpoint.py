@@ -184,7 +184,7 @@ def load(path: Path) -> Checkpoint:
             meta["labels"],
             meta["labelled"],
             content["student"],
-            {name: rows.numpy() for name, rows in content["answered"].items()},
+            {name: _rows(rows) for name, rows in content["answered"].items()},
             meta["all_labelled"],
             _superpoints(meta, content.get("likeness")),
             meta.get("spread", 0),
@@ -193,10 +193,37 @@ def load(path: Path) -> Checkpoint:
             history.from_json(meta["history"]),
             content["state"],
         )
+        _require_weights(checkpoint, file.stat().st_size)
         checkpoint.network()
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise HpalError(path, f"is damaged ({first_line(error)})", remedy) from error
     return checkpoint
+
+
+def _rows(rows: Tensor) -> NDArray[np.int64]:
+    """Raises:
+    ValueError: they are not the numbers of rows, one after the other in the file.
+    """
+    if rows.dtype != torch.int64 or rows.ndim != 1 or not rows.is_contiguous():
+        raise ValueError("answered rows are whole numbers")
+    array: NDArray[np.int64] = rows.numpy()
+    return array
+
+
+def _require_weights(checkpoint: Checkpoint, held: int) -> None:
+    """Compares the weights with the network before memory is allocated for it. held: bytes of the file.
+
+    Raises:
+        ValueError: the network has other weights, or they promise more than the file holds.
+    """
+    with torch.device("meta"):
+        network = MinkUNet(len(checkpoint.channels), len(checkpoint.classes), SIZES[checkpoint.settings.size])
+    wanted = {name: weight.shape for name, weight in network.state_dict().items()}
+    if wanted != {name: weight.shape for name, weight in checkpoint.student.items()}:
+        raise ValueError(f"its weights are not those of a network with {len(checkpoint.channels)} inputs")
+    # Tensors of a file can share what is stored, so that a small file has many numbers.
+    if sum(weight.numel() * weight.element_size() for weight in checkpoint.student.values()) > held:
+        raise ValueError("its weights promise more than it holds")
 
 
 def channel_names(color: bool, columns: PointInputs | None, superpoints: SuperpointInputs | None) -> tuple[str, ...]:
@@ -220,4 +247,6 @@ def _superpoints(meta: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) 
     if not tensors:
         return None
     likeness = Likeness(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    if likeness.middle.ndim != 1 or not likeness.fits(len(likeness.middle)):
+        raise ValueError("its tables of superpoints do not fit together")
     return SuperpointInputs(likeness, str(meta["appearance"]))
