@@ -7,6 +7,7 @@ be able to run twice (`store.tasks`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -18,6 +19,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,15 +136,29 @@ def connect(scheduler: str, monitor: Monitor | None = None) -> Iterator[Cluster]
             )
         else:
             at = _address_in(Path(scheduler.removeprefix("file:"))) if scheduler.startswith("file:") else scheduler
-        try:
-            client = opened.enter_context(Client(at, timeout=PATIENCE, set_as_default=False, name="hpal"))
-        except (OSError, TimeoutError) as error:
-            problem = f"no scheduler answers at {at} within {PATIENCE:g} s"
-            raise HpalError(scheduler, problem, "start one with `dask scheduler`, or check the address") from error
+            try:
+                # In a thread, since a notebook has an event loop of its own in this one.
+                with ThreadPoolExecutor(1) as thread:
+                    thread.submit(asyncio.run, _ask(at)).result()
+            except Exception as error:  # what is there may not be a scheduler, and answer anything
+                problem = f"no scheduler answers at {at} within {PATIENCE:g} s"
+                raise HpalError(scheduler, problem, "start one with `dask scheduler`, or check the address") from error
+        client = opened.enter_context(Client(at, timeout=PATIENCE, set_as_default=False, name="hpal"))
         _require_same_version(client)
         if not client.nthreads():
             (monitor or Silent()).note(f"{scheduler} has no worker yet: waiting for one")
         yield Cluster(client, uuid.uuid4().hex)
+
+
+async def _ask(address: str) -> None:
+    """Raises an error if no scheduler answers in time. Dask itself would wait for ever for the first answer of a
+    program that is none."""
+    from distributed import Security
+    from distributed.comm import connect as begin
+
+    security = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(begin(address, timeout=PATIENCE, **security), PATIENCE)
+    comm.abort()
 
 
 def _address_in(file: Path) -> str:
