@@ -287,6 +287,16 @@ def test_attributes_that_were_altered(stores: Path, tmp_path: Path, kind: str) -
         file.write_text(before)
 
 
+def test_an_optional_array_does_not_vanish(stores: Path, tmp_path: Path) -> None:
+    """Zarr passes over an array whose metadata lacks a member, when it lists a group."""
+    copy = Path(shutil.copytree(stores / "scenes.zarr", tmp_path / "scenes.zarr"))
+    name = f"scenes/{SceneStore(copy).table[0].name}/label"
+    file = copy / name / "zarr.json"
+    file.write_text(file.read_text().replace("fill_value", "fill_valte"))
+    with pytest.raises(HpalError, match=f"its {name} is missing or damaged"):
+        describe(copy, check=True)
+
+
 def test_the_checksum_of_the_specification(tmp_path: Path) -> None:
     """With the example of docs/formats.md."""
     group = zarr.open_group(str(tmp_path), mode="w", zarr_format=3)

@@ -23,8 +23,9 @@ import json, sys
 table = json.load(sys.stdin)["table"]
 print(sum(row["train"] for row in table), sum(row["train"] > 0 for row in table if row["class"] is not None))')
 	[ -n "$answers" ] || answers=$(((points + 500) / 1000))
-	# Some ten answers a class first: with fewer nothing is known of most classes, with more they are not well spent.
-	first=$((10 * classes < answers / 2 ? 10 * classes : (answers + 1) / 2))
+	# Some ten answers a class first: with fewer nothing is known of most classes, with more they are not well spent. A
+	# quarter is left for the rounds, even if there are few answers.
+	first=$((10 * classes < 3 * answers / 4 ? 10 * classes : (3 * answers + 3) / 4))
 }
 
 # What is left, in equal parts.

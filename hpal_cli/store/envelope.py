@@ -259,9 +259,7 @@ def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np
     """Creates an array like that of `write_array`, which the caller then fills in blocks of `CHUNK_ROWS` rows."""
     # The shuffle puts bytes of equal significance side by side. Coordinates and probabilities are then compressed to
     # half the size, in little time.
-    codec = zarr.codecs.BloscCodec(
-        typesize=dtype.itemsize, cname="zstd", clevel=1, shuffle=zarr.codecs.BloscShuffle.shuffle
-    )
+    codec = zarr.codecs.BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=1, shuffle="shuffle")
     return group.create_array(
         name,
         shape=shape,
@@ -372,13 +370,18 @@ def check_store(root: zarr.Group, path: Path, *, without: Sequence[str] = ()) ->
         HpalError: a chunk, or the metadata of an array or a group, is missing, damaged or altered.
     """
     _require_unaltered(path, "")
-    with _damage(path, ""):
-        try:
-            nodes = list(root.members(max_depth=None))
-        except Exception:  # Zarr raises many kinds of errors, which do not say what is damaged
-            for file in [] if isinstance(path, RemotePath) else sorted(path.glob("*/**/zarr.json")):
-                find(root, file.parent.relative_to(path).as_posix(), path)
-            raise
+    nodes: list[tuple[str, object]] = []
+    if isinstance(path, RemotePath):
+        with _damage(path, ""):
+            nodes += root.members(max_depth=None)
+    else:
+        # `members` does not say which file it cannot read, and passes over some of them.
+        for file in sorted(path.glob("*/**/zarr.json")):
+            name = file.parent.relative_to(path).as_posix()
+            node = find(root, name, path)
+            if node is None:
+                raise HpalError(path, f"its {name} is missing or damaged (its zarr.json cannot be read)", _REMEDY)
+            nodes.append((name, node))
     for name in (name for name, node in nodes if isinstance(node, zarr.Group)):
         _require_unaltered(path, name)
     for name in (name for name, node in nodes if isinstance(node, zarr.Array)):
