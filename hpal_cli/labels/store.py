@@ -114,12 +114,12 @@ class LabelStore:
         Raises:
             HpalError: the store exists, but is for other scenes or classes than those of `subject`.
         """
-        if not _is_there(path):
+        if not _exists(path):
             try:
                 return cls.create(path, classes, table, unit=unit)
             except HpalError:
                 # Another process created it meanwhile, and both can add answers to it.
-                if not _is_there(path):
+                if not _exists(path):
                     raise
         store = cls(path)
         store.require_scenes(table.id, subject, "use the labels made from these scenes, or a new -o")
@@ -406,7 +406,7 @@ class LabelStore:
             raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether there is a store at `path`. On object storage this waits for one that another process is creating."""
     if not isinstance(path, RemotePath):
         return path.exists()
