@@ -181,7 +181,7 @@ def test_a_spread_that_does_not_fit_is_refused(
     one = np.zeros(1, ANSWER)
     one["scene"], one["label"] = elsewhere.table.choose("train")[0].number, 2
     foreign.append(one, "test", call("label"))
-    with pytest.raises(HpalError, match=r"is of other scenes or classes than .*; make it from these: hpal spread"):
+    with pytest.raises(HpalError, match=r"belongs to other scenes or classes than .*; make it from these: hpal spread"):
         against(elsewhere, foreign, spread)
     # An answer that came after it was made.
     more = LabelStore.create(tmp_path / "more.zarr", store.classes, store.table)

@@ -485,7 +485,7 @@ def test_a_spread_that_does_not_fit(campaign: Campaign, tmp_path: Path) -> None:
     other = synthetic_scenes(tmp_path / "other.zarr", rooms(2))
     foreign = certain(other, tmp_path / "foreign.zarr", WALL)
     for old in (False, True):
-        with pytest.raises(HpalError, match=r"foreign\.zarr: is of other scenes or classes than .*; make it from"):
+        with pytest.raises(HpalError, match=r"foreign\.zarr: belongs to other scenes or classes than .*; make it from"):
             train_forest(campaign.store, more, spread=foreign, old_spread=old)
     val = certain(campaign.store, tmp_path / "val.zarr", WALL, only=("d",))
     with pytest.raises(HpalError, match="holds none of the train scenes"):

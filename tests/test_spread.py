@@ -423,7 +423,9 @@ def test_labels_of_other_scenes_or_classes(campaign: Campaign, tmp_path: Path) -
     labels = answers(tmp_path / "named-labels.zarr", named, {"a": first_of_each(room())})
     with pytest.raises(HpalError, match="has other classes than"):
         campaign.spread(tmp_path / "x.zarr", labels)
-    with pytest.raises(HpalError, match=r"model\.zarr: is of other scenes or classes than .*; predict these scenes"):
+    with pytest.raises(
+        HpalError, match=r"model\.zarr: belongs to other scenes or classes than .*; predict these scenes"
+    ):
         campaign.spread(tmp_path / "x.zarr", predictions=[certain(other, tmp_path / "model.zarr", 0)])
     assert not (tmp_path / "x.zarr").exists()
 

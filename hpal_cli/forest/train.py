@@ -44,7 +44,8 @@ def train_forest(
         old_spread: whether a spread of other answers than those of `labels` is accepted.
 
     Raises:
-        HpalError: the labels do not fit the scenes, the spread is of other answers, or there is nothing to learn from.
+        HpalError: the labels do not fit the scenes, the spread store was made from other answers, or there is nothing
+            to learn from.
     """
     monitor = monitor or Silent()
     train = store.table.choose("train")

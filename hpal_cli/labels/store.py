@@ -127,12 +127,12 @@ class LabelStore:
         Raises:
             HpalError: the store exists, but is for other scenes or classes than those of `subject`.
         """
-        if not _is_there(path):
+        if not _exists(path):
             try:
                 return cls.create(path, classes, table, unit=unit)
             except HpalError:
                 # Another process created it meanwhile, and both can add answers to it.
-                if not _is_there(path):
+                if not _exists(path):
                     raise
         store = cls(path)
         store.require_scenes(table.id, subject, "use the labels made from these scenes, or a new -o")
@@ -439,7 +439,7 @@ def _opened_up_to(path: Path, scenes: str, last: str, run: str) -> LabelStore:
     return store
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether there is a store at `path`. On object storage this waits for one that another process is creating."""
     if not isinstance(path, RemotePath):
         return path.exists()

@@ -216,7 +216,9 @@ class PredictionStore:
             return np.zeros(0, np.int64)
         rows = np.unique(self._array(scene, "labelled"))
         if len(rows) and (rows[0] < 0 or rows[-1] >= scene.points):
-            raise HpalError(self.path, f"scene {scene.name}: labelled names a row that is not there", "write it again")
+            raise HpalError(
+                self.path, f"scene {scene.name}: labelled names a row that does not exist", "write it again"
+            )
         return rows
 
     def _has(self, scene: SceneInfo, name: str) -> bool:

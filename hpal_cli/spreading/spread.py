@@ -155,13 +155,13 @@ def fit_prior(
 
 def report_missing_classes(labels: LabelStore, given: NDArray[np.integer], monitor: Monitor) -> None:
     """Reports which classes are missing among the answers `given` (A,), since no point can get one of them."""
-    there = np.bincount(given[given >= 0], minlength=len(labels.classes)) > 0
-    missing = [one.name for one in labels.classes if not there[one.id]]
-    if missing and there.sum() == 1:
-        only = labels.classes[int(there.argmax())].name
+    answered = np.bincount(given[given >= 0], minlength=len(labels.classes)) > 0
+    missing = [one.name for one in labels.classes if not answered[one.id]]
+    if missing and answered.sum() == 1:
+        only = labels.classes[int(answered.argmax())].name
         monitor.warn(f"every answer is {only}, so no point can get another class: label points of other classes too")
     elif missing:
-        monitor.note(f"no answer yet for {len(missing)} of {len(there)} classes: {', '.join(missing)}")
+        monitor.note(f"no answer yet for {len(missing)} of {len(answered)} classes: {', '.join(missing)}")
 
 
 def known_superpoints(
@@ -215,7 +215,7 @@ def spread(
         latest = labels.latest()
     for one in predictions:
         if one.table.id != store.table.id or one.classes.names != store.classes.names:
-            raise HpalError(one.path, f"is of other scenes or classes than {store.path}", "predict these scenes")
+            raise HpalError(one.path, f"belongs to other scenes or classes than {store.path}", "predict these scenes")
     if strength is not None and not 0 < strength <= _MAX_STRENGTH:
         raise UsageError("--strength", f"{strength:g} is not between 0 and {_MAX_STRENGTH:g}", "give a number like 1")
     chosen = parts.of(shard, store.choose(split, scenes))

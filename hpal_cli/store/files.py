@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hpal_cli import system
 from hpal_cli.errors import HpalError
-from hpal_cli.store.remote import RemotePath, is_unfinished, require_writable, taken, uploaded
+from hpal_cli.store.remote import RemotePath, already_exists, is_unfinished, require_writable, uploaded
 
 _OURS = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)(\.lock)?")
 """Temporary names: of what is being written, of what was replaced and is being removed, and of their lock files."""
@@ -215,10 +215,10 @@ def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None
         require_writable(path)
         # Whether the writer of an unfinished store is dead is found out when the store is begun.
         if not overwrite and path.exists() and not is_unfinished(path):
-            raise taken(path)
+            raise already_exists(path)
         return
     if os.path.lexists(path) and not overwrite and not is_special(path):
-        raise taken(path)
+        raise already_exists(path)
     if not path.parent.is_dir():
         raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
 

@@ -19,13 +19,13 @@ from hpal_cli.scene_table import outer_names
 from hpal_cli.store.plain import read_metadata
 from hpal_cli.store.remote import (
     RemotePath,
+    already_exists,
     in_flight,
     no_bucket,
     reached,
     require_bucket,
     require_listing,
     require_writable,
-    taken,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Objects(ObjectStore):
         """The `zarr.json` of an array or a group, which never changes in a complete store.
 
         Raises:
-            NotPlain: it is not there, or no JSON object.
+            NotPlain: it does not exist, or no JSON object.
         """
         if name not in self._metadata:
             if len(self._metadata) >= _KEPT:
@@ -152,16 +152,16 @@ class InPlace:
         Raises:
             HpalError: a complete store is there and `overwrite` is not set, or another process is writing one.
         """
-        there = self._there()
-        if there is None:
+        current = self._current()
+        if current is None:
             if self.path.exists():
-                raise taken(self.path)
+                raise already_exists(self.path)
             self._put("create", self._sign)
         else:
-            attributes, version, changed = there
+            attributes, version, changed = current
             if attributes.get("complete") is True:
                 if not overwrite:
-                    raise taken(self.path)
+                    raise already_exists(self.path)
             elif (age := self._age(changed)) < STALE:
                 problem = f"is being written by another process, which gave a sign of life {age:.0f} s ago"
                 remedy = f"wait for it, or name another; one that died is replaced {STALE:.0f} s after its last sign"
@@ -208,13 +208,13 @@ class InPlace:
 
     def _look(self) -> None:
         """Finds out whether this writer still has the store, and the version of its `zarr.json`."""
-        there = self._there()
-        if there is None or there[0].get("writer") != self._writer:
+        current = self._current()
+        if current is None or current[0].get("writer") != self._writer:
             self._lost = True
         else:
-            self._version = there[1]
+            self._version = current[1]
 
-    def _there(self) -> tuple[dict[str, Any], dict[str, str], Any] | None:
+    def _current(self) -> tuple[dict[str, Any], dict[str, str], Any] | None:
         """The `hpal` attribute of what is there, its version, and when it was written."""
         with reached(self.path):
             try:
@@ -226,7 +226,7 @@ class InPlace:
         try:
             attributes = json.loads(text)["attributes"]["hpal"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise taken(self.path) from None
+            raise already_exists(self.path) from None
         return attributes, _version(found.meta), found.meta["last_modified"]
 
     def _age(self, changed: Any) -> float:
@@ -250,10 +250,10 @@ class InPlace:
                     # Two writers at once are then noticed only when one of them ends.
                     put = self.path.objects.put(self._key, text)
             except (AlreadyExistsError, PreconditionError) as error:
-                there = self._there()
-                if there is not None and there[0] == json.loads(text)["attributes"]["hpal"]:
+                current = self._current()
+                if current is not None and current[0] == json.loads(text)["attributes"]["hpal"]:
                     # This writer's own put arrived, but the answer to it was lost, and it was sent again.
-                    self._version = there[1]
+                    self._version = current[1]
                     return
                 if mode == "create" or not self._version:
                     problem, remedy = "is being written by another process", "wait for it, or name another"

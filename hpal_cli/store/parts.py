@@ -155,7 +155,7 @@ def _merged(found: list[dict[str, Any]], places: list[Path]) -> tuple[str, dict[
     else:
         for about, place in zip(found, places, strict=True):
             if about.get("id") != first.get("id"):
-                raise HpalError(place, f"is of other scenes than {places[0].name}", _REMEDY)
+                raise HpalError(place, f"belongs to other scenes than {places[0].name}", _REMEDY)
     return str(first["kind"]), {**attributes, "history": history}, held
 
 
@@ -183,7 +183,7 @@ def _history_without_shard(about: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _link_scenes(place: Path, folder: Path, names: list[str]) -> None:
     """Raises:
-    HpalError: a scene of the part is not there.
+    HpalError: a scene of the part is missing.
     """
     for name in names:
         source, target = place / "scenes" / name, folder / "scenes" / name

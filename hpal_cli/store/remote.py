@@ -358,14 +358,14 @@ def uploaded(path: RemotePath, *, overwrite: bool) -> Iterator[Path]:
         # The object store can refuse a name that is taken only if the object is put in one piece.
         pieces = overwrite or local.stat().st_size > _ONE_PIECE
         if pieces and not overwrite and path.exists():
-            raise taken(path)
+            raise already_exists(path)
         from obstore.exceptions import AlreadyExistsError
 
         with reached(path):
             try:
                 path.objects.put(path.key, local, mode="overwrite" if pieces else "create")
             except AlreadyExistsError as error:
-                raise taken(path) from error
+                raise already_exists(path) from error
             except FileNotFoundError as error:
                 raise no_bucket(path) from error
 
@@ -382,7 +382,7 @@ def is_unfinished(path: RemotePath) -> bool:
         return False
 
 
-def taken(path: Path) -> HpalError:
+def already_exists(path: Path) -> HpalError:
     return HpalError(path, "exists already", "give --overwrite to replace it, or another name")
 
 

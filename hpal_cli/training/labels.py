@@ -129,7 +129,7 @@ def require_spread_of(
     again = f"{shlex.join(map(str, words))} --overwrite"
     remedy = f"make it from these: {again}"
     if predictions.table.id != store.table.id or predictions.classes.names != store.classes.names:
-        raise HpalError(path, f"is of other scenes or classes than {store.path}", remedy)
+        raise HpalError(path, f"belongs to other scenes or classes than {store.path}", remedy)
     train = store.table.choose("train")
     if not any(predictions.has(scene) for scene in train):
         raise HpalError(path, "holds none of the train scenes", remedy)
@@ -183,12 +183,12 @@ class Spread:
         for scene in train:
             prob = self.probabilities(scene)
             digest.update(scene.name.encode() + prob.astype("<f2").tobytes())
-            there = np.zeros(len(store.classes), bool)
+            occurs = np.zeros(len(store.classes), bool)
             for _, target, weight in self._blocks(scene, prob):
                 self.mass += weight @ target
                 self.points += int((weight > 0).sum())
-                there[target[weight > 0].argmax(axis=1)] = True
-            self.classes[scene.name] = there
+                occurs[target[weight > 0].argmax(axis=1)] = True
+            self.classes[scene.name] = occurs
         self.digest = digest.hexdigest()
 
     def probabilities(self, scene: SceneInfo) -> NDArray[np.float16]:
