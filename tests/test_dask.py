@@ -338,6 +338,14 @@ def test_a_worker_that_is_killed(cluster: Cluster, workers: Workers, tmp_path: P
     assert hidden(tmp_path) == []
 
 
+def test_workers_that_die_again_and_again() -> None:
+    from distributed import KilledWorker
+
+    expected = "--scheduler: 4 workers ended while they did one of the tasks; see their logs"
+    with pytest.raises(HpalError, match=expected), clusters._problems():
+        raise KilledWorker("task", None, 3)  # type: ignore[arg-type]
+
+
 def test_a_scene_is_written_once(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "unfinished"
     folder.mkdir()
