@@ -161,6 +161,12 @@ def test_eval_says_so(by_hand: tuple[Path, Path, Path], hpal: Callable[..., Done
     assert "50.0000 % of train" in text
     assert "28.5714 % of train + val" in text
     assert "mIoU      50.00 %   original 33.33 %" in text
+    assert "labelled  2 points: " in text
+    one = LabelStore.create(scenes.with_name("one.zarr"), CLASSES, SceneStore(scenes).table)
+    answer = np.zeros(1, ANSWER)
+    answer["scene"] = 1
+    one.append(answer, "hand", Entry("test", "0", ()))
+    assert "labelled  1 point: " in hpal("eval", preds, "--truth", scenes, "--labels", one.path).out.decode()
 
 
 @pytest.mark.parametrize("typed", ["--labels labels.zarr", "--labels=labels.zarr"])

@@ -169,7 +169,7 @@ def _print_evaluation(console: Console, result: Evaluation) -> None:
     print(f"mean of classes {_percent(grid.class_accuracy)} %")
     if grid.without_class:
         print(f"without   {counted(grid.without_class, 'grid point')} that nothing is known of: counted as wrong")
-    print(f"labelled  {kept.points:,} points: {100 * kept.of_train:.4f} % of train", end=", ")
+    print(f"labelled  {counted(kept.points, 'point')}: {100 * kept.of_train:.4f} % of train", end=", ")
     print(f"{100 * kept.of_train_and_val:.4f} % of train + val")
     if kept.with_unsure and kept.points:
         print('          (with the answers that were "unsure"; --labels STORE leaves them out)')
