@@ -199,7 +199,10 @@ def test_chunks_of_other_shapes(tmp_path: Path) -> None:
     values = np.arange(4000, dtype=np.float64).reshape(1000, 4)
     with envelope.create(tmp_path / "s.zarr", "labels", {}, overwrite=False) as (root, _):
         for name, how in (("shards", {"chunks": (50, 4), "shards": (500, 4)}), ("columns", {"chunks": (500, 2)})):
-            root.create_array(name, data=values, compressors=[zarr.codecs.Crc32cCodec()], **how)
+            # Zarr 3.1.2 loses chunks of shards if `create_array` is given the data.
+            codecs = [zarr.codecs.Crc32cCodec()]
+            made = root.create_array(name, shape=values.shape, dtype=values.dtype, compressors=codecs, **how)
+            made[...] = values
     root, _ = envelope.open_store(tmp_path / "s.zarr", "labels")
     for name, said in (("shards", "shards/c/1/0"), ("columns", "columns")):
         np.testing.assert_array_equal(envelope.read_array(root, name, tmp_path), values)
