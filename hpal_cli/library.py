@@ -346,15 +346,15 @@ def train(
 
     chosen = local_device(choose_device(device))
     start = init if init is None or isinstance(init, Checkpoint) else load(_path("init", init))
-    begun = None if start is None else start.settings
-    name = preset or default_preset(cuda=chosen.type == "cuda", spread=spread is not None, init=begun)
+    init_settings = None if start is None else start.settings
+    name = preset or default_preset(cuda=chosen.type == "cuda", spread=spread is not None, init=init_settings)
     if name == "few" and spread_from is None and answers is not None:
         raise UsageError("preset", "few learns from spread answers, and `spread` is missing", "call `spread` first")
     values = {"teacher": teacher_of(values.get("teacher_after"), spread=spread_from is not None), **values}
     return train_network(
         store,
         answers,
-        settings_of(name, values, init=begun, scale=store.scale),
+        settings_of(name, values, init=init_settings, scale=store.scale),
         spread=spread_from,
         init=start,
         device=chosen,
@@ -559,7 +559,7 @@ def select(
     done = _integers("answered", answered)
     if len(done) and not 0 <= done.min() <= done.max() < len(value):
         raise UsageError(
-            "answered", f"names a row that is not there: there are {len(value)} points", "give rows of `score`"
+            "answered", f"names a row that does not exist: there are {len(value)} points", "give rows of `score`"
         )
     free = np.ones(len(value), bool)
     free[done] = False
@@ -602,6 +602,9 @@ def evaluate(
         jobs: number of processes that work on scenes in parallel, or a cluster (`connect`). The result does not depend
             on it.
         monitor: receives progress and warnings; None: they are not shown.
+
+    Returns:
+        The measures over all scenes that were compared.
 
     Raises:
         HpalError: the stores are of different scenes or classes, a scene has no labels, or no point is left to compare.

@@ -198,7 +198,7 @@ def test_arrays_that_do_not_fit_are_told(cloud: tuple) -> None:
         "score: 1 of its numbers are not finite": lambda: hpal.select([np.nan], [[0, 0, 0]], None, 1),
         "0' is no number of points": lambda: hpal.select(score, xyz, feat, 0),
         "'3/scene' is for each scene": lambda: hpal.select(score, xyz, feat, "3/scene"),
-        "answered: names a row that is not there": lambda: hpal.select(score, xyz, feat, 5, answered=[400]),
+        "answered: names a row that does not exist": lambda: hpal.select(score, xyz, feat, 5, answered=[400]),
         "scene: is no list of whole numbers": lambda: hpal.select(score, xyz, feat, 5, scene=score),
         "2 is no cosine": lambda: hpal.select(score, xyz, feat, 5, similarity=2),
     }

@@ -85,8 +85,8 @@ def test_ssdr_is_told_another_budget_than_it_was_scored_for(predictions: Path) -
 
 def test_a_radius_of_another_unit_is_warned_about(predictions: Path) -> None:
     scores = ok("score", predictions).out
-    assert "--fds-r 20m is wide" in ok("select", "--fds-r", "20", "--budget", "5", stdin=scores).err
-    assert "wide" not in ok("select", "--fds-r", "20cm", "--budget", "5", stdin=scores).err
+    assert "--fds-r 20m is a large radius" in ok("select", "--fds-r", "20", "--budget", "5", stdin=scores).err
+    assert "large radius" not in ok("select", "--fds-r", "20cm", "--budget", "5", stdin=scores).err
 
 
 def test_the_summary_counts_candidates_by_scene_and_class(predictions: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
 
@@ -44,14 +43,7 @@ def command(
     ] = "ply",
     uncompressed: opt.Uncompressed = False,
     color: opt.Color = "auto",
-    split: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Split whose scenes are written: train, val, test or all.",
-            autocompletion=completion.splits,
-        ),
-    ] = "all",
+    split: opt.Split = "all",
     scenes: opt.Scenes = None,
     scheduler: opt.Scheduler = None,
     overwrite: opt.Overwrite = False,

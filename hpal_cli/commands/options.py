@@ -139,6 +139,15 @@ Scenes = Annotated[
         autocompletion=completion.scenes,
     ),
 ]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        help="Use only the scenes of this split: train, val, test or all.",
+        autocompletion=completion.splits,
+    ),
+]
 Answered = Annotated[
     Path | None,
     typer.Option(

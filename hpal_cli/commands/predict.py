@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console
 from hpal_cli.commands.history import this_call
@@ -83,14 +82,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Split whose scenes are predicted: train, val, test or all.",
-            autocompletion=completion.splits,
-        ),
-    ] = "all",
+    split: opt.Split = "all",
     scenes: opt.Scenes = None,
     device: opt.Device = "auto",
     backend: opt.Backend = "auto",

@@ -157,14 +157,16 @@ def command(
                     f"was scored from {where}, which has no features",
                     "add --no-fds, or name them with --source",
                 )
-            console.say(f"{where} holds no features yet, so no FDS: the highest scores are taken")
+            console.say(f"{where} has no features yet, so FDS is off: the highest scores are chosen")
             suppression = None
         if suppression is not None and predictions is not None and predictions.scale is not None and fds_r is None:
             suppression = replace(suppression, radius=RADIUS * predictions.scale)
         if suppression is not None and missing():
             console.say(f"{missing()}: FDS by NumPy alone, which takes several times as long")
         if suppression is not None and fds_r is not None and radius > _LARGE_RADIUS:
-            console.warn(f"--fds-r {radius:g}m is wide: a bare number is in metres, and 20cm is the paper's")
+            console.warn(
+                f"--fds-r {radius:g}m is a large radius: a number without a unit is in metres; the paper's is 20cm"
+            )
         name, _, settings = (header.strategy or "").partition(" ")
         scored_for, _, _ = settings.partition(" ")
         if name in ("ssdr", "diverse") and scored_for and scored_for != str(limit):
@@ -238,7 +240,7 @@ def _store_around(
     if path is None:
         raise UsageError("--context", "needs the points around the picks", "name their store with --source")
     if not path.exists():
-        raise HpalError(path, "the store that was scored is not there", "name its new place with --source")
+        raise HpalError(path, "the store that was scored was not found", "name its new place with --source")
     return SceneStore(path)
 
 

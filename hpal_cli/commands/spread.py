@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpal_cli.commands import completion
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
@@ -64,14 +63,7 @@ def command(
         ),
     ] = None,
     pictures: opt.Pictures = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Split whose scenes are written: train, val, test or all.",
-            autocompletion=completion.splits,
-        ),
-    ] = "all",
+    split: opt.Split = "all",
     scenes: opt.Scenes = None,
     seed: opt.Seed = 0,
     jobs: opt.Jobs = 1,

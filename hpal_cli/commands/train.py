@@ -334,36 +334,39 @@ def command(
         raise UsageError("--model", f"{model!r} is unknown", f"choose from {', '.join(MODELS)}")
     if old_spread and spread is None:
         raise UsageError("--old-spread", "has no meaning without --spread", "give --spread too, or leave it out")
+    given: dict[str, Any] = {
+        "size": size,
+        "inputs": inputs,
+        "voxel": voxel,
+        "steps": steps,
+        "minutes": minutes,
+        "batch": batch,
+        "max_voxels": max_voxels,
+        "even_crops": even_crops,
+        "optimizer": optimizer,
+        "lr": lr,
+        "momentum": momentum,
+        "dampening": dampening,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "period": period,
+        "power": power,
+        "class_weights": class_weights,
+        "dropout": dropout,
+        "teacher_after": teacher_after,
+        "keep": keep,
+        "confidence": confidence,
+        "consistency": consistency,
+        "average": average,
+        "elastic": elastic,
+    }
     if model == "forest":
         network_only = {
             "--init": init,
             "--resume": resume or None,
             "--preset": preset,
-            "--size": size,
-            "--inputs": inputs,
-            "--voxel": voxel,
-            "--steps": steps,
-            "--minutes": minutes,
-            "--batch": batch,
-            "--max-voxels": max_voxels,
-            "--even-crops": even_crops,
-            "--optimizer": optimizer,
-            "--lr": lr,
-            "--momentum": momentum,
-            "--dampening": dampening,
-            "--weight-decay": weight_decay,
-            "--schedule": schedule,
-            "--period": period,
-            "--power": power,
-            "--class-weights": class_weights,
-            "--dropout": dropout,
+            **{f"--{key.replace('_', '-')}": value for key, value in given.items()},
             "--supervised-only": supervised_only or None,
-            "--keep": keep,
-            "--teacher-after": teacher_after,
-            "--confidence": confidence,
-            "--consistency": consistency,
-            "--average": average,
-            "--elastic": elastic,
             "--show": show or None,
             "--workers": workers,
             "--backend": None if backend == "auto" else backend,
@@ -400,43 +403,19 @@ def command(
             "give the checkpoint of a network, or leave it out",
         )
     start = None if init is None else load(init)
-    begun = None if start is None else start.settings
-    name = preset or default_preset(cuda=chosen_device.type == "cuda", spread=spread is not None, init=begun)
+    init_settings = None if start is None else start.settings
+    name = preset or default_preset(cuda=chosen_device.type == "cuda", spread=spread is not None, init=init_settings)
     if supervised_only and teacher_after is not None:
         problem = "is for the teacher, and --supervised-only trains without one"
         raise UsageError("--teacher-after", problem, "leave one of them out")
     if steps is not None and minutes:
         problem = "ends the training after a time, and --steps after a number of steps"
         raise UsageError("--minutes", problem, "leave one of them out")
-    given = {
-        "size": size,
-        "inputs": inputs,
-        "voxel": None if voxel is None else parse_length(voxel, "--voxel", bare="m"),
-        "steps": steps,
-        "minutes": minutes,
-        "batch": batch,
-        "max_voxels": max_voxels,
-        "even_crops": even_crops,
-        "optimizer": optimizer,
-        "lr": lr,
-        "momentum": momentum,
-        "dampening": dampening,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "period": period,
-        "power": power,
-        "class_weights": None if class_weights is None else _power(class_weights),
-        "dropout": dropout,
-        "teacher": False if supervised_only else teacher_of(teacher_after, spread=spread is not None),
-        "teacher_after": teacher_after,
-        "keep": keep,
-        "confidence": confidence,
-        "consistency": consistency,
-        "average": average,
-        "elastic": elastic,
-    }
+    given["voxel"] = None if voxel is None else parse_length(voxel, "--voxel", bare="m")
+    given["class_weights"] = None if class_weights is None else _power(class_weights)
+    given["teacher"] = False if supervised_only else teacher_of(teacher_after, spread=spread is not None)
     scale = None if scenes_store is None or start is not None else scale_at(scenes_store)
-    settings = settings_of(name, given, init=begun, scale=scale)
+    settings = settings_of(name, given, init=init_settings, scale=scale)
     if show:
         for key, text in describe_settings(settings):
             print(f"{key:<14} {text}")

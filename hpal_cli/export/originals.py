@@ -213,7 +213,7 @@ class _PutTogether:
     disk, because a file may be large."""
 
     def __init__(self, points: int) -> None:
-        self._there = np.zeros(points, bool)
+        self._present = np.zeros(points, bool)
         self._folder = tempfile.TemporaryDirectory(prefix="hpal-")
         self._columns: dict[str, NDArray[Any]] = {}
         self._shared: set[str] = set()
@@ -227,9 +227,9 @@ class _PutTogether:
             ValueError: a row is beyond the end of the file, or was added before.
         """
         rows = points.attributes["source_row"]
-        if rows.min() < 0 or rows.max() >= len(self._there):
+        if rows.min() < 0 or rows.max() >= len(self._present):
             raise ValueError("beyond its end")
-        if self._there[rows].any() or len(np.unique(rows)) < len(rows):
+        if self._present[rows].any() or len(np.unique(rows)) < len(rows):
             raise ValueError("given twice")
         given = {f"field {name}": values for name, values in fields.items() if values is not points.label}
         given |= {f"column {name}": values for name, values in points.attributes.items()}
@@ -240,19 +240,19 @@ class _PutTogether:
             self._truth = next(name for name, values in fields.items() if values is points.label)
         if points.rgb is not None:
             given["rgb"] = points.rgb
-        self._shared = self._shared & set(given) if self._there.any() else set(given)
-        self._there[rows] = True
+        self._shared = self._shared & set(given) if self._present.any() else set(given)
+        self._present[rows] = True
         for name, values in given.items():
             if name not in self._columns:
                 path = Path(self._folder.name) / str(len(self._columns))
-                shape = (len(self._there), *values.shape[1:])
+                shape = (len(self._present), *values.shape[1:])
                 self._columns[name] = np.memmap(path, values.dtype, "w+", shape=shape)
             self._columns[name][rows] = values
 
     def blocks(self) -> Iterator[tuple[Points, dict[str, NDArray[Any]]]]:
         """The added points from the first row of the file to the last, in the form of `Originals.blocks`."""
-        rows = np.flatnonzero(self._there)
-        names = self._shared - ({"column source_row"} if len(rows) == len(self._there) else set())
+        rows = np.flatnonzero(self._present)
+        names = self._shared - ({"column source_row"} if len(rows) == len(self._present) else set())
         for start in range(0, len(rows), BLOCK):
             block = {name: np.asarray(self._columns[name][rows[start : start + BLOCK]]) for name in sorted(names)}
             xyz, label, rgb = block.pop("xyz"), block.pop("label"), block.pop("rgb", None)

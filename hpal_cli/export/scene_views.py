@@ -322,9 +322,9 @@ def _front_walls(
     tall = has.sum(axis=2) >= TALL
     limit = np.full(len(has), np.nan)
     for n in np.flatnonzero(tall.any(axis=1)):
-        there, walls = np.flatnonzero(has[n].any(axis=1)), np.flatnonzero(tall[n])
+        occupied, walls = np.flatnonzero(has[n].any(axis=1)), np.flatnonzero(tall[n])
         # A wall in the far half is the one at the back, which stays.
-        if walls[-1] > (there[0] + there[-1]) / 2 and there[-1] > there[0] + 2:
+        if walls[-1] > (occupied[0] + occupied[-1]) / 2 and occupied[-1] > occupied[0] + 2:
             limit[n] = walls[-1]
     known = np.flatnonzero(~np.isnan(limit))
     if not len(known):

@@ -70,8 +70,8 @@ def roofed(position: NDArray[np.floating], *, unit: float = 1.0) -> bool:
     top, bottom = np.full((cells + 1) ** 2, -np.inf), np.full((cells + 1) ** 2, np.inf)
     np.maximum.at(top, cell, position[:, 2])
     np.minimum.at(bottom, cell, position[:, 2])
-    there = np.isfinite(top)
+    has_points = np.isfinite(top)
     ceiling = (top > cut) & (bottom <= cut)
     if (high - low)[2] * unit > STOREY and ceiling.any():
         ceiling &= np.abs(top - np.median(top[ceiling])) < FLAT * (high - low)[2]
-    return bool(2 * ceiling.sum() > there.sum())
+    return bool(2 * ceiling.sum() > has_points.sum())

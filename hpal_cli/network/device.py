@@ -26,7 +26,7 @@ def choose(name: str) -> torch.device:
         raise UsageError("--device", f"{name!r} is not supported", "choose auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
-        raise UsageError("--device", f"{name} is not there ({found} CUDA devices found)", "choose --device cpu")
+        raise UsageError("--device", f"{name} does not exist ({found} CUDA devices found)", "choose --device cpu")
     return device
 
 

@@ -217,5 +217,7 @@ def _require(store: SceneStore, scenes: Sequence[SceneInfo], names: Sequence[str
     for scene in scenes:
         for name in names:
             if name != HEIGHT and not store.has_scalar(scene, name):
-                there = ", ".join([*store.scalars(scene), HEIGHT])
-                raise HpalError(store.path, f"scene {scene.name} has no column {name}, {why}; it has {there}", remedy)
+                available = ", ".join([*store.scalars(scene), HEIGHT])
+                raise HpalError(
+                    store.path, f"scene {scene.name} has no column {name}, {why}; it has {available}", remedy
+                )

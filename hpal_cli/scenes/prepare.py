@@ -153,13 +153,13 @@ def prepare(
     split = {} if isinstance(scene_per, float) else assign_splits(list(names))
     attributes: dict[str, object] = {}
     with contextlib.ExitStack() as writing:
-        there = writing.enter_context(parts.written(out, shard, overwrite=overwrite, monitor=monitor))
+        target = writing.enter_context(parts.written(out, shard, overwrite=overwrite, monitor=monitor))
         place = None
         if not remote:
-            place = resumable_write(there, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
-        store = envelope.create(there, "scenes", attributes, overwrite=overwrite, place=place)
+            place = resumable_write(target, overwrite=overwrite, resume=resume, worth_keeping=has_finished_scenes)
+        store = envelope.create(target, "scenes", attributes, overwrite=overwrite, place=place)
         group, partial = writing.enter_context(store)
-        tasks = writing.enter_context(beside(there, jobs))
+        tasks = writing.enter_context(beside(target, jobs))
         # An interrupted call has measured, and its files are not read again.
         measured = None if scale is not None else settings_of(partial).get("measured") if resume else None
         found = None
@@ -174,7 +174,7 @@ def prepare(
             fits = max(fits, edge)
         times = None if fits == ROOM_GRID else fits / ROOM_GRID
         table = classes or reader.CLASSES or _classes_found(reader, sources, options, strict, keep_going, monitor)
-        job = _Job(reader.NAME, options, strict, tasks.place(there, partial), edge, unit, table)
+        job = _Job(reader.NAME, options, strict, tasks.place(target, partial), edge, unit, table)
         settings = {
             "format": reader.NAME,
             "columns": None if columns is None else list(columns),
@@ -189,7 +189,7 @@ def prepare(
         record = Unfinished(partial, settings, resume=resume)
         done: dict[str, DoneScene] = {}
         failed: dict[str, HpalError] = {}
-        told = Repeated()
+        repeated = Repeated()
 
         def fail(name: str, error: HpalError) -> None:
             if not keep_going:
@@ -199,7 +199,7 @@ def prepare(
 
         try:
             if isinstance(scene_per, float):
-                work = _tiled(job, sources, scene_per, fail, told, monitor)
+                work = _tiled(job, sources, scene_per, fail, repeated, monitor)
                 split = assign_splits([one.name for one in work])
             else:
                 work = [_Work(job, name, names[name]) for name in mine]
@@ -217,15 +217,15 @@ def prepare(
                 if isinstance(result, HpalError):
                     fail(one.name, result)
                 else:
-                    # Not before it is sure that there is a store to tell of.
+                    # The spacing is reported only when a first scene is written, since a store without scenes has none.
                     if found is not None:
                         _tell_spacing(found, measured or ROOM_GRID, monitor)
                         found = None
                     job.place.finish(group, one.name)
                     record.add(one.name, one.signature, result)
                     done[one.name] = result
-                    _tell(one.name, result, edge, told, monitor)
-            for text in told.rest():
+                    _tell(one.name, result, edge, repeated, monitor)
+            for text in repeated.rest():
                 monitor.warn(text)
             if not done:
                 raise HpalError(root, "none of its scenes can be read", "see the warnings above")

@@ -26,7 +26,7 @@ def find_source_store(
         for arg in entry.args:
             word = arg.partition("=")[2] if arg.startswith("-") else arg
             for path in _places(word, beside) if word else ():
-                # A bucket that is gone, or not for this user, is a store that is gone.
+                # If a bucket does not exist any more, or this user may not read it, its store counts as missing.
                 with contextlib.suppress(HpalError):
                     about = attributes_of(path)
                     if about is not None and about.get("kind") == kind and scenes in (None, _id(about)):

@@ -167,14 +167,14 @@ class RawScene:
         """What to tell the user: the notes of the files, with the name of the file if there are several, and which
         columns only some of the files have."""
         several = len(self.files) > 1
-        told = Repeated()
+        repeated = Repeated()
         notes = [
             f"{file.path.name}: {note}" if several else note
             for file in self.files
             for note in file.notes
-            if told.first(file.path.name, note)
+            if repeated.first(file.path.name, note)
         ]
-        notes += told.rest()
+        notes += repeated.rest()
         if self._one_sided:
             notes.append(f"not all of its files have {', '.join(sorted(self._one_sided))}: the others got empty values")
         return notes

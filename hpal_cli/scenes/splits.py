@@ -38,10 +38,10 @@ def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monito
                         option, f"{name} is in --val and in --test", "give patterns that have no scene in common"
                     )
                 split[name] = which
-    taken = set(split.values())
-    if taken and "train" not in taken:
+    used = set(split.values())
+    if used and "train" not in used:
         # A store for prediction or tests needs no scene to train on, but `--val '*'` may also be a mistake.
-        options = " and ".join(f"--{which}" for which in ("val", "test") if which in taken)
+        options = " and ".join(f"--{which}" for which in ("val", "test") if which in used)
         monitor.warn(f"no scene is left to train on; let {options} match fewer, unless you only predict or test")
     return split
 

@@ -135,7 +135,7 @@ class SceneStore:
         than the memory.
 
         Raises:
-            HpalError: columns of another length than the scene, or a grid point that is not there.
+            HpalError: columns of another length than the scene, or a grid point that does not exist.
         """
         name = f"scenes/{scene.name}/original"
         offset, names = self._columns(name, scene)
@@ -264,7 +264,7 @@ class SceneStore:
             HpalError: it has not.
         """
         if inverse.shape != (count,) or inverse.min() < 0 or inverse.max() >= scene.points:
-            problem = f"scene {scene.name}: inverse names a row that is not there"
+            problem = f"scene {scene.name}: inverse names a row that does not exist"
             raise HpalError(self.path, problem, "run `hpal prep` again")
 
     def _has(self, name: str) -> bool:

@@ -37,13 +37,13 @@ class Unfinished:
         """Reads the record in `folder` if `resume` is set and there is one; else begins a new one.
 
         Raises:
-            HpalError: the record is of other settings, or damaged.
+            HpalError: the record belongs to other settings, or damaged.
         """
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}
         shutil.rmtree(folder / SPARE, ignore_errors=True)
         for left in folder.rglob("*.partial"):
-            # What Zarr was writing when the process was killed. A scene of such a name is a folder.
+            # A file that Zarr was writing when the process was killed. A scene may have such a name too, as a folder.
             if left.is_file():
                 left.unlink()
         if resume and self._path.exists():
@@ -71,10 +71,10 @@ class Unfinished:
     def _read(self, settings: dict[str, Any]) -> None:
         data = self._path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        # A line that a power cut left half is a scene that is not done.
+        # If a power cut left half of a line, its scene counts as not written.
         rows = [json.loads(line) for line in whole.splitlines()]
-        begun = rows[0]["settings"] if rows else {}
-        wrong = sorted(key for key in {*begun, *settings} if begun.get(key) != settings.get(key))
+        recorded = rows[0]["settings"] if rows else {}
+        wrong = sorted(key for key in {*recorded, *settings} if recorded.get(key) != settings.get(key))
         if wrong:
             raise HpalError(
                 "--resume", f"the unfinished store was begun with another {wrong[0]}", "leave it out to begin anew"
@@ -85,7 +85,7 @@ class Unfinished:
                 raise ValueError(f"scene {row['scene']} is said to be {info.name}")
             done = DoneScene(info, float(row["unit"]), tuple(map(str, row["notes"])))
             self._done[info.name] = str(row["signature"]), done
-        # In one step: a kill must not take what is known of the others.
+        # The half line is cut off in one step, so that a process that is killed here does not lose the other lines.
         os.truncate(self._path, len(whole))
 
     def _write(self, row: dict[str, Any]) -> None:

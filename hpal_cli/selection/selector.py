@@ -46,7 +46,7 @@ def find_predictions(
         if path is not None and needed and header.features != 0:
             raise HpalError(
                 path,
-                "the predictions that were scored are not there",
+                "the predictions that were scored were not found",
                 "name their new place with --source, or add --no-fds",
             )
         return None

@@ -197,11 +197,11 @@ def _scenes_by_class(
     found: dict[int, list[SceneInfo]] = {}
     for scene in scenes:
         if spread is not None:
-            there = np.flatnonzero(spread.classes[scene.name])
+            classes = np.flatnonzero(spread.classes[scene.name])
         else:
             ids = labels.get(scene.name, NO_LABELS)[1]
-            there = np.unique(ids[ids >= 0])
-        for one in there.tolist():
+            classes = np.unique(ids[ids >= 0])
+        for one in classes.tolist():
             found.setdefault(one, []).append(scene)
     return sorted(found.items())
 

@@ -65,10 +65,10 @@ def prefetch_batches(
     For CUDA, a separate thread copies them and computes their kernel maps on a separate stream, so that a step does not
     wait for them, nor for the numbers of voxels, which the host must read from the GPU.
     """
-    made = _loaded(batches, steps, workers, pin=device.type == "cuda")
+    loaded = _loaded(batches, steps, workers, pin=device.type == "cuda")
     if device.type != "cuda":
-        return (_to_device(batch, device, geometry) for batch in made)
-    return _prefetch_in_thread(made, steps, device, geometry)
+        return (_to_device(batch, device, geometry) for batch in loaded)
+    return _prefetch_in_thread(loaded, steps, device, geometry)
 
 
 def default_workers(device: torch.device) -> int:

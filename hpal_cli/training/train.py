@@ -258,7 +258,7 @@ class _Run:
         settings, monitor = self.settings, self.monitor
         unfinished = None if run is None else _unfinished(run)
         if unfinished is not None and resume and not unfinished.exists():
-            monitor.note(f"{unfinished} is not there: nothing to resume, starting from step 1")
+            monitor.note(f"{unfinished} does not exist: there is nothing to resume, so training starts from step 1")
         elif unfinished is not None and resume:
             self._load(unfinished)
             monitor.note(f"{unfinished}: continuing after step {self.step}")
@@ -268,30 +268,30 @@ class _Run:
             run = unfinished = None
         metrics = None if run is None else MetricsLog(run.with_name(f"{run.name}.metrics.jsonl"), self.step)
         saved = unfinished if self.step else None
-        pace = RunProgress(settings, self.seconds)
-        reached, told = pace.reached(self.step), not pace.timed
-        work = monitor.task("training, seconds" if pace.timed else "training", pace.total)
+        progress = RunProgress(settings, self.seconds)
+        reached, estimated = progress.reached(self.step), not progress.timed
+        work = monitor.task("training, seconds" if progress.timed else "training", progress.total)
         with defer_signals() as interruption, work as task:
             task.advance(reached)
-            steps = range(self.step, UNBOUNDED_STEPS if pace.timed else settings.steps)
-            made = prefetch_batches(self.batches, steps, self.device, self.backend.geometry, workers=self.workers)
-            for ready in made:
+            steps = range(self.step, UNBOUNDED_STEPS if progress.timed else settings.steps)
+            batches = prefetch_batches(self.batches, steps, self.device, self.backend.geometry, workers=self.workers)
+            for ready in batches:
                 # All processes use the time of the first one, so that they end at the same step.
-                clock = int(1000 * pace.seconds()) if self.processes.first else 0
+                clock = int(1000 * progress.seconds()) if self.processes.first else 0
                 labelled, clock = self.processes.all_reduce_ints(ready.labelled, clock)
                 self.seconds = clock / 1000
-                self.share = pace.share(self.step, self.seconds)
+                self.share = progress.share(self.step, self.seconds)
                 if self.share >= 1:
                     break
-                rate = pace.rate(self.step, self.share)
+                rate = progress.rate(self.step, self.share)
                 if not labelled:
                     self.skipped += 1
                 loss = self._step(ready, rate) if labelled else None
                 self.step += 1
                 (stop,) = self.processes.all_reduce_ints(int(interruption.number is not None))
-                last = not pace.timed and self.step == settings.steps
+                last = not progress.timed and self.step == settings.steps
                 save = self.step % save_every == 0 and not last
-                before, reached = reached, pace.reached(self.step)
+                before, reached = reached, progress.reached(self.step)
                 # Losses are not read at every step, since reading one makes the host wait for the GPU.
                 if self.device.type == "cpu" or self.step % 10 == 0 or save or stop or last:
                     value = self._read_losses(saved)
@@ -305,10 +305,10 @@ class _Run:
                     task.advance(reached - before, status)
                 else:
                     task.advance(reached - before)
-                if not told and self.share >= TIMED_SHARE:
-                    told = True
-                    foretold = f"about {(self.step - 1) / self.share:,.0f} steps in {settings.minutes:g} minutes"
-                    monitor.note(f"{foretold} at this speed; a run that ends by the clock does not repeat to the bit")
+                if not estimated and self.share >= TIMED_SHARE:
+                    estimated = True
+                    estimate = f"about {(self.step - 1) / self.share:,.0f} steps in {settings.minutes:g} minutes"
+                    monitor.note(f"{estimate} at this speed; a run that ends by the clock does not repeat to the bit")
                 if unfinished is not None and (save or stop):
                     self._checkpoint(finished=False).save(unfinished, overwrite=True)
                     saved = unfinished
@@ -434,7 +434,7 @@ class _Run:
         """Loads the saved state of an interrupted run.
 
         Raises:
-            HpalError: the state is of a run with other data or options.
+            HpalError: the state belongs to a run with other data or options.
         """
         saved, now = load(unfinished), self._checkpoint(finished=True)
         for what in ("settings", "classes", "color", "scenes", "scale", "seed", "labels"):

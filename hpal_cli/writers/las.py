@@ -479,10 +479,10 @@ def _stored_names(point_format: Any) -> dict[str, list[str]]:
     carried: dict[str, str] = {}
     for dimension in point_format.dimensions:
         if dimension.name not in ("X", "Y", "Z"):
-            home = carried if dimension.is_standard and dimension.name not in SHOWN else displayed
+            group = carried if dimension.is_standard and dimension.name not in SHOWN else displayed
             several = dimension.num_elements > 1
             for n in range(dimension.num_elements):
-                home[f"{dimension.name}_{n}" if several else dimension.name] = dimension.name
+                group[f"{dimension.name}_{n}" if several else dimension.name] = dimension.name
     for columns in (displayed, carried):
         readers.rename_safely(columns, {**displayed, **carried})
     names: dict[str, list[str]] = {}
