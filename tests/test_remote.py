@@ -15,11 +15,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from conftest import GRID, VAL, Done, fake_predictions
 from synthetic_scenes import answers, certain, first_of_each, rooms, synthetic_scenes
@@ -35,6 +37,9 @@ from hpal_cli.store import envelope, objects, remote
 from hpal_cli.store.files import atomic_write, require_absent
 from hpal_cli.store.remote import RemotePath, located
 from hpal_cli.stream.points import PointReader
+from hpal_cli.training.prefetch import DeviceBatch
+from hpal_cli.training.presets import PRESETS
+from hpal_cli.training.train import _Run, train
 
 pytest.importorskip("obstore", reason="obstore is not installed: pip install 'hpal[remote]'")
 
@@ -603,8 +608,36 @@ def test_a_server_that_is_not_there(hpal: Callable[..., Done], monkeypatch: pyte
     assert "check the address and the network" in line
 
 
-def test_training_a_network_wants_a_disk(s3: RemotePath, scenes: Path, hpal: Callable[..., Done]) -> None:
-    assert "the state of an unfinished run" in lines(hpal("train", scenes, "--labels", "all", "-o", s3 / "m.pt"))[-1]
+def test_a_network_is_trained_to_an_object(s3: RemotePath, scenes: Path, tmp_path: Path) -> None:
+    """Its state and its metrics lie there too, so a run that was cut can be resumed on any computer."""
+    settings = replace(PRESETS["small"], voxel=0.3, steps=4, batch=1, max_voxels=500, period=4)
+    whole = train(SceneStore(scenes), None, settings, run=tmp_path / "m.pt")
+    run, learn = s3 / "m.pt", _Run._step
+
+    def cut(self: _Run, ready: DeviceBatch, rate: float) -> object:
+        if self.step == 3:
+            raise HpalError("step 4", "is not reached", "resume")
+        return learn(self, ready, rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Run, "_step", cut)
+        with pytest.raises(HpalError, match="is not reached"):
+            train(SceneStore(scenes), None, settings, run=run, save_every=2)
+    state = s3 / "m.pt.unfinished"
+    assert state.exists()
+    assert not run.exists()
+    with pytest.raises(HpalError, match="--resume"):
+        train(SceneStore(scenes), None, settings, run=run)
+    resumed = train(SceneStore(scenes), None, settings, run=run, resume=True)
+    assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
+    assert run.read_bytes() == (tmp_path / "m.pt").read_bytes()
+    assert (s3 / "m.pt.metrics.jsonl").read_text() == (tmp_path / "m.pt.metrics.jsonl").read_text()
+    assert not state.exists()
+    state.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        state.unlink()
+    with pytest.raises(HpalError, match="cannot be written"):
+        train(SceneStore(scenes), None, settings, run=located("https://example.org/m.pt"))
 
 
 def test_an_unfinished_prep_is_not_gone_on_with(s3: RemotePath, office: Path, hpal: Callable[..., Done]) -> None:

@@ -151,6 +151,15 @@ class RemotePath(PosixPath):
         for key in [*found["common_prefixes"], *(one["path"] for one in found["objects"])]:
             yield self / key.rstrip("/").rpartition("/")[2]
 
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Raises:
+        FileNotFoundError: there is none, and `missing_ok` is not set.
+        """
+        if not missing_ok and not self._has(self.key):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        with reached(self), contextlib.suppress(FileNotFoundError):
+            self.objects.delete(self.key)
+
     def resolve(self, strict: bool = False) -> RemotePath:
         return self
 

@@ -25,7 +25,8 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import SceneStore
-from hpal_cli.store.remote import RemotePath
+from hpal_cli.store.objects import put
+from hpal_cli.store.remote import RemotePath, require_writable
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.store import open_superpoints
 from hpal_cli.training.batches import BatchDataset
@@ -96,8 +97,7 @@ def train(
     device = local_device(device or torch.device("cpu"))
     backend = backend or choose("auto", device)
     if isinstance(run, RemotePath):
-        problem = "is on object storage, and a network keeps the state of an unfinished run beside its name"
-        raise HpalError(run, problem, "name a local file, and copy it when it is done")
+        require_writable(run)
     unfinished = None if run is None else _unfinished(run)
     if unfinished is not None and not resume and unfinished.exists():
         # Checked before scenes and labels are read, which can take long.
@@ -312,6 +312,8 @@ class _Run:
                 if unfinished is not None and (save or stop):
                     self._checkpoint(finished=False).save(unfinished, overwrite=True)
                     saved = unfinished
+                    if metrics is not None:
+                        metrics.flush()
                 if stop:
                     if unfinished is not None:
                         monitor.note(
@@ -324,6 +326,8 @@ class _Run:
         if self.overflowed:
             monitor.note(f"{self.overflowed} of {self.step} steps were left out: a gradient was too large for fp16")
         done = self._checkpoint(finished=True)
+        if metrics is not None:
+            metrics.flush()
         if run is not None and unfinished is not None:
             # The state is removed only after the checkpoint is saved, so that a full disk does not cost the run.
             done.save(run, overwrite=overwrite)
@@ -462,21 +466,32 @@ def _unfinished(run: Path) -> Path:
 
 
 class MetricsLog:
-    """The file of metrics beside a checkpoint: one line of JSON for every ten steps, written during the run."""
+    """The file of metrics beside a checkpoint: one line of JSON for every ten steps, written during the run. On object
+    storage nothing can be added to an object, so there `flush` writes all lines."""
 
     def __init__(self, path: Path, first: int) -> None:
         """first: the step after which the run continues. Lines of later steps are removed."""
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if first and path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= first]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._kept = [f"{line}\n" for line in lines if json.loads(line)["step"] <= first]
+        if not isinstance(path, RemotePath):
+            path.write_text("".join(self._kept), encoding="utf-8")
 
     def add(self, step: int, loss: float, rate: float, labelled: int, confident: float) -> None:
         """Adds the line of a step. rate: learning rate; labelled: number of labelled points in the batch; confident:
         share of its other points with a pseudo-label."""
         row = {"step": step, "loss": round(loss, 5), "lr": rate, "labelled": labelled, "confident": round(confident, 4)}
+        line = f"{json.dumps(row)}\n"
+        if isinstance(self._path, RemotePath):
+            self._kept.append(line)
+            return
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(row)}\n")
+            file.write(line)
+
+    def flush(self) -> None:
+        """Writes what is not written yet."""
+        if isinstance(self._path, RemotePath):
+            put(self._path, "".join(self._kept).encode())
 
 
 def _digest(
