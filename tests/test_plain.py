@@ -128,7 +128,7 @@ def test_a_store_is_sent_to_a_process_without_its_table(tmp_path: Path) -> None:
     assert isinstance(pickle.loads(pickle.dumps(PredictionStore(made))), PredictionStore)
     # Another store stands in its place.
     sent = pickle.dumps(store)
-    envelope.reopened.cache_clear()
+    envelope._reopened.cache_clear()
     (tmp_path / "scenes.zarr").rename(tmp_path / "old.zarr")
     synthetic_scenes(tmp_path / "scenes.zarr", rooms(2))
     with pytest.raises(HpalError, match="was replaced while it was read"):

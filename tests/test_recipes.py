@@ -672,7 +672,7 @@ def test_a_study_that_was_killed_ends_as_if_it_had_not_been(real: Bench, scenes:
     assert [(line["strategy"], line["model"], line["points"]) for line in after_a_kill] == [
         (strategy, model, points)
         for strategy in ("hmmu", "random")
-        for model, points in (("spread", "15"), ("spread", "30"), ("forest", "30"))
+        for model, points in (("spread", "23"), ("spread", "30"), ("forest", "30"))
     ]
     shutil.rmtree(second)
     real.run("study", str(scenes), "study", **small, WORKERS=1)
@@ -692,7 +692,7 @@ def test_a_campaign_of_few_labels(real: Bench, scenes: Path, other_scenes: Path,
     store, labels = SceneStore(tmp_path / "scenes.zarr"), LabelStore(out / "labels.zarr")
     given = [len(batch.rows) for batch in labels.batches()]
     assert sum(given) == 48
-    assert given[0] == 24
+    assert given[0] == 36
     assert len(given) == 5
     # Every answer is for a superpoint of its own, of a scene to learn from.
     superpoints = SuperpointStore(superpoints_path(store.path))

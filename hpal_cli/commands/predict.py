@@ -212,10 +212,10 @@ def _by_network(
     from hpal_cli.network.device import choose
     from hpal_cli.training.checkpoint import load
 
-    model = load(checkpoint)
     most = MAX_VOXELS if max_voxels is None else max_voxels
-    history = [*model.history, *this_call(NAME)]
     if not isinstance(workers, int):
+        model = load(checkpoint)
+        history = [*model.history, *this_call(NAME)]
         yield from predict_on(
             workers, model, store, output, scenes=chosen, device=device, backend=backend, precision=precision,
             features=features, turns=turns, smooth=smooth, max_voxels=most, shard=shard, overwrite=overwrite,
@@ -225,6 +225,8 @@ def _by_network(
     chosen_device = choose(device)
     chosen_backend = choose_backend(backend, chosen_device, precision)
     console.debug(f"on {chosen_device}, {chosen_backend}")
+    model = load(checkpoint)
+    history = [*model.history, *this_call(NAME)]
     for scene, _, _ in predict(
         model,
         store,

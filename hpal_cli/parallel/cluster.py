@@ -130,7 +130,8 @@ def connect(scheduler: str, monitor: Monitor | None = None) -> Iterator[Cluster]
                     threads_per_worker=1,
                     # Without a limit, as for the processes of --jobs: a large scene may need the memory of all.
                     memory_limit=0,
-                    dashboard_address=None,
+                    # Any free port: by default it is one number, and a second cluster would warn that it is taken.
+                    dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
                 )
             )
