@@ -444,12 +444,21 @@ def _exists(path: Path) -> bool:
     if not isinstance(path, RemotePath):
         return path.exists()
     until = time.monotonic() + _MADE_WITHIN
-    while (about := envelope.attributes_of(path)) is not None and about.get("complete") is not True:
+    while True:
+        about = envelope.attributes_of(path)
+        if about is None:
+            if not path.exists():
+                return False
+            # Another process may have begun between the two questions. If not, it is no store, as opening it says.
+            about = envelope.attributes_of(path)
+            if about is None:
+                return True
+        if about.get("complete") is True:
+            return True
         if time.monotonic() > until:
             # Its writer may be dead, which is found out when the store is created again.
             return False
         time.sleep(0.2)
-    return about is not None or path.exists()
 
 
 _MADE_WITHIN = 5.0
