@@ -24,19 +24,8 @@ from hpal_cli.training import augment
 
 LIBRARIES = (
     *("torch", "numpy", "scipy", "scikit-learn", "zarr", "numcodecs", "google-crc32c", "obstore"),
-    *(
-        "plyfile",
-        "laspy",
-        "lazrs",
-        "pye57",
-        "matplotlib",
-        "typer",
-        "rich",
-        "starlette",
-        "uvicorn",
-        "MinkowskiEngine",
-        "triton",
-    ),
+    *("plyfile", "laspy", "lazrs", "pye57", "matplotlib", "typer", "rich", "starlette", "uvicorn"),
+    *("MinkowskiEngine", "triton"),
 )
 """Libraries whose versions are told, by the names of their distributions."""
 

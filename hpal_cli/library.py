@@ -7,7 +7,7 @@ checked before the work begins, and a wrong one raises an `HpalError` or a `Usag
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -414,8 +414,9 @@ def predict(
     entry = _entry("predict", store.path, path)
     if isinstance(model, str | os.PathLike) and is_forest(_path("model", model)):
         model = load_forest(_path("model", model))
+    written: Iterator[object]
     if isinstance(model, Forest):
-        for _ in predict_forest(
+        written = predict_forest(
             model,
             store,
             path,
@@ -425,47 +426,46 @@ def predict(
             overwrite=overwrite,
             history=[*model.history, entry],
             monitor=monitor,
-        ):
-            pass
-        return open_predictions(path)
+        )
+    else:
+        from hpal_cli.inference.predict import predict as predict_network
+        from hpal_cli.inference.predict import predict_on
+        from hpal_cli.network.backend import choose as choose_backend
+        from hpal_cli.network.device import choose as choose_device
+        from hpal_cli.training.checkpoint import Checkpoint, load
 
-    from hpal_cli.inference.predict import predict as predict_network
-    from hpal_cli.inference.predict import predict_on
-    from hpal_cli.network.backend import choose as choose_backend
-    from hpal_cli.network.device import choose as choose_device
-    from hpal_cli.training.checkpoint import Checkpoint, load
-
-    network = model if isinstance(model, Checkpoint) else load(_path("model", model))
-    if jobs is not None:
-        for _ in predict_on(
-            jobs,
-            network,
-            store,
-            path,
-            scenes=chosen,
-            device=device,
-            backend=backend,
-            precision=precision,
-            features=features,
-            overwrite=overwrite,
-            history=[*network.history, entry],
-            monitor=monitor,
-        ):
-            pass
-        return open_predictions(path)
-    where = choose_device(device)
-    for _ in predict_network(
-        network,
-        store,
-        path,
-        scenes=chosen,
-        device=where,
-        backend=choose_backend(backend, where, precision),
-        features=features,
-        overwrite=overwrite,
-        history=[*network.history, entry],
-        monitor=monitor,
-    ):
+        network = model if isinstance(model, Checkpoint) else load(_path("model", model))
+        history = [*network.history, entry]
+        if jobs is not None:
+            written = predict_on(
+                jobs,
+                network,
+                store,
+                path,
+                scenes=chosen,
+                device=device,
+                backend=backend,
+                precision=precision,
+                features=features,
+                overwrite=overwrite,
+                history=history,
+                monitor=monitor,
+            )
+        else:
+            where = choose_device(device)
+            written = predict_network(
+                network,
+                store,
+                path,
+                scenes=chosen,
+                device=where,
+                backend=choose_backend(backend, where, precision),
+                features=features,
+                overwrite=overwrite,
+                history=history,
+                monitor=monitor,
+            )
+    for _ in written:
         pass
     return open_predictions(path)
 

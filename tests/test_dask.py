@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import GRID, VAL, Done, environment, fake_predictions, tree
+from s3_server import s3_server, use_new_bucket
 from synthetic_scenes import Campaign, Noted, rooms, synthetic_scenes
 
 from hpal_cli import __version__
@@ -90,26 +90,11 @@ class Workers:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[RemotePath]:
     """A bucket of a local server that speaks S3. The workers find it in their environment."""
-    moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server,s3]'")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    about = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "HPAL_REMOTE_PATIENCE": "20",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in about.items():
-            patch.setenv(variable, value)
-        request = urllib.request.Request(f"http://{host}:{port}/dask", method="PUT")
-        urllib.request.urlopen(request).close()
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        use_new_bucket(server, "dask", patch)
         found = located("s3://dask")
         assert isinstance(found, RemotePath)
         yield found
-    server.stop()
 
 
 @pytest.fixture(scope="module")

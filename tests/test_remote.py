@@ -24,6 +24,7 @@ import pytest
 import torch
 import zarr
 from conftest import GRID, VAL, Done, fake_predictions
+from s3_server import s3_server, use_new_bucket
 from synthetic_scenes import answers, certain, first_of_each, rooms, synthetic_scenes
 
 from hpal_cli.errors import HpalError
@@ -347,30 +348,15 @@ def rows(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """Its address."""
-    moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server,s3]'")
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with s3_server() as found:
+        yield found
 
 
 @pytest.fixture
 def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemotePath]:
     """A bucket of its own."""
-    import urllib.request
-
     name = f"b{uuid.uuid4().hex[:12]}"
-    about = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "HPAL_REMOTE_PATIENCE": "20",
-    }
-    for variable, value in about.items():
-        monkeypatch.setenv(variable, value)
-    urllib.request.urlopen(urllib.request.Request(f"{server}/{name}", method="PUT")).close()
+    use_new_bucket(server, name, monkeypatch)
     remote.bucket.cache_clear()
     yield address(f"s3://{name}")
     remote.bucket.cache_clear()

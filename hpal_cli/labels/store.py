@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import tempfile
@@ -20,7 +19,6 @@ from hpal_cli import history
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
-from hpal_cli.parallel.cluster import current_run
 from hpal_cli.scene_table import SceneTable
 from hpal_cli.scenes.metadata import read_metadata
 from hpal_cli.store import envelope
@@ -85,26 +83,28 @@ class LabelStore:
     removed: a later answer for a point takes the place of an earlier one, and `undo` is recorded like an answer.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises:
-        HpalError: there is no complete labels store at `path`, or only a newer version can read it.
+    def __init__(self, path: Path, last: str | None = None) -> None:
+        """last: the name of the last batch that is read; None: all are, also those that are added later.
+
+        Raises:
+            HpalError: there is no complete labels store at `path`, or only a newer version can read it.
         """
         self.path = path
         self._root, attributes = envelope.open_store(path, "labels")
         self.classes, self.table, self.unit, self.history = read_metadata(attributes, path)
         # A batch never changes after it was written (docs/formats.md section 4.3), so each is read only once.
         self._read: dict[str, Batch | None] = {}
-        self._last: str | None = None
+        self._last = last
+        self._answered: dict[int, NDArray[np.int64]] | None = None
 
     def as_of_now(self) -> LabelStore:
         """The same store without any answer that is added later, to be read by several processes."""
-        store, names = LabelStore(self.path), self._names()
-        store._last = names[-1] if names else ""
-        return store
+        names = self._names()
+        return LabelStore(self.path, names[-1] if names else "")
 
     def __reduce__(self) -> tuple[Any, ...]:
         assert self._last is not None, "as_of_now() can be sent to another process"
-        return _reopened_up_to, (self.path, self.table.id, self._last)
+        return envelope.reopened, (LabelStore, self.path, self.table.id, self._last)
 
     @classmethod
     def create(cls, path: Path, classes: ClassTable, table: SceneTable, *, unit: float = 1.0) -> LabelStore:
@@ -207,7 +207,13 @@ class LabelStore:
             HpalError: this store is for other scenes than `other`, whose scenes have the id `scenes`.
         """
         self.require_scenes(scenes, other)
-        return {number: rows["index"] for number, rows in by_scene(self.latest()).items()}
+        if self._answered is not None:
+            return self._answered
+        answered = {number: rows["index"] for number, rows in by_scene(self.latest()).items()}
+        if self._last is not None:
+            # No answers are added to what is read here, and the tasks of all scenes ask for them.
+            self._answered = answered
+        return answered
 
     def append(self, rows: NDArray[np.void], source: str, entry: Entry, *, seconds: float | None = None) -> Batch:
         """Adds answers as the next round, whatever `round` is in the rows. If two programs add at the same time, both
@@ -419,24 +425,6 @@ class LabelStore:
     def _require_rows(self, name: str, count: int, *columns: NDArray[Any]) -> None:
         if any(column.shape not in ((count,), (count, 3)) for column in columns):
             raise HpalError(self.path, f"the columns of its answers/{name} differ in length", "restore a copy of it")
-
-
-def _reopened_up_to(path: Path, scenes: str, last: str) -> LabelStore:
-    """A labels store that another process has opened, opened here, once, with no batch after `last`.
-
-    Raises:
-        HpalError: it is of other scenes.
-    """
-    return _opened_up_to(path, scenes, last, current_run())
-
-
-@functools.lru_cache(maxsize=4)
-def _opened_up_to(path: Path, scenes: str, last: str, run: str) -> LabelStore:
-    store = LabelStore(path)
-    if store.table.id != scenes:
-        raise HpalError(path, "was replaced while it was read", "run the command again")
-    store._last = last
-    return store
 
 
 def _exists(path: Path) -> bool:

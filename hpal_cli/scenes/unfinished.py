@@ -37,7 +37,7 @@ class Unfinished:
         """Reads the record in `folder` if `resume` is set and there is one; else begins a new one.
 
         Raises:
-            HpalError: the record belongs to other settings, or damaged.
+            HpalError: the record belongs to other settings, or is damaged.
         """
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}

@@ -143,18 +143,18 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
         raise HpalError(path, f"its zarr.json is damaged ({first_line(error)})", _REMEDY) from error
 
 
-def reopened(kind: Callable[[Path], Any], path: Path, scenes: str) -> Any:
-    """A store that another process has opened, opened here, once.
+def reopened(kind: Callable[..., Any], path: Path, scenes: str, *further: Any) -> Any:
+    """A store that another process has opened, opened here, once. further: what `kind` needs besides the path.
 
     Raises:
         HpalError: it belongs to other scenes than it was there.
     """
-    return _reopened(kind, path, scenes, current_run())
+    return _reopened(kind, path, scenes, current_run(), *further)
 
 
 @functools.lru_cache(maxsize=16)
-def _reopened(kind: Callable[[Path], Any], path: Path, scenes: str, run: str) -> Any:
-    store = kind(path)
+def _reopened(kind: Callable[..., Any], path: Path, scenes: str, run: str, *further: Any) -> Any:
+    store = kind(path, *further)
     if store.table.id != scenes:
         raise HpalError(path, "was replaced while it was read", "run the command again")
     return store
