@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -31,16 +31,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def interpreted() -> Iterator[None]:
-    """Triton looks at the variable when a kernel is defined, which is when implicit_gemm.py is first imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        import hpal_cli.network.tables  # noqa: F401
-
-        yield
 
 
 @pytest.fixture
