@@ -10,28 +10,28 @@ CUDA ?=
 WHEELS = .cache/minkowski$(if $(CUDA),-cuda)-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 	print(version("torch"), sys.implementation.cache_tag, sep="-")')
 
-.PHONY: demo test coverage check minkowski minkowski-wheel completions manual help-texts figures docs clean
+.PHONY: demo test check minkowski minkowski-wheel completions manual help-texts figures docs clean
 
 demo: $(VENV)/installed  ## the main job: a small campaign on synthetic rooms
 	$(BIN)/hpal demo --overwrite
 
-test: $(VENV)/installed-dev check  ## everything that must hold
+# COVERAGE=1: the lines of hpal that run while COUNTED are tested are counted, and their share is printed. Before Python
+# 3.12 counting doubles the time, so these are the files that reach many lines in little of it; none of them: all.
+COVERAGE ?=
+COUNTED ?= commands info stream stores selection_commands label_files label_log class_tables metrics strategies hmmu \
+	reports export prep spread superpoints
+LINES := $(abspath .cache/lines)
+COUNTING = HPAL_COVERAGE=$(LINES) HPAL_COUNTED="$(COUNTED)" PYTHONPATH=$(abspath tests) \
+	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
+TESTS ?=
+
+test: $(VENV)/installed-dev check  ## everything that must hold; TESTS=FILES: only these; COVERAGE=1: and the lines covered
+	$(if $(COVERAGE),rm -rf $(LINES))
 	# One thread a process: two test processes with two threads each would slow one another down manyfold.
 	# worksteal: each has a half of the files at first, so that what the tests of a file share is made once, not twice.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-
-# Before Python 3.12 counting doubles the time, so these are the files that reach many lines in little of it.
-COUNTED ?= $(patsubst %,tests/test_%.py,commands info stream stores selection_commands label_files label_log class_tables \
-	metrics strategies hmmu reports export prep spread superpoints)
-LINES := $(abspath .cache/lines)
-
-coverage: $(VENV)/installed-dev  ## the share of hpal's lines that some quick tests run; COUNTED=tests: that all run
-	rm -rf $(LINES)
-	OMP_NUM_THREADS=1 HPAL_COVERAGE=$(LINES) PYTHONPATH=$(abspath tests) \
-		COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
-		$(BIN)/python -m pytest -q -n 2 --dist worksteal -p lines_covered $(COUNTED)
-	$(BIN)/coverage combine -q --data-file=$(LINES)/lines $(LINES)
-	$(BIN)/coverage report --data-file=$(LINES)/lines --skip-covered
+	OMP_NUM_THREADS=1 $(if $(COVERAGE),$(COUNTING)) $(BIN)/python -m pytest -n 2 --dist worksteal $(if $(COVERAGE),-p lines_covered) $(TESTS)
+	$(if $(COVERAGE),$(BIN)/coverage combine -q --data-file=$(LINES)/lines $(LINES))
+	$(if $(COVERAGE),$(BIN)/coverage report --data-file=$(LINES)/lines --skip-covered)
 
 check: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
