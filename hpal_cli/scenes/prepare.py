@@ -35,7 +35,7 @@ from hpal_cli.scenes.write import write_scene
 from hpal_cli.shard import Shard
 from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
-from hpal_cli.store.remote import RemotePath
+from hpal_cli.store.remote import RemoteFile, RemotePath
 from hpal_cli.store.tasks import SPARE, Place, beside
 from hpal_cli.wording import Repeated
 
@@ -77,7 +77,10 @@ class _Work:
 
     @property
     def signature(self) -> str:
-        return signature(one for s in self.sources for one in (s.objects or (s.path, *s.beside)))
+        files: list[Path | RemoteFile] = []
+        for source in self.sources:
+            files += source.objects or (source.path, *source.beside)
+        return signature(files)
 
 
 def prepare(
