@@ -23,7 +23,7 @@ from hpal_cli.superpoints import around, segmentation
 from hpal_cli.training import augment
 
 LIBRARIES = (
-    *("torch", "numpy", "scipy", "scikit-learn", "zarr", "numcodecs", "google-crc32c", "obstore"),
+    *("torch", "numpy", "scipy", "scikit-learn", "zarr", "numcodecs", "google-crc32c", "obstore", "distributed"),
     *("plyfile", "laspy", "lazrs", "pye57", "matplotlib", "typer", "rich", "starlette", "uvicorn"),
     *("MinkowskiEngine", "triton"),
 )

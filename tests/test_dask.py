@@ -38,6 +38,7 @@ from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Silent
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.score.scorer import ScoreSettings, Strategy, score
+from hpal_cli.store import objects
 from hpal_cli.store.remote import RemotePath, located
 from hpal_cli.store.tasks import beside
 from hpal_cli.superpoints.store import make_superpoints
@@ -440,6 +441,48 @@ def test_ctrl_c_cancels(cluster: Cluster, workers: Workers, tmp_path: Path) -> N
     assert list(cluster.map_in_order(abs, range(-20, 0))) == list(range(20, 0, -1))
     # What they were at when they were stopped was for nobody.
     assert not list(tmp_path.glob("out/*.ply"))
+
+
+def test_a_command_that_is_killed(
+    cluster: Cluster, workers: Workers, bucket: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has left on object storage is removed by the next one."""
+    store = synthetic_scenes(tmp_path / "rooms.zarr", rooms(26))
+    scheduler = f"file:{workers.file}"
+    command = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "hpal_cli",
+            "export",
+            store.path,
+            "-o",
+            str(bucket / "out"),
+            "-v",
+            "--scheduler",
+            scheduler,
+        ],
+        env=ours(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stderr is not None
+    try:
+        assert "writing" in command.stderr.readline()
+    finally:
+        command.kill()
+        command.wait()
+        command.stderr.close()
+    assert [path.name for path in bucket.iterdir() if path.name.endswith(".tasks")]
+    until = time.monotonic() + 60
+    while tasks_of(cluster) and time.monotonic() < until:
+        time.sleep(0.1)
+    monkeypatch.setattr(objects, "STALE", 0.0)
+    assert len(export(store.path, bucket / "out", overwrite=True, jobs=cluster).paths) == 26
+    assert not [path.name for path in bucket.iterdir() if path.name.startswith(".")]
+    export(store.path, tmp_path / "one")
+    found = [one["path"] for batch in bucket.objects.list("out/") for one in batch]
+    assert {name.removeprefix("out/"): (bucket / name).read_bytes() for name in found} == tree(tmp_path / "one")
 
 
 def tasks_of(cluster: Cluster) -> int:

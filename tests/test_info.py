@@ -49,7 +49,8 @@ def test_the_installation() -> None:
     root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = [re.split(r"[\[=>]", one)[0] for one in project["dependencies"] + extras["minkowski"] + extras["e57"]]
+    used = [extras[name] for name in ("minkowski", "e57", "remote", "dask")]
+    named = [re.split(r"[\[=>]", one)[0] for one in sum(used, project["dependencies"])]
     libraries = found.pop("libraries")
     assert set(named) <= set(libraries)
     assert libraries["numpy"] == np.__version__

@@ -10,15 +10,18 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import laspy
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,7 @@ from conftest import GRID, VAL, Done, fake_predictions
 from s3_server import s3_server, use_new_bucket
 from synthetic_scenes import answers, certain, first_of_each, rooms, synthetic_scenes
 
+from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
 from hpal_cli.history import Entry
 from hpal_cli.info import describe
@@ -34,9 +38,11 @@ from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.prepare import prepare
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.score.scorer import ScoreSettings, Strategy, score
 from hpal_cli.store import envelope, objects, remote
 from hpal_cli.store.files import atomic_write, require_absent
 from hpal_cli.store.remote import RemotePath, located
+from hpal_cli.store.tasks import put_file
 from hpal_cli.stream.points import PointReader
 from hpal_cli.training.prefetch import DeviceBatch
 from hpal_cli.training.presets import PRESETS
@@ -93,7 +99,7 @@ def test_a_path_of_an_address_has_names_like_any() -> None:
     assert (path.name, path.stem, path.suffix) == ("scenes.zarr", "scenes", ".zarr")
 
 
-@pytest.mark.parametrize("use", [os.listdir, os.path.exists, np.load, lambda p: p.stat(), lambda p: p.mkdir()])
+@pytest.mark.parametrize("use", [os.listdir, os.path.exists, np.load, lambda p: p.stat(), lambda p: p.rename("y")])
 def test_what_needs_a_disk_says_so(use: Callable[[RemotePath], object]) -> None:
     with pytest.raises(HpalError, match=r"s3://b/x: is on object storage.*copy it"):
         use(address("s3://b/x"))
@@ -239,6 +245,47 @@ def test_a_file_appears_whole_or_not_at_all(memory: RemotePath) -> None:
     assert other.read_bytes() == b"theirs"
 
 
+def test_each_object_is_read_once_and_ahead(
+    memory: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = synthetic_scenes(tmp_path / "scenes.zarr", rooms(3))
+    read: Counter[tuple[str, bool]] = Counter()
+    now = RemotePath._read_now
+
+    def counted(path: RemotePath) -> bytes:
+        read[path.key, threading.current_thread().name.startswith("read-ahead")] += 1
+        return now(path)
+
+    monkeypatch.setattr(RemotePath, "_read_now", counted)
+    streams = []
+    for place in (tmp_path, memory):
+        preds = certain(store, place / "preds.zarr", 1)
+        read.clear()
+        with (tmp_path / "s.ply").open("w+b") as file:
+            score(preds.path, lambda _, file=file: file, ScoreSettings(Strategy.MMU), split="all")  # type: ignore[misc]
+            file.seek(0)
+            streams.append(PointReader(file, tmp_path / "s.ply").read())
+    np.testing.assert_array_equal(*streams)
+    times: Counter[str] = Counter()
+    for (key, _), count in read.items():
+        times[key.rpartition("preds.zarr/")[2]] += count
+    assert {count for name, count in times.items() if name.startswith("scenes/")} == {1}
+    ahead = {key.rpartition("preds.zarr/")[2] for key, where in read if where}
+    assert {f"scenes/{name}/prob/c/0/0" for name in "bc"} <= ahead
+    assert "scenes/a/prob/c/0/0" not in ahead
+
+
+def test_an_error_of_what_is_read_ahead_is_told_when_it_is_needed(memory: RemotePath) -> None:
+    path = memory / "x"
+    remote.begin_reading([path])
+    with pytest.raises(FileNotFoundError):
+        path.read_bytes()
+    memory.objects.put(path.key, b"now")
+    assert path.read_bytes() == b"now"
+    remote.begin_reading([memory / f"{n}" for n in range(2 * remote._MOST_BEGUN)])
+    assert len(remote._begun) == remote._MOST_BEGUN
+
+
 # ---------------------------------------------------------------- labels
 
 
@@ -337,6 +384,18 @@ def test_predictions_are_read_from_a_web_server(web: tuple[str, Path], hpal: Cal
     assert done.rc == 0, done.err
 
 
+def test_a_scan_is_read_from_a_web_server(web: tuple[str, Path], hpal: Callable[..., Done]) -> None:
+    url, folder = web
+    table_of_points(folder / "scan.xyz", 0)
+    (folder / "classes.json").write_text('[{"name": "any"}]')
+    for n, source in enumerate((folder / "scan.xyz", f"{url}/scan.xyz")):
+        done = hpal("prep", source, "-o", folder / f"{n}.zarr", "--classes", f"{url}/classes.json", "--grid", "50cm")
+        assert done.rc == 0, done.err
+    here, there = (SceneStore(folder / f"{n}.zarr") for n in range(2))
+    assert list(here.table) == list(there.table)
+    np.testing.assert_array_equal(here.points(here.table[0]).xyz, there.points(there.table[0]).xyz)
+
+
 # ---------------------------------------------------------------- a server that speaks S3
 
 
@@ -399,6 +458,153 @@ def test_a_round_of_the_loop(s3: RemotePath, office: Path, tmp_path: Path, hpal:
     assert [batch.round for batch in there.batches()] == [0, 1]
     for name in ("scenes", "scenes.superpoints", "spread", "preds"):
         require_same_bytes(tmp_path / f"{name}.zarr", s3 / f"{name}.zarr")
+
+
+def test_folders_of_files_are_those_of_a_disk(
+    s3: RemotePath, scenes: Path, tmp_path: Path, hpal: Callable[..., Done]
+) -> None:
+    """Pictures and exports have the same bytes there, and an export that fails leaves none."""
+    fake_predictions(scenes, tmp_path / "preds.zarr")
+    preds = tmp_path / "preds.zarr"
+    for place in (tmp_path, s3):
+        for args in (
+            ("score", preds, "--levels", "30", "--ply", place / "scored", "-o", place / "s.ply"),
+            ("select", place / "s.ply", "--budget", "4", "--context", place / "context", "-o", place / "p.ply"),
+            ("label", place / "p.ply", "--table", place / "q.csv", "--clips", place / "clips"),
+            ("label", place / "p.ply", "--html", place / "page.html", "--source", scenes),
+            ("export", preds, "-o", place / "grid", "--format", "laz"),
+            ("export", preds, "-o", place / "whole", "--format", "csv", "--original", scenes),
+            ("eval", preds, "--truth", scenes, "--pictures", place / "pictures", "--figures", place / "plots"),
+        ):
+            done = hpal(*args)
+            assert done.rc == 0, done.err
+    for folder in ("scored", "context", "clips", "grid", "whole", "pictures", "plots"):
+        assert list((tmp_path / folder).rglob("*.*")), folder
+        require_same_bytes(tmp_path / folder, s3 / folder)
+    assert f"{s3}/clips/" in (s3 / "q.csv").read_text()
+    assert (s3 / "page.html").read_bytes().startswith(b"<!doctype html>")
+    # A file that is there is neither replaced nor removed, and no other is left.
+    (s3 / "grid").objects.delete(next(path.key for path in below(s3 / "grid")))
+    there = [path.key for path in below(s3 / "grid")]
+    (line,) = lines(hpal("export", preds, "-o", s3 / "grid", "--format", "laz"))
+    assert "exists already; give --overwrite" in line
+    assert [path.key for path in below(s3 / "grid")] == there
+    done = hpal("export", preds, "-o", s3 / "grid", "--format", "laz", "--overwrite")
+    assert done.rc == 0, done.err
+    require_same_bytes(tmp_path / "grid", s3 / "grid")
+
+
+def put_folder(here: Path, there: RemotePath) -> None:
+    for file in here.rglob("*"):
+        if file.is_file():
+            (there / file.relative_to(here)).objects.put((there / file.relative_to(here)).key, file)
+
+
+def table_of_points(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, np.random.default_rng(seed).integers(0, 9, (200, 3)), fmt="%d")
+
+
+def text_files(folder: Path) -> Path:
+    for n in range(3):
+        table_of_points(folder / f"survey/tile {n}.xyz", n)
+    (folder / "survey/readme.txt").write_text("These are three tiles.\n")
+    (folder / "survey/.hidden.xyz").write_text("no numbers\n")
+    return folder / "survey"
+
+
+def sweeps(folder: Path) -> Path:
+    """Sweeps whose labels are outside of the folder that is given."""
+    rng = np.random.default_rng(0)
+    for name in ("velodyne", "labels"):
+        (folder / "sequences/08" / name).mkdir(parents=True)
+    for n in range(2):
+        rng.random((60, 4)).astype("<f4").tofile(folder / f"sequences/08/velodyne/{n:06d}.bin")
+    rng.choice([40, 48, 50], 60).astype("<u4").tofile(folder / "sequences/08/labels/000001.label")
+    return folder / "sequences/08/velodyne"
+
+
+def tiles(folder: Path) -> Path:
+    for n in range(2):
+        las = laspy.create(point_format=0)
+        las.xyz = np.random.default_rng(n).random((300, 3)) * 9
+        folder.mkdir(exist_ok=True)
+        las.write(str(folder / f"tile_{n}.laz"))
+    return folder
+
+
+def one_table(folder: Path) -> Path:
+    table_of_points(folder / "a/one.csv", 0)
+    return folder / "a/one.csv"
+
+
+@pytest.mark.parametrize("make", [text_files, sweeps, tiles, one_table])
+@pytest.mark.parametrize("scene_per", ["file", 5.0])
+def test_scans_are_read_as_from_a_disk(
+    make: Callable[[Path], Path],
+    scene_per: str | float,
+    memory: RemotePath,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = make(tmp_path / "raw")
+    put_folder(tmp_path / "raw", memory / "raw")
+    classes = None if make is sweeps else ClassTable.from_names(["any"])
+    there = memory / "raw" / root.relative_to(tmp_path / "raw")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    tables = [
+        prepare(place, tmp_path / f"{n}.zarr", classes=classes, scene_per=scene_per, grid=0.5)
+        for n, place in enumerate((root, there))
+    ]
+    assert list(tables[0]) == list(tables[1])
+    here, again = tmp_path / "0.zarr", tmp_path / "1.zarr"
+    for file in here.rglob("*"):
+        if file.is_file() and file != here / "zarr.json":
+            assert (again / file.relative_to(here)).read_bytes() == file.read_bytes(), file
+    assert not list(scratch.iterdir())
+
+
+def test_scans_of_a_bucket_become_a_store_there(
+    s3: RemotePath, office: Path, scenes: Path, tmp_path: Path, hpal: Callable[..., Done]
+) -> None:
+    put_folder(office, s3 / "scans" / office.name)
+    args = ("--val", VAL, "--grid", GRID)
+    done = hpal("prep", s3 / "scans" / office.name, "-o", s3 / "scenes.zarr", *args, "--jobs", "2")
+    assert done.rc == 0, done.err
+    require_same_bytes(scenes, s3 / "scenes.zarr")
+    # An interrupted call goes on with the scenes whose objects are the same.
+    room = next(path for path in below(s3 / "scans") if path.suffix == ".txt" and "Annotations" in path.parts)
+    room.objects.put(room.key, b"0 0 0 1 2\n")
+    (line,) = lines(hpal("prep", s3 / "scans" / office.name, "-o", tmp_path / "x.zarr", *args))[-1:]
+    assert str(room) in line
+    assert "hpal-" not in line
+    (line,) = lines(hpal("prep", s3 / "nothing", "-o", tmp_path / "x.zarr"))
+    assert f"{s3}/nothing: does not exist" in line
+
+
+def test_what_needs_a_disk_is_refused(s3: RemotePath, scenes: Path, tmp_path: Path, hpal: Callable[..., Done]) -> None:
+    assert hpal("score", scenes, "--strategy", "random", "-o", tmp_path / "s.ply").rc == 0
+    assert hpal("select", tmp_path / "s.ply", "--budget", "2", "-o", tmp_path / "p.ply").rc == 0
+    (line,) = lines(hpal("label", tmp_path / "p.ply", "--serve", "--source", scenes, "-o", s3 / "labels.zarr"))
+    assert line.endswith("name a labels store on a disk, or answer with --html and then --from")
+    (line,) = lines(hpal("demo", "-o", s3 / "demo"))
+    assert line.endswith("name a local folder with -o")
+    assert not list(s3.iterdir())
+
+
+def test_a_part_of_nuscenes_is_refused(memory: RemotePath, tmp_path: Path) -> None:
+    """Its labels would be missing."""
+    key = f"{memory.key}/set/samples/LIDAR_TOP/a.pcd.bin"
+    memory.objects.put(key, b"\0" * 200)
+    with pytest.raises(HpalError, match=r"give the whole of it: memory://tests/.*/set$"):
+        prepare(memory / "set/samples", tmp_path / "x.zarr")
+
+
+def below(folder: RemotePath) -> list[RemotePath]:
+    found = [one["path"] for batch in folder.objects.list(f"{folder.key}/") for one in batch]
+    return [folder / key.removeprefix(f"{folder.key}/") for key in sorted(found)]
 
 
 def require_same_bytes(here: Path, there: RemotePath) -> None:
@@ -665,6 +871,38 @@ def test_a_killed_writers_store_is_refused_and_replaced(
         require_absent(path, overwrite=False, folder=True)
     certain(store, tmp_path / "p.zarr", 1)
     require_same_bytes(tmp_path / "p.zarr", path)
+
+
+def test_folders_of_killed_commands_are_removed(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = memory / "x.zarr"
+    dead, other = (memory / f".{name}.0123abcd.tasks" for name in ("x.zarr", "x.zarr.x.zarr"))
+    for folder in (dead, other):
+        objects.put(folder / "alive", b"")
+        objects.put(folder / "1.done", b"")
+    with objects.kept_alive(out, "tasks") as made:
+        put_file(made / "2.done", b"x")
+        # Perhaps it still works: its last sign of life is not old.
+        assert dead.exists()
+        monkeypatch.setattr(objects, "STALE", 0.0)
+        with objects.kept_alive(memory / "y.zarr", "tasks"):
+            assert made.exists()
+    assert not made.exists()
+    with pytest.raises(FileNotFoundError):
+        put_file(made / "late.done", b"x")
+    assert not made.exists()
+    with objects.kept_alive(out, "tasks"):
+        assert not dead.exists()
+    assert [path.name for path in memory.iterdir()] == [other.name]
+
+
+def test_a_writer_of_tasks_gives_signs_of_life(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "RENEWED", 0.02)
+    with objects.kept_alive(memory / "x.zarr", "tasks") as made:
+        key = (made / "alive").key
+        first, until = memory.objects.head(key)["last_modified"], time.monotonic() + 5
+        while memory.objects.head(key)["last_modified"] == first:
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 def test_without_the_extra(memory: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:

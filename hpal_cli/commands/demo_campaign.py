@@ -16,6 +16,7 @@ from typing import Any
 
 from hpal_cli.commands.console import Console
 from hpal_cli.errors import HpalError
+from hpal_cli.store.remote import RemotePath
 
 OFFICE, SCENES, LABELS, PREDS, RESULT, FIGURES = (
     "office", "scenes.zarr", "labels.zarr", "preds.zarr", "result", "figures",
@@ -187,6 +188,8 @@ class Campaign:
 
     def _clear(self, overwrite: bool) -> None:
         folder = self._folder
+        if isinstance(folder, RemotePath):
+            raise HpalError(folder, "is on object storage, and the demo needs a disk", "name a local folder with -o")
         if folder.exists() and any(folder.iterdir()):
             if not overwrite:
                 raise HpalError(

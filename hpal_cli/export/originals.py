@@ -176,7 +176,7 @@ class Originals:
                 write(self.blocks(), file, compress=compress)
                 return
             nodes = self._nodes(header)
-            with tempfile.TemporaryFile(dir=path.parent) as plain:
+            with tempfile.TemporaryFile(dir=unfinished.parent) as plain:
                 write(self._counted(nodes), plain, compress=False)
                 write_copc(plain, info, nodes, file)
 

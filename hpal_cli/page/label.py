@@ -22,6 +22,7 @@ from hpal_cli.page.session import Session
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scenes.store import SceneStore
+from hpal_cli.store.remote import RemotePath
 from hpal_cli.stream.header import Header
 from hpal_cli.stream.rows import Rows
 
@@ -93,10 +94,14 @@ def open_label_page(
     queries, 0 to 1, that two people are asked.
 
     Raises:
-        HpalError: the labels store belongs to other scenes or classes, or it cannot be written.
+        HpalError: the labels store belongs to other scenes or classes, or it cannot be written, or is on object
+            storage.
     """
     monitor = monitor or Silent()
     rooms = asked.store
+    if isinstance(output, RemotePath):
+        problem = "is on object storage, and the page records on a disk who has which query"
+        raise HpalError(output, problem, "name a labels store on a disk, or answer with --html and then --from")
     _require_writable(output.parent, output.parent)
     labels = LabelStore.at(output, rooms.classes, rooms.table, unit=rooms.unit, subject=rooms.path)
     _require_writable(output / "answers", output)

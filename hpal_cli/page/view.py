@@ -15,6 +15,7 @@ from hpal_cli.page.api import PageApi
 from hpal_cli.page.cloud import Column, Source
 from hpal_cli.page.scene_cache import Marker, SceneCache, SceneEntry, require_points, source_of, stores_of
 from hpal_cli.predictions.store import PredictionStore
+from hpal_cli.readers.remote import looked_for
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.store.envelope import attributes_of, kind_of
@@ -150,8 +151,9 @@ def _is_selection(path: Path) -> bool:
 
 
 def _of_file(path: Path) -> SceneCache:
-    reader, sources = readers.find(path)
-    clouds = [(source, reader) for source in sources]
+    with looked_for(path) as scans:
+        reader, sources = readers.find(scans.path)
+        clouds = [(source, reader) for source in scans.sources(sources)]
 
     def entry(number: int) -> SceneEntry:
         source, own = clouds[number]

@@ -63,10 +63,23 @@ class PredictionStore:
         Raises:
             HpalError: there is no such scene.
         """
-        scenes = [scene for scene in self.table.choose(split, globs) if self.has(scene)]
+        chosen = self.table.choose(split, globs)
+        scenes = [s for s, has in zip(chosen, envelope.for_each(self.path, self.has, chosen), strict=True) if has]
         if not scenes:
             raise HpalError(self.path, f"holds no predictions of split {split or 'all'}", "predict these scenes first")
         return scenes
+
+    def read_ahead(self, scene: SceneInfo, *names: str) -> None:
+        """Begins to read arrays of a scene that are needed soon, if the store is on object storage; with `xyz` all that
+        `points` needs."""
+        group = f"scenes/{scene.name}"
+        if "xyz" in names:
+            envelope.read_ahead(self._root, group, self.path)
+        for name in names:
+            dims = 1 if name in ("pred", "labelled") else 2
+            # Answers are few.
+            rows = 1 if name == "labelled" else scene.points
+            envelope.read_ahead(self._root, f"{group}/{name}", self.path, dims=dims, rows=rows)
 
     def points(self, scene: SceneInfo) -> Points:
         """The N grid points: positions, and colours if the scans have any.

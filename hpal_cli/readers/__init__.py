@@ -20,6 +20,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.readers import e57, las, numpy_files, nuscenes, pcd, ply, ptx, s3dis, scannet, semantickitti, text
 from hpal_cli.readers.cloud import Cloud, Options, Source
 from hpal_cli.readers.colours import ColourRange
+from hpal_cli.readers.remote import fetched
 
 Value = TypeVar("Value")
 
@@ -128,24 +129,25 @@ def blocks(reader: Reader, source: Source, options: Options = _EVERYTHING, *, st
     given = dropped = 0
     last: Cloud | None = None
     try:
-        for cloud in reader.read(source, options):
-            if last is not None:
-                yield last
-            _check_lengths(cloud, source)
-            for columns in (cloud.attributes, cloud.carried):
-                rename_safely(columns, cloud.columns)
-            good = _finite(cloud.xyz)
-            count = len(cloud.xyz)
-            if strict and not good.all():
-                problem = f"point {given + int(good.argmin())} has NaN or infinite coordinates"
-                raise HpalError(source.path, problem, "remove such points, or leave --strict out")
-            dropped += count - int(good.sum())
-            last = cloud
-            if dropped:
-                keep = np.flatnonzero(good)
-                last = replace(cloud.take(keep), rows=given + keep)
-            given += count
-            last.given = given
+        with fetched(source) as here:
+            for cloud in reader.read(here, options):
+                if last is not None:
+                    yield last
+                _check_lengths(cloud, source)
+                for columns in (cloud.attributes, cloud.carried):
+                    rename_safely(columns, cloud.columns)
+                good = _finite(cloud.xyz)
+                count = len(cloud.xyz)
+                if strict and not good.all():
+                    problem = f"point {given + int(good.argmin())} has NaN or infinite coordinates"
+                    raise HpalError(source.path, problem, "remove such points, or leave --strict out")
+                dropped += count - int(good.sum())
+                last = cloud
+                if dropped:
+                    keep = np.flatnonzero(good)
+                    last = replace(cloud.take(keep), rows=given + keep)
+                given += count
+                last.given = given
     except OSError as error:
         raise HpalError(source.path, f"cannot be read ({error.strerror or error})", "check the file") from error
     if last is None or given == 0:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpal_cli.classes import ClassTable
+from hpal_cli.store.remote import RemoteFile
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,15 @@ class Source:
 
     name: relative to the folder that was searched, with `/` between folders and without suffix (`Area_6/office_1`);
     path: what the reader opens; beside: further files that belong to the scene, if they exist; suffix: of files that
-    are written for the scene, None for that of `path`.
+    are written for the scene, None for that of `path`; objects: all that is read for the scene, if it is on object
+    storage.
     """
 
     name: str
     path: Path
     beside: tuple[Path, ...] = ()
     suffix: str | None = None
+    objects: tuple[RemoteFile, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ _PTS = ("x", "y", "z", "intensity", "red", "green", "blue")
 LEFT_OUT = "-"
 """The name in `options.columns` of a column that is not read."""
 
-_HEAD = 1 << 16
+HEAD = 1 << 16
+"""Bytes at the beginning of a file from which its layout is recognised."""
 _COUNT = re.compile(r"[0-9]{1,18}")
 """A number of points. Python refuses to read a number of thousands of digits."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf)", re.IGNORECASE)
@@ -38,7 +39,7 @@ class _File(FileIO):
 
     def head(self) -> bytes:
         """The beginning of the file. It must be read before anything else."""
-        head = self.read(_HEAD) or b""
+        head = self.read(HEAD) or b""
         self._only_cr = b"\r" in head and b"\n" not in head
         return head.replace(b"\r", b"\n") if self._only_cr else head
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hpal_cli.classes import ClassTable, Numbers, SemanticClass, palette
 from hpal_cli.errors import HpalError
 from hpal_cli.readers import nuscenes, s3dis, scannet, scannet200, semantickitti
+from hpal_cli.store.remote import located
 
 _ASPRS = {
     2: ("ground", (170, 120, 60)),
@@ -97,7 +96,7 @@ def class_table(text: str) -> ClassTable:
     Raises:
         HpalError: there is no such table and no such file, or the file is no class table.
     """
-    path, name = Path(text), text.casefold()
+    path, name = located(text), text.casefold()
     if not path.is_file():
         if (found := TABLES.get(_ALSO.get(name, name))) is not None:
             return found

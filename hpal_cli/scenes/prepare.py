@@ -22,6 +22,7 @@ from hpal_cli.parallel import map_in_order
 from hpal_cli.progress import Monitor, Silent, Task
 from hpal_cli.readers import Reader
 from hpal_cli.readers.cloud import Cloud, Options, Source
+from hpal_cli.readers.remote import looked_for
 from hpal_cli.scene_table import SceneInfo, SceneTable, outer_names
 from hpal_cli.scenes import class_tables
 from hpal_cli.scenes.raw import RawFile, RawScene
@@ -34,7 +35,7 @@ from hpal_cli.scenes.write import write_scene
 from hpal_cli.shard import Shard
 from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
-from hpal_cli.store.remote import RemotePath
+from hpal_cli.store.remote import RemoteFile, RemotePath
 from hpal_cli.store.tasks import SPARE, Place, beside
 from hpal_cli.wording import Repeated
 
@@ -76,7 +77,10 @@ class _Work:
 
     @property
     def signature(self) -> str:
-        return signature(path for source in self.sources for path in (source.path, *source.beside))
+        files: list[Path | RemoteFile] = []
+        for source in self.sources:
+            files += source.objects or (source.path, *source.beside)
+        return signature(files)
 
 
 def prepare(
@@ -131,11 +135,13 @@ def prepare(
     if remote and resume:
         raise UsageError("--resume", f"is for a store on a disk: nothing unfinished stays at {out}", "leave it out")
     options = Options(None if columns is None else tuple(columns), classes)
-    reader, sources = readers.find(root, format, options)
-    if columns is not None and reader is not readers.text:
-        raise UsageError("--columns", f"is for text, and {root} is read as {reader.NAME}", "leave it out")
-    if format is None and (others := readers.passed_over(root, reader, sources, options)):
-        monitor.note(others)
+    with looked_for(root) as scans:
+        reader, sources = readers.find(scans.path, format, options)
+        if columns is not None and reader is not readers.text:
+            raise UsageError("--columns", f"is for text, and {root} is read as {reader.NAME}", "leave it out")
+        if format is None and (others := readers.passed_over(scans.path, reader, sources, options)):
+            monitor.note(others)
+        sources = scans.sources(sources)
     names = _grouped(root, sources, scene_per)
     if shard is not None and isinstance(scene_per, float):
         raise UsageError("--shard", "is not for tiles, which are known only when every file is read", "leave it out")
@@ -372,7 +378,8 @@ def _gather(work: _Work, folder: Path, task: Task | None) -> RawScene:
 def _file(source: Source) -> RawFile:
     suffix = source.suffix
     if suffix is None:
-        suffix = source.path.suffix if source.path.is_file() else ""
+        is_file = source.objects[0].path == source.path if source.objects else source.path.is_file()
+        suffix = source.path.suffix if is_file else ""
     return RawFile(source.path, readers.safe_name(source.name + suffix))
 
 
@@ -387,6 +394,8 @@ def _counted(blocks: Iterator[Cloud], expected: int, task: Task) -> Iterator[Clo
 
 
 def _expected(reader: Reader, source: Source) -> int:
+    if source.objects:
+        return sum(file.size for file in source.objects) // BYTES
     count = reader.count(source)
     if count is None:
         files = source.path.rglob("*") if source.path.is_dir() else [source.path]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from pathlib import Path
 
 from hpal_cli.errors import UsageError
 from hpal_cli.progress import Monitor
+from hpal_cli.store.remote import located
 
 
 def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monitor: Monitor) -> dict[str, str]:
@@ -48,7 +48,7 @@ def splits(names: Sequence[str], val: Sequence[str], test: Sequence[str], monito
 
 def _listed(path: str, option: str) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = located(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(option, f"{path} cannot be read ({error})", "give a text file of scene names") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

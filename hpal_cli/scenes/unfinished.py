@@ -14,6 +14,7 @@ from typing import Any
 
 from hpal_cli.errors import HpalError
 from hpal_cli.scene_table import SceneInfo, SceneTable
+from hpal_cli.store.remote import RemoteFile
 from hpal_cli.store.tasks import SPARE
 
 FILE = "prep.jsonl"
@@ -111,11 +112,14 @@ def has_finished_scenes(folder: Path) -> bool:
         return False
 
 
-def signature(paths: Iterable[Path]) -> str:
-    """A digest of the names, sizes and times of change of the files (for a folder, of all files in it): it changes when
-    one of them does."""
+def signature(paths: Iterable[Path | RemoteFile]) -> str:
+    """A digest of the names, sizes and times of change of the files (for a folder, of all files in it; for an object,
+    its version): it changes when one of them does."""
     digest = hashlib.sha256()
     for path in paths:
+        if isinstance(path, RemoteFile):
+            digest.update(f"{path.path}\0{path.size}\0{path.version}\n".encode("utf-8", "surrogateescape"))
+            continue
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             # A broken link is skipped here; its reader reports it.
             if file.exists():

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +33,7 @@ from hpal_cli.score.diverse import diverse
 from hpal_cli.score.hmmu import Hierarchy
 from hpal_cli.score.superpoints import SuperpointValue, unanswered_superpoints
 from hpal_cli.shard import Shard
-from hpal_cli.store.envelope import attributes_of, kind_of
+from hpal_cli.store.envelope import attributes_of, for_each, kind_of
 from hpal_cli.store.files import remove_new_on_error
 from hpal_cli.store.tasks import Tasks, beside
 from hpal_cli.stream.header import Header, PoolScene
@@ -203,7 +204,8 @@ def score(
         labels = labels.as_of_now()
     answered = {} if labels is None else labels.answered(store.table.id, path)
     clouds = [] if ply is None else [scene_path(ply, scene.name, "ply") for scene in chosen]
-    answered_rows = {s.number: _answered_rows(store, s, answered) for s in chosen}
+    known_rows = for_each(store.path, lambda scene: _answered_rows(store, scene, answered), chosen)
+    answered_rows = {scene.number: rows for scene, rows in zip(chosen, known_rows, strict=True)}
     extra = {Strategy.REDAL: (REGION,), Strategy.SSDR: (REGION, GUESS)}.get(settings.strategy, ())
     groups: dict[int, NDArray[np.int32]] = {}
     value_of: SuperpointValue | None = None
@@ -225,7 +227,9 @@ def score(
         shard=(shard.part, shard.parts) if shard.parts > 1 else None,
         pool=tuple(PoolScene.from_info(s) for s in chosen),
         history=() if history is None else (*store.history, *history),
-        dtype=point_dtype(color=all(store.has_color(s) for s in pool), extra=tuple((n, "<i4") for n in extra)),
+        dtype=point_dtype(
+            color=all(for_each(store.path, store.has_color, pool)), extra=tuple((n, "<i4") for n in extra)
+        ),
         count=sum(
             len(unanswered_superpoints(groups[s.number], answered_rows[s.number]))
             if settings.per_superpoint
@@ -250,9 +254,9 @@ def score(
         here = [
             _Work(
                 store, s, settings, header.dtype, answered_rows[s.number], threads_of(jobs), ply, overwrite,
-                groups.get(s.number), value_of, ranks.get(s.number), tasks,
+                groups.get(s.number), value_of, ranks.get(s.number), tasks, following=following,
             )
-            for s in chosen
+            for s, following in zip(chosen, (*chosen[1:], None) if jobs == 1 else repeat(None), strict=False)
         ]  # fmt: skip
         work = here
         if not isinstance(jobs, int):
@@ -324,7 +328,8 @@ class _Work:
 
     answered_rows: (T,) rows with an answer, which are no candidates; superpoint: (N,) of each point, if the strategy
     needs it; value_of: turns the scores of points into those of superpoints; ranked: (S,) scores of the superpoints, if
-    all scenes were already compared; tasks: of the files in `ply`.
+    all scenes were already compared; tasks: of the files in `ply`; following: the scene that the same process scores
+    after this one, if that is known.
     On a cluster, a task has no arrays. It reads them (`_with_arrays`) from `labels`, and from the store or `known`, the
     superpoints of scenes.
     """
@@ -343,6 +348,7 @@ class _Work:
     tasks: Tasks = field(default_factory=lambda: Tasks(None))
     labels: LabelStore | None = None
     known: SuperpointStore | None = None
+    following: SceneInfo | None = None
 
 
 _NONE: Any = None
@@ -380,6 +386,9 @@ class _LevelProblem(NamedTuple):
 
 def _score_scene(work: _Work) -> tuple[Rows, _LevelProblem | None]:
     """The stream's rows of one scene, and what is wrong with the levels there, if anything."""
+    if work.following is not None and isinstance(work.store, PredictionStore):
+        colour = ("rgb",) if "red" in (work.dtype.names or ()) else ()
+        work.store.read_ahead(work.following, "xyz", "prob", *colour)
     work = _with_arrays(work)
     store, scene, settings = work.store, work.scene, work.settings
     points = store.points(scene)

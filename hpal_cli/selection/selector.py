@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,12 @@ def select(
     kept, new = np.zeros(0, header.dtype), []
     # A scene without candidates, which is not in the stream, has a share of the budget too.
     budgets = sum(map(budget.count, sizes.values()))
+    following = dict(pairwise(scene.number for scene in header.pool))
     with monitor.task("selecting", header.count) as task:
         for number, rows, subject in scenes_of(readers):
+            after = following.get(number, -1)
+            if predictions is not None and 0 <= after < len(predictions.table):
+                predictions.read_ahead(predictions.table[after], "labelled", "pred")
             streamed = len(rows)
             _check_rows(rows, names.get(number, str(number)), sizes.get(number), subject)
             scene = _scene(predictions, number)

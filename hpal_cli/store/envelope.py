@@ -13,7 +13,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -26,8 +26,11 @@ from hpal_cli.errors import HpalError
 from hpal_cli.parallel.cluster import current_run
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.plain import NotPlain, PlainArray, crc32c, group_attributes, read_metadata
-from hpal_cli.store.remote import RemotePath, in_flight
+from hpal_cli.store.remote import RemotePath, begin_reading, in_flight
 from hpal_cli.wording import first_line
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 SPEC = 1
 """The version of the specification that this program writes, and the newest that it reads."""
@@ -292,6 +295,31 @@ def read_arrays(group: zarr.Group, names: Sequence[str], path: Path) -> list[NDA
     """
     read = in_flight if isinstance(path, RemotePath) else map
     return list(read(lambda name: read_array(group, name, path), names))
+
+
+def for_each(path: Path, function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
+    """`map(function, items)`, for a function that reads something small of the store `path`: from object storage for
+    many items at the same time."""
+    return in_flight(function, items) if isinstance(path, RemotePath) else list(map(function, items))
+
+
+_FEW_ROWS = 4 * CHUNK_ROWS
+"""Rows up to which arrays are read ahead. Larger ones have enough chunks that are read at the same time."""
+
+
+def read_ahead(root: zarr.Group, name: str, path: Path, *, dims: int = 0, rows: int = 0) -> None:
+    """Begins to read an array or a group that is needed soon, if the store is on object storage.
+
+    dims, rows: the number of dimensions and of rows of the array; 0 for a group.
+    """
+    if not isinstance(path, RemotePath) or rows > _FEW_ROWS:
+        return
+    from hpal_cli.store.objects import Objects
+
+    assert isinstance(root.store, Objects)
+    metadata = () if root.store.knows(name) else ("zarr.json",)
+    chunks = (f"c/{n}{'/0' * (dims - 1)}" for n in range(-(-rows // CHUNK_ROWS)))
+    begin_reading([path / name / one for one in (*metadata, *chunks)])
 
 
 KEPT = 1 << 27

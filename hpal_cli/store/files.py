@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hpal_cli import system
 from hpal_cli.errors import HpalError
-from hpal_cli.store.remote import RemotePath, already_exists, is_unfinished, require_writable, uploaded
+from hpal_cli.store.remote import RemotePath, already_exists, in_flight, is_unfinished, require_writable, uploaded
 
 _OURS = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)(\.lock)?")
 """Temporary names: of what is being written, of what was replaced and is being removed, and of their lock files."""
@@ -223,6 +223,17 @@ def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None
         raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
 
 
+def require_all_absent(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Checks that all of these files can be written. On object storage they are asked for at the same time.
+
+    Raises:
+        HpalError: as `require_absent`, for any of the files.
+    """
+    each = in_flight if any(isinstance(path, RemotePath) for path in paths) else map
+    for _ in each(functools.partial(require_absent, overwrite=overwrite), paths):
+        pass
+
+
 @contextlib.contextmanager
 def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
     """Removes the files of `paths` that did not exist before the block, if the block fails.
@@ -230,9 +241,9 @@ def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[N
     Raises:
         HpalError: as `require_absent`, for any of the files.
     """
-    for path in paths:
-        require_absent(path, overwrite=overwrite)
-    new = [path for path in paths if not path.exists()]
+    require_all_absent(paths, overwrite=overwrite)
+    each = in_flight if any(isinstance(path, RemotePath) for path in paths) else map
+    new = [path for path, there in zip(paths, each(lambda path: path.exists(), paths), strict=True) if not there]
     try:
         yield
     except BaseException:
@@ -252,11 +263,9 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         HpalError: the path would not be below `folder`.
     """
-    path = folder / name
-    below = os.path.relpath(os.path.abspath(path), os.path.abspath(folder))
-    if "\0" in name or os.path.isabs(name) or below.split(os.sep)[0] in (os.curdir, os.pardir):
+    if "\0" in name or os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] in (os.curdir, os.pardir):
         raise HpalError(folder, f"a file called {name!r} would not be in it", "do not trust the source of that name")
-    return path
+    return folder / name
 
 
 def sync(folder: Path, *, below: bool = True) -> None:

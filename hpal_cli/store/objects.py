@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import re
 import threading
 import time
 import uuid
@@ -95,6 +98,10 @@ class Objects(ObjectStore):
                 self._metadata.clear()
             self._metadata[name] = read_metadata(self.path / name)
         return self._metadata[name]
+
+    def knows(self, name: str) -> bool:
+        """Whether the `zarr.json` of an array or a group has been read."""
+        return name in self._metadata
 
 
 _KEPT = 1 << 14
@@ -288,6 +295,67 @@ def in_place(path: RemotePath, about: dict[str, Any], *, overwrite: bool) -> Ite
     except BaseException:
         writer.give_up()
         raise
+
+
+@contextlib.contextmanager
+def kept_alive(path: RemotePath, ending: str) -> Iterator[RemotePath]:
+    """Yields a new temporary folder beside `path`, with the name `.NAME.<8 hex digits>.<ending>`. It is removed at the
+    end of the block. Such folders of earlier writers of `path` that were killed are removed first.
+
+    An object in the folder is written again every `RENEWED` seconds. A folder in which nothing was written for `STALE`
+    seconds is one of a writer that was killed.
+    """
+    folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}")
+    sign, ended = folder / _SIGN, threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEWED):
+            # After an error the next attempt may succeed.
+            with contextlib.suppress(HpalError):
+                put(sign, b"")
+
+    put(sign, b"")
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
+    try:
+        _sweep(path, ending, sign)
+        yield folder
+    finally:
+        ended.set()
+        renewing.join()
+        # If it cannot be reached any more, that is not what is to be told.
+        with contextlib.suppress(HpalError):
+            remove_below(folder)
+
+
+_SIGN = "alive"
+"""The object in such a folder that is written again and again."""
+
+
+def put_in_kept(path: RemotePath, data: bytes) -> None:
+    """Writes an object into a folder of `kept_alive`.
+
+    Raises:
+        FileNotFoundError: the folder is gone. The object would make a new one, which nobody removes.
+    """
+    if not path.with_name(_SIGN).is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    put(path, data)
+
+
+def _sweep(path: RemotePath, ending: str, sign: RemotePath) -> None:
+    """Removes the temporary folders of dead writers of `path`. sign: an object that was written just now, by whose time
+    the ages of others are known without a clock of this computer."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.{ending}")
+    left = [one for one in path.parent.iterdir() if ours.fullmatch(one.name) and one != sign.parent]
+    if not left:
+        return
+    with reached(path):
+        now = path.objects.head(sign.key)["last_modified"]
+        for folder in left:
+            written = [one["last_modified"] for batch in path.objects.list(f"{folder.key}/") for one in batch]
+            if all((now - when).total_seconds() >= STALE for when in written):
+                remove_below(folder)
 
 
 PATIENCE = 30.0

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from hpal_cli.errors import HpalError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from obstore.store import ObjectStore
 
 In = TypeVar("In")
@@ -113,9 +116,28 @@ class RemotePath(PosixPath):
         """Raises:
         FileNotFoundError: there is none.
         """
+        begun = _begun.pop(self, None)
+        if begun is not None:
+            with contextlib.suppress(HpalError, FileNotFoundError):
+                return begun.result()
+        return self._read_now()
+
+    def _read_now(self) -> bytes:
         with reached(self):
             try:
                 return bytes(self.objects.get(self.key).bytes())
+            except FileNotFoundError as error:
+                raise _missing(self, error) from None
+
+    def read_head(self, count: int) -> bytes:
+        """The first `count` bytes; all, if there are fewer.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with reached(self):
+            try:
+                return bytes(self.objects.get_range(self.key, start=0, length=count))
             except FileNotFoundError as error:
                 raise _missing(self, error) from None
 
@@ -160,6 +182,17 @@ class RemotePath(PosixPath):
         with reached(self), contextlib.suppress(FileNotFoundError):
             self.objects.delete(self.key)
 
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Does nothing: object storage has no folders, but names with slashes.
+
+        Raises:
+            HpalError: it is on a web server.
+        """
+        require_writable(self)
+
+    def as_uri(self) -> str:
+        return str(self)
+
     def resolve(self, strict: bool = False) -> RemotePath:
         return self
 
@@ -170,6 +203,47 @@ class RemotePath(PosixPath):
         if self.scheme == "memory":
             raise HpalError(self, "is in the memory of one process", "use --jobs 1, or a store on a disk")
         return type(self), self.parts
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """An object. size: in bytes; version: another one if the object was written again."""
+
+    path: RemotePath
+    size: int
+    version: str
+
+
+def objects_below(path: RemotePath) -> list[RemoteFile]:
+    """The object `path`, or else all objects below it, sorted; [] if there is none. On a web server, which does not say
+    what it holds, only an object is found."""
+    with reached(path):
+        if path.key:
+            try:
+                return [_remote_file(path, path.objects.head(path.key))]
+            except FileNotFoundError as error:
+                require_bucket(path, error)
+        if path.read_only:
+            return []
+        home = RemotePath(*path.parts[:2])
+        listed = path.objects.list(f"{path.key}/" if path.key else None, chunk_size=1000)
+        found = [_remote_file(home / one["path"], one) for batch in listed for one in batch]
+    return sorted(found, key=lambda file: file.path.parts)
+
+
+def _remote_file(path: RemotePath, about: Any) -> RemoteFile:
+    return RemoteFile(path, about["size"], str(about["e_tag"] or about["last_modified"]))
+
+
+def download(path: RemotePath, local: Path) -> None:
+    """Copies an object to a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with path.open("rb") as source, local.open("wb") as file:
+        while piece := source.read(1 << 22):
+            file.write(piece)
 
 
 class _Download(io.RawIOBase):
@@ -206,6 +280,31 @@ def in_flight(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
 
     with ThreadPoolExecutor(min(IN_FLIGHT, len(items))) as pool:
         return list(pool.map(function, items))
+
+
+_begun: dict[RemotePath, Future[bytes]] = {}
+"""Objects whose reading was begun before they are needed."""
+
+_MOST_BEGUN = 4 * IN_FLIGHT
+"""Objects that are kept until they are needed. After that the oldest are dropped, and read again if they are needed."""
+
+
+def begin_reading(paths: Sequence[RemotePath]) -> None:
+    """Begins to read objects that never change and are needed soon: their next `read_bytes` waits for what was
+    begun. An error is told when the object is needed."""
+    for path in paths:
+        if path not in _begun:
+            _begun[path] = _reading().submit(path._read_now)
+    while len(_begun) > _MOST_BEGUN:
+        with contextlib.suppress(KeyError, StopIteration, RuntimeError):
+            del _begun[next(iter(_begun))]
+
+
+@cache
+def _reading() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="read-ahead")
 
 
 @cache
@@ -421,8 +520,6 @@ def local_copy(path: Path) -> Path:
         folder = tempfile.TemporaryDirectory(prefix="hpal-")
         atexit.register(folder.cleanup)
         copy = Path(folder.name) / path.name
-        with path.open("rb") as source, copy.open("wb") as file:
-            while piece := source.read(1 << 22):
-                file.write(piece)
+        download(path, copy)
         _copies[version] = copy
     return _copies[version]

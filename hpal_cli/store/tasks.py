@@ -89,11 +89,11 @@ class Tasks:
             write(False)
             return
         record = self.record(str(path))
-        if record.exists():
+        if record.is_file():
             return
         begun = record.with_suffix(".begun")
-        again, new = begun.exists(), not path.exists()
-        begun.touch()
+        again, new = begun.is_file(), not path.exists()
+        put_file(begun, b"")
         write(again)
         try:
             put_file(record, b"")
@@ -123,15 +123,10 @@ def beside(output: Path, jobs: int | Cluster) -> Iterator[Tasks]:
         with tempfile.TemporaryDirectory(prefix="hpal-") as folder:
             yield Tasks(Path(folder))
     elif isinstance(output, RemotePath):
-        from hpal_cli.store.objects import remove_below
+        from hpal_cli.store.objects import kept_alive
 
-        folder_there = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.tasks")
-        try:
-            yield Tasks(folder_there, again=True)
-        finally:
-            # If it cannot be reached any more, that is not what is to be told.
-            with contextlib.suppress(HpalError):
-                remove_below(folder_there)
+        with kept_alive(output, "tasks") as made:
+            yield Tasks(made, again=True)
     else:
         with unfinished_folder(Path(os.path.abspath(output))) as made:
             made.mkdir()
@@ -190,12 +185,21 @@ class Place:
             shutil.rmtree(attempt, ignore_errors=True)
 
     def _write_remote(self, name: str, write: Callable[[zarr.Group, Path], Out]) -> Out:
+        from hpal_cli.store.objects import remove_below
+
+        assert isinstance(self.store, RemotePath)
         with tempfile.TemporaryDirectory(prefix="hpal-") as scratch:
             result = write(_root(Path(scratch)), Path(scratch) / SPARE)
             if result is not None:
                 # What an attempt that died has put already is put again, with the same bytes.
                 envelope.scene_written(self.store, Path(scratch), name)
-        put_file(self.tasks.record(name), pickle.dumps(result))
+        try:
+            put_file(self.tasks.record(name), pickle.dumps(result))
+        except FileNotFoundError:
+            # A store that its writer has given up would otherwise begin again with this scene.
+            if result is not None and not (self.store / "zarr.json").exists():
+                remove_below(self.store / "scenes" / name)
+            raise
         return result
 
     def finish(self, root: zarr.Group, name: str) -> None:
@@ -221,9 +225,9 @@ def put_file(file: Path, data: bytes) -> None:
         FileNotFoundError: the folder is gone.
     """
     if isinstance(file, RemotePath):
-        from hpal_cli.store.objects import put
+        from hpal_cli.store.objects import put_in_kept
 
-        put(file, data)
+        put_in_kept(file, data)
         return
     unfinished = file.with_name(uuid.uuid4().hex)
     unfinished.write_bytes(data)

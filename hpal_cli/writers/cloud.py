@@ -18,7 +18,8 @@ from hpal_cli.csv_cells import safe_cell
 from hpal_cli.errors import HpalError
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.store.envelope import kind_of
-from hpal_cli.store.files import atomic_write, inside, require_absent
+from hpal_cli.store.files import atomic_write, inside, require_absent, require_all_absent
+from hpal_cli.store.remote import RemotePath
 from hpal_cli.stream.viewer_names import PREFIX, QUALITY
 from hpal_cli.writers import las
 
@@ -92,6 +93,10 @@ def reserve_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Ite
     if kind_of(folder) is not None:
         raise HpalError(folder, "is an hpal store, and a folder for files is wanted", "give another name")
     paths = [inside(folder, name) for name in names]
+    if isinstance(folder, RemotePath):
+        require_all_absent(paths, overwrite=overwrite)
+        yield paths
+        return
     for path in paths:
         if os.path.lexists(path):
             require_absent(path, overwrite=overwrite)
