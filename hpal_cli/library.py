@@ -223,7 +223,7 @@ def spread(
     answers").
 
     Args:
-        labels: the labels store; None: there are no answers, and the `predictions` are averaged and smoothed.
+        labels: the labels store; None: there are no answers, and the geometric mean of the `predictions` is smoothed.
         scenes: the scenes store whose points were answered.
         predictions: a list of predictions stores of models for these scenes. Their geometric mean decides where no
             answer is near.

@@ -28,7 +28,7 @@ from hpal_cli.export.scene_views import NO_POINT, SUPERSAMPLING, Image, framed, 
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 
-ROUNDS = (0, 1, 2, 3)
+ROUNDS = (0, 1, 2, 3, 4)
 """The rounds whose results the learning curve has; the picture shows those of 1 and 3."""
 ROOM = "Area_1/lounge_1"
 """The room that is shown: of those with answers, the one with most questions in round 1."""
@@ -103,7 +103,7 @@ def pixels_of(view: Image, xyz: NDArray[np.floating], picks: NDArray[np.floating
 
 
 def curve(axes: Axes, demo: Path) -> None:
-    """mIoU over answers, in the rooms with answers and in the others."""
+    """mIoU over answers, in the rooms with answers and in the others, and that of the forest after the last round."""
     first = [json.loads((demo / f"answered-rooms-{n}.json").read_text(encoding="utf-8")) for n in ROUNDS]
     answers = [result["labelled"]["points"] for result in first]
     for name, text, color, above in (
@@ -117,7 +117,12 @@ def curve(axes: Axes, demo: Path) -> None:
             place = (answers[end], miou[end])
             say = f"{miou[end]:.0f} %"
             axes.annotate(say, place, (0, above), textcoords="offset points", ha="center", fontsize=11, color=color)
-    axes.legend(loc="lower right", frameon=False, fontsize=11, borderaxespad=0.1)
+    forest = json.loads((demo / "new-rooms-forest.json").read_text(encoding="utf-8"))
+    place = (answers[-1], 100 * forest["grid"]["miou"])
+    axes.plot(*place, "D", color="#777777", mfc="white", mew=2, ms=7, label="other rooms, forest")
+    say = f"{place[1]:.0f} %"
+    axes.annotate(say, place, (0, 8), textcoords="offset points", ha="center", fontsize=11, color="#777777")
+    axes.legend(loc="lower right", frameon=False, fontsize=10, borderaxespad=0.1)
     axes.set_title("mIoU, by number of answers", fontsize=TITLE, fontweight="bold", color="0.1", loc="left", x=-0.12)
     axes.set_xticks(answers)
     axes.tick_params(labelsize=10)

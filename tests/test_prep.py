@@ -73,7 +73,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("kept", [0, 1 << 10, 1 << 30])
-def test_a_spool_gives_back_what_it_got(tmp_path: Path, kept: int) -> None:
+def test_a_column_buffer_returns_what_was_appended(tmp_path: Path, kept: int) -> None:
     rng = np.random.default_rng(0)
     parts = [
         {"xyz": rng.random((n, 3)), "a" * 300: rng.integers(0, 9, n).astype(np.int16), "z": np.arange(n)}

@@ -161,14 +161,14 @@ def ranking(scores: list[np.ndarray]) -> list[tuple[int, int]]:
 
 
 def plain_redal(scenes: list[Regions], cluster: list[list[int]]) -> list[tuple[int, int]]:
-    walk = [(s, r) for s, scene in enumerate(scenes) for r in range(len(scene.points)) if scene.unanswered[r]]
-    walk.sort(key=lambda place: -scenes[place[0]].value[place[1]])
+    ordered = [(s, r) for s, scene in enumerate(scenes) for r in range(len(scene.points)) if scene.unanswered[r]]
+    ordered.sort(key=lambda place: -scenes[place[0]].value[place[1]])
     weight = defaultdict(lambda: 1.0)
     outcome = {}
-    for s, r in walk:
+    for s, r in ordered:
         outcome[s, r] = scenes[s].value[r] * weight[cluster[s][r]]
         weight[cluster[s][r]] *= 0.95
-    return sorted(walk, key=lambda place: -outcome[place])
+    return sorted(ordered, key=lambda place: -outcome[place])
 
 
 def groups(seed: int, clusters: int = 6) -> tuple[list[Regions], list[list[int]]]:
@@ -192,7 +192,7 @@ def groups(seed: int, clusters: int = 6) -> tuple[list[Regions], list[list[int]]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_redal_settle_is_the_walk(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redal_rank_regions_is_the_plain_loop(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redal, "CLUSTERS", 6)
     scenes, cluster = groups(seed)
     scores = redal.rank_regions(scenes, seed)
@@ -206,7 +206,7 @@ def test_redal_settle_is_the_walk(seed: int, monkeypatch: pytest.MonkeyPatch) ->
     assert (flat[np.concatenate([~s.open for s in scenes])] == 0).all()
 
 
-def test_redal_settle_repeats_in_any_order_of_scenes() -> None:
+def test_redal_rank_regions_repeats_in_any_order_of_scenes() -> None:
     rng = np.random.default_rng(0)
     scenes = [regions(rng.random(300).tolist(), rng.random((300, 8))) for _ in range(3)]
     scores = redal.rank_regions(scenes)
@@ -385,24 +385,24 @@ def plain_ssdr(scenes: list[Superpoints], budget: int) -> tuple[list[tuple[int, 
     known += [c for scene in scenes for c in scene.answered if c >= 0]
     share = {c: n / len(known) for c, n in Counter(known).items()}
     score = {(s, r): scenes[s].value[r] * math.exp(-share[scenes[s].majority[r]]) for s, r in open_}
-    walk = sorted(open_, key=lambda place: -score[place])
+    ordered = sorted(open_, key=lambda place: -score[place])
     quota, spent = Counter(), 0
-    for s, r in walk:
+    for s, r in ordered:
         if spent >= budget:
             break
         spent += scenes[s].unanswered[r]
         quota[s] += 1
     chosen = []
     for s, n in quota.items():
-        candidates = [r for t, r in walk if t == s][: 2 * n]
+        candidates = [r for t, r in ordered if t == s][: 2 * n]
         chosen += [(k / n, -score[s, r], (s, r)) for k, r in enumerate(plain_picks(scenes[s], candidates, n))]
     first = [place for *_, place in sorted(chosen)]
-    return first, [place for place in walk if place not in first]
+    return first, [place for place in ordered if place not in first]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 60, 150, 400, 10**9])
 @pytest.mark.parametrize("seed", range(3))
-def test_ssdr_settle_is_the_formula(seed: int, budget: int) -> None:
+def test_ssdr_rank_regions_is_the_formula(seed: int, budget: int) -> None:
     scenes = [made(seed, 14), made(seed + 10, 0), made(seed + 20, 23), made(seed + 30, 1)]
     scores = ssdr.rank_regions(scenes, budget_points=budget)
     chosen, others = plain_ssdr(scenes, budget)
@@ -413,7 +413,7 @@ def test_ssdr_settle_is_the_formula(seed: int, budget: int) -> None:
     assert flat.max() <= 1
     assert [len(s) for s in scores] == [14, 0, 23, 1]
     assert len(set(flat[flat > 0].astype(np.float32).tolist())) == (flat > 0).sum()
-    # The walk of step 1 alone would have chosen others.
+    # The order of step 1 alone would have chosen others.
     if budget == 150:
         assert set(ranking(ssdr.rank_regions(scenes, budget_points=0))[: len(chosen)]) != set(chosen)
 
@@ -431,7 +431,7 @@ def test_ssdr_similarity_over_more_clouds_than_a_block() -> None:
         np.testing.assert_allclose(found[i, j], expected, rtol=1e-9)
 
 
-def test_ssdr_settle_repeats_in_any_order_of_scenes() -> None:
+def test_ssdr_rank_regions_repeats_in_any_order_of_scenes() -> None:
     scenes = [made(1, 30), made(2, 40), made(3, 20)]
     scores = ssdr.rank_regions(scenes, budget_points=200)
     for one, two in zip(scores, ssdr.rank_regions(scenes, budget_points=200)):
@@ -442,7 +442,7 @@ def test_ssdr_settle_repeats_in_any_order_of_scenes() -> None:
 
 
 def test_ssdr_ties_zero_features_and_regions_that_are_far() -> None:
-    """Nothing tells the regions apart and S underflows: the walk's order is left, no NaN and no region twice."""
+    """Nothing tells the regions apart and S underflows: the order of step 1 is left, no NaN and no region twice."""
     scene = made(0, 12)
     scene.value[:], scene.feature[:], scene.majority[:] = 1, 0, 0
     scene.unanswered[:] = scene.points

@@ -1,4 +1,4 @@
-"""hpal spread: the walk by a dense solve, what it must never do, and what is said of input that it cannot use."""
+"""hpal spread: random walks by a dense solve, what it must never do, and what is said of input that it cannot use."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from hpal_cli.superpoints.store import open_superpoints
 SCALE = STEP / 0.04
 
 
-# ---------------------------------------------------------------- the walk
+# ---------------------------------------------------------------- random walks
 
 
 def random_walk_graph(seed: int, count: int = 40, parts: int = 1) -> tuple[Graph, np.ndarray]:
@@ -113,7 +113,7 @@ def test_a_walk_without_edges_or_without_answers() -> None:
     size, prior = np.array([3, 4, 5]), np.eye(3)
     found = random_walk(nothing, size, np.array([1]), np.array([[0.0, 0, 1]]))
     assert found.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
-    # No answer: the prior, less the walkers that give up.
+    # No answer: the prior, less the share of walks that end without an answer.
     alone = random_walk(nothing, size, np.zeros(0, np.int64), np.zeros((0, 3)), prior, 10.0)
     np.testing.assert_allclose(alone, prior * (10 * size / 60 / (10 * size / 60 + 1e-3))[:, None], rtol=1e-6)
     one = random_walk(nothing, np.array([7]), np.array([0]), np.array([[0.25, 0.75]]))

@@ -30,8 +30,8 @@ class Labelled:
     """How many points of the train split were labelled.
 
     train: all points of that split, of which the released code gives the share; train_and_val: all points of the train
-    and val splits, of which the paper gives the share; with_unsure: whether unsure answers may be counted too, since
-    predictions record them like labels and no labels store was there to tell them apart.
+    and val splits, of which the paper gives the share; with_unsure: whether `points` may include "unsure" answers.
+    Predictions record those like other answers, and without a labels store nothing distinguishes them.
     """
 
     points: int

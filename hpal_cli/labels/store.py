@@ -216,8 +216,8 @@ class LabelStore:
         return answered
 
     def append(self, rows: NDArray[np.void], source: str, entry: Entry, *, seconds: float | None = None) -> Batch:
-        """Adds answers as the next round, whatever `round` is in the rows. If two programs add at the same time, both
-        succeed.
+        """Adds answers as the next round; the field `round` of `rows` is ignored. If two programs add at the same time,
+        both succeed.
 
         seconds: how long a person looked before giving the answers.
 

@@ -19,8 +19,8 @@ from hpal_cli.page.leases import Leases
 MAX_ANSWER_SECONDS = 3600.0
 """The time of an answer is recorded as at most this many seconds, since a person who takes longer was away."""
 
-AHEAD = 3
-"""Queries that are prepared ahead. With one, a person who answers fast would wait for what prepares the next."""
+PREPARED = 3
+"""Queries that are prepared in advance. With one, a person who answers fast would wait for what prepares the next."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,12 @@ class Session:
             return None
 
     def likely_next(self, client: str, name: str, *, after: int) -> list[int]:
-        """The queries, at most `AHEAD`, that `next` will most likely return one after another once `after` is answered,
+        """At most `PREPARED` queries, which `next` will most likely return one after another once `after` is answered,
         so that they can be prepared."""
         with self._lock:
             held = self._leases.held_by_others(client)
             order = (n for n in self._order(client, after) if n != after and self._open_to(n, name))
-            return list(islice((n for n in order if self._point(n) not in held), AHEAD))
+            return list(islice((n for n in order if self._point(n) not in held), PREPARED))
 
     def hold(self, number: int, client: str) -> bool:
         """Takes or renews the lease of a query for the client that shows it. False if another client holds it."""

@@ -39,14 +39,14 @@ GPU = "GPU"
 
 FORMS = "tcp://HOST:8786, local:8 or file:scheduler.json"
 
-_LEAST_AHEAD = 32
+_MIN_SUBMITTED = 32
 """Tasks that are submitted beyond the one whose result is taken next, if there are few workers. So many are needed for
 an adaptive cluster to start further workers."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection to a Dask scheduler, which can stand where the number of processes can (`jobs`).
+    """A connection to a Dask scheduler, which can be given in place of the number of processes (`jobs`).
 
     gpu: whether tasks ask for the resource `GPU`; run: a name of this connection, by which workers know that files that
     they have opened before may have changed.
@@ -68,15 +68,15 @@ class Cluster:
             HpalError: workers die at a task again and again, the scheduler is gone, or a worker does not see a path.
         """
         pending: deque[Any] = deque()
-        left, ahead, asked = iter(items), _LEAST_AHEAD, 0.0
+        left, limit, asked = iter(items), _MIN_SUBMITTED, 0.0
         name = getattr(function, "__name__", "task").strip("_")
         try:
             with _problems():
                 while True:
                     if time.monotonic() - asked > 1:
                         # Workers come and go.
-                        ahead, asked = max(_LEAST_AHEAD, 2 * sum(self.client.nthreads().values())), time.monotonic()
-                    while len(pending) < ahead and (item := next(left, _END)) is not _END:
+                        limit, asked = max(_MIN_SUBMITTED, 2 * sum(self.client.nthreads().values())), time.monotonic()
+                    while len(pending) < limit and (item := next(left, _END)) is not _END:
                         pending.append(self._submit(name, function, item))
                     if not pending:
                         return

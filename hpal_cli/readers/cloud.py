@@ -17,9 +17,9 @@ class Source:
     """A scene that was found but not read yet.
 
     name: relative to the folder that was searched, with `/` between folders and without suffix (`Area_6/office_1`);
-    path: what the reader opens; beside: further files that belong to the scene, if they exist; suffix: of files that
-    are written for the scene, None for that of `path`; objects: all that is read for the scene, if it is on object
-    storage.
+    path: what the reader opens; beside: further files that belong to the scene, if they exist; suffix: of the
+    files that are written for the scene; None: the suffix of `path`; objects: all that is read for the scene, if it is
+    on object storage.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Parses a text table of numbers into arrays, or names the line that is wrong.
 
-The text is parsed piece by piece by `numbers.c`. A piece that this cannot parse is given to NumPy, and if NumPy cannot
-parse it either, its lines are checked one by one for the error message.
+The text is parsed piece by piece by `numbers.c`. A piece that `numbers.c` cannot parse is given to NumPy. If NumPy
+cannot parse it either, its lines are checked one by one for the error message.
 """
 
 from __future__ import annotations

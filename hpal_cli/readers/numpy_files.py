@@ -27,7 +27,7 @@ _LABELS = ("segment", "segment20", "label", "labels", "semantic", "semantics", "
 _COORD = "coord.npy"
 _NORMALS = {"normal": ("nx", "ny", "nz"), "normals": ("nx", "ny", "nz")}
 _CARRIED = ("instance", "segment200")
-"""Arrays of numbers that name things: their mean over a grid cell has no meaning."""
+"""Arrays of identifiers, whose mean over a grid cell has no meaning."""
 
 
 def find(root: Path, options: Options) -> list[Source]:

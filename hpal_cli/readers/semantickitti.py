@@ -63,8 +63,8 @@ _OTHER_WIDTHS = (3, 5, 6, 7, 8)
 """How many numbers other programs write for each point in files of the same name; mmdetection3d 6 for Waymo."""
 
 _MIN_POINTS, _MIN_DIFFERENCE, _MIN_DISTANCE = 100, 0.2, 1e-3
-"""Points that a file must have for its number of numbers to be guessed; how much smaller `_spread` must be for another
-number to be chosen; and the smallest distance that `_spread` compares."""
+"""Fewest points of a file whose rows may be read as another width than `_NUMBERS`; by how much the `_spread` of that
+width must be smaller; and the least distance from the median that `_spread` distinguishes from 0."""
 
 _REMEDY = "fetch the scan again"
 

@@ -36,7 +36,7 @@ from hpal_cli.shard import Shard
 from hpal_cli.store import envelope, parts
 from hpal_cli.store.files import resumable_write
 from hpal_cli.store.remote import RemoteFile, RemotePath
-from hpal_cli.store.tasks import SPARE, Place, beside
+from hpal_cli.store.tasks import BUFFERS, Place, beside
 from hpal_cli.wording import Repeated
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _tiled(
     monitor: Monitor,
 ) -> list[_Work]:
     """Reads all files, and distributes their points to tiles."""
-    tiles = Tiles(metres, job.unit, job.place.folder / SPARE)
+    tiles = Tiles(metres, job.unit, job.place.folder / BUFFERS)
     reader = _reader(job.reader)
     with monitor.task("reading points", sum(_expected(reader, source) for source in sources)) as task:
         for source in sources:

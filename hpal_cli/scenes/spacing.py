@@ -79,7 +79,7 @@ def _pieces(blocks: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.float
 
 
 class Measured(NamedTuple):
-    """Metres: how far apart the points of scenes lie, and the longest edge of the boxes around the scenes."""
+    """The spacing of the points of some scenes, and the longest edge of their bounding boxes, both in metres."""
 
     spacing: float
     edge: float

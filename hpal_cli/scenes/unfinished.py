@@ -15,7 +15,7 @@ from typing import Any
 from hpal_cli.errors import HpalError
 from hpal_cli.scene_table import SceneInfo, SceneTable
 from hpal_cli.store.remote import RemoteFile
-from hpal_cli.store.tasks import SPARE
+from hpal_cli.store.tasks import BUFFERS
 
 FILE = "prep.jsonl"
 
@@ -42,7 +42,7 @@ class Unfinished:
         """
         self._path = folder / FILE
         self._done: dict[str, tuple[str, DoneScene]] = {}
-        shutil.rmtree(folder / SPARE, ignore_errors=True)
+        shutil.rmtree(folder / BUFFERS, ignore_errors=True)
         for left in folder.rglob("*.partial"):
             # A file that Zarr was writing when the process was killed. A scene may have such a name too, as a folder.
             if left.is_file():

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hpal_cli.score.kmeans import ITERATIONS, kmeans
 
 COMPONENTS = 16
-"""Principal components by which superpoints are compared, each scaled by its deviation."""
+"""Principal components by which superpoints are compared. Each keeps its own standard deviation, so the first ones
+count most."""
 
 MAX_ROWS = 100_000
 """Superpoints that clusters are computed from. If there are more, a random sample of this many is taken."""

@@ -41,7 +41,7 @@ STRENGTH, STRENGTH_UNANSWERED = 1.0, 10.0
 smooths the prior."""
 
 MIN_PROBABILITY = 1e-4
-"""Least probability of a class in a model's prediction when several models are pooled."""
+"""Added to each probability of a model when several models are pooled, so that none can exclude a class completely."""
 
 _MAX_STRENGTH = 1e6
 """Strength above which answers nearby would have no effect."""

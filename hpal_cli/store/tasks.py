@@ -145,14 +145,14 @@ class Place:
         """Writes the scene `name`, and returns what `write` returns, which is given the root group that the scene is to
         be written to, and a folder for what does not fit into memory. If it writes nothing, it returns None."""
         if not self.tasks.again:
-            spare = self.folder / SPARE / f"{name}.spool"
+            buffers = self.folder / BUFFERS / name
             try:
-                result = write(_root(self.folder), spare)
+                result = write(_root(self.folder), buffers)
             except HpalError:
                 shutil.rmtree(self.folder / "scenes" / name, ignore_errors=True)
                 raise
             finally:
-                shutil.rmtree(spare, ignore_errors=True)
+                shutil.rmtree(buffers, ignore_errors=True)
             if result is not None:
                 envelope.scene_written(self.store, self.folder, name)
             return result
@@ -169,7 +169,7 @@ class Place:
         # Not with the folders above it: if these are gone, the command has ended, and nobody waits for the result.
         attempt.mkdir()
         try:
-            result = write(_root(attempt), attempt / SPARE)
+            result = write(_root(attempt), attempt / BUFFERS)
             put_file(self.tasks.record(name), pickle.dumps(result))
             if result is not None:
                 for above in reversed(target.relative_to(self.folder).parents[:-1]):
@@ -189,7 +189,7 @@ class Place:
 
         assert isinstance(self.store, RemotePath)
         with tempfile.TemporaryDirectory(prefix="hpal-") as scratch:
-            result = write(_root(Path(scratch)), Path(scratch) / SPARE)
+            result = write(_root(Path(scratch)), Path(scratch) / BUFFERS)
             if result is not None:
                 # What an attempt that died has put already is put again, with the same bytes.
                 envelope.scene_written(self.store, Path(scratch), name)
@@ -210,8 +210,8 @@ class Place:
                 root.require_group(above)
 
 
-SPARE = "spools"
-"""The folder for what does not fit into memory."""
+BUFFERS = "buffers"
+"""The name of the folder for columns that do not fit into memory (`scenes.column_buffer`)."""
 
 
 def _root(folder: Path) -> zarr.Group:
