@@ -171,7 +171,7 @@ def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[i
         parts.append((at, line, promised))
         all_there = number_table.skip_lines(file, promised)
         line += promised
-        # Decoded and stripped, since strip() takes more characters for blanks in text than in bytes, and than int() does.
+        # strip() takes more characters for blanks in text than in bytes, and more than int() does.
         while all_there and (text := file.readline().decode("latin-1")):
             line += 1
             if text.strip():
