@@ -172,7 +172,8 @@ def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[i
         parts.append((at, line, promised))
         all_there = number_table.skip_lines(file, promised)
         line += promised
-        while all_there and (text := file.readline()):
+        # strip() takes more characters for blanks in text than in bytes, and more than int() does.
+        while all_there and (text := file.readline().decode("latin-1")):
             line += 1
             if text.strip():
                 break
@@ -180,9 +181,9 @@ def _parts(file: _File, start: int, layout: _Layout, path: Path) -> list[tuple[i
             # If there is only one cloud, all its lines are read, whatever number the file says; a note mentions a wrong
             # number.
             return parts if len(parts) > 1 else whole
-        if not _COUNT.fullmatch(text.decode("latin-1").strip()):
+        if not _COUNT.fullmatch(text.strip()):
             return whole
-        at, promised = file.tell(), int(text)
+        at, promised = file.tell(), int(text.strip())
 
 
 def _cloud(values: NDArray[np.float64], names: Sequence[str], path: Path, first: int) -> Cloud:
