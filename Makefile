@@ -54,7 +54,7 @@ minkowski-wheel: $(VENV)/installed
 	$(if $(CUDA),docs/minkowski-cuda.sh $(BIN)/python $(WHEELS),$(CPU_WHEEL))
 
 CPU_WHEEL = PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip wheel --no-cache-dir --use-pep517 \
-		--no-build-isolation --no-deps -C '--global-option=--cpu_only --blas=openblas' -w $(WHEELS) MinkowskiEngine==0.5.4
+		--no-build-isolation --no-deps --config-settings '--global-option=--cpu_only --blas=openblas' -w $(WHEELS) MinkowskiEngine==0.5.4
 
 completions: $(VENV)/installed-dev  ## write completions/ anew
 	$(BIN)/python tests/generate_completions.py

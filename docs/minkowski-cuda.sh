@@ -57,4 +57,4 @@ fi
 
 # setup.py calls a bare `pip`, which must be this Python's.
 PATH="$(dirname "$python"):$PATH" MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" -m pip wheel --no-cache-dir --use-pep517 \
-	--no-build-isolation --no-deps -C '--global-option=--force_cuda --blas=openblas' -w "$folder" .
+	--no-build-isolation --no-deps --config-settings '--global-option=--force_cuda --blas=openblas' -w "$folder" .
