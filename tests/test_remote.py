@@ -603,8 +603,7 @@ def test_a_part_of_nuscenes_is_refused(memory: RemotePath, tmp_path: Path) -> No
 
 
 def below(folder: RemotePath) -> list[RemotePath]:
-    found = [one["path"] for batch in folder.objects.list(f"{folder.key}/") for one in batch]
-    return [folder / key.removeprefix(f"{folder.key}/") for key in sorted(found)]
+    return [file.path for file in remote.objects_below(folder)]
 
 
 def require_same_bytes(here: Path, there: RemotePath) -> None:

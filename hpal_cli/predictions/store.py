@@ -18,6 +18,7 @@ from hpal_cli.scenes.scale import stored_scale
 from hpal_cli.scenes.store import BLOCK, Points, offset_of
 from hpal_cli.store import envelope
 from hpal_cli.store.envelope import RowReader
+from hpal_cli.store.remote import for_each
 
 
 class PredictionStore:
@@ -64,7 +65,7 @@ class PredictionStore:
             HpalError: there is no such scene.
         """
         chosen = self.table.choose(split, globs)
-        scenes = [s for s, has in zip(chosen, envelope.for_each(self.path, self.has, chosen), strict=True) if has]
+        scenes = [s for s, has in zip(chosen, for_each(self.path, self.has, chosen), strict=True) if has]
         if not scenes:
             raise HpalError(self.path, f"holds no predictions of split {split or 'all'}", "predict these scenes first")
         return scenes

@@ -33,8 +33,9 @@ from hpal_cli.score.diverse import diverse
 from hpal_cli.score.hmmu import Hierarchy
 from hpal_cli.score.superpoints import SuperpointValue, unanswered_superpoints
 from hpal_cli.shard import Shard
-from hpal_cli.store.envelope import attributes_of, for_each, kind_of
+from hpal_cli.store.envelope import attributes_of, kind_of
 from hpal_cli.store.files import remove_new_on_error
+from hpal_cli.store.remote import for_each
 from hpal_cli.store.tasks import Tasks, beside
 from hpal_cli.stream.header import Header, PoolScene
 from hpal_cli.stream.points import PointWriter, point_dtype

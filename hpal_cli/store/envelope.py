@@ -13,7 +13,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import zarr
@@ -26,11 +26,8 @@ from hpal_cli.errors import HpalError
 from hpal_cli.parallel.cluster import current_run
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.plain import NotPlain, PlainArray, crc32c, group_attributes, read_metadata
-from hpal_cli.store.remote import RemotePath, begin_reading, in_flight
+from hpal_cli.store.remote import RemotePath, begin_reading, for_each
 from hpal_cli.wording import first_line
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 SPEC = 1
 """The version of the specification that this program writes, and the newest that it reads."""
@@ -293,14 +290,7 @@ def read_arrays(group: zarr.Group, names: Sequence[str], path: Path) -> list[NDA
     Raises:
         HpalError: as `read_array`.
     """
-    read = in_flight if isinstance(path, RemotePath) else map
-    return list(read(lambda name: read_array(group, name, path), names))
-
-
-def for_each(path: Path, function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
-    """`map(function, items)`, for a function that reads something small of the store `path`: from object storage for
-    many items at the same time."""
-    return in_flight(function, items) if isinstance(path, RemotePath) else list(map(function, items))
+    return for_each(path, lambda name: read_array(group, name, path), names)
 
 
 _FEW_ROWS = 4 * CHUNK_ROWS

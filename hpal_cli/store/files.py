@@ -14,10 +14,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from hpal_cli import system
 from hpal_cli.errors import HpalError
-from hpal_cli.store.remote import RemotePath, already_exists, in_flight, is_unfinished, require_writable, uploaded
+from hpal_cli.store.remote import RemotePath, already_exists, for_each, is_unfinished, require_writable, uploaded
+
+Out = TypeVar("Out")
 
 _OURS = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(partial|replaced)(\.lock)?")
 """Temporary names: of what is being written, of what was replaced and is being removed, and of their lock files."""
@@ -223,15 +226,17 @@ def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None
         raise HpalError(path, "its folder does not exist", f"make it first: mkdir -p {path.parent}")
 
 
+def _for_each(function: Callable[[Path], Out], paths: Sequence[Path]) -> list[Out]:
+    return for_each(paths[0], function, paths) if paths else []
+
+
 def require_all_absent(paths: Sequence[Path], *, overwrite: bool) -> None:
     """Checks that all of these files can be written. On object storage they are asked for at the same time.
 
     Raises:
         HpalError: as `require_absent`, for any of the files.
     """
-    each = in_flight if any(isinstance(path, RemotePath) for path in paths) else map
-    for _ in each(functools.partial(require_absent, overwrite=overwrite), paths):
-        pass
+    _for_each(functools.partial(require_absent, overwrite=overwrite), paths)
 
 
 @contextlib.contextmanager
@@ -242,8 +247,8 @@ def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[N
         HpalError: as `require_absent`, for any of the files.
     """
     require_all_absent(paths, overwrite=overwrite)
-    each = in_flight if any(isinstance(path, RemotePath) for path in paths) else map
-    new = [path for path, there in zip(paths, each(lambda path: path.exists(), paths), strict=True) if not there]
+    there = _for_each(lambda path: path.exists(), paths)
+    new = [path for path, exists in zip(paths, there, strict=True) if not exists]
     try:
         yield
     except BaseException:

@@ -282,6 +282,12 @@ def in_flight(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
         return list(pool.map(function, items))
 
 
+def for_each(path: Path, function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
+    """`map(function, items)`, for a function that reads something small of `path`, or of what is beside or below it:
+    from object storage for many items at the same time."""
+    return in_flight(function, items) if isinstance(path, RemotePath) else list(map(function, items))
+
+
 _begun: dict[RemotePath, Future[bytes]] = {}
 """Objects whose reading was begun before they are needed."""
 
