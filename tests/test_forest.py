@@ -314,6 +314,45 @@ def test_what_a_stage_is_told_comes_from_trees_that_have_not_seen_the_scene(monk
     np.testing.assert_array_equal(without.trees[0].threshold, only.trees[0].threshold)
 
 
+def test_of_many_superpoints_a_sample_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = described(*rooms(6))
+    rng = np.random.default_rng(3)
+    # Class 2 has a tenth of the superpoints, class 1 a third; every tenth superpoint has no label.
+    target = []
+    for superpoints in found:
+        label = rng.choice(3, len(superpoints), p=[0.57, 0.33, 0.1])
+        target.append(np.eye(4)[label] * (rng.random(len(superpoints)) < 0.9)[:, None])
+    examples = [Example(s, t) for s, t in zip(found, target, strict=True)]
+    calls: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    usual = learning.fit
+
+    def noted(rows: np.ndarray, label: np.ndarray, weight: np.ndarray, *rest: Any, **options: Any) -> Trees:
+        calls.append((rows, label, weight))
+        return usual(rows, label, weight, *rest, **options)
+
+    monkeypatch.setattr(learning, "fit", noted)
+    learn(examples, stages=2, trees=2, fold_trees=2, seed=1)
+    whole, calls[:] = list(calls), []
+    counts = np.bincount(whole[0][1], minlength=3)
+    size = int(counts[2] + 2 * (counts[2] + 5))
+    monkeypatch.setattr(learning, "MAX_SUPERPOINTS", size)
+    learn(examples, stages=2, trees=2, fold_trees=2, seed=1)
+    # All of the rarest class, and equally many of the others.
+    assert np.bincount(calls[0][1]).tolist() == [counts[2] + 5, counts[2] + 5, counts[2]]
+    assert len(np.unique(calls[0][0], axis=0)) == size
+    known = {row.tobytes() for row in whole[0][0]}
+    assert all(row.tobytes() in known for row in calls[0][0])
+    for (_, label, weight), (_, everyone, weights) in zip(calls[::6], whole[::6], strict=True):
+        np.testing.assert_allclose(np.bincount(label, weight), np.bincount(everyone, weights))
+    # Each fold is left out of the same sample; and the sample follows the seed.
+    assert sum(len(rows) for rows, _, _ in calls[1:6]) == 4 * size
+    first = calls[0][0]
+    for seed, same in ((1, True), (2, False)):
+        calls.clear()
+        learn(examples, stages=1, trees=2, seed=seed)
+        assert np.array_equal(calls[0][0], first) == same
+
+
 # ---------------------------------------------------------------- training and prediction
 
 

@@ -46,8 +46,11 @@ def iou_figure(metrics: Metrics, classes: ClassTable, path: Path, title: str) ->
     iou = 100 * np.nan_to_num(metrics.iou)
     rows = np.arange(len(classes))[::-1]
     axes.barh(rows, iou, color=classes.colors / 255, edgecolor="0.3", linewidth=0.5)
+    # A label may lie on the line of the mean, which would cross its digits.
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     for row, value, known in zip(rows, iou, ~np.isnan(metrics.iou), strict=True):
-        axes.text(value + 1, row, f"{value:.1f}" if known else "does not occur", va="center", fontsize=8)
+        text = f"{value:.1f}" if known else "does not occur"
+        axes.text(value + 1, row, text, va="center", fontsize=8, bbox=ground)
     axes.set_yticks(rows, classes.names)
     axes.axvline(100 * metrics.miou, color="black", linestyle="--", linewidth=1)
     axes.set_xlim(0, 108)

@@ -3,6 +3,7 @@ before for the surroundings of a superpoint."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ BALANCE, BOOSTED_BALANCE = 0.3, 1.0
 """A class has the weight share^-BALANCE, or share^-BOOSTED_BALANCE in the boosted trees."""
 MIN_SHARE = 0.003
 """Least share of a class in the computation of its weight."""
+MAX_SUPERPOINTS = 60_000
+"""Superpoints that the trees are trained on at most; of more, a sample is drawn (`_sample`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,8 @@ def learn(
     the next stage would otherwise learn to copy them. So the scenes are divided into `FOLDS` folds (of few scenes into
     blocks), and each fold is predicted by trees that were trained on the others. The boosted trees have the inputs of
     the last stage, and all classes have the same weight in them. They make other errors than the randomised trees, so
-    the mean of both is better than either.
+    the mean of both is better than either. Of more than `MAX_SUPERPOINTS`, a sample is drawn, since the time would
+    otherwise grow with the scenes: all trees are trained on the same sample, but the folds are predicted in full.
 
     Args:
         scenes: the scenes to learn from.
@@ -82,9 +86,13 @@ def learn(
     # Without the weight share^-balance, a rare class would be predicted as a frequent one that looks like it.
     mass = np.bincount(label, weight, minlength=classes)
     share = np.maximum(mass / max(mass.sum(), 1e-12), MIN_SHARE)[label]
+    taught = _sample(label, weight > 0, MAX_SUPERPOINTS, seed)
+    sampled_mass = np.bincount(label, weight * taught, minlength=classes)
+    # The superpoints of a sample stand for those of their class that are left out. Without a sample, this is a factor
+    # of exactly 1.
+    weight = weight * (mass / np.where(sampled_mass > 0, sampled_mass, 1))[label]
     boosted_weight = weight * share**-BOOSTED_BALANCE
     weight = weight * share**-balance
-    taught = weight > 0
     seen, found = own, []
 
     def learned(rows: NDArray[np.bool_], number: int, stage: int) -> Trees:
@@ -115,6 +123,22 @@ def learn(
     boosted = boost(seen[taught], label[taught], boosted_weight[taught], classes, seed=seed, threads=threads)
     task.advance(1, "boosted trees")
     return Stages(found, boosted)
+
+
+def _sample(label: NDArray[np.integer], taught: NDArray[np.bool_], size: int, seed: int) -> NDArray[np.bool_]:
+    """(S,) at most `size` of the superpoints that are `taught` (S,). All classes have the same limit, the largest that
+    gives no more than `size` in all, so that superpoints of frequent classes are left out first. Those of a class above
+    the limit are drawn at random."""
+    rows = np.flatnonzero(taught)
+    if len(rows) <= size:
+        return taught
+    counts = np.bincount(label[rows])
+    limit = bisect_right(range(size + 1), size, key=lambda limit: int(np.minimum(counts, limit).sum())) - 1
+    rng, kept = np.random.default_rng(seed), np.zeros(len(taught), bool)
+    for number in np.flatnonzero(counts):
+        members = rows[label[rows] == number]
+        kept[members if len(members) <= limit else rng.choice(members, limit, replace=False)] = True
+    return kept
 
 
 def with_context(
