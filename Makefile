@@ -10,7 +10,7 @@ CUDA ?=
 WHEELS = .cache/minkowski$(if $(CUDA),-cuda)-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 	print(version("torch"), sys.implementation.cache_tag, sep="-")')
 
-.PHONY: demo test check minkowski minkowski-wheel completions manual help-texts figures docs clean
+.PHONY: demo test check minkowski minkowski-wheel minkowski-compile completions manual help-texts figures docs clean
 
 demo: $(VENV)/installed  ## the main job: a small campaign on synthetic rooms
 	$(BIN)/hpal demo --overwrite
@@ -38,12 +38,14 @@ check: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-minkowski: $(VENV)/installed  ## MinkowskiEngine, built for the torch that is there; CUDA=1: for the GPU (docs/minkowski.md)
-	@ls $(WHEELS)/*.whl >/dev/null 2>&1 || $(MAKE) --no-print-directory minkowski-wheel
+minkowski: minkowski-wheel  ## MinkowskiEngine, built for the torch that is there; CUDA=1: for the GPU (docs/minkowski.md)
 	$(PIP) --force-reinstall --no-deps $(WHEELS)/*.whl
 
-# Without pip's own cache, which does not ask which torch a wheel was built for. The engine's setup.py calls a bare `pip`.
 minkowski-wheel: $(VENV)/installed
+	@ls $(WHEELS)/*.whl >/dev/null 2>&1 || $(MAKE) --no-print-directory minkowski-compile
+
+# Without pip's own cache, which does not ask which torch a wheel was built for. The engine's setup.py calls a bare `pip`.
+minkowski-compile: $(VENV)/installed
 	@missing=; headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	command -v g++ >/dev/null || missing="$$missing g++"; \
 	echo '#include <cblas.h>' | g++ -fsyntax-only -x c++ - 2>/dev/null || missing="$$missing libopenblas-dev"; \
