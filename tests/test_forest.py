@@ -333,12 +333,9 @@ def test_of_many_superpoints_a_sample_is_learned_from(monkeypatch: pytest.Monkey
     monkeypatch.setattr(learning, "fit", noted)
     learn(examples, stages=2, trees=2, fold_trees=2, seed=1)
     whole, calls[:] = list(calls), []
-    counts = np.bincount(whole[0][1], minlength=3)
-    size = int(counts[2] + 2 * (counts[2] + 5))
+    size = len(whole[0][0]) // 3
     monkeypatch.setattr(learning, "MAX_SUPERPOINTS", size)
     learn(examples, stages=2, trees=2, fold_trees=2, seed=1)
-    # All of the rarest class, and equally many of the others.
-    assert np.bincount(calls[0][1]).tolist() == [counts[2] + 5, counts[2] + 5, counts[2]]
     assert len(np.unique(calls[0][0], axis=0)) == size
     known = {row.tobytes() for row in whole[0][0]}
     assert all(row.tobytes() in known for row in calls[0][0])
@@ -351,6 +348,24 @@ def test_of_many_superpoints_a_sample_is_learned_from(monkeypatch: pytest.Monkey
         calls.clear()
         learn(examples, stages=1, trees=2, seed=seed)
         assert np.array_equal(calls[0][0], first) == same
+
+
+def test_a_sample_keeps_more_of_rare_classes() -> None:
+    count = np.array([90_000, 0, 10_000, 100])
+    label = np.repeat(np.arange(4), count)
+    taught = np.random.default_rng(0).permutation(len(label)) < 80_000
+    of = np.bincount(label[taught], minlength=4)
+    kept = learning._sample(label, taught, 4_000, seed=5)
+    assert kept.sum() == 4_000
+    assert not (kept & ~taught).any()
+    drawn = np.bincount(label[kept], minlength=4)
+    # A superpoint is kept if its key is at most t, with the probability 1 - exp(-t weight), for the t that keeps 4,000.
+    weight = np.divide(1, np.sqrt(of), out=np.zeros(4), where=of > 0)
+    expected = of * (1 - np.exp(-weight * np.linspace(0, 50, 50_001)[:, None]))
+    expected = expected[np.argmin(np.abs(expected.sum(axis=1) - 4_000))]
+    assert (np.abs(drawn - expected) <= 4 * np.sqrt(expected)).all()
+    everything = learning._sample(label, taught, 80_000, seed=5)
+    assert everything is taught
 
 
 # ---------------------------------------------------------------- training and prediction

@@ -3,7 +3,6 @@ before for the surroundings of a superpoint."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -126,18 +125,17 @@ def learn(
 
 
 def _sample(label: NDArray[np.integer], taught: NDArray[np.bool_], size: int, seed: int) -> NDArray[np.bool_]:
-    """(S,) at most `size` of the superpoints that are `taught` (S,). All classes have the same limit, the largest that
-    gives no more than `size` in all, so that superpoints of frequent classes are left out first. Those of a class above
-    the limit are drawn at random."""
+    """(S,) at most `size` of the superpoints that are `taught` (S,). More are drawn at random, without replacement. A
+    superpoint is drawn with the weight n^-1/2, where n is the number of those of its class, so that rare classes keep a
+    larger share of theirs. Keys e / weight are drawn, where e is exponentially distributed, and the smallest ones win
+    (Efraimidis and Spirakis, Information Processing Letters 2006)."""
     rows = np.flatnonzero(taught)
     if len(rows) <= size:
         return taught
-    counts = np.bincount(label[rows])
-    limit = bisect_right(range(size + 1), size, key=lambda limit: int(np.minimum(counts, limit).sum())) - 1
-    rng, kept = np.random.default_rng(seed), np.zeros(len(taught), bool)
-    for number in np.flatnonzero(counts):
-        members = rows[label[rows] == number]
-        kept[members if len(members) <= limit else rng.choice(members, limit, replace=False)] = True
+    count = np.bincount(label[rows])[label[rows]]
+    key = np.random.default_rng(seed).exponential(size=len(rows)) * np.sqrt(count)
+    kept = np.zeros(len(taught), bool)
+    kept[rows[np.argsort(key, kind="stable")[:size]]] = True
     return kept
 
 
