@@ -27,8 +27,8 @@ UNSURE = "unsure"
 
 MAX_CLASSES = 1024
 
-_SHOWN = 8
-"""Numbers that a message lists, at most."""
+_MAX_SHOWN = 8
+"""How many numbers a message lists, at most."""
 
 NOT_CLASSIFIED = (0, 1)
 """LAS codes that mean "not classified". A class cannot have them, since its points could not be read back."""
@@ -185,7 +185,7 @@ class ClassTable:
                 remedy = 'give another with --classes: a name, or a file, in which a row with "id": -1 ignores numbers'
                 # LAS has no table of its own, so this one was asked for by name.
                 remedy = f"leave --classes out, which makes classes of all numbers, or {remedy}" if las else remedy
-            shown = ", ".join(map(str, absent[:_SHOWN])) + ", ..." * (len(absent) > _SHOWN)
+            shown = ", ".join(map(str, absent[:_MAX_SHOWN])) + ", ..." * (len(absent) > _MAX_SHOWN)
             which = f"class number {shown} is" if len(absent) == 1 else f"class numbers {shown} are"
             problem = f"{which} not in the table of {len(self)} classes ({counted(int(missing.sum()), 'point')})"
             raise HpalError(subject, problem, remedy)

@@ -18,8 +18,8 @@ METRES = {
     "ftus": Decimal(1200) / Decimal(3937),
 }
 
-SHORTEST, LONGEST = 1e-6, 1e7
-"""Metres."""
+MIN_LENGTH, MAX_LENGTH = 1e-6, 1e7
+"""Metres, within which every length must be."""
 
 _LENGTH = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*")
 
@@ -43,7 +43,7 @@ def parse_length(text: str, option: str, *, bare: str) -> float:
     metres = float(Decimal(match.group(1)) * METRES[unit])
     if not 0 < metres < float("inf"):
         raise UsageError(option, f"{text!r} is not above zero", "give a positive length, like 10cm")
-    if not SHORTEST <= metres <= LONGEST:
+    if not MIN_LENGTH <= metres <= MAX_LENGTH:
         raise UsageError(option, f"{text!r} is no length in a scan", "give a length like 10cm, and mind its unit")
     return metres
 

@@ -48,8 +48,8 @@ class Silent:
         pass
 
 
-class Heard(Silent):
-    """A monitor of a task in another process, whose warnings are told where the command runs. warnings: those."""
+class WarningCollector(Silent):
+    """A monitor for a task in another process. It collects the `warnings`, which the process of the command shows."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-NAMED = 3
-"""How many scenes or files a message names; it counts the others."""
+MAX_NAMED = 3
+"""How many scenes or files a message names, at most; it counts the others."""
 
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of the text after them."""
@@ -38,8 +38,8 @@ class Repeated:
         lines = []
         for text, (_, *others) in self._where.items():
             if others:
-                named = ", ".join(others[:NAMED])
-                more = len(others) - NAMED
+                named = ", ".join(others[:MAX_NAMED])
+                more = len(others) - MAX_NAMED
                 lines.append(f"also {named}{f' and {more:,} more' if more > 0 else ''}: {text}")
         return lines
 

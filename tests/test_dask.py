@@ -569,8 +569,8 @@ def test_a_path_that_workers_cannot_see(
 
 
 def test_a_scheduler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert clusters.PATIENCE == 10
-    monkeypatch.setattr(clusters, "PATIENCE", 0.5)
+    assert clusters.CONNECT_TIMEOUT == 10
+    monkeypatch.setattr(clusters, "CONNECT_TIMEOUT", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"

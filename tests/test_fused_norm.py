@@ -63,8 +63,8 @@ def test_a_step_is_that_of_torch(
     fused: ModuleType, rows: int, width: int, rectified: bool, added: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if rows were so many that a share has several blocks of them.
-    monkeypatch.setattr(fused, "SHARES", 3)
-    monkeypatch.setattr(fused, "PROGRAMS", 5)
+    monkeypatch.setattr(fused, "MAX_SHARES", 3)
+    monkeypatch.setattr(fused, "MAX_PROGRAMS", 5)
     torch.manual_seed(rows)
     exact = 3 * torch.randn(rows, width, dtype=torch.float64) + 10 * torch.randn(width, dtype=torch.float64)
     shortcut = torch.randn(rows, width, dtype=torch.float64) if added else None

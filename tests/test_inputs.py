@@ -19,7 +19,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.inference.predict import predict, predict_large, predict_points
 from hpal_cli.inference.scene_voxels import SceneInput
 from hpal_cli.info import describe
-from hpal_cli.network.point_inputs import LIMIT, ExtraColumnsReader, InputSpec, PointInputs
+from hpal_cli.network.point_inputs import MAX_MAGNITUDE, ExtraColumnsReader, InputSpec, PointInputs
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.training.batches import BatchDataset
@@ -89,10 +89,10 @@ def test_a_column_is_normalised_by_what_is_usual(tmp_path: Path) -> None:
     value = inputs.columns(made, scene, made.points(scene), 1.0)(slice(None))
     assert value.dtype == np.float32
     assert np.abs(np.median(value, axis=0)).max() == 0
-    assert value[0, 0] == value[:, 0].max() == LIMIT
+    assert value[0, 0] == value[:, 0].max() == MAX_MAGNITUDE
     assert value[7, 0] == 0
     assert not value[:, [1, 3]].any()
-    assert value[0, 2] == LIMIT
+    assert value[0, 2] == MAX_MAGNITUDE
     back = PointInputs.from_json(json.loads(json.dumps(inputs.to_json())))
     assert back.names == inputs.names
     assert np.array_equal(back.middle, inputs.middle)

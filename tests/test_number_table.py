@@ -386,7 +386,7 @@ def test_without_a_compiler_it_is_the_same(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(number_table, "_PIECE", 64)
-    monkeypatch.setattr(number_table, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(number_table, "_MAX_LINE", 1000)
     assert blocks(tmp_path / "a", "1 2" + " " * 400 + "3\n", 3)[0].tolist() == [[1, 2, 3]]
     with pytest.raises(HpalError, match="line 2 has no end"):
         blocks(tmp_path / "a", "1 2 3\n" + "1" * 2000 + "\n", 3)

@@ -40,7 +40,7 @@ from hpal_cli.page.cloud import Column, DrawnCloud, Source
 from hpal_cli.page.label import Asked, open_label_page, parse_overlap, queries_asked
 from hpal_cli.page.live_spread import LiveSpread
 from hpal_cli.page.offline import write_page
-from hpal_cli.page.server import LARGEST, allowed_hosts, free_socket, make_app, policy, read_file
+from hpal_cli.page.server import MAX_BODY_BYTES, allowed_hosts, free_socket, make_app, policy, read_file
 from hpal_cli.page.view import open_view
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.scenes.store import Points, SceneStore
@@ -124,7 +124,7 @@ def begun_of(http: TestClient, **who: str) -> tuple[dict[str, Any], bytes]:
 
 def test_a_page_begins_with_one_answer(page: At, monkeypatch: pytest.MonkeyPatch) -> None:
     page.page_api.scene_cache.cloud(0)
-    monkeypatch.setattr("hpal_cli.page.api.FIRST", 300)
+    monkeypatch.setattr("hpal_cli.page.api.FIRST_POINTS", 300)
     begun, values = begun_of(page.http, client=ME["client"])
     assert begun["name"] == "someone"
     assert [scene["points"] for scene in begun["about"]["scenes"]] == [
@@ -168,7 +168,7 @@ def test_the_next_query_is_prepared_after_this_one_is_shown(page: At, monkeypatc
     monkeypatch.setattr(page.page_api, "_view", lambda number: (looked.append(number), usual(number))[1])
     monkeypatch.setattr("hpal_cli.page.api.DELAY", 0.3)
     begin = time.monotonic()
-    assert page.post("skip", query=0).json()["ahead"] is not None
+    assert page.post("skip", query=0).json()["prefetch"] is not None
     shown = list(looked)
     if time.monotonic() - begin < 0.3:
         assert len(shown) <= 1
@@ -385,7 +385,7 @@ def test_bodies_that_are_no_object_are_refused(page: At, body: bytes) -> None:
 
 def test_large_bodies_are_refused_whether_their_size_is_said_or_not(page: At) -> None:
     headers = {"Content-Type": "application/json"}
-    body = json.dumps({**ME, "query": 0, "label": 0, "more": "x" * LARGEST}).encode()
+    body = json.dumps({**ME, "query": 0, "label": 0, "more": "x" * MAX_BODY_BYTES}).encode()
     assert page.http.post("/api/answer", content=body, headers=headers).status_code == 413
     assert page.http.post("/api/answer", content=iter([body[:100], body[100:]]), headers=headers).status_code == 413
     assert page.http.post("/api/answer", content=b"{}", headers={**headers, "Content-Length": "-5"}).status_code == 413

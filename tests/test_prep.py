@@ -117,8 +117,8 @@ def test_a_cloud_too_large_for_memory_gives_the_same_store(
         append(self, part)
 
     monkeypatch.setattr(ColumnBuffer, "append", counting)
-    monkeypatch.setattr(column_buffer, "BUFFER_BYTES", 0)
-    monkeypatch.setattr(write, "BUFFER_BYTES", 0)
+    monkeypatch.setattr(column_buffer, "MAX_BUFFER_BYTES", 0)
+    monkeypatch.setattr(write, "MAX_BUFFER_BYTES", 0)
     monkeypatch.setattr(write, "SAMPLE", 3)
     monkeypatch.setattr(write.write_scene, "__kwdefaults__", {"slab": 700})
     prepare(tmp_path / "raw", tmp_path / "many.zarr", grid=grid, classes=CLASSES)

@@ -282,8 +282,8 @@ def test_an_error_of_what_is_read_ahead_is_told_when_it_is_needed(memory: Remote
         path.read_bytes()
     memory.objects.put(path.key, b"now")
     assert path.read_bytes() == b"now"
-    remote.begin_reading([memory / f"{n}" for n in range(2 * remote._MOST_BEGUN)])
-    assert len(remote._begun) == remote._MOST_BEGUN
+    remote.begin_reading([memory / f"{n}" for n in range(2 * remote._MAX_BEGUN)])
+    assert len(remote._begun) == remote._MAX_BEGUN
 
 
 # ---------------------------------------------------------------- labels
@@ -318,7 +318,7 @@ def test_a_batch_counts_when_all_of_it_is_there(memory: RemotePath, monkeypatch:
     key = f"{labels.path.key}/answers/000001/scene/zarr.json"
     memory.objects.copy(key.replace("000001", "000000"), key)
     assert len(labels.batches()) == 1
-    monkeypatch.setattr(objects, "PATIENCE", 0.0)
+    monkeypatch.setattr(objects, "BATCH_TIMEOUT", 0.0)
     batch = labels.append(one(7), "test", BY)
     assert (batch.round, len(labels.batches())) == (1, 2)
     again = LabelStore(labels.path)

@@ -80,7 +80,7 @@ def test_spacing_is_of_all_blocks_together(monkeypatch: pytest.MonkeyPatch) -> N
     assert point_spacing([xyz, far]) == pytest.approx(0.5, rel=0.06)
     assert point_spacing([xyz, far, again]) == pytest.approx(0.5 / np.sqrt(2), rel=0.06)
     # Far into a file nothing changes any more, and the rest is not read.
-    monkeypatch.setattr(spacing, "ENOUGH", 4000)
+    monkeypatch.setattr(spacing, "MIN_POINTS_READ", 4000)
     assert point_spacing([xyz, far, again]) == pytest.approx(0.5, rel=0.06)
 
 

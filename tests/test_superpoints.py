@@ -20,7 +20,7 @@ from synthetic_scenes import BOARD, FLOOR, STEP, TABLE, Noted, Room, face, room,
 from hpal_cli.errors import HpalError
 from hpal_cli.evaluation.bound import superpoint_bound
 from hpal_cli.info import describe
-from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
+from hpal_cli.scenes.scale import MAX_ROOM_SCALE, ROOM_GRID
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.superpoints import around as surroundings
 from hpal_cli.superpoints import build as building
@@ -341,7 +341,7 @@ def test_scenes_of_every_kind(name: str, scale: float) -> None:
     for values in (found.feature, found.centre, found.graph.weight):
         assert np.isfinite(values).all()
     # What assumes a room is left out where the scale says street.
-    assert found.feature.shape[1] == COLUMNS - (5 if scale > INDOOR else 0)
+    assert found.feature.shape[1] == COLUMNS - (5 if scale > MAX_ROOM_SCALE else 0)
     np.testing.assert_array_equal(partition(one.points, scale=scale), found.superpoint)
     if "plane" in name:
         # A plane has no edge inside.
@@ -424,7 +424,7 @@ def street(blocks: int = 5) -> Room:
 def test_tiles_change_nothing_but_at_their_borders(monkeypatch: pytest.MonkeyPatch) -> None:
     one = street()
     whole = built(one)
-    monkeypatch.setattr(building, "TILE_POINTS", len(one.xyz) // 3)
+    monkeypatch.setattr(building, "MAX_TILE_POINTS", len(one.xyz) // 3)
     tiles = list(building._tiles(one.points.xyz / SCALE))
     assert len(tiles) == 4
     assert np.array_equal(np.sort(np.concatenate([tile.rows for tile in tiles])), np.arange(len(one.xyz)))
@@ -460,7 +460,7 @@ def test_tiles_change_nothing_but_at_their_borders(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_tile_of_coincident_points_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "TILE_POINTS", 10)
+    monkeypatch.setattr(building, "MAX_TILE_POINTS", 10)
     found = build(few(40, same=True).points, scale=1)
     assert found.size.sum() == 40
     np.testing.assert_array_equal(found.superpoint[found.medoid], np.arange(len(found)))

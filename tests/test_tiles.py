@@ -23,7 +23,7 @@ from hpal_cli.inference import tiles as tiles_module
 from hpal_cli.inference.blend import Blend
 from hpal_cli.inference.predict import predict, predict_large, predict_points
 from hpal_cli.inference.scene_voxels import SceneInput, SceneVoxels, rows_of
-from hpal_cli.inference.tiles import MARGIN, MAX_VOXELS, RAMP, SHORTEST, Tile, cut
+from hpal_cli.inference.tiles import MARGIN, MAX_VOXELS, MIN_SIDE, RAMP, Tile, cut
 from hpal_cli.network import inputs
 from hpal_cli.network.geometry import Geometry
 from hpal_cli.network.inputs import scene_origin, unit_color, voxelise
@@ -137,7 +137,7 @@ def test_weights_fall_in_a_line_across_a_cut() -> None:
     np.testing.assert_allclose(falling + right.weight(across), 1, atol=1e-6)
     assert left.weight(np.array([[0, 0], [0, 49]])).tolist() == [1, 1]
     # Opposite ramps of a tile never meet, or its weights would not sum to 1 with its neighbours'.
-    assert 2 * RAMP <= SHORTEST
+    assert 2 * RAMP <= MIN_SIDE
     assert RAMP < MARGIN
 
 

@@ -24,8 +24,8 @@ OFFICE, SCENES, LABELS, PREDS, RESULT, FIGURES = (
 MODEL = "forest.pt"
 ROOM, ANSWERED_ROOM = "new-room.png", "answered-room.png"
 
-PER_ANSWER, LEAST_ANSWERS = 1000, 100
-"""The default number of answers: one for each PER_ANSWER points of the train rooms, but at least LEAST_ANSWERS."""
+PER_ANSWER, MIN_ANSWERS = 1000, 100
+"""The default number of answers: one for each PER_ANSWER points of the train rooms, but at least MIN_ANSWERS."""
 
 BROKEN_PIPE = 141
 
@@ -92,7 +92,7 @@ class Campaign:
         from hpal_cli.scenes.store import SceneStore
 
         points = sum(scene.points for scene in SceneStore(self._folder / SCENES).table if scene.split == "train")
-        answers = self._answers or max(LEAST_ANSWERS, round(points / PER_ANSWER))
+        answers = self._answers or max(MIN_ANSWERS, round(points / PER_ANSWER))
         first = -(-answers // 2) if self._rounds else answers
         shares = [(answers - first) * n // max(1, self._rounds) for n in range(self._rounds + 1)]
         return first, [max(1, after - before) for before, after in pairwise(shares)]
@@ -179,7 +179,7 @@ class Campaign:
                     processes[-1].stdout.close()
                 processes.append(process)
             ends = [(process.wait(), words) for words, process in zip(pipeline, processes, strict=True)]
-        # A command that ended by a broken pipe comes last: the cause is another one, which stopped reading.
+        # Commands that ended by a broken pipe come last, since the command that stopped reading is the cause.
         failed = [words for status, words in sorted(ends, key=lambda end: end[0] == BROKEN_PIPE) if status]
         if failed:
             raise HpalError(

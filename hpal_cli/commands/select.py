@@ -257,7 +257,7 @@ def _why(selection: Selection, max_per_scene: int | None) -> str:
     return "there are no more candidates"
 
 
-_SCENES_SHOWN = 30
+_MAX_SCENES_SHOWN = 30
 """Scenes up to which the summary has a row for each of them."""
 
 _LARGE_RADIUS = 10.0
@@ -288,7 +288,7 @@ def _summary(console: Console, selection: Selection, max_per_scene: int | None) 
     def counts(report: SceneReport | ClassReport) -> list[str]:
         return [f"{getattr(report, column):,}" for column in columns]
 
-    if console.verbose or len(scenes) <= _SCENES_SHOWN:
+    if console.verbose or len(scenes) <= _MAX_SCENES_SHOWN:
         console.say("")
         shown = [s for s in scenes if s.visited or console.verbose]
         table = [(s.name, *counts(s), "yes" if s.exhausted else "") for s in shown]

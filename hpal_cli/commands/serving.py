@@ -13,7 +13,7 @@ from hpal_cli.commands.console import Console
 if TYPE_CHECKING:
     from hpal_cli.page.api import PageApi
 
-OPENING = 60.0
+REDIRECT_SECONDS = 60.0
 """Seconds in which a browser must have started and read the file that leads it to the page."""
 
 
@@ -66,7 +66,7 @@ def run_page(console: Console, page_api: PageApi, *, host: str, port: int | None
 def _redirect_file(address: str) -> Iterator[str]:
     """Yields the address of a file that redirects a browser to `address`. The browser is started with this file, since
     every user of the computer can see the arguments of a program, and the token must not be among them. Only the owner
-    can read the file, and it is removed after `OPENING` seconds."""
+    can read the file, and it is removed after `REDIRECT_SECONDS` seconds."""
     import tempfile
     import threading
     from html import escape
@@ -77,7 +77,7 @@ def _redirect_file(address: str) -> Iterator[str]:
     path = Path(folder.name) / "page.html"
     path.touch(mode=0o600)
     path.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}"><title>hpal</title>')
-    timer = threading.Timer(OPENING, folder.cleanup)
+    timer = threading.Timer(REDIRECT_SECONDS, folder.cleanup)
     timer.daemon = True
     timer.start()
     try:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-LOWEST, HIGHEST = float(np.radians(-74)), float(np.radians(89))  # the tripod hides what is straight below
+MIN_ELEVATION, MAX_ELEVATION = float(np.radians(-74)), float(np.radians(89))  # the tripod hides what is straight below
 NEAR = 1.6  # m; at smaller distances the density of points no longer grows
 RANGE_NOISE = 0.002  # m, at the scanner, doubling every NOISE_DOUBLES
 NOISE_DOUBLES = 5.0  # m
@@ -120,9 +120,9 @@ def cast(
 def scan(solids: Sequence[Solid], origin: Floats, rays: int, rng: np.random.Generator) -> Scan:
     """All returns of about `rays` rays at uniform angular steps from origin (3,) m, with range noise,
     mixed returns at edges, and the losses of dark, glossy, glass and grazed surfaces."""
-    rows = max(8, round(np.sqrt(rays * (HIGHEST - LOWEST) / (2 * np.pi))))
+    rows = max(8, round(np.sqrt(rays * (MAX_ELEVATION - MIN_ELEVATION) / (2 * np.pi))))
     columns = max(8, rays // rows)
-    elevation = LOWEST + (np.arange(rows) + rng.random()) * ((HIGHEST - LOWEST) / rows)
+    elevation = MIN_ELEVATION + (np.arange(rows) + rng.random()) * ((MAX_ELEVATION - MIN_ELEVATION) / rows)
     azimuth = (np.arange(columns) + rng.random()) * (2 * np.pi / columns)
     flat, which = cast(solids, origin, azimuth, elevation, rng)
 

@@ -36,10 +36,10 @@ BLEND = 0.65
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 # Sizes in the picture: lengths in inches, text sizes and line widths in points.
-BOX = (7.4, 6.6)
-"""Largest width and height of the scene."""
-PIXELS = 800
-"""Most pixels along the longer side of the scene: about as many as the figure has for it."""
+MAX_SIZE = (7.4, 6.6)
+"""Width and height of the scene, at most."""
+MAX_PIXELS = 800
+"""Pixels along the longer side of the scene, at most: about as many as the figure has for it."""
 MIN_WIDTH = 5.2
 MARGIN = 0.3
 RIM = 0.2
@@ -48,9 +48,9 @@ LINE = 0.19
 TITLE, TEXT = 11.0, 9.0
 RING, STROKE, HALO = 9.5, 1.9, 3.3
 BAR = 1.2
-DOT, LARGE = 0.02, 0.75
-"""The FDS radius is drawn as a circle if it is between these on paper."""
-NUMBERS = 10
+MIN_CIRCLE, MAX_CIRCLE = 0.02, 0.75
+"""The FDS radius is drawn as a circle if the radius of the circle on paper is between these."""
+MAX_NUMBERS = 10
 MAX_ENTRIES = 30
 
 Color = tuple[int, int, int]
@@ -201,11 +201,11 @@ class _Plan:
         span = float((xyz.max(axis=0) - low)[:2].max()) or 1.0
         step = spacing(xyz[xyz[:, 2] <= cut, :2], span)
         # Finer pixels would show nothing more, because the points lie farther apart.
-        pixel = max(span / PIXELS, step / 4)
+        pixel = max(span / MAX_PIXELS, step / 4)
         rgb = greyed(points) if points.rgb is not None else _grey(_height_tone(xyz[:, 2], cut))
         image = top_view(xyz, rgb, pixel=pixel, step=step, below=below, shaded=True)
         height, width = image.shape[:2]
-        scale = min(BOX[0] / max(width * pixel, span), BOX[1] / max(height * pixel, 0.2 * span))
+        scale = min(MAX_SIZE[0] / max(width * pixel, span), MAX_SIZE[1] / max(height * pixel, 0.2 * span))
         return cls(image, width * pixel * scale, height * pixel * scale, scale, cut, low)
 
     def on_paper(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -287,7 +287,7 @@ def _in_rows(entries: Sequence[_Entry], width: float) -> list[list[tuple[float, 
 def _circle(radius: float | None, unit: float, scale: float) -> float:
     """Radius in inches of the circle that shows the FDS radius; 0 if it would be a dot or too large for the margin."""
     inches = 0.0 if radius is None else radius / unit * scale
-    return inches if DOT <= inches <= LARGE else 0.0
+    return inches if MIN_CIRCLE <= inches <= MAX_CIRCLE else 0.0
 
 
 def _write_legend(axes: Axes, rows: Sequence[Sequence[tuple[float, _Entry]]], y: float) -> None:
@@ -347,7 +347,7 @@ def _numbers(at: NDArray[np.float64], rank: NDArray[np.integer], frame: Box) -> 
     a rank for which no such place is free gets no number."""
     ring = (RING + HALO) / 144
     numbers: list[_Number] = []
-    for row, place in enumerate(at[:NUMBERS]):
+    for row, place in enumerate(at[:MAX_NUMBERS]):
         text = str(rank[row])
         half = np.array([0.035 * len(text) + 0.012, 0.055])
         others = np.delete(at, row, axis=0)
@@ -409,5 +409,5 @@ def _scale_bar(axes: Axes, x: float, y: float, per_metre: float, radius: float |
         axes.add_patch(Circle((x + circle, y), circle, facecolor="0.9", edgecolor="0.1", linewidth=1.2))
         axes.plot([x + circle, x + 2 * circle], [y, y], color="0.1", linewidth=1.2)
     else:
-        text += ": a dot at this scale" if radius * per_metre < DOT else ": too large to draw here"
+        text += ": a dot at this scale" if radius * per_metre < MIN_CIRCLE else ": too large to draw here"
     axes.text(x + 2 * circle + 0.1, y, text, fontsize=TEXT, va="center")

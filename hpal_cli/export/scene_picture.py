@@ -24,7 +24,7 @@ DPI = 150
 # Sizes in the picture: lengths in inches, text sizes in points.
 PANEL, WIDE_PANEL = 4.0, 6.0
 """Width of a view if the colourings stand beside each other, and if they stand one above the other."""
-TALLEST = 1.1
+MAX_ASPECT = 1.1
 """Largest height of a view, as a multiple of its width."""
 ELONGATED = 1.8
 """If a scene is longer than wide by this factor, its colourings stand one above the other."""
@@ -78,7 +78,7 @@ def scene_picture(scene: Scene, layers: Sequence[Layer], path: Path, *, title: s
     span = np.sort((scene.high - scene.low)[:2])
     stacked = bool(span[1] > ELONGATED * span[0])
     across = WIDE_PANEL if stacked else PANEL
-    box = (round(across * DPI), round(TALLEST * across * DPI))
+    box = (round(across * DPI), round(MAX_ASPECT * across * DPI))
     names = ["from above", "from a corner"]
     if scene.roof:
         names[0] += f", cut {in_metres((scene.cut - scene.low[2]) * unit)} above the floor"

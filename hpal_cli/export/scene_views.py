@@ -34,13 +34,13 @@ TURN_RATIO = 1.25
 SUPERSAMPLING = 2
 """Along each axis, so many pixels are rendered for each one that is shown: their mean has smooth edges."""
 
-NEAREST, UNEVEN = 5000, 4
+NEAREST, MAX_STEP_RATIO = 5000, 4
 """The median distance to the nearest other point is measured at about `NEAREST` points; points are taken to lie apart
-at most `UNEVEN` times this distance."""
+at most `MAX_STEP_RATIO` times this distance."""
 
-SLICES, TALL = 8, 5
-"""The height up to the cut is divided into `SLICES`; a cell of the ground plan with points in at least `TALL` of them
-is taken for a wall."""
+SLICES, MIN_WALL_SLICES = 8, 5
+"""The height up to the cut is divided into `SLICES`; a cell of the ground plan with points in at least
+`MIN_WALL_SLICES` of them is taken for a wall."""
 
 SUN = np.array([-0.5, 0.6, 0.8]) / np.linalg.norm([-0.5, 0.6, 0.8])
 """Direction from which light falls, in the axes of the picture: from the upper left."""
@@ -210,13 +210,13 @@ def _step(scene: Scene) -> float:
     row, column = np.divmod(np.flatnonzero(has), columns)
     place = np.column_stack([column, row]) * edge
     step = spacing(place, span)
-    if step > UNEVEN * edge:
+    if step > MAX_STEP_RATIO * edge:
         # Where points are dense in one place and sparse in another, the gaps in the sparse places say nothing about the
         # distance between points elsewhere.
         from scipy.spatial import cKDTree
 
         some = place[:: 1 + len(place) // NEAREST]
-        step = min(step, UNEVEN * float(np.median(cKDTree(place).query(some, 2)[0][:, 1])))
+        step = min(step, MAX_STEP_RATIO * float(np.median(cKDTree(place).query(some, 2)[0][:, 1])))
     return step
 
 
@@ -319,7 +319,7 @@ def _front_walls(
     piece = np.minimum(((below_cut[:, 2] - scene.low[2]) / height * SLICES).astype(int), SLICES - 1)
     has = np.zeros((column.max() + 1, row.max() + 1, SLICES), bool)
     has[column, row, piece] = True
-    tall = has.sum(axis=2) >= TALL
+    tall = has.sum(axis=2) >= MIN_WALL_SLICES
     limit = np.full(len(has), np.nan)
     for n in np.flatnonzero(tall.any(axis=1)):
         occupied, walls = np.flatnonzero(has[n].any(axis=1)), np.flatnonzero(tall[n])

@@ -13,7 +13,7 @@ from hpal_cli.trees import SINGLE_LEAF, Trees, packed
 
 ROUNDS, RATE = 60, 0.06
 """Number of rounds, and learning rate."""
-LEAVES, MIN_SAMPLES_LEAF = 15, 5
+MAX_LEAVES, MIN_SAMPLES_LEAF = 15, 5
 """Leaves of a tree at most, and rows in a leaf at least."""
 COLUMNS, ROWS = 0.1, 0.5
 """Share of the columns that a split chooses from, and share of the rows that a round draws."""
@@ -90,7 +90,7 @@ def _tree(
 
     tree = (
         ExtraTreeRegressor(
-            max_leaf_nodes=LEAVES,
+            max_leaf_nodes=MAX_LEAVES,
             max_features=COLUMNS,
             min_samples_leaf=min(MIN_SAMPLES_LEAF, len(sample)),
             random_state=seed,

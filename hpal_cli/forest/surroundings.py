@@ -19,9 +19,9 @@ in the horizontal plane, for superpoints that are above or below."""
 CUTOFF = 2.5
 """Multiple of these lengths beyond which a weight is taken as 0."""
 
-_BLOCK, _KEPT = 1 << 12, 1 << 14
-"""Superpoints whose surroundings are computed at a time, and number of superpoints up to which they are kept in memory
-for the next call."""
+_BLOCK, _MAX_CACHED = 1 << 12, 1 << 14
+"""Superpoints whose surroundings are computed at a time; and superpoints of a scene up to which all surroundings stay
+in memory for the next call."""
 
 
 class Surroundings:
@@ -42,7 +42,7 @@ class Surroundings:
             self._weights(a, b, np.tile(graph.weight, 2), everywhere),
         ]
         self._tree, self._plan = cKDTree(self._centre), cKDTree(self._centre[:, :2])
-        self._blocks = list(self._find()) if len(self._size) <= _KEPT else None
+        self._blocks = list(self._find()) if len(self._size) <= _MAX_CACHED else None
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
         """(S, C) values -> (S, 10 C) their weighted means over ten sets of superpoints: those that touch, those of them

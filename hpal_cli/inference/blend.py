@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST = 65504
+MAX_FLOAT16 = 65504
 """The largest float16."""
 
 
@@ -38,8 +38,8 @@ class Blend:
         sums = self._read(runs)
         sums["prob"] += weight[:, None] * prob
         # A feature beyond the range of float16 would become infinite, and cosines with it NaN.
-        feat = sums["feat"] + weight[:, None] * np.clip(feat, -LARGEST, LARGEST)
-        sums["feat"] = np.clip(feat, -LARGEST, LARGEST)
+        feat = sums["feat"] + weight[:, None] * np.clip(feat, -MAX_FLOAT16, MAX_FLOAT16)
+        sums["feat"] = np.clip(feat, -MAX_FLOAT16, MAX_FLOAT16)
         done = 0
         for start, stop in runs:
             self._file.seek(start * self._row.itemsize)

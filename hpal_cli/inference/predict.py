@@ -21,7 +21,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.history import Entry, to_json
 from hpal_cli.inference.blend import Blend
 from hpal_cli.inference.scene_voxels import SceneInput, SceneVoxels, rows_of
-from hpal_cli.inference.tiles import MAX_VOXELS, SHORTEST, WIDEST, cut
+from hpal_cli.inference.tiles import MAX_SIDE, MAX_VOXELS, MIN_SIDE, cut
 from hpal_cli.network.backend import Backend, choose
 from hpal_cli.network.device import choose as choose_device
 from hpal_cli.network.device import full_precision
@@ -31,7 +31,7 @@ from hpal_cli.network.point_inputs import ExtraColumnsReader
 from hpal_cli.parallel import map_in_order
 from hpal_cli.predictions.prediction import InMemoryOutputs, Prediction, VoxelOutputs
 from hpal_cli.predictions.store import write_scene_blocks
-from hpal_cli.progress import Heard, Monitor, Silent, Task
+from hpal_cli.progress import Monitor, Silent, Task, WarningCollector
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.scenes.metadata import metadata_of
 from hpal_cli.scenes.store import SceneStore
@@ -105,7 +105,7 @@ def predict_large(
     # Every voxel has a point, so the voxels of a small scene need not be counted. A rotated scene is at most as wide as
     # its diagonal.
     plan = np.ptp(xyz[:, :2], axis=0)
-    narrow = (plan.max() if turns == 1 else np.hypot(*plan)) * scene.unit / scene.voxel < WIDEST
+    narrow = (plan.max() if turns == 1 else np.hypot(*plan)) * scene.unit / scene.voxel < MAX_SIDE
     if not max_voxels or (len(xyz) <= max_voxels and narrow):
         yield predict_points(network, scene, turns=turns, device=device, backend=backend)
         return
@@ -118,7 +118,7 @@ def predict_large(
             if largest > max_voxels and not turn:
                 problem = f"a tile has {largest:,} voxels, more than --max-voxels {max_voxels:,}"
                 monitor.warn(
-                    f"{scene.name}: {problem}: it is not cut to less than {SHORTEST} voxels and their surroundings"
+                    f"{scene.name}: {problem}: it is not cut to less than {MIN_SIDE} voxels and their surroundings"
                 )
             if len(tiles) == 1:
                 whole = voxels.inputs(np.arange(len(voxels)))
@@ -398,7 +398,8 @@ class _Work:
 
 
 _one_at_a_time = threading.Lock()
-"""A worker may run several tasks in threads, and the network takes the memory and all threads of one."""
+"""Held during a prediction. A worker may run several tasks in threads, but one prediction already takes all memory and
+all cores that the worker has."""
 
 
 def _predict_scene(work: _Work) -> list[str]:
@@ -409,9 +410,9 @@ def _predict_scene(work: _Work) -> list[str]:
 
 def _write_prediction(work: _Shared, scene: SceneInfo, root: zarr.Group, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    heard = Heard()
-    with full_precision(), work.predictor(scene, root, folder, Silent(), heard):
-        return heard.warnings
+    collector = WarningCollector()
+    with full_precision(), work.predictor(scene, root, folder, Silent(), collector):
+        return collector.warnings
 
 
 def check_fits(checkpoint: Checkpoint, store: SceneStore, scenes: Sequence[SceneInfo]) -> None:

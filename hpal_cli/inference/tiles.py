@@ -20,12 +20,12 @@ RAMP = 8
 """Voxels on either side of a cut within which the weight passes from one tile to the other. Predictions further out in
 the margin are not used."""
 
-SHORTEST = MARGIN
+MIN_SIDE = MARGIN
 """Least side of a tile's core in voxels, so that its margin does not become larger than the core. It must be at least
 two ramps."""
 
-WIDEST = 60_000
-"""Longest side of a tile's core in voxels, since the network's coordinates end at 65,000."""
+MAX_SIDE = 60_000
+"""Largest side of a tile's core in voxels, since the network's coordinates end at about 65,000."""
 
 Plan = tuple[int, int]
 """A position seen from above: (x, y) in voxels."""
@@ -33,7 +33,7 @@ Plan = tuple[int, int]
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile. Its core are the voxels with low <= (x, y) < high; extent: that of the whole scene."""
+    """A tile, whose core consists of the voxels with low <= (x, y) < high. extent: that of the whole scene."""
 
     low: Plan
     high: Plan
@@ -74,7 +74,7 @@ class Tile:
 
 
 def cut(voxels: SceneVoxels, most: int) -> list[Tile]:
-    """Divides a scene into tiles of at most `most` voxels each, margins included, as far as `SHORTEST` allows. A scene
+    """Divides a scene into tiles of at most `most` voxels each, margins included, as far as `MIN_SIDE` permits. A scene
     that is small enough is one tile. A tile that is too large is cut across its longer side, into two tiles with about
     the same number of voxels.
     """
@@ -84,8 +84,8 @@ def cut(voxels: SceneVoxels, most: int) -> list[Tile]:
     while todo:
         tile = todo.pop()
         axis = 0 if tile.side(0) >= tile.side(1) else 1
-        fits = tile.side(axis) <= WIDEST and tile.count(voxels) <= most
-        if fits or tile.side(axis) < 2 * SHORTEST:
+        fits = tile.side(axis) <= MAX_SIDE and tile.count(voxels) <= most
+        if fits or tile.side(axis) < 2 * MIN_SIDE:
             done.append(tile)
         else:
             todo += reversed(tile.halves(axis, _middle(voxels, tile, axis)))
@@ -94,10 +94,10 @@ def cut(voxels: SceneVoxels, most: int) -> list[Tile]:
 
 def _middle(voxels: SceneVoxels, tile: Tile, axis: int) -> int:
     """The coordinate to cut at, such that each part has half of the voxels, unless a part would become too short."""
-    if tile.side(axis) > WIDEST:
+    if tile.side(axis) > MAX_SIDE:
         # Such a wide tile is mostly empty, and parts of equally many voxels might not become narrower.
         return (tile.low[axis] + tile.high[axis]) // 2
-    first, last = tile.low[axis] + SHORTEST, tile.high[axis] - SHORTEST
+    first, last = tile.low[axis] + MIN_SIDE, tile.high[axis] - MIN_SIDE
     half = voxels.count(tile.low, tile.high) // 2
     while first < last:
         at = (first + last) // 2

@@ -11,7 +11,7 @@ MAX_NEAREST_NEIGHBOUR = 5_000
 MAX_TWO_OPT = 1_000
 """Queries in a scene up to which 2-opt then shortens the tour, which needs a table of all distances."""
 
-TWO_OPT_ROUNDS = 40
+MAX_TWO_OPT_PASSES = 40
 """Passes of 2-opt over the tour, at most."""
 
 
@@ -51,7 +51,7 @@ def _two_opt(place: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np
     way = place[order]
     far = np.linalg.norm(way[:, None] - way[None], axis=2)
     turn = np.arange(len(order))
-    for _ in range(TWO_OPT_ROUNDS):
+    for _ in range(MAX_TWO_OPT_PASSES):
         shorter = False
         for i in range(len(turn) - 2):
             a, b, ends = turn[i], turn[i + 1], turn[i + 2 :]

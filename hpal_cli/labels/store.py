@@ -431,7 +431,7 @@ def _exists(path: Path) -> bool:
     """Whether there is a store at `path`. On object storage this waits for one that another process is creating."""
     if not isinstance(path, RemotePath):
         return path.exists()
-    until = time.monotonic() + _MADE_WITHIN
+    until = time.monotonic() + _CREATE_TIMEOUT
     while True:
         about = envelope.attributes_of(path)
         if about is None:
@@ -449,7 +449,7 @@ def _exists(path: Path) -> bool:
         time.sleep(0.2)
 
 
-_MADE_WITHIN = 5.0
+_CREATE_TIMEOUT = 5.0
 """Seconds that an empty labels store on object storage may take to be created."""
 
 

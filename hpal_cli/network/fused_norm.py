@@ -22,10 +22,10 @@ from hpal_cli.network.implicit_gemm import Epilogue, norm_and_relu, sums_of
 ROWS = 64
 """Rows that a program reads at a time."""
 
-SHARES = 64
+MAX_SHARES = 64
 """Number of shares, at most, since every program of the second launch reads the sums of all of them."""
 
-PROGRAMS = 256
+MAX_PROGRAMS = 256
 """Number of programs that write rows, at most, for each group of columns."""
 
 
@@ -238,7 +238,7 @@ class NormBuffers:
         widths = [len(bn.weight) for bn in norms]
         rows = weight.new_empty(4, sum(widths)).unbind()
         self._of = dict(zip(norms, zip(*(row.split(widths) for row in rows))))
-        self.part = weight.new_empty(SHARES * 2 * max(widths))
+        self.part = weight.new_empty(MAX_SHARES * 2 * max(widths))
         """The sums of shares between two launches."""
 
     def take(self, bn: nn.BatchNorm1d) -> tuple[Tensor, ...]:
@@ -272,7 +272,7 @@ class _Normalised(torch.autograd.Function):
         buffers: NormBuffers,
     ) -> Tensor:
         x = x.contiguous()
-        out, each = torch.empty_like(x), _each(len(x), SHARES)
+        out, each = torch.empty_like(x), _each(len(x), MAX_SHARES)
         mean, factor, *ctx.to_parameters = buffers.take(bn)
         with torch.cuda.device_of(x):
             _statistics_kernel[_grid(x, each)](x, buffers.part, len(x), each, **_shape(x), num_warps=4)
@@ -303,7 +303,7 @@ class _Normalised(torch.autograd.Function):
         # Without a ReLU, the gradient of the shortcut is the upstream gradient itself.
         own = ctx.shortcut and ctx.rectified
         to_shortcut = torch.empty_like(x) if own else upstream if ctx.shortcut else None
-        part, each, to_write = ctx.buffers.part, _each(len(x), SHARES), _each(len(x), PROGRAMS)
+        part, each, to_write = ctx.buffers.part, _each(len(x), MAX_SHARES), _each(len(x), MAX_PROGRAMS)
         shares = triton.cdiv(len(x), each)
         with torch.cuda.device_of(x):
             given = (x, ctx.out if own else x, upstream, *ctx.kept, weight, bias, part)
@@ -326,7 +326,7 @@ def _normalise(
 ) -> None:
     """Writes the epilogue of x to `out`. batch: in training, the sums of the shares, which have `each` rows, and the
     memory for the mean and the factor."""
-    shares, to_write = 1 if batch is None else triton.cdiv(len(x), each), _each(len(x), PROGRAMS)
+    shares, to_write = 1 if batch is None else triton.cdiv(len(x), each), _each(len(x), MAX_PROGRAMS)
     with torch.cuda.device_of(x):
         _normalise_kernel[_grid(x, to_write)](
             x, *(batch or (x, x, x)), epilogue.mean, epilogue.variance, epilogue.weight, epilogue.bias,
@@ -338,8 +338,8 @@ def _normalise(
 
 
 def _each(rows: int, programs: int) -> int:
-    """Rows of a program if there are at most `programs`. It depends only on the shape, as does the order of sums
-    then."""
+    """Rows of a program if there are at most `programs`. The number depends only on the shape, so the order of the sums
+    does too."""
     return triton.cdiv(triton.cdiv(rows, programs), ROWS) * ROWS
 
 

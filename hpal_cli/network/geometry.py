@@ -26,7 +26,8 @@ BIAS = 1 << (LEVELS - 1)
 """Added to coordinates in keys. It is a multiple of the largest stride, so that halving a biased coordinate halves the
 true one, and large enough that the neighbour below is not negative at the last level."""
 
-LIMIT = (1 << BITS) - 2 * BIAS
+MAX_COORDINATE = (1 << BITS) - 2 * BIAS
+"""Biased coordinates at stride 1 must be below this, so that those of their neighbours also fit into `BITS` bits."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Geometry:
         xyz = voxel[:, 1:]
         low = torch.div(xyz.amin(0), BIAS, rounding_mode="floor") * BIAS
         xyz = xyz - low + BIAS
-        if int(xyz.max()) >= LIMIT or int(voxel[:, 0].max()) >= 1 << 15:
+        if int(xyz.max()) >= MAX_COORDINATE or int(voxel[:, 0].max()) >= 1 << 15:
             raise too_wide(xyz)
         self._half = half
         key = pack(voxel[:, 0], xyz)
@@ -101,7 +102,7 @@ def too_wide(xyz: Tensor) -> HpalError:
     """The error for a batch that is too wide; xyz: (M, 3) its voxels, counted from BIAS."""
     extent = (xyz.amax(0) - BIAS + 1).tolist()
     return HpalError(
-        "batch", f"spans {extent} voxels, more than {LIMIT}", "train with a larger --voxel, or cut the scene"
+        "batch", f"spans {extent} voxels, more than {MAX_COORDINATE}", "train with a larger --voxel, or cut the scene"
     )
 
 

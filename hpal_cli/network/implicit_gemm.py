@@ -25,8 +25,8 @@ from triton.runtime.interpreter import InterpretedFunction
 ROWS = 64
 """Target rows of a block."""
 
-WIDEST = 128
-"""Columns of one accumulator."""
+MAX_COLUMNS = 128
+"""Columns of one accumulator, at most."""
 
 # Entries of a table are counted in 32 bits, which is enough for 79 million voxels, more than fit into any GPU.
 
@@ -514,9 +514,9 @@ def outer(x: Tensor, gradient: Tensor, table: Table, *, tf32: bool = False) -> T
 
 def _columns(outputs: int) -> tuple[int, int]:
     """The columns of a program as two powers of 2. 96 columns are 64 and 32, since 128 would compute 32 in vain."""
-    if outputs > WIDEST and outputs != 192:
-        return WIDEST, 0
-    wide = max(16, 1 << min(outputs, WIDEST).bit_length() - 1)
+    if outputs > MAX_COLUMNS and outputs != 192:
+        return MAX_COLUMNS, 0
+    wide = max(16, 1 << min(outputs, MAX_COLUMNS).bit_length() - 1)
     return wide, max(16, triton.next_power_of_2(outputs - wide)) if outputs > wide else 0
 
 

@@ -25,7 +25,7 @@ TRUTH = ("label", "label_", "classification")
 QUANTILES = (5, 50, 95)
 """Percentiles by which a column is normalised: the middle one becomes 0, and the outer two are then 2 apart."""
 
-LIMIT = 3.0
+MAX_MAGNITUDE = 3.0
 """Normalised values are clipped to this magnitude, since intensities of mirrors and water are a hundred times those of
 other surfaces."""
 
@@ -152,7 +152,7 @@ class PointInputs:
         value = np.empty((scene.points, len(self.names)), np.float32)
         for n, name in enumerate(self.names):
             normal = (_values(store, scene, points, name, scale) - self.middle[n]) / self.spread[n]
-            value[:, n] = np.nan_to_num(np.clip(normal, -LIMIT, LIMIT), nan=0.0)
+            value[:, n] = np.nan_to_num(np.clip(normal, -MAX_MAGNITUDE, MAX_MAGNITUDE), nan=0.0)
         return PointColumns(value)
 
 

@@ -1,15 +1,15 @@
 /* The products of sparse.c with factors of bfloat16 and sums of float: in AMX tiles if the processor has them and
  * Linux permits them, else in vectors of pairs of bfloat16. Compiled by native.py.
  *
- * Widths are multiples of SIDE, at most MOST; native.py pads them. The processor treats subnormal numbers (below
- * 1.2e-38) as 0.
+ * Widths are multiples of SIDE, at most MAX_CHANNELS; native.py pads them. The processor treats subnormal numbers
+ * (below 1.2e-38) as 0.
  */
 #if !defined(__AVX512BF16__)
 int hpal_has_bf16(void) { return 0; }
 #else
 #include "amx.h"
 
-enum { MOST = 512 };
+enum { MAX_CHANNELS = 512 };
 
 /* Without AMX, a tile of TALL rows by WIDE vectors is summed in 24 of the 32 registers. */
 enum { TALL = 8, WIDE = 3, ROWS_TOGETHER = 2048 };
@@ -142,7 +142,7 @@ static void multiply_in_tiles(const uint16_t *features, const uint16_t *kernel, 
                               int inputs, int outputs, block part) {
     const int steps = steps_of(inputs), end = part.last / SIDE;
     const ptrdiff_t next = (ptrdiff_t)steps * TILE;
-    _Alignas(64) uint16_t rows[2 * (MOST / DEEP) * TILE];
+    _Alignas(64) uint16_t rows[2 * (MAX_CHANNELS / DEEP) * TILE];
     _Alignas(64) float sums[4 * SIDE * SIDE];
     for (int64_t p = 0; p < some->count; p += 2 * SIDE) {
         const int n = (int)MIN(some->count - p, 2 * SIDE);

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hpal_cli.errors import HpalError
 from hpal_cli.network import fused_norm
 from hpal_cli.network import implicit_gemm as gemm
-from hpal_cli.network.geometry import BIAS, BITS, LEVELS, LIMIT, pack, too_wide
+from hpal_cli.network.geometry import BIAS, BITS, LEVELS, MAX_COORDINATE, pack, too_wide
 
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -87,7 +87,7 @@ class TableGeometry:
         # The host waits here, and only here, for the numbers of voxels at each stride.
         answers = torch.cat([torch.stack([xyz.amax(), scene.amax(), twice]), row[:, -1] + 1])
         widest, scenes, double, *counts = answers.tolist()
-        if widest >= LIMIT or scenes >= 1 << 15:
+        if widest >= MAX_COORDINATE or scenes >= 1 << 15:
             raise too_wide(xyz)
         if double:
             raise HpalError("batch", "holds a voxel twice", "group the points by voxel first")

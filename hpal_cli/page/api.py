@@ -23,11 +23,11 @@ from hpal_cli.scene_table import SceneTable
 MAX_POINTS = 4_000_000
 """Points in one response to a page, at most."""
 
-FIRST = 25_000
+FIRST_POINTS = 25_000
 """Points of a scene, about, that a page gets with the scene's description, and draws its first picture from."""
 
 DELAY = 0.5
-"""Seconds after which the next queries are prepared: the picture of this one must not wait for that."""
+"""Seconds after which the next queries are prepared, so that the picture of the present query need not wait."""
 
 
 class QueryView(NamedTuple):
@@ -123,7 +123,7 @@ class PageApi:
             HpalError: the scene cannot be read.
         """
         cloud = self._level(number, whole)
-        share = FIRST / max(len(cloud), 1)
+        share = FIRST_POINTS / max(len(cloud), 1)
         counts = [min(tile.count, int(np.ceil(share * tile.count))) for tile in cloud.tiles]
         parts = [(n, 0, count) for n, count in enumerate(counts)]
         names = ["xyz", *(name for name in cloud.columns if name == "rgb")]
@@ -278,7 +278,7 @@ class PageApi:
         # The pool of threads refuses work once the page has ended.
         with contextlib.suppress(RuntimeError):
             for number in numbers:
-                # No scene is read for a query that is further ahead.
+                # A scene is read for the first of these queries only.
                 if number == numbers[0] or self._is_loaded(number):
                     self._start_view(number)
 

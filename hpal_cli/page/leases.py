@@ -13,11 +13,11 @@ from typing import Any
 
 from hpal_cli import system
 
-HELD = 300.0
+LEASE_SECONDS = 300.0
 """Seconds for which a lease is valid. A page renews the lease of the query that it shows; if it does not, another
 person is asked."""
 
-_PATIENCE = 2.0
+_LOCK_TIMEOUT = 2.0
 """Seconds that a server waits for the lock of the folder, which another server usually holds for a millisecond."""
 
 Point = tuple[int, int]
@@ -82,12 +82,12 @@ class Leases:
         """Takes or renews the lease of a query. False if another client holds it."""
         if self.holder(point) not in (None, client):
             return False
-        self._own[point] = client, time.time() + HELD
+        self._own[point] = client, time.time() + LEASE_SECONDS
         return True
 
     def give(self, point: Point, client: str) -> None:
         """Gives the lease of a query to a client, also if another client of this server holds it."""
-        self._own[point] = client, time.time() + HELD
+        self._own[point] = client, time.time() + LEASE_SECONDS
 
     def free(self, client: str) -> None:
         """Releases all leases of a client."""
@@ -99,35 +99,35 @@ class Leases:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        gate = self._gate()
+        lock = self._lock_folder()
         try:
             yield
         finally:
-            if gate >= 0:
-                os.close(gate)
+            if lock >= 0:
+                os.close(lock)
 
-    def _gate(self) -> int:
+    def _lock_folder(self) -> int:
         """Locks the folder. Returns the descriptor of the locked file, or -1 if the file system has no locks or another
         server holds the lock for too long, since a server that was suspended must not block all others."""
-        path, end = self._folder / "lock", time.monotonic() + _PATIENCE
+        path, end = self._folder / "lock", time.monotonic() + _LOCK_TIMEOUT
         while time.monotonic() < end:
             try:
                 self._folder.mkdir(exist_ok=True)
-                gate = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             except FileNotFoundError:
                 # Another server ended meanwhile and removed the folder.
                 continue
             except OSError:
                 return -1
             try:
-                if system.lock(gate) and os.path.samestat(os.fstat(gate), os.stat(path)):
-                    return gate
+                if system.lock(lock) and os.path.samestat(os.fstat(lock), os.stat(path)):
+                    return lock
             except FileNotFoundError:
                 pass
             except OSError:
-                os.close(gate)
+                os.close(lock)
                 return -1
-            os.close(gate)
+            os.close(lock)
             time.sleep(0.002)
         return -1
 

@@ -20,7 +20,7 @@ from hpal_cli.page.server import FILES, import_map, read_file
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.store.files import atomic_write
 
-LARGEST = 22_000_000
+MAX_TEXT_BYTES = 22_000_000
 """Bytes of points, as text, in a page, at most. The whole page is then smaller than about 25 MB."""
 
 POINT_BYTES = 12
@@ -39,7 +39,7 @@ def write_page(
     monitor = monitor or Silent()
     numbers = list(dict.fromkeys(query.scene for query in asked.found))
     scenes, queries = [], []
-    budget = LARGEST // POINT_BYTES // len(numbers)
+    budget = MAX_TEXT_BYTES // POINT_BYTES // len(numbers)
     with monitor.task("packing", len(numbers)) as task:
         for number in numbers:
             name = asked.store.table[number].name
@@ -122,9 +122,9 @@ def _text(values: NDArray[Any]) -> str:
 
 
 def _page(data: str) -> bytes:
-    # All modules are inside, so that nothing has to be asked for early.
-    early = re.compile(r'<link rel="modulepreload" [^>]*>\n|<script type="module" src="/files/remote.js"></script>\n')
-    page = early.sub("", read_file("index.html").decode())
+    # All modules are in the file, so the tags that load them early are removed.
+    preload = re.compile(r'<link rel="modulepreload" [^>]*>\n|<script type="module" src="/files/remote.js"></script>\n')
+    page = preload.sub("", read_file("index.html").decode())
     modules = {name: read_file(name) for name in (*FILES, "offline.js") if name.endswith(".js")}
     where = json.loads(import_map(page))["imports"]
     where = {**where, "hpal/remote": "/files/offline.js", "hpal/page": "/files/page.js"}

@@ -51,8 +51,8 @@ class SceneEntry:
 
 @dataclass(frozen=True)
 class _Load:
-    """read: done when a scene's points are in memory; first: a scene as soon as anything of it can be drawn; whole: all
-    of it."""
+    """The reading of a scene. read: done when its points are in memory; first: a cloud as soon as anything of the scene
+    can be drawn; whole: the cloud of the whole scene."""
 
     read: Future[None] = field(default_factory=Future)
     first: Future[DrawnCloud] = field(default_factory=Future)

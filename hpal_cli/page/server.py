@@ -34,10 +34,10 @@ PORT = 8042
 PORTS = 50
 """Number of ports that are tried."""
 
-LARGEST = 4096
+MAX_BODY_BYTES = 4096
 """Bytes of the body of a request, at most. An answer has a few dozen."""
 
-LONGEST_NAME = 40
+MAX_NAME_LETTERS = 40
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -128,7 +128,7 @@ class Guard:
             if not hmac.compare_digest(given, b"Bearer " + self._token):
                 return _error(401, "the token is missing or wrong: open the address that hpal printed")
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 9 or int(length) > LARGEST:
+        if not length.isdigit() or len(length) > 9 or int(length) > MAX_BODY_BYTES:
             return _error(413, "the request is too large")
         return None
 
@@ -295,7 +295,7 @@ class BadRequest(Exception):
 
 
 class TooLarge(Exception):
-    """The body of the request has more than `LARGEST` bytes."""
+    """The body of the request has more than `MAX_BODY_BYTES` bytes."""
 
 
 def free_socket(host: str, port: int | None) -> tuple[socket.socket, int, bool]:
@@ -393,7 +393,7 @@ def _asked(page_api: PageApi, client: str, name: str, number: int | None) -> dic
     """A query, the state of the session, and the query that will most likely come next, which the page can prepare."""
     found = None if number is None else page_api.query(number, name)
     coming = [] if number is None else _session(page_api).likely_next(client, name, after=number)
-    return {"query": found, "ahead": page_api.prepare(coming) if coming else None, **page_api.state(client)}
+    return {"query": found, "prefetch": page_api.prepare(coming) if coming else None, **page_api.state(client)}
 
 
 def _natural(text: str) -> int | None:
@@ -422,8 +422,8 @@ def _who(sent: Any) -> tuple[str, str]:
     if not isinstance(client, str) or not _CLIENT.fullmatch(client):
         raise BadRequest("client is missing")
     name = name.strip() if isinstance(name, str) else ""
-    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
-        raise BadRequest(f"name is not 1 to {LONGEST_NAME} letters")
+    if not 0 < len(name) <= MAX_NAME_LETTERS or not name.isprintable():
+        raise BadRequest(f"name is not 1 to {MAX_NAME_LETTERS} letters")
     return client, name
 
 
@@ -448,7 +448,7 @@ def _bounded(receive: Receive) -> Receive:
     """Counts the bytes of a body while it is received, for requests that do not give its length.
 
     Raises:
-        TooLarge: there are more than `LARGEST`.
+        TooLarge: there are more than `MAX_BODY_BYTES`.
     """
     got = 0
 
@@ -456,7 +456,7 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal got
         message = await receive()
         got += len(message.get("body", b""))
-        if got > LARGEST:
+        if got > MAX_BODY_BYTES:
             raise TooLarge
         return message
 

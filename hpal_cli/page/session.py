@@ -20,7 +20,7 @@ MAX_ANSWER_SECONDS = 3600.0
 """The time of an answer is recorded as at most this many seconds, since a person who takes longer was away."""
 
 PREPARED = 3
-"""Queries that are prepared in advance. With one, a person who answers fast would wait for what prepares the next."""
+"""Queries that are prepared in advance. With only one, a person who answers fast would wait for the next."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Runs tasks on the workers of a Dask cluster.
 
-A task is a function and an item, which hold paths and scene numbers and no arrays: all of them go through the one
-scheduler. A worker that dies loses its tasks and its results, and Dask gives them to another one. A task must therefore
-be able to run twice (`store.tasks`).
+A task is a function and an item. They hold paths and scene numbers but no arrays, since everything that is sent goes
+through the one scheduler. A worker that dies loses its tasks and its results, and Dask gives them to another one. A
+task must therefore be able to run twice (`store.tasks`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hpal_cli.progress import Monitor, Silent
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-PATIENCE = 10.0
+CONNECT_TIMEOUT = 10.0
 """Seconds for which a scheduler is waited for."""
 
 GPU = "GPU"
@@ -119,7 +119,7 @@ def connect(scheduler: str, monitor: Monitor | None = None) -> Iterator[Cluster]
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise UsageError("--scheduler", "needs Dask, which is not installed", "pip install 'hpal[dask]'") from error
-    # What it logs while it tries to reconnect is said in one line at the end.
+    # Dask logs every attempt to reconnect; the error of one line at the end says enough.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as opened:
         at: Any
@@ -142,9 +142,9 @@ def connect(scheduler: str, monitor: Monitor | None = None) -> Iterator[Cluster]
                 with ThreadPoolExecutor(1) as thread:
                     thread.submit(asyncio.run, _ask(at)).result()
             except Exception as error:  # what is there may not be a scheduler, and answer anything
-                problem = f"no scheduler answers at {at} within {PATIENCE:g} s"
+                problem = f"no scheduler answers at {at} within {CONNECT_TIMEOUT:g} s"
                 raise HpalError(scheduler, problem, "start one with `dask scheduler`, or check the address") from error
-        client = opened.enter_context(Client(at, timeout=PATIENCE, set_as_default=False, name="hpal"))
+        client = opened.enter_context(Client(at, timeout=CONNECT_TIMEOUT, set_as_default=False, name="hpal"))
         _require_same_version(client)
         if not client.nthreads():
             (monitor or Silent()).note(f"{scheduler} has no worker yet: waiting for one")
@@ -158,7 +158,7 @@ async def _ask(address: str) -> None:
     from distributed.comm import connect as begin
 
     security = Security().get_connection_args("client")
-    comm = await asyncio.wait_for(begin(address, timeout=PATIENCE, **security), PATIENCE)
+    comm = await asyncio.wait_for(begin(address, timeout=CONNECT_TIMEOUT, **security), CONNECT_TIMEOUT)
     comm.abort()
 
 
@@ -168,13 +168,13 @@ def _address_in(file: Path) -> str:
     Raises:
         HpalError: there is no such file, or there is no address in it.
     """
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + CONNECT_TIMEOUT
     while True:
         try:
             return str(json.loads(file.read_text(encoding="utf-8"))["address"])
         except FileNotFoundError as error:
             if time.monotonic() > until:
-                problem = f"no scheduler has written it within {PATIENCE:g} s"
+                problem = f"no scheduler has written it within {CONNECT_TIMEOUT:g} s"
                 remedy = f"start one with `dask scheduler --scheduler-file {file}`"
                 raise HpalError(file, problem, remedy) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -275,7 +275,7 @@ def run_task(task: bytes, version: str, run: str) -> Any:
     """
     global _current
     if version != __version__:
-        # Those that were there at the beginning have been asked; this one came later.
+        # `connect` has compared the versions of the workers that were there then; this worker came later.
         problem, remedy = f"has hpal {__version__}, and the command is hpal {version}", f"install hpal {version} there"
         raise HpalError(_this_worker(), problem, remedy)
     _current = run

@@ -33,7 +33,7 @@ BY_COUNT = {
 """Meaning of columns without names, by their number. A fourth column is intensity even if it holds whole numbers, as
 scanners write it; taken for labels, intensities would give hundreds of classes."""
 
-_SHORT = 2
+_MAX_SHORT = 2
 """Names of up to so many letters are not compared with misspelt ones, because too many would be similar."""
 _CLOSE_COLOUR, _CLOSE_LABEL = 0.6, 0.75
 """`SequenceMatcher.ratio` from which a name is taken to be misspelt: `greeb` and `green` have 0.8, `bleu` and `blue`
@@ -95,7 +95,7 @@ def _channels(
     names = list(columns)
     for triple in COLOURS:
         here = [part for part in triple if part in name_of]
-        short = len(triple[0]) <= _SHORT
+        short = len(triple[0]) <= _MAX_SHORT
         if len(here) < 1 + short:
             continue
         for n in range(len(names) - 2) if not short else ():

@@ -26,7 +26,7 @@ ROWS = 1 << 20
 """Rows in a block."""
 
 _PIECE = 1 << 18  # bytes of text in a piece: few enough to stay in the processor's cache until they are parsed
-_LONGEST_LINE = 1 << 26
+_MAX_LINE = 1 << 26  # bytes of a line, at most
 _MARGIN = 64
 _END = b"\n" * _MARGIN
 _number, _pointer = ctypes.c_int64, ctypes.c_void_p
@@ -38,7 +38,7 @@ _QUOTED = re.compile(rb'"([^"\n]*)"')
 
 
 _WITH_COMMA = re.compile(r"[+-]?\d+(?:,\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
-_POSITION = 3
+_MIN_NUMBERS = 3
 """Numbers in a line, at least."""
 
 
@@ -57,7 +57,7 @@ def split(line: str) -> tuple[list[str], Style]:
     separator = next((one for one in ";," if one in line), " ")
     if separator == ",":
         words = line.split()
-        if len(words) >= _POSITION and all(map(_WITH_COMMA.fullmatch, words)):
+        if len(words) >= _MIN_NUMBERS and all(map(_WITH_COMMA.fullmatch, words)):
             return words, Style(" ", True)
     if separator == " ":
         return line.split(), Style(" ", False)
@@ -134,7 +134,7 @@ class Lines:
         most: how many lines belong to the table, None for all that follow.
 
         Raises:
-            HpalError: a line is longer than `_LONGEST_LINE`.
+            HpalError: a line is longer than `_MAX_LINE`.
         """
         self.number = number
         rest = b""
@@ -148,7 +148,7 @@ class Lines:
             last = not came
             cut = end if last else self._buffer.rfind(b"\n", _MARGIN, end) + 1
             if cut == 0:
-                if 2 * space > _LONGEST_LINE:
+                if 2 * space > _MAX_LINE:
                     raise HpalError(path, f"line {self.number} has no end", REMEDY)
                 rest = bytes(self._buffer[_MARGIN:end])
                 self._use(bytearray(2 * space + 2 * _MARGIN))

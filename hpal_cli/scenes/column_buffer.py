@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 BLOCK = 1 << 20
 """Rows that are read at once: a whole number of chunks of a store."""
 
-BUFFER_BYTES = 1 << 27
-"""Most bytes that one buffer keeps in memory."""
+MAX_BUFFER_BYTES = 1 << 27
+"""Bytes that one buffer keeps in memory, at most."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -24,7 +24,7 @@ class ColumnBuffer:
     """N rows of named columns, each (N,) or (N, k). All parts that are appended have the same columns, of the same
     types."""
 
-    def __init__(self, folder: Path, kept: int = BUFFER_BYTES) -> None:
+    def __init__(self, folder: Path, kept: int = MAX_BUFFER_BYTES) -> None:
         """folder: for the files; it is made once the columns take more than `kept` bytes, and `close` removes it."""
         self._folder, self._kept = folder, kept
         self._parts: list[Columns] = []

@@ -17,8 +17,8 @@ from hpal_cli.readers.colours import ColourRange
 from hpal_cli.scenes.column_buffer import ColumnBuffer, Columns
 from hpal_cli.wording import Repeated
 
-LONGEST = 1e9
-"""Most units that a scene may span: in millimetres this is 1,000 km."""
+MAX_SPAN = 1e9
+"""Units that a scene may span, at most: in millimetres this is 1,000 km."""
 
 MAX_ROUNDING = 0.005
 """Metres: the user is warned if grid points, which are stored in 32 bits, are rounded by more than this."""
@@ -76,7 +76,6 @@ class _Mark(NamedTuple):
 
 class RawScene:
     """The points of one scene, from one file or several, with all columns that occur in any of the files.
-
 
     The buffer holds xyz (N, 3) float64, rgb (N, 3) float32, label (N,) int64 as the files number classes, source_file
     (N,) int32, source_row (N,) int64, and the further columns under their own names.
@@ -183,10 +182,10 @@ class RawScene:
         """A warning if the scene is too wide for grid points in 32 bits, else None. metres: in one unit.
 
         Raises:
-            HpalError: the scene spans more than `LONGEST` units, which no scan does.
+            HpalError: the scene spans more than `MAX_SPAN` units, which no scan does.
         """
         span = float((self.high - self.low).max())
-        if not span < LONGEST:
+        if not span < MAX_SPAN:
             path = self.files[0].path
             raise HpalError(path, f"its points span {span:g} units", "check its columns, or for stray points")
         error = float(np.spacing(np.float32(span))) / 2 * metres

@@ -16,15 +16,15 @@ ROOM_GRID = 0.04
 NAMED = {"room": ROOM_GRID, "street": 0.1, "airborne": 0.5}
 """Metres between the grid points of scenes of each kind."""
 
-INDOOR = 2.0
+MAX_ROOM_SCALE = 2.0
 """Scale up to which a scene is a room: with walls around it and a ceiling."""
 
 ROOM_FORMATS = ("s3dis", "scannet")
 """Data sets of rooms: they have scale 1, however far apart the points of a scene may lie."""
 
 
-LOWEST_ROOM = 2.0
-"""Metres: a scene whose bounding box is shorter than this along every axis is an object; a room is always higher."""
+MIN_ROOM_EDGE = 2.0
+"""Metres: a scene is an object if no edge of its bounding box is as long as this, since a room is higher."""
 
 CELLS_ALONG = 200
 """Cells of the grid along the longest edge of an object, as many as along a room of 8 m."""
@@ -33,16 +33,16 @@ CELLS_ALONG = 200
 def fitting_grid(spacing: float | None, edge: float = math.inf) -> float:
     """The grid in metres for points that lie `spacing` metres apart.
 
-    It is `ROOM_GRID` for a spacing of None or of at most `INDOOR` * `ROOM_GRID`, and else the round length (10 cm,
-    20 cm, 50 cm, 1 m, ...) whose ratio to the spacing is nearest to 1. edge: metres, the longest edge of the bounding
-    box of a scene; an object gets the round length nearest to the larger of the spacing and a `CELLS_ALONG`th of the
-    edge, at most `ROOM_GRID`.
+    It is `ROOM_GRID` for a spacing of None or of at most `MAX_ROOM_SCALE` * `ROOM_GRID`, and else the round length (10
+    cm, 20 cm, 50 cm, 1 m, ...) whose ratio to the spacing is nearest to 1. edge: metres, the longest edge of the
+    bounding box of a scene; an object gets the round length nearest to the larger of the spacing and a `CELLS_ALONG`th
+    of the edge, at most `ROOM_GRID`.
     """
     if spacing is None:
         return ROOM_GRID
-    if edge < LOWEST_ROOM:
+    if edge < MIN_ROOM_EDGE:
         return min(ROOM_GRID, nearest_round(max(spacing, edge / CELLS_ALONG)))
-    return ROOM_GRID if spacing <= INDOOR * ROOM_GRID else nearest_round(spacing)
+    return ROOM_GRID if spacing <= MAX_ROOM_SCALE * ROOM_GRID else nearest_round(spacing)
 
 
 def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:

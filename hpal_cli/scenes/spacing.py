@@ -23,17 +23,18 @@ distance to the nearest one does not, where points are dense along scan lines th
 overlap."""
 
 SAMPLE = 1_000
-"""Most points of a file at which the spacing is measured."""
+"""Points of a file at which the spacing is measured, at most."""
 
 MIN_POINTS = 100
-"""Fewest points of a file for which a spacing is given."""
+"""Points of a file for which a spacing is given, at least."""
 
 PIECE_POINTS = 1 << 20
 """Points of a file that are searched at once."""
 
-ENOUGH, STEADY = 1 << 24, 0.01
-"""After `ENOUGH` points of a file, reading ends as soon as a further piece lowers the spacing by less than the share
-`STEADY`. The first piece alone is not enough: files of an octree begin with few points of the whole scene."""
+MIN_POINTS_READ, MIN_DECREASE = 1 << 24, 0.01
+"""Reading ends when at least `MIN_POINTS_READ` points of a file were read and the last piece has lowered the spacing by
+at most the share `MIN_DECREASE`. The first piece alone is not enough: files of an octree begin with few points of the
+whole scene."""
 
 
 def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
@@ -58,7 +59,7 @@ def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
         nearest = np.sort(np.column_stack([nearest, found]), axis=1)[:, : NEAREST + 1]
         before, spacing = spacing, float(np.median(nearest[:, NEAREST])) * math.sqrt(math.pi / NEAREST)
         seen += len(xyz)
-        if seen >= ENOUGH and before is not None and before - spacing <= STEADY * before:
+        if seen >= MIN_POINTS_READ and before is not None and before - spacing <= MIN_DECREASE * before:
             break
     return spacing if spacing else None
 

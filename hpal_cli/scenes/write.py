@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from hpal_cli.scenes.column_buffer import BLOCK, BUFFER_BYTES, ColumnBuffer, Columns
+from hpal_cli.scenes.column_buffer import BLOCK, MAX_BUFFER_BYTES, ColumnBuffer, Columns
 from hpal_cli.scenes.grid import subsample
 from hpal_cli.scenes.raw import RawFile, RawScene
 from hpal_cli.store import envelope
@@ -154,7 +154,7 @@ class _Grid:
         self._edge, self._attributes = edge, raw.attributes
         self._cuts = _cuts(raw.buffer, offset[0], edge, slab)
         # All slabs are filled at the same time, and share the memory that one buffer may take.
-        kept = BUFFER_BYTES // (len(self._cuts) + 1)
+        kept = MAX_BUFFER_BYTES // (len(self._cuts) + 1)
         self._slabs = [ColumnBuffer(folder / f"slab-{n}", kept) for n in range(len(self._cuts) + 1)]
         self._seen = 0
         self.cells = ColumnBuffer(folder / "cells")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hpal_cli.score.kmeans import ITERATIONS, kmeans
+from hpal_cli.score.kmeans import MAX_ITERATIONS, kmeans
 
 COMPONENTS = 16
 """Principal components by which superpoints are compared. Each keeps its own standard deviation, so the first ones
@@ -43,9 +43,10 @@ def diverse(
     rng = np.random.default_rng(seed)
     chosen = np.zeros(0, np.int64)
     clusters, left = max(1, budget), free_all.copy()
-    while left.any() and (not len(chosen) or clusters <= _GENERATIONS * budget):
+    while left.any() and (not len(chosen) or clusters <= _MAX_MULTIPLE * budget):
         sample = np.arange(len(rows)) if len(rows) <= MAX_ROWS else np.sort(rng.choice(len(rows), MAX_ROWS, False))
-        centres, cluster = kmeans(rows[sample], points[sample], clusters, rng, _ROUGH if len(chosen) else ITERATIONS)
+        iterations = _FEWER_ITERATIONS if len(chosen) else MAX_ITERATIONS
+        centres, cluster = kmeans(rows[sample], points[sample], clusters, rng, iterations)
         weight = np.bincount(cluster, points[sample], minlength=len(centres))
         picks = _nearest(rows, centres, left)
         order = np.lexsort((picks, -weight))
@@ -62,9 +63,9 @@ def diverse(
     return np.split(score, np.cumsum(count)[:-1])
 
 
-_GENERATIONS, _ROUGH = 4, 10
-"""Clusters are made up to _GENERATIONS times the budget. Those beyond the budget, which few callers need, are computed
-by _ROUGH iterations."""
+_MAX_MULTIPLE, _FEWER_ITERATIONS = 4, 10
+"""Clusters are made up to `_MAX_MULTIPLE` times the budget. Those beyond the budget, which few callers need, are
+computed by `_FEWER_ITERATIONS` iterations."""
 
 
 def _nearest(rows: NDArray[np.float64], centres: NDArray[np.float64], left: NDArray[np.bool_]) -> NDArray[np.int64]:

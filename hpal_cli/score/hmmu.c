@@ -16,7 +16,7 @@
 
 #include "float16.h"
 
-enum { MAX_LEVELS = 16, MAX_THREADS = 64, DIGIT = 11, BLOCK = 256, AHEAD = 24 };
+enum { MAX_LEVELS = 16, MAX_THREADS = 64, DIGIT = 11, BLOCK = 256, PREFETCH_DISTANCE = 24 };
 enum { DONE = 0, NOT_NESTED = 1, TOO_WIDE = 2, NO_MEMORY = 3 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -274,8 +274,8 @@ static void add_levels(job *all, int thread, const uint64_t *key, const uint32_t
             opened[l] = p;
         }
         if (p == end) break;
-        if (p + AHEAD < end) {
-            const uint32_t soon = row[p + AHEAD];
+        if (p + PREFETCH_DISTANCE < end) {
+            const uint32_t soon = row[p + PREFETCH_DISTANCE];
             const uint16_t *next = all->prob + (int64_t)soon * all->classes;
             __builtin_prefetch(next);
             __builtin_prefetch(next + all->classes - 1);

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import vq
 
-ITERATIONS = 100
+MAX_ITERATIONS = 100
 
 
 def kmeans(
@@ -14,7 +14,7 @@ def kmeans(
     weight: NDArray[np.float64],
     count: int,
     rng: np.random.Generator,
-    iterations: int = ITERATIONS,
+    iterations: int = MAX_ITERATIONS,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Centres (K, F) and the cluster of each row (N,), by Lloyd's algorithm from a k-means++ start (Arthur and
     Vassilvitskii 2007).

@@ -24,7 +24,7 @@ COLOR_WEIGHT = 0.1
 CURVATURE_WEIGHT = 0.05
 """Weights of colour discontinuity and curvature that the paper gives for indoor scenes."""
 
-COLOR_LIMIT = 0.1
+MAX_COLOR_DIFFERENCE = 0.1
 CLUSTERS = 400
 DECAY = 0.95
 
@@ -67,7 +67,7 @@ def point_value(
         value[rows] += CURVATURE_WEIGHT * curvature(points[near])
         if rgb is not None:
             away = np.abs(rgb[near].astype(np.int16) - rgb[rows, None]).mean(axis=(1, 2)) / 255
-            value[rows] += COLOR_WEIGHT * np.minimum(COLOR_LIMIT, away)
+            value[rows] += COLOR_WEIGHT * np.minimum(MAX_COLOR_DIFFERENCE, away)
     return value
 
 

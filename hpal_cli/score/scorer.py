@@ -25,7 +25,7 @@ from hpal_cli.parallel import at_most, map_in_order, threads_of
 from hpal_cli.predictions.store import PredictionStore
 from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SceneInfo
-from hpal_cli.scenes.scale import INDOOR, ROOM_GRID, fitting_grid, stored_scale
+from hpal_cli.scenes.scale import MAX_ROOM_SCALE, ROOM_GRID, fitting_grid, stored_scale
 from hpal_cli.scenes.spacing import point_spacing
 from hpal_cli.scenes.store import Points, SceneStore
 from hpal_cli.score import hmmu, pointwise
@@ -126,7 +126,7 @@ def default_levels(path: Path, *, per_superpoint: bool) -> tuple[float, ...]:
     if scale is None:
         grid = (attributes or {}).get("grid")
         scale = float(grid) / ROOM_GRID if per_superpoint and isinstance(grid, int | float) else 1.0
-        scale = scale if scale > INDOOR else 1.0
+        scale = scale if scale > MAX_ROOM_SCALE else 1.0
     return tuple(edge * scale for edge in hmmu.LEVELS)
 
 
@@ -279,7 +279,7 @@ def score(
             if sum(part.nbytes for part in block) >= _BLOCK or one is here[0] or one is here[-1]:
                 waiting.append(output.submit(_write, writer, block))
                 block = []
-            if len(waiting) > _WAITING:
+            if len(waiting) > _MAX_WAITING:
                 waiting.popleft().result()
             task.advance(len(rows))
         for written in waiting:
@@ -315,7 +315,7 @@ def _write(writer: PointWriter, block: Sequence[Rows]) -> None:
         writer.write(rows)
 
 
-_WAITING = 4
+_MAX_WAITING = 4
 """Blocks of scored scenes that may wait to be written, which bounds the memory."""
 
 _BLOCK = 1 << 16

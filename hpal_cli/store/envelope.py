@@ -144,10 +144,10 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
 
 
 def reopened(kind: Callable[..., Any], path: Path, scenes: str, *further: Any) -> Any:
-    """A store that another process has opened, opened here, once. further: what `kind` needs besides the path.
+    """Opens a store that another process has opened, once in this process. further: what `kind` needs besides the path.
 
     Raises:
-        HpalError: it belongs to other scenes than it was there.
+        HpalError: it belongs to other scenes than when the other process opened it.
     """
     return _reopened(kind, path, scenes, current_run(), *further)
 
@@ -174,7 +174,8 @@ def _with_checksum(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_written(text: str | bytes) -> dict[str, Any]:
-    """A JSON object whose numbers are the strings that stand there, as programs write equal numbers differently."""
+    """Parses a JSON object and keeps each number as the text that is written there, since programs write equal numbers
+    differently."""
     parsed: dict[str, Any] = json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
     return parsed
 
@@ -293,7 +294,7 @@ def read_arrays(group: zarr.Group, names: Sequence[str], path: Path) -> list[NDA
     return for_each(path, lambda name: read_array(group, name, path), names)
 
 
-_FEW_ROWS = 4 * CHUNK_ROWS
+_MAX_ROWS_AHEAD = 4 * CHUNK_ROWS
 """Rows up to which arrays are read ahead. Larger ones have enough chunks that are read at the same time."""
 
 
@@ -302,7 +303,7 @@ def read_ahead(root: zarr.Group, name: str, path: Path, *, dims: int = 0, rows: 
 
     dims, rows: the number of dimensions and of rows of the array; 0 for a group.
     """
-    if not isinstance(path, RemotePath) or rows > _FEW_ROWS:
+    if not isinstance(path, RemotePath) or rows > _MAX_ROWS_AHEAD:
         return
     from hpal_cli.store.objects import Objects
 
@@ -312,8 +313,8 @@ def read_ahead(root: zarr.Group, name: str, path: Path, *, dims: int = 0, rows: 
     begin_reading([path / name / one for one in (*metadata, *chunks)])
 
 
-KEPT = 1 << 27
-"""Bytes of chunks that a `RowReader` keeps."""
+MAX_CACHED_BYTES = 1 << 27
+"""Bytes of chunks that a `RowReader` keeps in memory, at most."""
 
 
 class RowReader:
@@ -353,7 +354,7 @@ class RowReader:
     def _chunk(self, number: int) -> NDArray[Any]:
         if number not in self._chunks:
             self._chunks[number] = self.read_chunk(number)
-            while len(self._chunks) > 1 and sum(c.nbytes for c in self._chunks.values()) > KEPT:
+            while len(self._chunks) > 1 and sum(c.nbytes for c in self._chunks.values()) > MAX_CACHED_BYTES:
                 self._chunks.popitem(last=False)
         self._chunks.move_to_end(number)
         return self._chunks[number]
@@ -407,16 +408,16 @@ def check_store(root: zarr.Group, path: Path, *, without: Sequence[str] = ()) ->
             continue
         read = RowReader(root, name, path)
         rows = read.shape[0] if read.shape else 0
-        step = max(1, KEPT // max(1, read.row_bytes))
+        step = max(1, MAX_CACHED_BYTES // max(1, read.row_bytes))
         for start in range(0, rows, step):
             read.block(start, min(start + step, rows))
 
 
-ATTEMPTED = 1 << 28
+MAX_UNCHECKED_BYTES = 1 << 28
 """Bytes of an array up to which the size of its chunks on the disk is not checked."""
 
-RATIO = 1 << 16
-"""Larger than the ratio by which Blosc can compress, even if all bytes are the same."""
+MAX_COMPRESSION = 1 << 16
+"""More than the ratio by which Blosc can compress, even if all bytes are the same."""
 
 
 def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
@@ -437,7 +438,7 @@ def _whole(group: zarr.Group, name: str, path: Path) -> zarr.Array:
         # Zarr reads a missing chunk as zeros, which would be taken for data.
         if node.size and node.nchunks_initialized < node.nchunks:
             raise ValueError("a chunk is gone")
-        if node.nbytes > ATTEMPTED and node.nbytes > RATIO * node.nbytes_stored():
+        if node.nbytes > MAX_UNCHECKED_BYTES and node.nbytes > MAX_COMPRESSION * node.nbytes_stored():
             raise ValueError(f"it promises {node.nbytes:,} bytes, which its chunks cannot hold")
         return node
 
@@ -511,7 +512,7 @@ def array_names(root: zarr.Group, name: str, path: Path) -> list[str]:
     """The names of the arrays of the group `name`, sorted.
 
     Raises:
-        HpalError: the array does not exist, or its metadata cannot be read.
+        HpalError: the group does not exist, or its metadata cannot be read.
     """
     if not (isinstance(path, RemotePath) and path.read_only):
         with contextlib.suppress(NotPlain, OSError):

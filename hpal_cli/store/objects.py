@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
 RENEWED, STALE = 60.0, 300.0
-"""Seconds between two signs of life of a writer, and seconds without one after which it counts as dead."""
+"""Seconds between two heartbeats of a writer, and seconds without a heartbeat after which the writer counts as dead."""
 
 
 # Without a parameter: in Zarr 3.1.0 the class takes none.
@@ -94,7 +94,7 @@ class Objects(ObjectStore):
             NotPlain: it does not exist, or no JSON object.
         """
         if name not in self._metadata:
-            if len(self._metadata) >= _KEPT:
+            if len(self._metadata) >= _MAX_METADATA:
                 self._metadata.clear()
             self._metadata[name] = read_metadata(self.path / name)
         return self._metadata[name]
@@ -104,8 +104,8 @@ class Objects(ObjectStore):
         return name in self._metadata
 
 
-_KEPT = 1 << 14
-"""Arrays and groups whose metadata is kept."""
+_MAX_METADATA = 1 << 14
+"""Arrays and groups whose metadata is kept, at most."""
 
 
 def open_group(path: RemotePath) -> zarr.Group:
@@ -306,30 +306,30 @@ def kept_alive(path: RemotePath, ending: str) -> Iterator[RemotePath]:
     seconds is one of a writer that was killed.
     """
     folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}")
-    sign, ended = folder / _SIGN, threading.Event()
+    heartbeat, ended = folder / _HEARTBEAT, threading.Event()
 
     def renew() -> None:
         while not ended.wait(RENEWED):
             # After an error the next attempt may succeed.
             with contextlib.suppress(HpalError):
-                put(sign, b"")
+                put(heartbeat, b"")
 
-    put(sign, b"")
+    put(heartbeat, b"")
     renewing = threading.Thread(target=renew, daemon=True)
     renewing.start()
     try:
-        _sweep(path, ending, sign)
+        _sweep(path, ending, heartbeat)
         yield folder
     finally:
         ended.set()
         renewing.join()
-        # If it cannot be reached any more, that is not what is to be told.
+        # If the object store cannot be reached any more, the error of the block is reported, and not this one.
         with contextlib.suppress(HpalError):
             remove_below(folder)
 
 
-_SIGN = "alive"
-"""The object in such a folder that is written again and again."""
+_HEARTBEAT = "alive"
+"""Name of the object in such a folder that is written again and again, as a sign that the writer is alive."""
 
 
 def put_in_kept(path: RemotePath, data: bytes) -> None:
@@ -338,27 +338,27 @@ def put_in_kept(path: RemotePath, data: bytes) -> None:
     Raises:
         FileNotFoundError: the folder is gone. The object would make a new one, which nobody removes.
     """
-    if not path.with_name(_SIGN).is_file():
+    if not path.with_name(_HEARTBEAT).is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     put(path, data)
 
 
-def _sweep(path: RemotePath, ending: str, sign: RemotePath) -> None:
-    """Removes the temporary folders of dead writers of `path`. sign: an object that was written just now, by whose time
-    the ages of others are known without a clock of this computer."""
+def _sweep(path: RemotePath, ending: str, heartbeat: RemotePath) -> None:
+    """Removes the temporary folders of dead writers of `path`. heartbeat: an object that was written just now. By its
+    time the ages of the others are known, whatever the clock of this computer says."""
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.{ending}")
-    left = [one for one in path.parent.iterdir() if ours.fullmatch(one.name) and one != sign.parent]
+    left = [one for one in path.parent.iterdir() if ours.fullmatch(one.name) and one != heartbeat.parent]
     if not left:
         return
     with reached(path):
-        now = path.objects.head(sign.key)["last_modified"]
+        now = path.objects.head(heartbeat.key)["last_modified"]
         for folder in left:
             written = [one["last_modified"] for batch in path.objects.list(f"{folder.key}/") for one in batch]
             if all((now - when).total_seconds() >= STALE for when in written):
                 remove_below(folder)
 
 
-PATIENCE = 30.0
+BATCH_TIMEOUT = 30.0
 """Seconds that another writer waits for a batch of answers to be complete, from its first object to its last."""
 
 
@@ -394,10 +394,10 @@ def add_batch(folder: Path, name: RemotePath) -> bool:
 
 
 def _wait_for(name: RemotePath) -> None:
-    """Waits until the batch that another writer has begun is complete. After `PATIENCE` seconds an empty batch is put
-    in its place, and its writer, if it lives, takes another name."""
+    """Waits until the batch that another writer has begun is complete. After `BATCH_TIMEOUT` seconds an empty batch is
+    put in its place, and its writer, if it lives, takes another name."""
     marker = name / "zarr.json"
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + BATCH_TIMEOUT
     while not marker.exists():
         if time.monotonic() > until:
             _put_new(name, marker.key, json.dumps(_VOID).encode())

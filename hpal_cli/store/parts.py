@@ -124,7 +124,7 @@ def join(path: Path, parts: int, *, overwrite: bool) -> Progress:
         for place in places:
             _remove(place)
         if lock is not None:
-            # Who waits for it finds no parts, and a complete store.
+            # A call that waits for the lock then finds no parts, and a complete store.
             lock.unlink(missing_ok=True)
     return Progress(parts, parts, True)
 

@@ -41,7 +41,7 @@ _MEMBERS = {
 }
 _HARMLESS = {"attributes", "dimension_names", "storage_transformers"}
 
-MOST = 1 << 28
+MAX_BYTES = 1 << 28
 """Bytes of a chunk, and of an array that is read at once. More is left to Zarr, since a damaged shape could ask for any
 amount of memory."""
 
@@ -90,7 +90,7 @@ class PlainArray:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.rows = chunk[0]
         self._chunk_bytes = math.prod(chunk) * self.dtype.itemsize
-        if self._chunk_bytes > MOST:
+        if self._chunk_bytes > MAX_BYTES:
             raise NotPlain
         self._folder = folder / "c"
         self._tail = "/0" * (len(shape) - 1)
@@ -102,7 +102,7 @@ class PlainArray:
             NotPlain: a chunk is missing or damaged, or that is too much at once.
         """
         start, stop, _ = slice(start, stop).indices(self.shape[0])
-        if max(0, stop - start) * math.prod(self.shape[1:]) * self.dtype.itemsize > MOST:
+        if max(0, stop - start) * math.prod(self.shape[1:]) * self.dtype.itemsize > MAX_BYTES:
             raise NotPlain
         if stop <= start:
             return np.empty((0, *self.shape[1:]), self.dtype)

@@ -32,8 +32,8 @@ Out = TypeVar("Out")
 _ADDRESS = re.compile(r"(s3|gs|az|https?|memory):/{1,2}([^/].*)")
 """A `Path` of an address has only one of its two slashes."""
 
-PATIENCE = 60.0
-"""Seconds for which a request that fails is tried again; a server that does not answer is waited for half of them."""
+RETRY_TIMEOUT = 60.0
+"""Seconds for which a request that fails is tried again. A server that does not answer is waited for half as long."""
 
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
@@ -291,17 +291,18 @@ def for_each(path: Path, function: Callable[[In], Out], items: Sequence[In]) -> 
 _begun: dict[RemotePath, Future[bytes]] = {}
 """Objects whose reading was begun before they are needed."""
 
-_MOST_BEGUN = 4 * IN_FLIGHT
-"""Objects that are kept until they are needed. After that the oldest are dropped, and read again if they are needed."""
+_MAX_BEGUN = 4 * IN_FLIGHT
+"""Objects that are kept until they are needed, at most. If there are more, the oldest are dropped, and read again when
+they are needed."""
 
 
 def begin_reading(paths: Sequence[RemotePath]) -> None:
     """Begins to read objects that never change and are needed soon: their next `read_bytes` waits for what was
-    begun. An error is told when the object is needed."""
+    begun. An error is raised when the object is needed."""
     for path in paths:
         if path not in _begun:
             _begun[path] = _reading().submit(path._read_now)
-    while len(_begun) > _MOST_BEGUN:
+    while len(_begun) > _MAX_BEGUN:
         with contextlib.suppress(KeyError, StopIteration, RuntimeError):
             del _begun[next(iter(_begun))]
 
@@ -329,7 +330,7 @@ def bucket(scheme: str, name: str) -> ObjectStore:
         return MemoryStore()
     if scheme == "s3":
         _require_credentials(name)
-    patience = float(os.environ.get("HPAL_REMOTE_PATIENCE", PATIENCE))
+    patience = float(os.environ.get("HPAL_REMOTE_PATIENCE", RETRY_TIMEOUT))
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
     # `from_url` would take the web address of a bucket of S3 or Azure for a bucket, which needs credentials.
     make: Any = HTTPStore.from_url if scheme in ("http", "https") else from_url
@@ -354,14 +355,16 @@ _SIGNED_BY = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
-"""The variables that say how requests to S3 are signed. Without them, a service of Amazon's computers is asked."""
+"""The variables that say how requests to S3 are signed. If none is set, obstore asks the metadata service that Amazon's
+computers have."""
 
 
 def _require_credentials(name: str) -> None:
-    """Looks whether there is such a service, if there are no credentials. obstore would ask for it for minutes.
+    """Checks that requests to S3 can be signed: a variable of `_SIGNED_BY` is set, or there is a metadata service.
+    obstore itself would try for minutes to reach a service that does not exist.
 
     Raises:
-        HpalError: there is none.
+        HpalError: neither is the case.
     """
     if any(os.environ.get(variable) for variable in _SIGNED_BY):
         return
@@ -380,7 +383,8 @@ def _require_credentials(name: str) -> None:
 def reached(path: RemotePath) -> Iterator[None]:
     """Turns the errors of an object store into an HpalError. FileNotFoundError is passed on."""
     try:
-        # The package first, which waits while another thread imports it; its errors are there before its functions.
+        # The package comes first: this import waits until another thread has imported all of it, whereas a module of
+        # the package may be there already before the functions of the package are.
         import obstore  # noqa: F401
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
     except ImportError as error:
@@ -470,7 +474,7 @@ def uploaded(path: RemotePath, *, overwrite: bool) -> Iterator[Path]:
         local.touch()
         yield local
         # The object store can refuse a name that is taken only if the object is put in one piece.
-        pieces = overwrite or local.stat().st_size > _ONE_PIECE
+        pieces = overwrite or local.stat().st_size > _MAX_ONE_PIECE
         if pieces and not overwrite and path.exists():
             raise already_exists(path)
         from obstore.exceptions import AlreadyExistsError
@@ -484,7 +488,7 @@ def uploaded(path: RemotePath, *, overwrite: bool) -> Iterator[Path]:
                 raise no_bucket(path) from error
 
 
-_ONE_PIECE = 1 << 30
+_MAX_ONE_PIECE = 1 << 30
 """Bytes of an object that is put in one piece and is held in memory for this. S3 accepts 5 GiB."""
 
 

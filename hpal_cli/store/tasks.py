@@ -55,7 +55,7 @@ class Shared(Generic[Value]):
 
 @functools.lru_cache(maxsize=2)
 def _read_shared(file: Path) -> Shared[Any]:
-    # Its name is used only once.
+    # The cache is never out of date, since no two values are written to a file of the same name.
     found: Shared[Any] = Shared(unpacked(file.read_bytes()), None)
     found._file = file
     return found

@@ -16,7 +16,7 @@ from hpal_cli.stream.viewer_names import from_viewers, whole_numbers
 
 BLOCK_ROWS = 1 << 16
 
-BLOCK_BYTES = 1 << 26
+MAX_BLOCK_BYTES = 1 << 26
 """Bytes of a block, at most, since a header may promise rows of a million columns."""
 
 
@@ -62,7 +62,7 @@ class PointReader:
                 yield self._clean(self._whole[start : start + rows])
             return
         size, done = self._raw_dtype.itemsize, 0
-        rows = max(1, min(rows, BLOCK_BYTES // max(1, size)))
+        rows = max(1, min(rows, MAX_BLOCK_BYTES // max(1, size)))
         while done < self.header.count:
             wanted = min(rows, self.header.count - done)
             data = _read_exactly(self._stream, wanted * size)

@@ -1,5 +1,5 @@
-"""Finds and describes the superpoints of a scene of any size. A scene of more than `TILE_POINTS` points is divided into
-tiles, which bounds the memory."""
+"""Finds and describes the superpoints of a scene of any size. A scene of more than `MAX_TILE_POINTS` points is divided
+into tiles, which bounds the memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from hpal_cli.scenes.scale import INDOOR, ROOM_GRID
+from hpal_cli.scenes.scale import MAX_ROOM_SCALE, ROOM_GRID
 from hpal_cli.scenes.store import Points
 from hpal_cli.superpoints import description as d
 from hpal_cli.superpoints.graph import Contacts, Graph, contacts, graph
 from hpal_cli.superpoints.segmentation import segment
 from hpal_cli.superpoints.surface import Surface, sum_by, surface
 
-TILE_POINTS = 1 << 19
+MAX_TILE_POINTS = 1 << 19
 """Points of a tile, at most."""
 
 SMOOTHED = 8
@@ -93,10 +93,11 @@ def build(points: Points, *, scale: float, unit: float = 1.0, threads: int = 1) 
     xyz = np.asarray(points.xyz, np.float64) * (unit / scale)
     color, ground, cells = appearance(points), d.ground_height(xyz), d.occupied(xyz)
     superpoint, count, parts = np.empty(len(xyz), np.int32), 0, []
+    indoor = scale <= MAX_ROOM_SCALE
     for tile in _tiles(xyz):
         around = surface(xyz[tile.near], threads=threads)
         part, smooth = _segment(xyz, color, tile, around)
-        parts.append(_describe(xyz, color, smooth, ground, tile, around, part, cells, threads, indoor=scale <= INDOOR))
+        parts.append(_describe(xyz, color, smooth, ground, tile, around, part, cells, threads, indoor=indoor))
         superpoint[tile.rows] = part + count
         count += int(part.max()) + 1
     size = np.bincount(superpoint, minlength=count)
@@ -149,14 +150,14 @@ class _Described:
 
 
 def _tiles(xyz: NDArray[np.float64]) -> Iterator[_Tile]:
-    """Halves the scene across its longer horizontal side, then each half, until no tile has more than `TILE_POINTS`
-    points."""
+    """Halves the scene across its longer horizontal side, then each half, until no tile has more than
+    `MAX_TILE_POINTS` points."""
     waiting = [np.arange(len(xyz))]
     while waiting:
         rows = waiting.pop()
-        if len(rows) == len(xyz) <= TILE_POINTS:
+        if len(rows) == len(xyz) <= MAX_TILE_POINTS:
             yield _Tile(rows, rows, rows)
-        elif len(rows) <= TILE_POINTS:
+        elif len(rows) <= MAX_TILE_POINTS:
             plan = xyz[:, :2]
             low, high = plan[rows].min(axis=0) - d.HALO, plan[rows].max(axis=0) + d.HALO
             near = np.flatnonzero(((plan >= low) & (plan <= high)).all(axis=1))

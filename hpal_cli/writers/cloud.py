@@ -136,8 +136,7 @@ def write_blocks(
 
     Raises:
         HpalError: the suffix is another one, the file exists and `overwrite` is not given, or the format cannot hold
-        the
-            numbers.
+            the numbers.
     """
     if path.suffix not in (".ply", ".las", ".laz", ".csv"):
         raise HpalError(path, "is no format that can be written", "choose .ply, .las, .laz or .csv")

@@ -28,13 +28,14 @@ FIRST_USER_CLASS = 64
 
 UNCLASSIFIED = 1
 
-LONGEST_NAME = 32
-"""Most bytes in the name of an extra dimension."""
+MAX_NAME_BYTES = 32
+"""Bytes in the name of an extra dimension, at most."""
 
 MILLIMETRE = 1e-3
 
-_FINEST = 1e-5
-"""Scale factor of a new file, in its unit: `hpal prep` keeps positions at least this accurately."""
+_SCALE_FACTOR = 1e-5
+"""Scale factor of a new file, in its unit, unless the cloud is too large for it: `hpal prep` keeps positions at least
+this accurately."""
 
 _STEPS = (1 << 31) - 1
 
@@ -55,9 +56,9 @@ _RANK = 0.006
 """Degrees in one unit of `scan_angle`, which formats with 8-bit classes have instead of `scan_angle_rank` in whole
 degrees."""
 
-_OFF = 0.26
-"""Share of the scale factor. `hpal prep` keeps positions to a quarter of it, so a position that is farther from a
-multiple of the scale factor is not from this file."""
+_TOLERANCE = 0.26
+"""Largest distance of a position from a multiple of the scale factor, as a share of the scale factor. `hpal prep` keeps
+positions to a quarter of it, so a position that is farther away is not from this file."""
 
 
 def codes(classes: ClassTable, *, own: bool) -> NDArray[np.int64]:
@@ -181,8 +182,7 @@ def write_like(
         compress: write LAZ.
         table: (C,) LAS class of each class id; None: `classification` stays as it was.
         colors: (C + 1, 3) colours of the classes and of points without a class; the colours of the file are then kept
-        as
-            `scan_r`, `scan_g` and `scan_b`. None: the colours stay.
+            as `scan_r`, `scan_g` and `scan_b`. None: the colours stay.
 
     Raises:
         HpalError: a class number is above 255, positions or columns are not those of the file, or colours are given and
@@ -211,7 +211,7 @@ def write_like(
                 )
                 writer = stack.enter_context(made)
             rows = laspy.ScaleAwarePointRecord.zeros(len(ids), header=header)
-            _place(rows, header, points.position, subject, tolerance=_OFF)
+            _place(rows, header, points.position, subject, tolerance=_TOLERANCE)
             for name, stored in columns.items():
                 _put(rows, name, [_column(points, column, subject) for column in stored])
             for name, values in added.items():
@@ -431,7 +431,7 @@ def _step(span: float, unit: float, subject: Path) -> float:
         HpalError: it would be more than a millimetre.
     """
     millimetre = MILLIMETRE / unit
-    step = min(_FINEST, 10.0 ** np.floor(np.log10(millimetre)))
+    step = min(_SCALE_FACTOR, 10.0 ** np.floor(np.log10(millimetre)))
     while span / step > _STEPS:
         step *= 10
     if step > millimetre * (1 + 1e-9):
@@ -460,10 +460,10 @@ def _extra_type(kind: np.dtype[Any]) -> np.dtype[Any]:
 def _free_name(name: str, taken: set[str]) -> str:
     """Makes a name for extra bytes: `name`, cut to the length that LAS allows, with a number if that name is taken. The
     result is added to `taken`."""
-    short, n = _cut(name, LONGEST_NAME), 1
+    short, n = _cut(name, MAX_NAME_BYTES), 1
     while short in taken:
         n += 1
-        short = f"{_cut(name, LONGEST_NAME - len(str(n)) - 1)}_{n}"
+        short = f"{_cut(name, MAX_NAME_BYTES - len(str(n)) - 1)}_{n}"
     taken.add(short)
     return short
 

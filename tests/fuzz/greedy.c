@@ -3,9 +3,9 @@
 
 #include "input.h"
 
-enum { MOST = 48, WIDTH = 11 };
+enum { MAX_CANDIDATES = 48, WIDTH = 11 };
 
-static double xyz[3 * MOST], feature[MOST * WIDTH];
+static double xyz[3 * MAX_CANDIDATES], feature[MAX_CANDIDATES * WIDTH];
 
 static int alike(int64_t a, int64_t b, double similarity) {
     const double *one = feature + a * WIDTH, *other = feature + b * WIDTH;
@@ -38,7 +38,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     double *lent = NULL;
     hpal_add_suppressors(&w, suppressors);
     for (int turns = 0; hpal_greedy_select(&w); turns++) {
-        REQUIRE(turns < 4 * MOST);
+        REQUIRE(turns < 4 * MAX_CANDIDATES);
         for (int64_t p = 0; p < w.picks; p++)
             if (w.pick_state[p] == WANTED) {
                 memcpy(w.pick_feature + p * WIDTH, feature + w.pick[p] * WIDTH, WIDTH * sizeof *feature);
@@ -53,7 +53,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             w.feature = lent;
         }
     }
-    int64_t picks[2 * MOST], chosen = 0;
+    int64_t picks[2 * MAX_CANDIDATES], chosen = 0;
     for (int64_t n = 0; n < suppressors; n++) picks[chosen++] = count + n;
     for (int64_t n = 0; n < count; n++) {
         int dropped = 0;

@@ -5,7 +5,7 @@
 
 #include "input.h"
 
-enum { MOST_OFFSETS = 4 };
+enum { MAX_OFFSETS = 4 };
 
 /* The pairs of each offset between `sources` and `targets` rows: each pair is there or not, ascending in both lists. */
 static void draw_pairs(input *in, pair_list *pairs, int offsets, int64_t sources, int64_t targets) {

@@ -5,7 +5,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     input in = {data, size};
-    const int offsets = (int)between(&in, 1, MOST_OFFSETS), inputs = (int)between(&in, 1, 40);
+    const int offsets = (int)between(&in, 1, MAX_OFFSETS), inputs = (int)between(&in, 1, 40);
     const int outputs = LANES * (int)between(&in, 1, 5), threads = (int)between(&in, 1, 3);
     int64_t sources = between(&in, 0, 40), targets = byte(&in) & 1 ? sources : between(&in, 0, 40);
     /* More rows than are done at a time, now and then. */
@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     float *gradient = room((size_t)(targets * outputs) * sizeof *gradient), *slope = room(weights * sizeof *slope);
     float *out = room((size_t)(targets * outputs) * sizeof *out), *wanted = room((size_t)(targets * outputs) * sizeof *wanted);
     float *wanted_slope = room(weights * sizeof *wanted_slope);
-    pair_list pairs[MOST_OFFSETS];
+    pair_list pairs[MAX_OFFSETS];
     draw_pairs(&in, pairs, offsets, sources, targets);
     draw_numbers(&in, kernel, (int64_t)weights);
     draw_numbers(&in, features, sources * inputs);

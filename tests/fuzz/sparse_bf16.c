@@ -29,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 #else
     (void)has_tiles;
 #endif
-    const int offsets = (int)between(&in, 1, MOST_OFFSETS), transposed = byte(&in) & 1, threads = (int)between(&in, 1, 3);
+    const int offsets = (int)between(&in, 1, MAX_OFFSETS), transposed = byte(&in) & 1, threads = (int)between(&in, 1, 3);
     const int wide = byte(&in) == 77;
     const int inputs = SIDE * (int)between(&in, 1, wide ? 12 : 3), outputs = SIDE * (int)between(&in, 1, wide ? 12 : 3);
     int64_t sources = between(&in, 0, 40), targets = byte(&in) & 1 ? sources : between(&in, 0, 40);
@@ -40,7 +40,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     float *gradient = room((size_t)(targets * outputs) * sizeof *gradient), *slope = room(weights * sizeof *slope);
     float *out = room((size_t)(targets * outputs) * sizeof *out), *wanted = room((size_t)(targets * outputs) * sizeof *wanted);
     float *wanted_slope = room(weights * sizeof *wanted_slope), *given = room(weights * sizeof *given);
-    pair_list pairs[MOST_OFFSETS];
+    pair_list pairs[MAX_OFFSETS];
     draw_pairs(&in, pairs, offsets, sources, targets);
     draw_numbers(&in, kernel, (int64_t)weights);
     draw_numbers(&in, features, sources * inputs);

@@ -3,7 +3,7 @@
 
 #include "input.h"
 
-enum { MOST_CELLS = 1 << 20 };
+enum { MAX_CELLS = 1 << 20 };
 
 typedef struct {
     int64_t low[3], extent[3], words, *before;
@@ -18,7 +18,7 @@ static int make_box(box *made, const int64_t *low, const int64_t *high) {
         made->extent[a] = high[a] - low[a] + 1;
         cells *= (double)made->extent[a];
     }
-    if (cells > MOST_CELLS) return 0;
+    if (cells > MAX_CELLS) return 0;
     made->words = ((int64_t)cells + 63) / 64;
     made->bits = room((size_t)made->words * sizeof *made->bits);
     memset(made->bits, 0, (size_t)made->words * sizeof *made->bits);

@@ -7,15 +7,15 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int main(int argc, char **argv) {
-    enum { MOST = 1 << 16 };
-    uint8_t *whole = malloc(MOST);
+    enum { MAX_INPUT_BYTES = 1 << 16 };
+    uint8_t *whole = malloc(MAX_INPUT_BYTES);
     if (argc < 3 || !whole) return 2;
     const int times = atoi(argv[1]);
     long given = 0;
     for (int n = 2; n < argc; n++) {
         FILE *file = fopen(argv[n], "rb");
         if (!file) return 2;
-        const size_t size = fread(whole, 1, MOST, file);
+        const size_t size = fread(whole, 1, MAX_INPUT_BYTES, file);
         fclose(file);
         /* As large as the input, so that a sanitizer sees every step beyond. */
         uint8_t *data = malloc(size ? size : 1);

@@ -9,13 +9,14 @@ import {
 const FIELD = 50; // degrees
 const BATCH = 250000; // points of one request
 const SPACING = 1.3; // pixels between drawn points that are near enough to look like a surface
-const FIRST = 50000; // points of a scene that its first picture waits for
-const LEAST = 15000, MOST = 3000000; // points of a picture while something moves: as many as the machine draws at 30 a second
+const FIRST_POINTS = 50000; // points of a scene that its first picture waits for
+// Limits of the number of points in a picture. While something moves, it is what the machine draws 30 times a second.
+const MIN_POINTS = 15000, MAX_POINTS = 3000000;
 const SLOW = 200000; // points; a machine that draws fewer gets half as many pixels along each edge while something moves
-const FINE = 150000; // fewest points of a picture while nothing moves
-const SETTLE = 160; // milliseconds without a movement, after which the finer picture is drawn
-const HELD = 6000000; // most points of a scene that a browser keeps
-const KEPT = 3; // scenes that stay on the GPU
+const MIN_STILL_POINTS = 150000; // points of a picture while nothing moves, at least
+const STILL_AFTER = 160; // milliseconds without a movement, after which the finer picture is drawn
+const MAX_LOADED = 6000000; // points of a scene that a browser holds, at most
+const MAX_SCENES = 3; // scenes that stay on the GPU, at most
 
 const VERTEX = `
 attribute vec4 tint;
@@ -223,7 +224,7 @@ class Cloud {
     }
     this.thin = about.points / count; // points of the scene for each that the tiles have
     this.learned = null; // a colour for each superpoint
-    this.painted = ""; // with what
+    this.painted = ""; // the columns by which the points are coloured
     this.gone = false;
   }
 
@@ -251,8 +252,8 @@ class Cloud {
 }
 
 export class CloudView {
-  /** remote: where points come from; onFrame: called after each picture; onWhole: when the whole of a scene is there in place
-   * of its coarse level. */
+  /** remote: where points come from; onFrame: called after each picture; onWhole: called when a whole scene has replaced its
+   * coarse level. */
   constructor(canvas, remote, { onFrame, onWhole }) {
     this.canvas = canvas;
     this.remote = remote;
@@ -261,7 +262,7 @@ export class CloudView {
     this.onWhole = onWhole;
     this.renderer = new WebGLRenderer({ canvas, antialias: false, powerPreference: "high-performance" });
     this.renderer.autoClear = false;
-    this.renderer.outputColorSpace = "srgb-linear"; // colours are what they are, on the canvas as in the target
+    this.renderer.outputColorSpace = "srgb-linear"; // colours are converted neither on the canvas nor in the target
     this.renderer.info.autoReset = false;
     this.camera = new PerspectiveCamera(FIELD, 1, 0.05, 1000);
     this.camera.up.set(0, 0, 1);
@@ -293,12 +294,12 @@ export class CloudView {
     // Without a GPU the processor draws the points, which takes longer for each of them.
     const machine = this.renderer.getContext().getExtension("WEBGL_debug_renderer_info");
     const name = machine ? String(this.renderer.getContext().getParameter(machine.UNMASKED_RENDERER_WEBGL)) : "";
-    this.budget = /swiftshader|llvmpipe|software/i.test(name) ? LEAST : 1000000;
+    this.budget = /swiftshader|llvmpipe|software/i.test(name) ? MIN_POINTS : 1000000;
     this.mode = "rgb";
     this.split = null;
     this.loading = 0;
-    this.ahead = null;
-    this.measure = Boolean(globalThis.hpalMeasure); // set by who measures how long pictures take
+    this.prefetchPlace = null;
+    this.measure = Boolean(globalThis.hpalMeasure); // set by a benchmark that measures how long pictures take
     this.awaited = [];
     this.moved = -1e9;
     this.statistics = { draws: 0, points: 0, milliseconds: 0, pictures: 0 };
@@ -330,22 +331,22 @@ export class CloudView {
     return new Promise((done) => this.awaited.push(done));
   }
 
-  /** Asks for a new picture from another place: at first a quick one, for more may follow. */
+  /** Asks for a new picture from another place: a quick one, since further movements may follow. */
   move() {
     this.moved = performance.now();
     this.touch();
   }
 
-  /** Loads the first points of a scene without showing them, so that it can be shown at once. ahead: nobody waits for them, and
-   * there may be as many as a picture has. */
-  prepare(number, ahead = false) {
+  /** Loads the first points of a scene without showing them, so that the scene can be shown at once. prefetch: whether nobody waits
+   * for them, so that as many are loaded as a picture may have. */
+  prepare(number, prefetch = false) {
     const there = this.kept.get(number);
     this.kept.delete(number);
-    const coming = there ?? this.load(number, ahead);
+    const coming = there ?? this.load(number, prefetch);
     this.kept.set(number, coming);
     coming.catch(() => this.kept.get(number) === coming && this.kept.delete(number));
     for (const [old, one] of this.kept) {
-      if (this.kept.size <= KEPT) break;
+      if (this.kept.size <= MAX_SCENES) break;
       if (old === number || old === this.about?.number) continue;
       this.kept.delete(old);
       one.then((cloud) => cloud !== this.cloud && cloud.dispose(), () => {});
@@ -353,11 +354,11 @@ export class CloudView {
     return coming;
   }
 
-  async load(number, ahead) {
+  async load(number, prefetch) {
     const offered = this.offered?.number === number ? this.offered : null;
     this.offered = null;
     const cloud = offered ? this.beginWith(offered)
-      : await this.begin(await this.remote.scene(number), ahead ? this.budget : Math.min(FIRST, this.budget));
+      : await this.begin(await this.remote.scene(number), prefetch ? this.budget : Math.min(FIRST_POINTS, this.budget));
     if (!cloud.about.whole) this.replace(cloud).catch(() => {});
     return cloud;
   }
@@ -371,7 +372,7 @@ export class CloudView {
     return cloud;
   }
 
-  /** A scene of which the server sent the first points with its description: how many of each tile, and their columns. */
+  /** Makes a cloud of a scene whose first points the server sent together with its description. */
   beginWith(about) {
     const { counts, columns, values } = about.first;
     const cloud = new Cloud(about, this.shared);
@@ -386,7 +387,7 @@ export class CloudView {
     return cloud;
   }
 
-  /** Puts the whole of a scene in the place of its coarse level, when it is there. */
+  /** Replaces the coarse level of a scene by the whole scene, once that is loaded. */
   async replace(coarse) {
     const { number } = coarse.about;
     const whole = await this.begin(await this.remote.scene(number, true), this.budget);
@@ -429,13 +430,13 @@ export class CloudView {
     return found;
   }
 
-  /** The camera and what stands out: a place, looked at along `toward`, with `reach` metres around it as scanned. */
+  /** Points the camera at a place, from the direction `toward`. The points within `reach` metres keep their colours. */
   focus(place, toward, reach) {
     this.shared.uHasFocus.value = 1;
     this.shared.uFocus.value.set(...place);
     this.shared.uReach.value = reach;
     this.home = { place, toward, reach };
-    this.ahead = null;
+    this.prefetchPlace = null;
     this.reset();
   }
 
@@ -513,7 +514,7 @@ export class CloudView {
     await this.repaint();
   }
 
-  /** What answers made of each superpoint: labels and how sure, by superpoint. Loads the superpoints once. */
+  /** Sets the label that each superpoint got from the answers, and how sure it is. Loads the superpoints once. */
   async setLearned(labels, sure) {
     const { cloud } = this;
     const before = cloud.learned;
@@ -622,7 +623,7 @@ export class CloudView {
     }
   }
 
-  /** Colours of a tile's points from `begin` on. */
+  /** Colours a tile's points from `begin` on. */
   paint(cloud, tile, begin) {
     const tints = this.classes.map((one) => word(one.color, 255)), nothing = word(NOTHING, 255);
     const beside = this.beside(cloud), other = tile.columns.get(beside);
@@ -649,7 +650,7 @@ export class CloudView {
     }
   }
 
-  /** How many points of each tile are drawn from here, and how many are wanted when the picture stands; loads those that are
+  /** How many points of each tile are drawn from here, and how many are wanted once the camera is still; loads those that are
    * missing. */
   choose(still) {
     const { cloud } = this, { step } = cloud.about;
@@ -657,7 +658,7 @@ export class CloudView {
     const reach = this.shared.uReach.value;
     const eye = this.camera.position;
     const matrix = this.camera.projectionMatrix.clone().multiply(this.camera.matrixWorldInverse).elements;
-    const fine = Math.min(MOST, Math.max(FINE, 4 * this.budget));
+    const fine = Math.min(MAX_POINTS, Math.max(MIN_STILL_POINTS, 4 * this.budget));
     let near = 0, rest = 0;
     for (const tile of cloud.tiles) {
       tile.close = focus !== null && tile.distance(focus) < reach;
@@ -679,20 +680,22 @@ export class CloudView {
       tile.material.uniforms.uThin.value = Math.sqrt((cloud.thin * tile.count) / Math.max(1, tile.drawn));
       tile.points.geometry.setDrawRange(0, tile.drawn);
       tile.points.visible = tile.drawn > 0;
-      // What is asked next should be there by then.
-      if (this.ahead && tile.distance(this.ahead) < reach) tile.wanted = Math.max(tile.wanted, Math.min(tile.count, FINE));
+      // The points around the query that is asked next are loaded before it is shown.
+      if (this.prefetchPlace && tile.distance(this.prefetchPlace) < reach) {
+        tile.wanted = Math.max(tile.wanted, Math.min(tile.count, MIN_STILL_POINTS));
+      }
     }
     if (this.loading === 0 && still) {
       // Tiles far from the camera are dropped if the browser holds too many points.
       let held = cloud.tiles.reduce((sum, tile) => sum + tile.loaded, 0);
-      for (const tile of held > HELD ? [...cloud.tiles].sort((a, b) => b.distance(eye) - a.distance(eye)) : []) {
-        if (held <= HELD / 2 || tile.loaded < 2 * tile.wanted) continue;
+      for (const tile of held > MAX_LOADED ? [...cloud.tiles].sort((a, b) => b.distance(eye) - a.distance(eye)) : []) {
+        if (held <= MAX_LOADED / 2 || tile.loaded < 2 * tile.wanted) continue;
         held -= tile.loaded - tile.wanted;
         tile.shrink(tile.wanted);
         tile.drawn = Math.min(tile.drawn, tile.loaded);
         tile.points.geometry.setDrawRange(0, tile.drawn);
       }
-      // Little by little, what is nearest first, so that the picture is never waited for.
+      // Missing points are loaded in small batches, the nearest first, so that no picture waits for them.
       let count = 0;
       const more = cloud.tiles
         .filter((tile) => tile.wanted > 1.05 * tile.loaded + 50 || (tile.wanted === tile.count && tile.loaded < tile.count))
@@ -705,7 +708,7 @@ export class CloudView {
   draw() {
     if (!this.cloud) return;
     const begin = performance.now();
-    const still = begin - this.moved >= SETTLE;
+    const still = begin - this.moved >= STILL_AFTER;
     const quick = !still && this.budget < SLOW;
     const holder = this.canvas.parentElement;
     const ratio = Math.min(devicePixelRatio, 2);
@@ -767,15 +770,15 @@ export class CloudView {
     this.statistics = {
       draws: this.renderer.info.render.calls, points, milliseconds: took, pictures: this.statistics.pictures + 1,
     };
-    clearTimeout(this.settling);
+    clearTimeout(this.stillTimer);
     if (!still) {
       // The next pictures have as many points as this machine draws at some thirty a second: while something moves, pictures
       // follow each other as fast as they can be drawn.
       const gap = begin - (this.begun ?? -1e9);
       this.begun = begin;
-      if (gap > 40 && gap < 400) this.budget = Math.max(LEAST, 0.85 * this.budget);
-      else if (gap < 25 && points > 0.8 * this.budget) this.budget = Math.min(MOST, 1.1 * this.budget);
-      this.settling = setTimeout(() => this.touch(), SETTLE + 5);
+      if (gap > 40 && gap < 400) this.budget = Math.max(MIN_POINTS, 0.85 * this.budget);
+      else if (gap < 25 && points > 0.8 * this.budget) this.budget = Math.min(MAX_POINTS, 1.1 * this.budget);
+      this.stillTimer = setTimeout(() => this.touch(), STILL_AFTER + 5);
     }
     this.onFrame(this);
     for (const done of this.awaited.splice(0)) done();

@@ -54,9 +54,9 @@ let changes = 0;
 /** A query, how many queries are answered, and the next query, in the form in which a server sends them. */
 function asked(number) {
   const query = number === undefined ? null : { ...data.queries[number], label: given.get(number) ?? null };
-  const ahead = open(number ?? -1).find((id) => id !== number);
-  const next = ahead === undefined ? null : { scene: data.queries[ahead].scene, place: data.queries[ahead].place };
-  return { query, ahead: next, done: given.size, total: data.queries.length, held: 0, changes };
+  const following = open(number ?? -1).find((id) => id !== number);
+  const next = following === undefined ? null : { scene: data.queries[following].scene, place: data.queries[following].place };
+  return { query, prefetch: next, done: given.size, total: data.queries.length, held: 0, changes };
 }
 
 export const setName = () => {};

@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 
 let about, view, plan, keys;
 let now = null; // the query that is shown
-let since = 0; // when it was
+let since = 0; // when it was shown
 let busy = false;
 let visited = []; // queries in the order they were looked at
 let at = -1;
@@ -100,7 +100,7 @@ async function showScene(number) {
   plan.show({ dots: [] });
   listColours();
   plan.paintSoon();
-  // What the first picture left out comes while a person looks.
+  // The points that the first picture left out are loaded while a person looks at it.
   setTimeout(() => shownScene === number && plan.paint(), 1500);
 }
 
@@ -125,7 +125,7 @@ async function refresh(own) {
   await learn();
 }
 
-/** Shows what the server said: a query, and how far the work is. */
+/** Shows what the server sent: a query, and how many are answered. */
 async function showAsked(said, { remember = true, own } = {}) {
   const { query } = said;
   now = query;
@@ -164,18 +164,18 @@ async function showAsked(said, { remember = true, own } = {}) {
     at = visited.length - 1;
   }
   since = performance.now();
-  // The picture does not wait for what follows from the answer.
+  // The plan and the spread answers are updated only after the picture, which must not wait for them.
   view.drawn().then(() => refresh(own)).catch(fail);
-  const { ahead } = said;
-  // After the picture, while a person looks.
-  if (ahead) setTimeout(() => now === query && prepare(ahead), 400);
+  const { prefetch } = said;
+  // The next query is prepared after the picture, while a person looks at it.
+  if (prefetch) setTimeout(() => now === query && prepare(prefetch), 400);
 }
 
 /** Loads what the next query will show. */
 function prepare({ scene, place }) {
   if (scene !== shownScene) view.prepare(scene, true).catch(() => {});
   else if (place) {
-    view.ahead = { x: place[0], y: place[1], z: place[2] };
+    view.prefetchPlace = { x: place[0], y: place[1], z: place[2] };
     view.touch();
   }
 }
@@ -272,7 +272,7 @@ async function learn() {
     learnt = before;
     if (error.status !== 409) return;
     about.learns = false;
-    say(`The room does not learn: ${error.message}`, "note");
+    say(`Answers are not spread on this page: ${error.message}`, "note");
   }
 }
 
@@ -360,7 +360,7 @@ function onFrame() {
   $("scale-bar").style.width = `${length * pixels}px`;
   $("scale-text").textContent = metres(length);
   if (view.home) $("reach-text").textContent = metres(view.home.reach);
-  // A machine that draws slowly moves the camera in the plan when the picture stands.
+  // On a machine that draws slowly, the camera in the plan moves only once the picture is still.
   if (!view.quick) plan.draw();
 }
 

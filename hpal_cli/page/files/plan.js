@@ -1,7 +1,7 @@
 // Draws the whole scene from above, with the places of the queries.
 
 const LOUD = "#ff0080";
-const MOST = 150000; // most points that are drawn
+const MAX_POINTS = 150000; // points that are drawn, at most
 
 export class Plan {
   /** onChoose: called with the number of the query whose dot was clicked. */
@@ -29,7 +29,7 @@ export class Plan {
     this.dots = dots;
     this.here = here;
     this.stale = true;
-    // A picture that stands, with which the plan is drawn, follows a quick one.
+    // A quick picture is followed by a still one, and the plan is drawn with that.
     if (!this.view.quick) this.draw();
   }
 
@@ -49,9 +49,9 @@ export class Plan {
     let loaded = 0;
     for (const tile of view.tiles) loaded += tile.loaded;
     // The first points of each tile show the whole scene with fewer points.
-    const part = Math.min(1, MOST / Math.max(1, loaded));
+    const part = Math.min(1, MAX_POINTS / Math.max(1, loaded));
     loaded *= part;
-    // As fine as the loaded points fill.
+    // The pixels are as fine as the number of loaded points allows.
     const across = Math.round(Math.min(320, Math.max(60, Math.sqrt(loaded) * 0.6)));
     const pixel = size / across;
     const wide = Math.ceil((high[0] - low[0]) / pixel) + 1, tall = Math.ceil((high[1] - low[1]) / pixel) + 1;

@@ -55,7 +55,7 @@ export const begun = bytes(`/api/start?${who()}`).then((buffer) => {
   if (found.scene) found.scene.first.values = buffer.slice(4 + length);
   return found;
 });
-begun.catch(() => {}); // Who waits for it is told.
+begun.catch(() => {}); // The error is reported where `begun` is awaited.
 export const scene = (number, whole = false) => json(`/api/scene/${number}${whole ? "?whole=1" : ""}`);
 export const points = (number, column, parts, whole) => bytes(
   `/api/scene/${number}/points?column=${encodeURIComponent(column)}&whole=${Number(whole)}&parts=${parts.map((part) => part.join(":")).join(",")}`,
