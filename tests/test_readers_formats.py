@@ -8,7 +8,9 @@ import os
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -575,6 +577,19 @@ def scan(count: int = 5, **more: np.ndarray) -> dict[str, np.ndarray]:
 
 
 COLOURED = {name: np.full(5, n, "u1") for n, name in enumerate(("colorRed", "colorGreen", "colorBlue"), 7)}
+
+
+def test_e57_of_positions_that_are_not_finite() -> None:
+    """NumPy's warnings about them do not reach the terminal; `readers.read` leaves such points out and counts them."""
+    header = SimpleNamespace(has_pose=lambda: True, rotation_matrix=np.eye(3), translation=[1, 2, 3])
+    points = np.array([[1.0, 1, 1], [np.inf, 1, 1], [np.nan, 1, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = e57._common_frame(points, header)
+        turned = e57._from_spherical(points[:, ::-1])
+    assert moved[0].tolist() == [2, 3, 4]
+    assert not np.isfinite(moved[1:]).all(axis=1).any()
+    assert np.isfinite(turned).all(axis=1).tolist() == [True, False, False]
 
 
 def test_e57_in_the_common_frame(tmp_path: Path) -> None:

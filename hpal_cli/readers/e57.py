@@ -130,11 +130,13 @@ def _chunks(file: Any, header: Any, names: list[str]) -> Iterator[dict[str, NDAr
 def _from_spherical(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, 3) range, azimuth and elevation, in metres and radians -> (N, 3) x, y, z in metres."""
     distance, azimuth, elevation = points.T
-    flat = distance * np.cos(elevation)
-    return np.column_stack([flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)])
+    with np.errstate(over="ignore", invalid="ignore"):  # points that are not finite are left out later
+        flat = distance * np.cos(elevation)
+        return np.column_stack([flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)])
 
 
 def _common_frame(xyz: NDArray[np.float64], header: Any) -> NDArray[np.float64]:
     if not header.has_pose():
         return xyz
-    return xyz @ np.asarray(header.rotation_matrix).T + np.asarray(header.translation, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # points that are not finite are left out later
+        return xyz @ np.asarray(header.rotation_matrix).T + np.asarray(header.translation, np.float64)
