@@ -25,6 +25,7 @@ from hpal_cli.progress import Monitor, Silent
 from hpal_cli.scene_table import SPLITS, SceneTable, fingerprint
 from hpal_cli.scenes.store import SceneStore
 from hpal_cli.store.envelope import attributes_of, kind_of
+from hpal_cli.store.files import is_special
 from hpal_cli.stream.points import PointReader
 from hpal_cli.superpoints.store import SuperpointStore, scenes_of
 from hpal_cli.wording import counted
@@ -182,6 +183,10 @@ def describe(path: Path, *, check: bool = False, monitor: Monitor | None = None)
         return _scenes(SceneStore(path), check, monitor)
     if not path.exists():
         raise HpalError(path, "does not exist", "check the name")
+    if is_special(path):
+        # A pipe, such as that of `<(...)`, can be read only once, so it is taken for a point stream.
+        with path.open("rb") as file:
+            return describe_stream(file, path)
     with path.open("rb") as file:
         start = file.read(4)
     if start[:3] == b"ply":

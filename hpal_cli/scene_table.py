@@ -82,12 +82,12 @@ class SceneTable(Sequence[SceneInfo]):
         table = cls(
             [
                 SceneInfo(
-                    int(r["number"]),
-                    str(r["name"]),
-                    int(r["points"]),
-                    int(r["original"]),
-                    str(r["split"]),
-                    str(r["fingerprint"]),
+                    _whole(r, "number"),
+                    _text(r, "name"),
+                    _whole(r, "points"),
+                    _whole(r, "original"),
+                    _text(r, "split"),
+                    _text(r, "fingerprint"),
                 )
                 for r in rows
             ]
@@ -99,9 +99,27 @@ class SceneTable(Sequence[SceneInfo]):
             outer = next((name for name in outer_names(info.name) if name in table.by_name), None)
             if outer is not None:
                 raise ValueError(f"scene {info.name} lies inside scene {outer}")
-            if info.split not in SPLITS or info.points < 0 or info.original < 0:
-                raise ValueError(f"scene {info.name} has an unknown split or a negative number of points")
+            if info.split not in SPLITS:
+                raise ValueError(f"scene {info.name} has an unknown split")
         return table
+
+
+MAX_POINTS = 1 << 62
+"""More points than any scene has, which are still an index of 64 bits."""
+
+
+def _whole(row: Mapping[str, Any], member: str) -> int:
+    value = row[member]
+    if isinstance(value, bool) or not isinstance(value, int) or not -1 < value < MAX_POINTS:
+        raise ValueError(f"{member} of a scene is {value!r}, no number of points or scenes")
+    return value
+
+
+def _text(row: Mapping[str, Any], member: str) -> str:
+    value = row[member]
+    if not isinstance(value, str):
+        raise ValueError(f"{member} of a scene is {value!r}, no text")
+    return value
 
 
 def require_scene_name(name: str) -> str:

@@ -44,6 +44,17 @@ class Repeated:
         return lines
 
 
+MAX_LINE = 2000
+"""Letters of an error or a warning on a terminal: more than the two longest paths, or all formats, take together."""
+
+
+def shortened(text: str) -> str:
+    """The text, or if it has more than `MAX_LINE` letters, its beginning, which says what is at fault, and its end,
+    which says what to do. A name from a damaged file can have millions of letters."""
+    half = MAX_LINE // 2
+    return text if len(text) <= MAX_LINE else f"{text[:half]} ... {text[-half:]}"
+
+
 def printable(text: str) -> str:
     r"""The text with each character that would control a terminal or begin a new line written out, such as `\x1b`.
 

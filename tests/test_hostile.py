@@ -126,6 +126,13 @@ def test_a_table_that_cannot_be(scenes: Path) -> None:
         {"original": -5},
         {"number": 7},
         {"name": rows[1]["name"]},
+        {"points": 10**30},
+        {"points": float("inf")},
+        {"points": "12"},
+        {"original": True},
+        {"name": None},
+        {"name": 5},
+        {"fingerprint": None},
     ):
         with pytest.raises(ValueError, match="scene"):
             SceneTable.from_json([{**rows[0], **change}, *rows[1:]])
@@ -590,6 +597,44 @@ def test_names_that_look_like_markup(scenes: Path, tmp_path: Path) -> None:
     assert done.rc == 0, done.err
     first = [line.split()[0] for line in done.out.decode().splitlines() if line]
     assert {"[red]a[/red]", "[/]", r"b\u202ec"} <= set(first)
+
+
+def test_names_without_an_end(scenes: Path, tmp_path: Path) -> None:
+    """The line says what is at fault and what to do, and does not flood the terminal."""
+    for name in ("a" * 10**6, "\u202e" * 10**5):
+        copy = renamed(scenes, tmp_path / "s.zarr", name)
+        done = run_hpal("export", copy, "-o", tmp_path / "out")
+        assert done.rc == 1
+        assert done.err.startswith(f"hpal export: {tmp_path}")
+        assert len(done.err) < 2100
+        assert "; " in done.err[-1000:]
+        shutil.rmtree(copy)
+
+
+def test_what_fails_in_the_middle_leaves_nothing(scenes: Path, predictions: Path, tmp_path: Path) -> None:
+    """Neither empty folders nor an empty file of metrics; and the metrics of the model that stays, stay."""
+    scored = run_hpal("score", predictions, "-q").out
+    (tmp_path / "c.ply").write_bytes(run_hpal("select", "--budget", "4", "--no-fds", "-q", stdin=scored).out)
+    for store, name in ((scenes, "s.zarr"), (predictions, "p.zarr")):
+        copy = Path(shutil.copytree(store, tmp_path / name))
+        metadata = json.loads((copy / "zarr.json").read_text())
+        for scene in metadata["attributes"]["hpal"]["scenes"]:
+            scene["points"] = 10**12
+        (copy / "zarr.json").write_text(json.dumps(metadata))
+    for name in ("m.pt", "m.pt.metrics.jsonl"):
+        (tmp_path / name).write_text('{"step": 10}\n')
+    learn = ("train", "s.zarr", "--labels", "all", "--steps", "1")
+    before = sorted(tmp_path.rglob("*")), tree(tmp_path)
+    for args in (
+        ("label", "c.ply", "--clips", "out", "--source", "p.zarr"),
+        ("select", "--budget", "4", "--no-fds", "--source", "p.zarr", "--context", "out/a", "-o", "x.ply"),
+        ("score", "p.zarr", "--strategy", "lc", "--ply", "out/b", "-o", "x.ply"),
+        (*learn, "-o", "new.pt"),
+        (*learn, "-o", "m.pt", "--overwrite"),
+    ):
+        done = run_hpal(*args, stdin=scored, cwd=tmp_path)
+        assert done.rc == 1, (args, done)
+        assert (sorted(tmp_path.rglob("*")), tree(tmp_path)) == before, args
 
 
 # ---------------------------------------------------------------- cells

@@ -86,6 +86,8 @@ def test_a_round_in_reports(bench: Path) -> None:
     assert told(bench, "label picks.ply --oracle scenes.zarr -o labelled.ply")["output"] == "labelled.ply"
     asked = told(bench, "label picks.ply --table queries.csv --clips clips")
     assert (asked["table"], asked["clips"], asked["queries"], asked["points"]) == ("queries.csv", "clips", 6, 6)
+    page = told(bench, "label picks.ply --html page.html")
+    assert (page["done"], page["page"], page["queries"], page["points"]) == ("page", "page.html", 6, 6)
     (bench / "blank.csv").write_bytes((bench / "queries.csv").read_bytes())
     answer_first(bench / "queries.csv", "unsure")
     assert told(bench, "label --from queries.csv -o labels.zarr")["unsure"] == 1
@@ -122,6 +124,7 @@ def test_a_round_in_reports(bench: Path) -> None:
         ("select absent.ply --budget 3 -o x.ply", 1, "absent.ply"),
         ("label scores.ply --oracle scenes.zarr", 2, "--json"),
         ("label scores.ply", 2, "what to do"),
+        ("label scores.ply --serve -o labels.zarr", 2, "--json"),
         ("spread absent.zarr scenes.zarr -o x.zarr", 1, "absent.zarr"),
         ("info scenes.zarr --frobnicate", 2, None),
     ],
@@ -177,6 +180,12 @@ def test_progress_for_programs(bench: Path, tmp_path: Path) -> None:
 def test_progress_tells_of_failures(bench: Path) -> None:
     (end,) = events(run_hpal("info", "absent.zarr", "--progress", "json", cwd=bench).err)
     assert (end["event"], end["status"], end["error"]["subject"]) == ("end", 1, "absent.zarr")
+    # A message that nobody reads is no fault of the output that was being written.
+    call = f'"{sys.executable}" -m hpal_cli score preds.zarr -o new.ply --progress json'
+    script = f"{call} 2>&1 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=bench, env=environment(), capture_output=True, check=False)
+    assert done.returncode == 141
+    assert not (bench / "new.ply").exists()
     (end,) = events(run_hpal("frobnicate", "--progress", "json", cwd=bench).err)
     assert (end["command"], end["status"]) == (None, 2)
     done = run_hpal("info", "scenes.zarr", "--progress", "bars", cwd=bench)

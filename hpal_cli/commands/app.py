@@ -8,14 +8,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO, get_type_hints
 
 import typer
 from typer.completion import completion_init
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
+from typer.models import OptionInfo
 
 from hpal_cli import __version__
 from hpal_cli.commands import (
@@ -39,7 +41,7 @@ from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.parallel import allow_processes
 from hpal_cli.store.remote import located
 from hpal_cli.system import ENDING
-from hpal_cli.wording import printable
+from hpal_cli.wording import printable, shortened
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -68,7 +70,7 @@ class Group(TyperGroup):
             sys.stdout.flush()
             return result
         except BrokenPipeError:
-            _discard_stdout()
+            _discard(sys.stdout)
             raise SystemExit(BROKEN_PIPE) from None
 
 
@@ -91,9 +93,33 @@ def _with_addresses(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def call(**values: Any) -> None:
+        _require_names(command, values)
         command(**{name: _as_addresses(value) for name, value in values.items()})
 
     return call
+
+
+_STREAMING = (score.command, select.command, label.command)
+"""The commands whose `-o -` is stdout."""
+
+
+def _require_names(command: Callable[..., None], values: dict[str, Any]) -> None:
+    """Checks that `-` was given only where it means stdin or stdout. Otherwise a file called `-` would be written.
+
+    Raises:
+        UsageError: an option that takes the name of a file or a folder got `-`.
+    """
+    if Path("-") not in values.values():
+        return
+    hints = get_type_hints(command, include_extras=True)
+    for option, value in values.items():
+        about = next((one for one in getattr(hints[option], "__metadata__", ()) if isinstance(one, OptionInfo)), None)
+        streams = option == "output" and command in _STREAMING
+        if value == Path("-") and about is not None and not streams:
+            # Typer keeps the first of an option's names as its default.
+            names = (about.default, *(about.param_decls or ()), f"--{option}")
+            typed = next(name for name in names if str(name).startswith("-"))
+            raise UsageError(typed, "takes no stdin or stdout here", "name a file or a folder")
 
 
 def _as_addresses(value: Any) -> Any:
@@ -127,12 +153,12 @@ def main() -> NoReturn:
     if COMPLETE in os.environ:
         # As Typer's `add_completion`, but without its two options in the help.
         completion_init()
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
     _reopen_closed_streams()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     how = _take_progress()
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     for number in ENDING:
         signal.signal(number, _terminate)
     # GNU OpenMP reads this when torch is loaded. By default its threads spin for milliseconds at every barrier. If
@@ -145,6 +171,8 @@ def main() -> NoReturn:
     if Console.as_events:
         with contextlib.suppress(OSError):
             Events(_command()).end(failure)
+    # Python would end with a status of its own if it could not write what is left in the buffer.
+    _discard(sys.stderr)
     if status in (INTERRUPTED, TERMINATED):
         # Without waiting for the threads: one may wait for ever to write to a pipe that nobody reads.
         os._exit(status)
@@ -184,6 +212,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
     try:
         if progress not in ("auto", "json"):
             raise UsageError("--progress", f"{progress!r} is unknown", "choose from auto, json")
+        _require_words()
         status = app(prog_name="hpal", standalone_mode=False)
         if status != INTERRUPTED:
             return (status if isinstance(status, int) else 0), None
@@ -221,6 +250,19 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
     return failure.status, failure
 
 
+def _require_words() -> None:
+    """Checks that no word of the call is empty. As a path, an empty word would mean the current folder.
+
+    Raises:
+        UsageError: one is.
+    """
+    for before, word in pairwise(sys.argv):
+        option, _, value = word.partition("=")
+        if not word or (word.startswith("--") and option != word and not value):
+            subject = option or (before if before.startswith("-") else "an argument")
+            raise UsageError(subject, "is empty", "give a value; a variable of the shell may be unset")
+
+
 def _command() -> str | None:
     """The name of the command that was called, such as `select`."""
     names = [a for a in sys.argv[1:] if not a.startswith("-")]
@@ -236,22 +278,23 @@ def _fail(failure: Failure) -> None:
         # The progress bar of another command of the pipeline may be on the terminal's current line.
         piped = is_pipe(sys.stdout) or is_pipe(sys.stdin)
         clear = "\x1b[2K\x1b[G" if piped and sys.stderr.isatty() else ""
-        with contextlib.suppress(BrokenPipeError):
-            sys.stderr.write(f"{clear}{_program()}: {printable(str(failure))}\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{clear}{_program()}: {shortened(printable(str(failure)))}\n")
             sys.stderr.flush()
     if "--json" in sys.argv:
         with contextlib.suppress(OSError):
             print(report(_command(), {}, error=failure), flush=True)
     if failure.status != INTERRUPTED:
         # The rest of an output that failed must not be written.
-        _discard_stdout()
+        _discard(sys.stdout)
 
 
-def _discard_stdout() -> None:
+def _discard(stream: TextIO) -> None:
+    """Drops what is left in the buffer of a stream that cannot be written to any more."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

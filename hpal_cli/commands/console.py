@@ -18,7 +18,7 @@ from hpal_cli.commands.reports import Events, report
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.progress import Task
 from hpal_cli.store.remote import RemotePath
-from hpal_cli.wording import printable
+from hpal_cli.wording import printable, shortened
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -52,7 +52,7 @@ class Console:
     def warn(self, text: str) -> None:
         self._warnings.append(text)
         if self._events is None:
-            self.say(f"hpal {self.command}: warning: {text}")
+            self.say(shortened(f"hpal {self.command}: warning: {text}"))
         elif not self.quiet:
             self._events.warning(text)
 

@@ -33,6 +33,7 @@ _MEANT_FOR = {
     "--name": ("--serve",),
     "--overlap": ("--serve",),
     "--no-browser": ("--serve",),
+    "--json": ("--oracle", "--html", "--table", "--clips", "--from", "--log", "--undo"),
 }
 """For options that not every action has: the actions that have it."""
 
@@ -192,6 +193,7 @@ def command(
         "--name": name is not None,
         "--overlap": overlap is not None,
         "--no-browser": no_browser,
+        "--json": json_output,
     }
     unused = [name for name, is_given in extra.items() if is_given and action not in _MEANT_FOR[name]]
     if overwrite and oracle is not None and not to_stream:
@@ -200,6 +202,8 @@ def command(
         raise UsageError(unused[0], f"has no meaning with {action}", "leave it out")
     if action in ("--oracle", "--from", "--serve") and output is None and (not to_stream or sys.stdout.isatty()):
         raise UsageError("-o", "is missing", "name the labels store: -o labels.zarr")
+    if str(output) == "-" and not to_stream:
+        raise UsageError("-o", "is a labels store here, not stdout", "name it: -o labels.zarr")
     if oracle is not None:
         _ask_oracle(
             console,
@@ -363,6 +367,7 @@ def _write_page(console: Console, selection: Path | None, html: Path, source: Pa
     whole = [selection or Path("SELECTION")] if any(len(query.points) > 1 for query in asked.found) else []
     back = ["--from", html.with_suffix(".csv"), "--source", asked.store.path, "-o", "labels.zarr"]
     console.say(f"next, with the CSV that it saves: {typed('hpal', 'label', *whole, *back)}")
+    console.report({"done": "page", "page": str(html), "queries": len(asked.found), "points": len(rows)})
 
 
 def _ask_person(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,10 +82,12 @@ def require_unanswered(path: Path) -> None:
 
 
 def _rows(file: IO[str]) -> csv.DictReader[str]:
-    header = file.readline()
-    file.seek(0)
+    # Read whole, since a pipe such as that of `<(...)` cannot go back to its beginning.
+    text = io.StringIO(file.read(), newline="")
+    header = text.readline()
+    text.seek(0)
     # Where a comma separates decimals, spreadsheet programs separate columns by semicolons.
-    return csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+    return csv.DictReader(text, delimiter=max(",;\t", key=header.count))
 
 
 def read_table(path: Path, classes: ClassTable, table: SceneTable) -> Annotated:

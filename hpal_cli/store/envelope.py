@@ -122,7 +122,7 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
             raise HpalError(path, "does not exist", f"make it with `{makers}`, or check the name")
         raise HpalError(path, "is not an hpal store", f"give a {wanted} store made by `{makers}`")
     spec = attributes.get("spec")
-    if not isinstance(spec, int) or spec > SPEC:
+    if isinstance(spec, bool) or not isinstance(spec, int) or spec > SPEC:
         raise HpalError(
             path, f"is written to specification {spec}, this hpal reads up to {SPEC}", "install a newer hpal"
         )

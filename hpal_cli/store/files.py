@@ -50,16 +50,19 @@ def atomic_write(path: Path, *, overwrite: bool, folder: bool = False) -> Iterat
     with contextlib.suppress(OSError):
         _sweep(path, once=not folder)
     require_absent(path, overwrite=overwrite, folder=folder)
-    if is_special(path):
-        # A device or a named pipe is written to, not replaced.
-        yield path
-        return
     try:
+        if is_special(path):
+            # A device or a named pipe is written to, not replaced.
+            yield path
+            return
         with _claimed(path, "partial", folder=folder) as partial:
             yield partial
             # Another process may have created it meanwhile.
             require_absent(path, overwrite=overwrite, folder=folder)
             _swap(partial, path, overwrite=overwrite)
+    except BrokenPipeError:
+        # A message that nobody reads, or the reader of a named pipe that has seen enough: no fault of the disk.
+        raise
     except OSError as error:
         raise HpalError(
             path, f"cannot be written ({error.strerror or error})", "check the disk and try again"
@@ -200,6 +203,8 @@ def resumable_write(
             if not whole and not worth_keeping(partial):
                 _remove(partial)
             os.close(held)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise HpalError(
             path, f"cannot be written ({error.strerror or error})", "check the disk and try again"
@@ -212,6 +217,8 @@ def require_absent(path: Path, *, overwrite: bool, folder: bool = False) -> None
     Raises:
         HpalError: `path` exists and may not be replaced, or the folder that it is in is missing.
     """
+    if folder and is_special(path):
+        raise HpalError(path, "is a device or a pipe, and a folder is wanted", "give another name")
     if overwrite and not folder and path.is_dir():
         raise HpalError(path, "is a folder", "give the name of a file")
     if isinstance(path, RemotePath):
@@ -240,21 +247,48 @@ def require_all_absent(paths: Sequence[Path], *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
-    """Removes the files of `paths` that did not exist before the block, if the block fails.
+def folders_for(paths: Sequence[Path]) -> Iterator[None]:
+    """Creates the folders of `paths`. If the block fails, those that were created for it and are empty are removed. On
+    object storage there are no folders.
 
     Raises:
-        HpalError: as `require_absent`, for any of the files.
+        HpalError: a folder cannot be created.
     """
-    require_all_absent(paths, overwrite=overwrite)
-    there = _for_each(lambda path: path.exists(), paths)
-    new = [path for path, exists in zip(paths, there, strict=True) if not exists]
+    local = [path for path in paths if not isinstance(path, RemotePath)]
+    above = {folder for path in local for folder in path.parents if not os.path.exists(folder)}
+    made = sorted(above, key=lambda folder: len(folder.parts), reverse=True)
     try:
+        for parent in {path.parent for path in local}:
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HpalError(parent, f"cannot be made ({error.strerror})", "give another name") from error
         yield
     except BaseException:
-        for path in new:
-            path.unlink(missing_ok=True)
+        for new in made:
+            with contextlib.suppress(OSError):
+                new.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def remove_new_on_error(paths: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
+    """Creates the folders of `paths`. If the block fails, the files and folders of `paths` that did not exist before
+    are removed.
+
+    Raises:
+        HpalError: as `require_absent`, for any of the files, or as `folders_for`.
+    """
+    with folders_for(paths):
+        require_all_absent(paths, overwrite=overwrite)
+        there = _for_each(lambda path: path.exists(), paths)
+        new = [path for path, exists in zip(paths, there, strict=True) if not exists]
+        try:
+            yield
+        except BaseException:
+            for path in new:
+                path.unlink(missing_ok=True)
+            raise
 
 
 def is_special(path: Path) -> bool:

@@ -474,8 +474,7 @@ class MetricsLog:
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if first and path.exists() else []
         self._kept = [f"{line}\n" for line in lines if json.loads(line)["step"] <= first]
-        if not isinstance(path, RemotePath):
-            path.write_text("".join(self._kept), encoding="utf-8")
+        self._begun = False
 
     def add(self, step: int, loss: float, rate: float, labelled: int, confident: float) -> None:
         """Adds the line of a step. rate: learning rate; labelled: number of labelled points in the batch; confident:
@@ -485,6 +484,7 @@ class MetricsLog:
         if isinstance(self._path, RemotePath):
             self._kept.append(line)
             return
+        self._begin()
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line)
 
@@ -492,6 +492,15 @@ class MetricsLog:
         """Writes what is not written yet."""
         if isinstance(self._path, RemotePath):
             put(self._path, "".join(self._kept).encode())
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        # Not before there is something to write: a run that fails at its first step leaves no file, and the metrics
+        # of an earlier model of that name stay.
+        if not self._begun:
+            self._path.write_text("".join(self._kept), encoding="utf-8")
+            self._begun = True
 
 
 def _digest(

@@ -18,7 +18,7 @@ from hpal_cli.csv_cells import safe_cell
 from hpal_cli.errors import HpalError
 from hpal_cli.scene_table import SceneInfo
 from hpal_cli.store.envelope import kind_of
-from hpal_cli.store.files import atomic_write, inside, require_absent, require_all_absent
+from hpal_cli.store.files import atomic_write, folders_for, inside, require_absent, require_all_absent
 from hpal_cli.store.remote import RemotePath
 from hpal_cli.stream.viewer_names import PREFIX, QUALITY
 from hpal_cli.writers import las
@@ -70,15 +70,13 @@ def identity(scene: SceneInfo, rows: NDArray[np.integer]) -> dict[str, NDArray[n
 
 
 def scene_path(folder: Path, scene: str, suffix: str) -> Path:
-    """The path of a scene's file, such as `folder/Area_1/office_1.ply`. Its folder is created.
+    """The path of a scene's file, such as `folder/Area_1/office_1.ply`.
 
     Raises:
         HpalError: `folder` is a file, or the scene's name would lead out of it.
     """
     _require_folder(folder)
-    path = inside(folder, f"{scene}.{suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return inside(folder, f"{scene}.{suffix}")
 
 
 @contextlib.contextmanager
@@ -100,21 +98,8 @@ def reserve_paths(folder: Path, names: Sequence[str], *, overwrite: bool) -> Ite
     for path in paths:
         if os.path.lexists(path):
             require_absent(path, overwrite=overwrite)
-    parents = {path.parent for path in paths}
-    above = {folder for path in paths for folder in path.parents if not os.path.exists(folder)}
-    made = sorted(above, key=lambda folder: len(folder.parts), reverse=True)
-    try:
-        for parent in parents:
-            try:
-                parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise HpalError(parent, f"cannot be made ({error.strerror})", "give another name") from error
+    with folders_for(paths):
         yield paths
-    except BaseException:
-        for new in made:
-            with contextlib.suppress(OSError):
-                new.rmdir()
-        raise
 
 
 def write(cloud: ViewerCloud, path: Path, *, overwrite: bool) -> None:
