@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import cut_at, environment, run_hpal
+from test_fuzz import with_member
 from torch.nn import functional
 
 from hpal_cli.demo.office import CLASSES, make_room
@@ -526,6 +528,22 @@ def test_a_full_disk_leaves_the_state_before(store: SceneStore, labels: LabelSto
     resumed = train(store, labels, TINY, run=run, save_every=2, resume=True)
     whole = train(store, labels, TINY)
     assert all(torch.equal(value, resumed.student[name]) for name, value in whole.student.items())
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\x80\x02.", b"\x80\x02\x86.", b"\x80\x02a.", b"\x80\x02}}s.", b"\x80\x02K\x01e."]
+)
+def test_a_checkpoint_whose_pickle_is_damaged_is_refused(
+    store: SceneStore, labels: LabelStore, tmp_path: Path, damage: bytes
+) -> None:
+    """The checksum of the archive's member is right, so torch's unpickler meets what no writer writes."""
+    path = tmp_path / "model.pt"
+    train(store, labels, replace(TINY, steps=1), run=path)
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
+    path.write_bytes(with_member(path.read_bytes(), name, damage))
+    with pytest.raises(HpalError, match="is not a whole hpal checkpoint"):
+        load(path)
 
 
 def test_an_altered_checkpoint_is_an_error_wherever_it_was_altered(

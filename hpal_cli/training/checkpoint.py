@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -152,20 +149,9 @@ def load(path: Path) -> Checkpoint:
             raise HpalError(path, f"was altered after it was written ({altered})", remedy)
         content = torch.load(file, map_location="cpu", weights_only=True)
         meta: Mapping[str, Any] = json.loads(content["hpal"])
-    except (
-        OSError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        NotImplementedError,
-        AttributeError,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except HpalError:
+        raise
+    except Exception as error:  # torch's unpickler meets damage with errors that have no other class in common
         raise HpalError(path, f"is not a whole hpal checkpoint ({first_line(error)})", remedy) from error
     if not isinstance(meta.get("spec"), int) or meta["spec"] > SPEC:
         raise HpalError(
@@ -195,7 +181,7 @@ def load(path: Path) -> Checkpoint:
         )
         _require_weights(checkpoint, file.stat().st_size)
         checkpoint.network()
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise HpalError(path, f"is damaged ({first_line(error)})", remedy) from error
     return checkpoint
 
