@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -531,7 +532,8 @@ def test_a_full_disk_leaves_the_state_before(store: SceneStore, labels: LabelSto
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"\x80\x02.", b"\x80\x02\x86.", b"\x80\x02a.", b"\x80\x02}}s.", b"\x80\x02K\x01e."]
+    "damage",
+    [b"", b"\x80\x02.", b"\x80\x02\x86.", b"\x80\x02a.", b"\x80\x02}}s.", b"\x80\x02K\x01e.", b"\x80\xe9K\x01."],
 )
 def test_a_checkpoint_whose_pickle_is_damaged_is_refused(
     store: SceneStore, labels: LabelStore, tmp_path: Path, damage: bytes
@@ -542,8 +544,10 @@ def test_a_checkpoint_whose_pickle_is_damaged_is_refused(
     with zipfile.ZipFile(path) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("data.pkl")]
     path.write_bytes(with_member(path.read_bytes(), name, damage))
-    with pytest.raises(HpalError, match="is not a whole hpal checkpoint"):
-        load(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(HpalError, match="is not a whole hpal checkpoint"):
+            load(path)
 
 
 def test_an_altered_checkpoint_is_an_error_wherever_it_was_altered(

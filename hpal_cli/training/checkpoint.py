@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -147,7 +148,10 @@ def load(path: Path) -> Checkpoint:
             altered = archive.testzip()
         if altered is not None:
             raise HpalError(path, f"was altered after it was written ({altered})", remedy)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of what a damaged pickle says of itself; whether it is whole is checked here.
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
         meta: Mapping[str, Any] = json.loads(content["hpal"])
     except HpalError:
         raise
