@@ -61,7 +61,7 @@ def atomic_write(path: Path, *, overwrite: bool, folder: bool = False) -> Iterat
             require_absent(path, overwrite=overwrite, folder=folder)
             _swap(partial, path, overwrite=overwrite)
     except BrokenPipeError:
-        # A message that nobody reads, or the reader of a named pipe that has seen enough: no fault of the disk.
+        # The reader of a named pipe, or of this command's messages, has ended. The disk is not at fault.
         raise
     except OSError as error:
         raise HpalError(

@@ -149,13 +149,13 @@ def load(path: Path) -> Checkpoint:
         if altered is not None:
             raise HpalError(path, f"was altered after it was written ({altered})", remedy)
         with warnings.catch_warnings():
-            # torch warns of what a damaged pickle says of itself; whether it is whole is checked here.
+            # torch warns if a damaged pickle names a protocol that no writer uses. The HpalError below suffices.
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
         meta: Mapping[str, Any] = json.loads(content["hpal"])
     except HpalError:
         raise
-    except Exception as error:  # torch's unpickler meets damage with errors that have no other class in common
+    except Exception as error:  # of damaged data torch's unpickler raises errors of many classes
         raise HpalError(path, f"is not a whole hpal checkpoint ({first_line(error)})", remedy) from error
     if not isinstance(meta.get("spec"), int) or meta["spec"] > SPEC:
         raise HpalError(
