@@ -141,12 +141,17 @@ def test_bash(bench: Path) -> None:
         COMP_WORDS=(hpal sel); COMP_CWORD=1; _hpal_completion hpal; echo "${{COMPREPLY[*]}}"
         COMP_WORDS=(hpal score preds.zarr --scenes ''); COMP_CWORD=4; _hpal_completion hpal
         printf '%s\\n' "${{COMPREPLY[@]}}"
+        COMP_WORDS=(hpal score preds.zarr --split = train --scenes = Area_1/off); COMP_CWORD=5
+        _hpal_completion hpal; echo "${{COMPREPLY[*]}}"
+        COMP_CWORD=8; _hpal_completion hpal; echo "${{COMPREPLY[*]}}"
+        COMP_WORDS=(hpal score --strategy =); COMP_CWORD=3; _hpal_completion hpal; echo "${{COMPREPLY[0]}}"
         complete -p hpal
     """
     done = in_shell("bash", script, bench)
-    first, *rooms, registered = done.out.decode().splitlines()
+    first, *rooms, split, scene, strategy, registered = done.out.decode().splitlines()
     assert first == "select", done
     assert {room for room in rooms if room in ROOMS} >= {"Area_1/office_1"}
+    assert (split, scene, strategy) == ("train", "Area_1/office_1", "hmmu"), done
     assert registered == "complete -o default -F _hpal_completion hpal"
 
 
@@ -181,6 +186,8 @@ note() {{ print -r -- "$BUFFER" >> {seen}; BUFFER= }}; zle -N note; bindkey '^T'
         "hpal sel": "hpal select",
         "hpal score preds.zarr --scenes Area_1/con": "hpal score preds.zarr --scenes Area_1/conferenceRoom_1",
         "hpal score preds.zarr --split tr": "hpal score preds.zarr --split train",
+        "hpal score preds.zarr --split=tr": "hpal score preds.zarr --split=train",
+        "hpal score preds.zarr --scenes=Area_1/con": "hpal score preds.zarr --scenes=Area_1/conferenceRoom_1",
         "hpal score preds.zarr --strategy ent": "hpal score preds.zarr --strategy entropy",
         "hpal prep x --classes semanticp": "hpal prep x --classes semanticposs",
     }
@@ -214,11 +221,14 @@ def test_fish(bench: Path) -> None:
         source "{ROOT}/completions/hpal.fish"
         complete -C "hpal sel"
         complete -C "hpal score preds.zarr --scenes "
+        complete -C "hpal score preds.zarr --split=tr"
     """
     done = in_shell("fish", script, bench)
     found = [line.split("\t")[0] for line in done.out.decode().splitlines()]
     assert found[0] == "select", done
+    assert done.out.startswith(b"select\tSelect points within a budget.\n"), "the whole first sentence"
     assert "Area_1/office_1" in found
+    assert found[-1] == "--split=train"
 
 
 # ---------------------------------------------------------------- the manual

@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -51,7 +51,7 @@ COMPLETE = "_HPAL_COMPLETE"
 """The environment variable that the scripts of completions/ set to ask for completions."""
 
 _EPILOG = """
-Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe.
+Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe, 143 terminated.
 Every command also takes `--debug`, which shows the traceback of an error, and `--progress json`, which writes its
 messages on stderr as JSON for programs.
 """
@@ -63,15 +63,23 @@ class Group(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _ending_at_broken_pipe():  # --help and --version print here
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            # Otherwise a disk that is too full for the rest of the buffer would look like success.
-            sys.stdout.flush()
-            return result
-        except BrokenPipeError:
-            _discard(sys.stdout)
-            raise SystemExit(BROKEN_PIPE) from None
+        with _ending_at_broken_pipe():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _ending_at_broken_pipe() -> Iterator[None]:
+    """Ends the command with `BROKEN_PIPE` if nobody reads its output. Typer itself would end it with the status 1."""
+    try:
+        yield
+    except BrokenPipeError:
+        _discard(sys.stdout)
+        raise SystemExit(BROKEN_PIPE) from None
 
 
 app = typer.Typer(
@@ -128,8 +136,13 @@ def _as_addresses(value: Any) -> Any:
     return located(value) if isinstance(value, Path) else value
 
 
+def _first_sentence(command: Callable[..., None]) -> str:
+    return " ".join((command.__doc__ or "").split()).partition(". ")[0].rstrip(".") + "."
+
+
 for module in (prep, train, predict, score, select, label, spread, evaluate, superpoints, info, view, export, demo):
-    app.command(module.NAME)(_with_addresses(module.command))
+    # Without a short help, a completion would show the first 45 letters of the help.
+    app.command(module.NAME, short_help=_first_sentence(module.command))(_with_addresses(module.command))
 
 
 def _show_version(wanted: bool) -> None:
@@ -213,7 +226,11 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
         if progress not in ("auto", "json"):
             raise UsageError("--progress", f"{progress!r} is unknown", "choose from auto, json")
         _require_words()
-        status = app(prog_name="hpal", standalone_mode=False)
+        with _ending_at_broken_pipe():  # completions are printed outside of a command
+            status = app(prog_name="hpal", standalone_mode=False)
+            if status != INTERRUPTED:
+                # Otherwise a disk that is too full for the rest of the buffer would look like success.
+                sys.stdout.flush()
         if status != INTERRUPTED:
             return (status if isinstance(status, int) else 0), None
         # Typer turns an interrupt into a status of its own.
