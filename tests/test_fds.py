@@ -1,4 +1,4 @@
-"""Selection against a plain reading of method.md section 4, in exact arithmetic, candidate by candidate."""
+"""Selection against a plain reading of method.md, "FDS", in exact arithmetic, candidate by candidate."""
 
 from __future__ import annotations
 

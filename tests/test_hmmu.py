@@ -1,4 +1,4 @@
-"""Scores against a plain reading of method.md section 3: one point at a time, in float64."""
+"""Scores against a plain reading of method.md, "HMMU": one point at a time, in float64."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_georeferenced_scene_scores_like_the_same_scene_at_the_origin(tmp_path: 
 
 
 def plain_nested(prob: np.ndarray, xyz: np.ndarray, levels: tuple, weights: tuple) -> np.ndarray:
-    """method.md section 3, nested: voxels of voxels, one after the other, and each in the nearest barycentre."""
+    """method.md, "HMMU", nested: voxels of voxels, one after the other, and each in the nearest barycentre."""
     mean = [list(map(float, row)) for row in prob]
     at = [tuple(map(float, row)) for row in xyz]
     home = list(range(len(prob)))

@@ -39,7 +39,7 @@ BY = Entry("test", "0", ())
 
 
 def plain_grid(xyz: np.ndarray, rgb: np.ndarray, label: np.ndarray, edge: float) -> list[tuple]:
-    """method.md section 1 with a dict of cells: (members, barycentre, mean colour, majority label) by cell order."""
+    """method.md, "Rounds", step 1, by a dict: (members, barycentre, mean colour, majority label) by cell order."""
     cells: dict[tuple, list[int]] = defaultdict(list)
     for n, point in enumerate(xyz):
         cells[tuple(int(np.floor(c / edge)) for c in point)].append(n)
