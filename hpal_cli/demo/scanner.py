@@ -23,7 +23,7 @@ STRAY, STRAY_NOISE = 0.02, 0.012  # share of returns with a large range error, a
 EDGE, MIXED = 0.08, 0.12  # m of depth from which a step is an edge; share of returns there that fall in between
 GHOST = 0.15  # share of glass returns that are reflections from behind the pane
 AMBIENT = 0.5  # light without lamps, relative to a lamp of strength 1 at its foot
-EXPOSED = 0.8  # share of a scan that the camera's exposure leaves darker than its paint
+EXPOSED = 0.8  # share of a scan with less light than the camera is exposed for, so that it looks darker than its paint
 GRAZING = 4.0  # cosine of incidence times this is the chance of a return
 
 
@@ -58,8 +58,9 @@ class Solid:
 @dataclass(frozen=True)
 class Scan:
     """N returns. xyz (N, 3) m; solid (N,) index of the solid hit; normal (N, 3) unit vectors, outwards;
-    uv (N, 2) m, place on the face hit; distance (N,) m from the scanner; weight (N,) in 0..1, the chance to be
-    kept with which the density falls with the square of the distance beyond NEAR and is constant within it."""
+    uv (N, 2) m, place on the face hit; distance (N,) m from the scanner; weight (N,) in 0..1, to which the
+    chance that `thin` keeps a return is proportional. It makes the density of points constant up to the distance NEAR,
+    beyond which the density falls with the square of the distance."""
 
     xyz: Floats
     solid: NDArray[np.int64]

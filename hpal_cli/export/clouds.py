@@ -29,7 +29,7 @@ def class_colors(
 
 
 def predicted(store: PredictionStore, scene: SceneInfo) -> dict[str, NDArray[Any]]:
-    """What a network predicted for the N grid points of a scene, each (N,): `class` (ids), `confidence` (the highest
+    """What was predicted for the N grid points of a scene, each (N,): `class` (ids), `confidence` (the highest
     probability), `uncertainty` (1 - margin, the margin being the highest probability minus the second highest).
 
     Raises:

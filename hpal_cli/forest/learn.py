@@ -63,11 +63,11 @@ def learn(
     The label of a superpoint is the class of its largest probability p, and its weight is p sqrt(points). The input of
     stage 0 is the description of a superpoint. Later stages also get the predictions of the stage before for the
     superpoint and its `Surroundings`. Those predictions must come from trees that were trained without the scene, since
-    the next stage would otherwise learn to copy them. So the scenes are divided into `FOLDS` folds (of few scenes into
-    blocks), and each fold is predicted by trees that were trained on the others. The boosted trees have the inputs of
-    the last stage, and all classes have the same weight in them. They make other errors than the randomised trees, so
-    the mean of both is better than either. Of more than `MAX_SUPERPOINTS`, a sample is drawn, since the time would
-    otherwise grow with the scenes: all trees are trained on the same sample, but the folds are predicted in full.
+    the next stage would otherwise learn to copy them. So the scenes (or, if they are few, blocks of them) are divided
+    into `FOLDS` folds, and each fold is predicted by trees that were trained on the others. The boosted trees have the
+    inputs of the last stage, and all classes have the same weight in them. They make other errors than the randomised
+    trees, so the mean of both is better than either. Of more than `MAX_SUPERPOINTS`, a sample is drawn, since the time
+    would otherwise grow with the scenes: all trees are trained on the same sample, but the folds are predicted in full.
 
     Args:
         scenes: the scenes to learn from.

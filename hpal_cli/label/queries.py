@@ -84,8 +84,8 @@ def queries(asked: Rows, store: PredictionStore | SceneStore | None = None) -> l
     """The queries of a selection, scene by scene, each scene in the order of a short tour.
 
     asked: (K,) records with scene, index, x, y, z, and perhaps rank and score. If they have regions, there is one query
-    for each region, at the point nearest to the middle of its points. store: if it has predictions, they are the
-    guesses.
+    for each region, at the point that is nearest to the mean position of its asked points (medoid). store: if it has
+    predictions, they are the guesses.
     """
     names = asked.dtype.names or ()
     found = []

@@ -56,7 +56,8 @@ def origin_of(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
     lowest z.
 
     Training turns scenes about the vertical axis. If the origin were a corner, a scene that is not turned would have
-    other coordinates than all turned ones; the class window lost half of its IoU by this.
+    other coordinates than all turned ones. On real rooms the IoU of the class window was 39 % with a corner as the
+    origin, and 70 % with the middle (docs/method.md).
     """
     low, high = xyz.min(axis=0).astype(np.float64), xyz.max(axis=0).astype(np.float64)
     origin = (low + high) / 2
@@ -99,11 +100,12 @@ def voxelise(
     voxel: float,
     known: Sequence[tuple[NDArray[np.int32], int] | None] | None = None,
 ) -> NetworkInput:
-    """(xyz in metres (N, 3), further columns (N, F) or None) a scene, as one batch. known: for each scene the result of
-    `group_positions` with this voxel if it was computed before, else None.
+    """Makes one batch of several scenes. clouds: for each scene the positions in metres (N, 3), and further columns
+    (N, F) or None; voxel: edge in metres; known: for each scene the result of `group_positions` with this voxel if it
+    was computed before, else None.
 
-    The first point of a voxel gives its features (docs/method.md); labels stay with the points, which
-    reach their voxel through `inverse`, so that every labelled point acts.
+    The features of a voxel are those of its first point (docs/method.md). Labels stay with the points, whose voxels
+    `inverse` gives, so that every labelled point counts in the loss.
 
     Raises:
         HpalError: a voxel that 32 bits do not hold.

@@ -36,7 +36,7 @@ SAMPLE = 50_000
 @dataclass(frozen=True)
 class InputSpec:
     """The inputs that the setting `inputs` names, beside the position, which is always one. color: whether the colour
-    is an input; None for only if all scenes have it; columns: names of further columns of the points; superpoints:
+    is an input; None: only if all scenes have it; columns: names of further columns of the points; superpoints:
     whether the likeness of a point's superpoint is an input."""
 
     color: bool | None

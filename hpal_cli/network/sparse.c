@@ -1,7 +1,7 @@
 /* The products of hpal_cli/network/convolution.py in one pass each: rows are read in place and sums are added to the
  * output in place, so that no gathered or scattered copies are needed. Compiled by native.py.
  *
- * Output widths are multiples of LANES; native.py pads them.
+ * Output widths are multiples of LANES; native.supports refuses all others.
  */
 #include "pairs.h"
 

@@ -1,8 +1,8 @@
 /* The products of sparse.c with factors of bfloat16 and sums of float: in AMX tiles if the processor has them and
  * Linux permits them, else in vectors of pairs of bfloat16. Compiled by native.py.
  *
- * Widths are multiples of SIDE, at most MAX_CHANNELS; native.py pads them. The processor treats subnormal numbers
- * (below 1.2e-38) as 0.
+ * Widths are multiples of SIDE, at most MAX_CHANNELS; native.supports_half refuses all others. The processor treats
+ * subnormal numbers (below 1.2e-38) as 0.
  */
 #if !defined(__AVX512BF16__)
 int hpal_has_bf16(void) { return 0; }

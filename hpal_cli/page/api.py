@@ -24,7 +24,7 @@ MAX_POINTS = 4_000_000
 """Points in one response to a page, at most."""
 
 FIRST_POINTS = 25_000
-"""Points of a scene, about, that a page gets with the scene's description, and draws its first picture from."""
+"""About how many points of a scene a page gets together with its description, to draw the first picture from."""
 
 DELAY = 0.5
 """Seconds after which the next queries are prepared, so that the picture of the present query need not wait."""

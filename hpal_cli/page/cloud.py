@@ -19,9 +19,8 @@ TILE_POINTS = 1 << 16
 """Points of a tile, on average. The page draws each tile by one call."""
 
 ROOM_STEP, GROWTH = 0.04, 1.6
-"""How many metres around a query are shown: 1 m in a room, whose points are ROOM_STEP metres apart, and in other scenes
-the ratio of the distances of points to the power of GROWTH, which is 20 m for airborne scans with points 25 cm
-apart."""
+"""How many metres around a query are shown: (distance between points / ROOM_STEP) to the power of GROWTH, rounded. In a
+room, whose points are ROOM_STEP metres apart, this is 1 m, and in airborne scans with points 25 cm apart it is 20 m."""
 
 COARSE = 300_000
 """Points of the coarse level of a large scene."""

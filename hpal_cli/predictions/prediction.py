@@ -1,4 +1,5 @@
-"""The predictions of a network for a scene, which are stored for each voxel and read for each point."""
+"""The predictions of a network for a scene, which are kept for each voxel and copied to the points when they are
+read."""
 
 from __future__ import annotations
 

@@ -30,21 +30,23 @@ EXTENDED_RECORD = 60
 """Bytes of the header of an EVLR."""
 
 EVLRS_AT, EVLRS = 235, "<QI"
-"""Bytes of the header: where the records after the points begin, and how many they are."""
+"""Where in the header two numbers stand, and their types: the byte at which the records after the points (EVLRs) begin,
+and how many they are."""
 
 INFO_END = HEADER + RECORD + 160
 ROOT_PAGE = slice(40, 56)
-"""Bytes of the first record's data: where in the file the nodes are listed, and on how many bytes."""
+"""The part of the info VLR's data that says at which byte of the file the list of nodes begins, and how many bytes it
+has."""
 
 NODE = np.dtype([("key", "<i4", 4), ("offset", "<u8"), ("bytes", "<i4"), ("points", "<i4")])
 """A node as a file lists it: depth, x, y, z; where its chunk begins and how long that is; how many points it has."""
 
 _PAGE = -1
-"""What stands in place of the number of points where the node is described on a page of its own."""
+"""What an entry has in place of its number of points if it is no node, but says where a further list of nodes is."""
 
 
 def info(head: bytes) -> bytes | None:
-    """The data of the first record, from the first `INFO_END` bytes of a file; None if it is no COPC."""
+    """The data of the COPC info VLR, from the first `INFO_END` bytes of a file; None if the file is no COPC."""
     user, number, size = struct.unpack_from("<2x16sHH", head.ljust(INFO_END, b"\0"), HEADER)
     its = (user.rstrip(b"\0").decode("ascii", "replace"), number, size) == (USER, INFO, INFO_END - HEADER - RECORD)
     return head[HEADER + RECORD : INFO_END] if its and len(head) >= INFO_END else None
@@ -70,11 +72,12 @@ def stored_nodes(template: bytes) -> NDArray[np.void]:
 
 
 def nodes(file: BinaryIO, size: int, info: bytes, chunks: Sequence[int]) -> NDArray[np.void] | None:
-    """All nodes (`NODE`), in the order of their points in the file; None if they are not those of this file.
+    """All nodes (`NODE`), in the order of their points in the file; None if the list of nodes is damaged, or does not
+    fit the chunks.
 
     Args:
         size: of the file, in bytes.
-        info: the data of its first record.
+        info: the data of its COPC info VLR.
         chunks: the number of points in each of its chunks.
     """
     pages, found, seen = [struct.unpack("<QQ", info[ROOT_PAGE])], [], 0

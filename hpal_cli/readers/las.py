@@ -174,8 +174,9 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def _empty_file(reader: Any, path: Path) -> bytes:
-    """The file's header and records, with no points, as LAS. Of a COPC's own records, which say where its bytes are,
-    the octree stays, with all nodes in one list; nothing stays of an octree that is not that of the points."""
+    """The file's header and records, with no points, as LAS. The records that make a COPC are left out, since they say
+    where its bytes are. Only the info VLR and one list of all nodes are written in their place, if the octree is that
+    of the points."""
     import laspy
     from laspy.vlrs.vlrlist import VLRList
 
@@ -203,7 +204,8 @@ def _head(path: Path, size: int) -> bytes:
 
 
 def _octree_of(header: Any, path: Path) -> tuple[bytes, NDArray[np.void] | None]:
-    """The first record of a COPC, and its nodes; None for a file that is none, or with nodes that are not its own."""
+    """The data of a COPC's info VLR, and its nodes. The nodes are None if the file is no COPC, or if they are not those
+    of its points."""
     import lazrs
 
     info = copc.info(_head(path, copc.INFO_END))

@@ -178,7 +178,8 @@ def _blocks(arrays: Mapping[str, NDArray[np.generic]], path: Path) -> Iterator[C
 def _stacked(
     arrays: Mapping[str, NDArray[np.generic]], names: Sequence[str], triples: Iterable[Sequence[str]]
 ) -> Mapping[str, NDArray[np.generic]]:
-    """The arrays; if none has one of these names, but three are the columns of such an array, they become it."""
+    """The arrays, of which three may be joined: if no array has one of `names`, but the three arrays of one of
+    `triples` are there, such as x, y and z, they become the columns of an array with the first of `names`."""
     named = {name.casefold(): name for name in arrays}
     for triple in triples:
         if _first(names, arrays) is None and all(part in named for part in triple):

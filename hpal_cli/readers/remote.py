@@ -1,5 +1,6 @@
-"""Scans on object storage. Readers need files: while scans are looked for, files that have the names of the objects,
-and while a scene is read, copies of its objects. Both are in the folder for temporary files, and are then removed."""
+"""Scans on object storage. Readers need files on a disk. So while scans are looked for, there are files with the names
+of the objects, and while a scene is read, copies of its objects. Both are in the folder for temporary files, and are
+removed afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ _TABLES = re.compile(r"(?:.*/)?v1\.0-[^/]+/(?:lidarseg|sample_data)\.json")
 class Scans:
     """Where scans are looked for.
 
-    path: what the readers search, on a disk: what was given, or files that have the names of its objects.
+    path: what the readers search: the given path if it is on a disk, else a local path with files that have the names
+    of the objects.
     """
 
     def __init__(self, path: Path, folder: Path, found: Sequence[RemoteFile]) -> None:

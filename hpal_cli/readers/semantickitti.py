@@ -60,7 +60,7 @@ _NUMBERS = 4
 
 _POINT = 4 * _NUMBERS
 _OTHER_WIDTHS = (3, 5, 6, 7, 8)
-"""How many numbers other programs write for each point in files of the same name; mmdetection3d 6 for Waymo."""
+"""How many numbers other programs write for each point in `.bin` files; mmdetection3d writes 6 for Waymo."""
 
 _MIN_POINTS, _MIN_DIFFERENCE, _MIN_DISTANCE = 100, 0.2, 1e-3
 """Fewest points of a file whose rows may be read as another width than `_NUMBERS`; by how much the `_spread` of that
@@ -127,7 +127,8 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
 
 def _rows(path: Path) -> NDArray[np.float32]:
     """The numbers of a file as rows (N, 4), or as rows of one of `_OTHER_WIDTHS` if the numbers in each column then
-    differ clearly less (`_spread`). If several widths do, it is the smallest: the others are multiples of it.
+    differ clearly less (`_spread`). If several widths give such columns, the smallest is taken, since the others are
+    multiples of it.
 
     Raises:
         HpalError: the size is not that of whole points.

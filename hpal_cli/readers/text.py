@@ -72,8 +72,8 @@ def find(root: Path, options: Options) -> list[Source]:
 
 
 def unnamed(root: Path, options: Options) -> list[tuple[Path, int]]:
-    """The files in the folder `root` that are tables of numbers, and no points because nothing says what their columns
-    are, with the number of these columns."""
+    """The files in the folder `root` that are tables of numbers, but cannot be read as points, because nothing says
+    what their columns are; each with the number of its columns."""
     found = []
     for source in files.loose_files(root, SUFFIXES):
         try:

@@ -65,7 +65,7 @@ def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
 
 
 def _pieces(blocks: Iterable[NDArray[np.floating]]) -> Iterator[NDArray[np.float64]]:
-    """The same points in pieces of about `PIECE_POINTS`, which are larger than the blocks of a reader."""
+    """The same points in pieces of about `PIECE_POINTS`, however many points the blocks of a reader have."""
     waiting: list[NDArray[np.float64]] = []
     count = 0
     for block in blocks:

@@ -25,7 +25,7 @@ SCALES = slice(131, 155)
 """The bytes of a LAS header that hold the scale factors of x, y, z."""
 
 SAMPLE = 16
-"""The limits of the slabs are computed from one point in so many."""
+"""The limits of the slabs are computed from every `SAMPLE`-th point."""
 
 MAX_ERROR = 1e-5
 """Largest rounding error, in the unit of the coordinates, with which original positions are stored in 32 bits."""

@@ -29,9 +29,9 @@ def diverse(
     """For each scene (S,) scores in [0, 1], larger = label first, 0 for superpoints that are not free.
 
     k-means divides the superpoints of all scenes, weighted by their number of points, into `budget` clusters. The free
-    superpoint nearest to each centre gets a high score, and the higher, the more points its cluster has. The remaining
-    superpoints are then clustered again, each time into twice as many clusters, so that the order is diverse for a
-    larger budget too.
+    superpoint nearest to each centre gets a high score, and the higher, the more points its cluster has. All
+    superpoints are then clustered again, each time into twice as many clusters, and of those that have no score yet the
+    nearest to each centre gets the next highest. So the order is diverse for a larger budget too.
 
     likeness: (S, K) principal components of each scene's superpoints, scaled to deviation 1; deviation: (K,) of these
     components before the scaling; size: (S,) points of each superpoint; free: (S,) whether it may be chosen.
@@ -64,8 +64,8 @@ def diverse(
 
 
 _MAX_MULTIPLE, _FEWER_ITERATIONS = 4, 10
-"""Clusters are made up to `_MAX_MULTIPLE` times the budget. Those beyond the budget, which few callers need, are
-computed by `_FEWER_ITERATIONS` iterations."""
+"""The number of clusters is doubled until it is `_MAX_MULTIPLE` times the budget. Few callers need the later
+clusterings, so they have at most `_FEWER_ITERATIONS` iterations."""
 
 
 def _nearest(rows: NDArray[np.float64], centres: NDArray[np.float64], left: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -37,7 +37,7 @@ def nested_margins(
 
 
 def _nearest(centres: NDArray[np.float64], points: NDArray[np.float64], threads: int) -> NDArray[np.int64]:
-    """(K,) the nearest of the centres for each place; if several are equally near, the first of them."""
+    """(K,) the row of the centre that is nearest to each point; of several that are equally near, the first."""
     from scipy.spatial import cKDTree
 
     if not len(points):

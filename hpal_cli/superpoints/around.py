@@ -23,7 +23,7 @@ _REACH = 2
 are fewer."""
 
 _GAP = 2 * _REACH
-"""Buckets to which a longer gap along an axis is shortened: more than a search reaches."""
+"""Number of buckets to which a longer gap along an axis is shortened. It is more than a search reaches."""
 
 _BLOCK = 1 << 9
 """Superpoints whose pairs NumPy holds in memory at a time."""
@@ -78,9 +78,10 @@ def relief_totals(
     bounds: tuple[float, ...],
     parallel: float,
 ) -> NDArray[np.float64]:
-    """(S, 12) about the places within `radius` metres of each of the positions `around`: how many of those that are
-    parallel to its plane lie in each of nine ranges, between the 8 `bounds`, from behind the plane to in front of it;
-    how many there are; how many of all are in front of the last bound; how many are behind the second.
+    """(S, 12) about the places within `radius` metres of each of the positions `around`, which are compared with the
+    plane in the same row. How many of the places that are parallel to the plane lie in each of nine ranges, between the
+    8 `bounds`, from behind the plane to in front of it; how many places there are; how many of them are in front of the
+    last bound; how many are behind the second.
 
     place, facing: (M, 3) positions and unit normals; around, centre, plane: (S, 3), where the plane is given by a
     position on it and its unit normal, which points to the front; parallel: cosine of two normals above which surfaces
@@ -113,8 +114,9 @@ def relief_totals(
 def _runs(
     places: NDArray[np.float64], centres: NDArray[np.float64], radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The order (M,) in which the places (M, D) are sorted by bucket, and for each of the centres (S, D) the first and
-    one past the last place (S, R) of the R runs, each a row of buckets, that hold all places within the radius."""
+    """The order (M,) in which the places (M, D) are sorted by bucket. Then a row of buckets is a run of places, and all
+    places within the radius of a centre are in R runs. Also returned for each of the centres (S, D): the first place of
+    each run (S, R), and the place after its last one (S, R)."""
     both = np.floor(np.concatenate([places, centres]) / (radius / _REACH)).astype(np.int64)
     bucket = np.column_stack([without_gaps(one, _GAP) for one in both.T]) + _REACH
     shape = bucket.max(axis=0, initial=0) + _REACH + 1
@@ -139,8 +141,9 @@ def without_gaps(cell: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
 def _pairs(
     places: NDArray[np.float64], centres: NDArray[np.float64], radius: float
 ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
-    """For a block of centres after the other, its rows, and the pairs of a centre, counted from the first of the block,
-    and a place within the radius, sorted, which is the order in which the compiled code adds."""
+    """For one block of centres after the other, its rows, and all pairs of a centre, counted from the first of the
+    block, and a place within the radius. The pairs are sorted by centre and place, the order in which the compiled code
+    adds."""
     tree = cKDTree(places)
     for first in range(0, len(centres), _BLOCK):
         rows = slice(first, first + _BLOCK)

@@ -19,7 +19,8 @@ PLANE = 15.0
 
 K = 0.35
 """A smaller K gives smaller superpoints. In rooms of 32,000 points, 0.35 gives about 750 superpoints, and 96 % of the
-points have the majority class of their superpoint. 0.25 gives few more, as most then have no more than MIN_POINTS."""
+points have the majority class of their superpoint. 0.25 gives few more superpoints, since most of them then have no
+more points than MIN_POINTS."""
 
 MIN_POINTS = 8
 """Points of the smallest superpoint; only one without any neighbour can be smaller."""

@@ -26,7 +26,8 @@ def augment_position(
 ) -> NDArray[np.float32]:
     """(N, 3) metres from the scene's origin -> the same points distorted, turned and scaled about that origin.
 
-    The origin is the middle of the scene, so a scene that is not turned is one of those that training shows.
+    The origin is the middle of the scene. So a scene that is not turned has coordinates like those that the network
+    sees in the training (`network.inputs.origin_of`).
     """
     if distort and rng.random() < 0.95:
         for granularity, magnitude in ELASTIC:

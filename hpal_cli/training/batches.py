@@ -209,7 +209,7 @@ def _scenes_by_class(
 @dataclass(frozen=True)
 class _CachedScene:
     """A scene in memory. xyz: (N, 3) metres; label: (N,) as in a `Batch`; color: (N, 3); columns: further ones; prob:
-    (N, C) probabilities that answers were spread with, and likely: (N,) the most likely class, both None without spread
+    (N, C) the probabilities of the spread answers, and likely: (N,) the most likely class, both None without spread
     answers; voxel: edge in metres of the voxels."""
 
     xyz: NDArray[np.float32]

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from hpal_cli.readers.copc import EVLRS, EVLRS_AT, HEADER, HIERARCHY, INFO, POINT_FORMATS, RECORD, ROOT_PAGE, USER
 
 _POINTS = 96
-"""Byte of the header: where the points begin and what they are like."""
+"""The byte of the header from which on it says where the points begin, how many VLRs there are, and the format and the
+length of a point."""
 
 _COMPRESSED = 0x80
-"""Of the byte with the point format: the points are LAZ."""
+"""The bit in the byte with the point format that says that the points are LAZ."""
 
 _IN_ONE_GO = 1 << 20
 """Points that are compressed by several threads at once."""
@@ -27,7 +28,7 @@ def compress(plain: BinaryIO, info: bytes, nodes: NDArray[np.void], file: Binary
 
     Args:
         plain: its points are those of the nodes, one node after another; its point format is 6, 7 or 8.
-        info: the data of the first record of a COPC with the same octree.
+        info: the data of the COPC info VLR of a file with the same octree.
         nodes: `readers.copc.NODE`, each with its number of points; their places in the file are set here.
     """
     import lazrs

@@ -242,7 +242,7 @@ def _require_colours(columns: Mapping[str, list[str]], subject: object) -> None:
 
 
 def _opened(template: bytes, subject: object) -> tuple[Any, Any]:
-    """Its header, and the records after the points, without those of a COPC.
+    """The header of the template and its records after the points, both without the records of a COPC.
 
     Raises:
         HpalError: it is no LAS header.
