@@ -372,6 +372,9 @@ def test_a_network_that_is_not_what_it_says(tmp_path: Path) -> None:
         ({"hpal": json.dumps({**meta, "spec": 3, "columns": columns})}, "network with 100006 inputs"),
         ({"student": shared}, "weights promise more than it holds"),
         ({"student": {}}, "weights are not those"),
+        ({"hpal": json.dumps({**meta, "spec": True})}, "specification is True, which is no version; make it again"),
+        ({"hpal": json.dumps({**meta, "spec": -3})}, "specification is -3, which is no version; make it again"),
+        ({"hpal": json.dumps({**meta, "spec": 4})}, "specification 4, this hpal reads up to 3; install a newer hpal"),
     ):
         torch.save({**content, **change}, tmp_path / "bad.pt")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -355,7 +355,8 @@ def test_stores_that_are_refused(scenes: Path, predictions: Path, tmp_path: Path
     refused(edit_root(copy, complete=False), SceneStore, match="not complete")
     refused(edit_root(copy, complete=None), SceneStore, match="not complete")
     refused(edit_root(copy, complete=True, spec=2), SceneStore, match="specification 2.*newer hpal")
-    refused(edit_root(copy, spec="1"), SceneStore, match="specification")
+    for spec in ("1", True, 0, -1, None, 1.0):
+        refused(edit_root(copy, spec=spec), SceneStore, match="specification is .*, which is no version; make it again")
     refused(edit_root(copy, spec=1, classes=None), SceneStore, match="damaged")
     refused(edit_root(copy, classes=[], scenes="?"), SceneStore, match="class")
     (copy / "zarr.json").write_text("{")

@@ -22,6 +22,7 @@ from hpal_cli.errors import HpalError
 from hpal_cli.forest import boosting
 from hpal_cli.forest.learn import Stages
 from hpal_cli.history import Entry
+from hpal_cli.specification import check_specification
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.remote import local_copy
 from hpal_cli.superpoints.likeness import Likeness
@@ -130,17 +131,15 @@ def load(path: Path) -> Forest:
     try:
         with archives.opened(local_copy(path)) as archive:
             meta: Mapping[str, Any] = json.loads(archive.read(_META))
-            if meta.get("spec") != SPEC:
-                old = isinstance(meta.get("spec"), int) and meta["spec"] < SPEC
+            check_specification(path, meta.get("spec"), SPEC)
+            if meta["spec"] < SPEC:
                 raise HpalError(
-                    path,
-                    f"is written to specification {meta.get('spec')}, this hpal reads {SPEC}",
-                    "train it again" if old else "install a newer hpal",
+                    path, f"is written to specification {meta['spec']}, this hpal reads {SPEC}", "train it again"
                 )
 
             def read(name: str) -> NDArray[Any]:
                 member = archive.getinfo(f"{name}.npy")
-                archives.check_promise(archive, member)
+                archives.check_shape(archive, member)
                 return np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
 
             def trees(name: str) -> Trees:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from hpal_cli.errors import HpalError
 from hpal_cli.parallel.cluster import current_run
+from hpal_cli.specification import check_specification
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.plain import NotPlain, PlainArray, crc32c, group_attributes, read_metadata
 from hpal_cli.store.remote import RemotePath, begin_reading, for_each
@@ -121,11 +122,7 @@ def open_store(path: Path, *kinds: str) -> tuple[zarr.Group, dict[str, Any]]:
         if not path.exists():
             raise HpalError(path, "does not exist", f"make it with `{makers}`, or check the name")
         raise HpalError(path, "is not an hpal store", f"give a {wanted} store made by `{makers}`")
-    spec = attributes.get("spec")
-    if isinstance(spec, bool) or not isinstance(spec, int) or spec > SPEC:
-        raise HpalError(
-            path, f"is written to specification {spec}, this hpal reads up to {SPEC}", "install a newer hpal"
-        )
+    check_specification(path, attributes.get("spec"), SPEC)
     kind = attributes.get("kind")
     if kind not in kinds:
         raise HpalError(path, f"is a {kind} store, expected {wanted}", f"give the output of `{makers}`")

@@ -25,6 +25,7 @@ from hpal_cli.network.inputs import COLOR, POSITION
 from hpal_cli.network.minkunet import SIZES, MinkUNet
 from hpal_cli.network.point_inputs import PointInputs
 from hpal_cli.network.superpoint_inputs import SuperpointInputs
+from hpal_cli.specification import check_specification
 from hpal_cli.store.files import atomic_write
 from hpal_cli.store.remote import local_copy
 from hpal_cli.superpoints.likeness import Likeness
@@ -157,12 +158,7 @@ def load(path: Path) -> Checkpoint:
         raise
     except Exception as error:  # of damaged data torch's unpickler raises errors of many classes
         raise HpalError(path, f"is not a whole hpal checkpoint ({first_line(error)})", remedy) from error
-    if not isinstance(meta.get("spec"), int) or meta["spec"] > SPEC:
-        raise HpalError(
-            path,
-            f"is written to specification {meta.get('spec')}, this hpal reads {SPEC}",
-            "install a newer hpal",
-        )
+    check_specification(path, meta.get("spec"), SPEC)
     try:
         checkpoint = Checkpoint(
             _settings(meta),
