@@ -254,7 +254,7 @@ def spread(
         store,
         path,
         predictions=[_predictions(one) for one in predictions],
-        like=alike,
+        alike=alike,
         strength=strength,
         split=split,
         seed=seed,

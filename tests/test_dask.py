@@ -163,8 +163,8 @@ def test_tiles(cluster: Cluster, office: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_arrays")
 @pytest.mark.parametrize("alike", [False, True])
 def test_spread(cluster: Cluster, campaign: Campaign, tmp_path: Path, alike: bool) -> None:
-    campaign.spread(tmp_path / "one.zarr", like=alike)
-    campaign.spread(tmp_path / "many.zarr", like=alike, jobs=cluster)
+    campaign.spread(tmp_path / "one.zarr", alike=alike)
+    campaign.spread(tmp_path / "many.zarr", alike=alike, jobs=cluster)
     assert tree(tmp_path / "one.zarr") == tree(tmp_path / "many.zarr")
     assert hidden(tmp_path) == []
 

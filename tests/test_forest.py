@@ -37,7 +37,7 @@ from synthetic_scenes import (
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.evaluation.evaluate import evaluate
 from hpal_cli.forest import learn as learning
-from hpal_cli.forest.boosting import CURVATURE, RATE, ROWS, boost, check, probabilities
+from hpal_cli.forest.boosting import L2_REGULARIZATION, LEARNING_RATE, ROWS, boost, check, probabilities
 from hpal_cli.forest.learn import FOLDS, Example, apply, folds, learn, with_context
 from hpal_cli.forest.model import Forest, is_forest, load
 from hpal_cli.forest.predict import predict_forest
@@ -165,7 +165,9 @@ def test_one_newton_step_by_a_plain_reading() -> None:
         curve = np.full(len(rows), share[one] * (1 - share[one]))
         for leaf in np.unique(value[:, one]):
             inside = drawn & (value[:, one] == leaf)
-            expected = RATE * (weight * step)[inside].sum() / ((weight * curve)[inside].sum() + CURVATURE)
+            expected = (
+                LEARNING_RATE * (weight * step)[inside].sum() / ((weight * curve)[inside].sum() + L2_REGULARIZATION)
+            )
             assert leaf == pytest.approx(expected, rel=2e-3, abs=1e-6)
 
 
@@ -353,19 +355,19 @@ def test_of_many_superpoints_a_sample_is_learned_from(monkeypatch: pytest.Monkey
 def test_a_sample_keeps_more_of_rare_classes() -> None:
     count = np.array([90_000, 0, 10_000, 100])
     label = np.repeat(np.arange(4), count)
-    taught = np.random.default_rng(0).permutation(len(label)) < 80_000
-    of = np.bincount(label[taught], minlength=4)
-    kept = learning._sample(label, taught, 4_000, seed=5)
+    labelled = np.random.default_rng(0).permutation(len(label)) < 80_000
+    of = np.bincount(label[labelled], minlength=4)
+    kept = learning._sample(label, labelled, 4_000, seed=5)
     assert kept.sum() == 4_000
-    assert not (kept & ~taught).any()
+    assert not (kept & ~labelled).any()
     drawn = np.bincount(label[kept], minlength=4)
     # A superpoint is kept if its key is at most t, with the probability 1 - exp(-t weight), for the t that keeps 4,000.
     weight = np.divide(1, np.sqrt(of), out=np.zeros(4), where=of > 0)
     expected = of * (1 - np.exp(-weight * np.linspace(0, 50, 50_001)[:, None]))
     expected = expected[np.argmin(np.abs(expected.sum(axis=1) - 4_000))]
     assert (np.abs(drawn - expected) <= 4 * np.sqrt(expected)).all()
-    everything = learning._sample(label, taught, 80_000, seed=5)
-    assert everything is taught
+    everything = learning._sample(label, labelled, 80_000, seed=5)
+    assert everything is labelled
 
 
 # ---------------------------------------------------------------- training and prediction
@@ -470,7 +472,7 @@ def test_it_repeats_to_the_byte_and_follows_its_seed(campaign: Campaign, checkpo
 
 def test_from_a_spread_or_from_answers(campaign: Campaign, forest: Forest, tmp_path: Path) -> None:
     """What `hpal spread --alike` made is what training makes by itself."""
-    found = campaign.spread(tmp_path / "s.zarr", like=True)
+    found = campaign.spread(tmp_path / "s.zarr", alike=True)
     told = train_forest(campaign.store, campaign.labels, spread=found)
     for scene in campaign.store.table:
         superpoints = open_superpoints(campaign.store).read(scene)
@@ -716,7 +718,7 @@ def test_altered_arrays_are_refused(checkpoint: Path, tmp_path: Path, name: str)
     with pytest.raises(HpalError, match=r"forest\.pt: [^\n]*; [^\n]*$") as caught:
         load(path)
     if name == "a newer version":
-        assert "is written to specification 3, this hpal reads 2; install a newer hpal" in str(caught.value)
+        assert "is written to specification 3, this hpal reads up to 2; install a newer hpal" in str(caught.value)
     if name == "an older version":
         assert "is written to specification 1, this hpal reads 2; train it again" in str(caught.value)
     rewritten(checkpoint, tmp_path / "same.pt", lambda *_: None)

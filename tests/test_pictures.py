@@ -185,7 +185,7 @@ def test_what_strays_far_away_does_not_make_the_scene_small() -> None:
 
 def test_eval_draws_the_truth_and_the_errors(hpal: Hpal, tmp_path: Path) -> None:
     made = Campaign(tmp_path)
-    made.spread(tmp_path / "spread.zarr", like=True)
+    made.spread(tmp_path / "spread.zarr", alike=True)
     command = ("eval", tmp_path / "spread.zarr", "--truth", tmp_path / "rooms.zarr", "--split", "all", "--pictures")
     done = hpal(*command, tmp_path / "one", "--json")
     assert done.rc == 0, done.err
@@ -202,7 +202,7 @@ def test_eval_draws_the_truth_and_the_errors(hpal: Hpal, tmp_path: Path) -> None
 def test_eval_with_random_answers_draws_what_was_predicted(hpal: Hpal, tmp_path: Path) -> None:
     """There is no truth to draw, and the answers say nothing of the other points."""
     made = Campaign(tmp_path)
-    made.spread(tmp_path / "spread.zarr", like=True)
+    made.spread(tmp_path / "spread.zarr", alike=True)
     answers(tmp_path / "check.zarr", made.store, {"b": [(3, 0), (9, 1)]})
     command = ("eval", tmp_path / "spread.zarr", "--truth")
     assert hpal(*command, tmp_path / "check.zarr", "--scenes", "b", "--pictures", tmp_path / "some").rc == 0
@@ -236,7 +236,7 @@ def test_spread_draws_without_any_truth_or_colour(hpal: Hpal, tmp_path: Path) ->
 
 def test_predict_draws_too(hpal: Hpal, tmp_path: Path) -> None:
     made = Campaign(tmp_path)
-    made.spread(tmp_path / "spread.zarr", like=True)
+    made.spread(tmp_path / "spread.zarr", alike=True)
     learned = ("--labels", tmp_path / "labels.zarr", "--spread", tmp_path / "spread.zarr")
     done = hpal("train", tmp_path / "rooms.zarr", *learned, "--model", "forest", "-o", tmp_path / "f.pt")
     assert done.rc == 0, done.err

@@ -570,7 +570,7 @@ def test_a_campaign_in_python(tmp_path: Path) -> None:
             for scene in campaign.store.table
         }
         labels = answers(labels.path, campaign.store, {name: pairs for name, pairs in given.items() if pairs})
-        store = campaign.spread(tmp_path / f"spread-{number}.zarr", labels, like=True)
+        store = campaign.spread(tmp_path / f"spread-{number}.zarr", labels, alike=True)
     assert len(asked) == 12
     right = np.concatenate(
         [store.predicted(s) == campaign.rooms[s.number].label for s in campaign.store.table if s.split == "train"]

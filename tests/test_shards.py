@@ -168,6 +168,19 @@ def test_all_parts_at_once_from_the_command_line(office: Path, scenes: Path, tmp
     assert hidden(tmp_path) == []
 
 
+def test_pictures_and_clouds_wait_for_the_whole_store(hpal: Callable[..., Done], tmp_path: Path) -> None:
+    draw = "look at the whole store with `hpal view` or `hpal eval --pictures` when all parts are there"
+    for call, option, remedy in (
+        (("predict", "model.pt"), "--pictures", draw),
+        (("predict", "model.pt"), "--ply", "run `hpal export` when all parts are there"),
+        (("spread", "labels.zarr"), "--pictures", draw),
+    ):
+        done = hpal(*call, "scenes.zarr", "-o", "x.zarr", "--shard", "1/2", option, "folder", cwd=tmp_path)
+        assert (done.rc, done.out) == (2, b"")
+        assert f"{option}: is for all scenes at once, not for a shard; {remedy}" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def blocks(word: str) -> str:
     """The only block of commands of the page that holds `word`."""
     (found,) = (code for code in re.findall(r"```bash\n(.*?)```", CLUSTER.read_text(), re.DOTALL) if word in code)

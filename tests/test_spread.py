@@ -251,7 +251,7 @@ def test_scenes_without_answers_are_left_out(campaign: Campaign, tmp_path: Path)
 
 
 def test_a_model_or_likeness_speaks_for_scenes_without_answers(campaign: Campaign, tmp_path: Path) -> None:
-    like = campaign.spread(tmp_path / "like.zarr", like=True)
+    like = campaign.spread(tmp_path / "like.zarr", alike=True)
     for scene, one in zip(campaign.store.table, campaign.rooms, strict=True):
         assert (like.predicted(scene) == one.label).mean() > 0.85, scene.name
         assert (like.predicted(scene) >= 0).all()
@@ -333,9 +333,9 @@ def test_answers_outside_the_train_split_are_there_to_measure(campaign: Campaign
     found = campaign.spread(tmp_path / "s.zarr", labels, monitor=noted)
     assert noted.said == ["4 answers for scenes outside the train split: not spread"]
     assert not found.has(campaign.store.table[3])
-    same = campaign.spread(tmp_path / "like.zarr", labels, like=True)
+    same = campaign.spread(tmp_path / "like.zarr", labels, alike=True)
     only = answers(tmp_path / "only.zarr", campaign.store, {"a": first_of_each(campaign.rooms[0])})
-    expected = campaign.spread(tmp_path / "expected.zarr", only, like=True)
+    expected = campaign.spread(tmp_path / "expected.zarr", only, alike=True)
     for scene in campaign.store.table:
         np.testing.assert_array_equal(same.probabilities(scene), expected.probabilities(scene))
     assert len(same.labelled(campaign.store.table[3])) == 0
@@ -355,7 +355,7 @@ def test_it_says_what_it_was_spread_from(campaign: Campaign, tmp_path: Path) -> 
     plain = campaign.spread(tmp_path / "plain.zarr")
     assert plain.spread_from is not None
     assert dict(describe(plain.path).lines())["spread from"] == str(campaign.labels.path)
-    both = campaign.spread(tmp_path / "both.zarr", like=True, predictions=[model], history=[call("spread", "x")])
+    both = campaign.spread(tmp_path / "both.zarr", alike=True, predictions=[model], history=[call("spread", "x")])
     lines = dict(describe(both.path).lines())
     assert lines["spread from"] == f"{campaign.labels.path}, with surfaces that look alike and {model.path}"
     assert both.spread_from is not None
@@ -406,7 +406,7 @@ def test_models_are_put_together_where_nobody_answered(campaign: Campaign, tmp_p
         with pytest.raises(
             UsageError, match="--predictions: is missing, and without labels there is nothing else to spread; give"
         ):
-            list(spread(None, campaign.store, tmp_path / "x.zarr", like=like))
+            list(spread(None, campaign.store, tmp_path / "x.zarr", alike=like))
 
 
 # ---------------------------------------------------------------- bad input
@@ -437,11 +437,11 @@ def test_no_answer_at_all(campaign: Campaign, tmp_path: Path) -> None:
     for labels in (empty, unsure, val):
         for like in (False, True):
             with pytest.raises(HpalError, match="holds no answer of a train scene to spread; answer some points with"):
-                campaign.spread(tmp_path / "x.zarr", labels, like=like)
+                campaign.spread(tmp_path / "x.zarr", labels, alike=like)
     assert not (tmp_path / "x.zarr").exists()
     # A model says something of every scene all the same.
     model = certain(campaign.store, tmp_path / "model.zarr", WALL)
-    found = campaign.spread(tmp_path / "x.zarr", empty, predictions=[model], like=True)
+    found = campaign.spread(tmp_path / "x.zarr", empty, predictions=[model], alike=True)
     assert all((found.predicted(scene) == WALL).all() for scene in campaign.store.table)
 
 
@@ -466,7 +466,7 @@ def test_answers_of_one_class_only(campaign: Campaign, tmp_path: Path, like: boo
     floor = int(np.flatnonzero(campaign.rooms[0].label == FLOOR)[0])
     labels = answers(tmp_path / "labels.zarr", campaign.store, {"a": [(floor, FLOOR), (floor + 1, -1)]})
     noted = Noted()
-    found = campaign.spread(tmp_path / "s.zarr", labels, like=like, monitor=noted)
+    found = campaign.spread(tmp_path / "s.zarr", labels, alike=like, monitor=noted)
     assert noted.said == ["every answer is floor, so no point can get another class: label points of other classes too"]
     for scene in campaign.store.table:
         if found.has(scene):
@@ -477,7 +477,7 @@ def test_answers_of_one_class_only(campaign: Campaign, tmp_path: Path, like: boo
 def test_fewer_answers_than_classes(campaign: Campaign, tmp_path: Path) -> None:
     two = answers(tmp_path / "labels.zarr", campaign.store, {"a": first_of_each(campaign.rooms[0], (FLOOR, BOARD))})
     noted = Noted()
-    found = campaign.spread(tmp_path / "s.zarr", two, like=True, monitor=noted)
+    found = campaign.spread(tmp_path / "s.zarr", two, alike=True, monitor=noted)
     assert noted.said == ["no answer yet for 2 of 4 classes: wall, table"]
     assert {int(n) for s in campaign.store.table for n in np.unique(found.predicted(s))} == {FLOOR, BOARD}
 
@@ -511,7 +511,7 @@ def test_scenes_of_every_kind_are_spread_over(tmp_path: Path, made: str) -> None
     store = synthetic_scenes(tmp_path / "s.zarr", [odd])
     labels = answers(tmp_path / "labels.zarr", store, {"a": [(0, int(odd.label[0]))]})
     for like in (False, True):
-        for _ in spread(labels, store, tmp_path / f"{like}.zarr", like=like):
+        for _ in spread(labels, store, tmp_path / f"{like}.zarr", alike=like):
             pass
         found = PredictionStore(tmp_path / f"{like}.zarr")
         assert found.predicted(store.table[0])[0] == odd.label[0]
@@ -521,8 +521,8 @@ def test_scenes_of_every_kind_are_spread_over(tmp_path: Path, made: str) -> None
 def test_a_store_that_is_there_stays(campaign: Campaign, tmp_path: Path) -> None:
     first = campaign.spread(tmp_path / "s.zarr")
     with pytest.raises(HpalError, match="exists already"):
-        campaign.spread(tmp_path / "s.zarr", like=True)
-    campaign.spread(tmp_path / "s.zarr", like=True, overwrite=True)
+        campaign.spread(tmp_path / "s.zarr", alike=True)
+    campaign.spread(tmp_path / "s.zarr", alike=True, overwrite=True)
     assert all(PredictionStore(first.path).has(scene) for scene in campaign.store.table)
     shutil.copytree(campaign.labels.path, tmp_path / "l.zarr")
     with pytest.raises(HpalError, match="is not a predictions store, and is not replaced by one"):
@@ -552,7 +552,7 @@ def test_the_command(campaign: Campaign, tmp_path: Path) -> None:
     found = PredictionStore(tmp_path / "all.zarr")
     assert found.history == []
     expected = campaign.spread(
-        tmp_path / "expected.zarr", like=True, predictions=[PredictionStore(tmp_path / "s.zarr")], history=None
+        tmp_path / "expected.zarr", alike=True, predictions=[PredictionStore(tmp_path / "s.zarr")], history=None
     )
     for scene in campaign.store.table:
         np.testing.assert_array_equal(found.probabilities(scene), expected.probabilities(scene))

@@ -200,6 +200,14 @@ def workers(
     return _workers(jobs, scheduler, monitor)
 
 
+def not_for_a_shard(option: str) -> UsageError:
+    """The error of an option that makes pictures or clouds, if `--shard` was given too."""
+    remedy = "run `hpal export` when all parts are there"
+    if option == "--pictures":
+        remedy = "look at the whole store with `hpal view` or `hpal eval --pictures` when all parts are there"
+    return UsageError(option, "is for all scenes at once, not for a shard", remedy)
+
+
 def as_list(values: Sequence[str] | None) -> list[str]:
     """The values of an option that may be repeated, and may hold several values as in `a,b`."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]

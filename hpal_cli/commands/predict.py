@@ -119,10 +119,7 @@ def command(
             raise UsageError(f"--{suffix}", f"{folder} is or holds a store", "name another folder for the files")
     part = None if shard is None else Shard.parse(shard)
     if part is not None and (folders or pictures is not None):
-        option = f"--{folders[0][1]}" if folders else "--pictures"
-        raise UsageError(
-            option, "is for all scenes at once, not for a shard", "run `hpal export` when all parts are there"
-        )
+        raise opt.not_for_a_shard(f"--{folders[0][1]}" if folders else "--pictures")
     forest = is_forest(checkpoint)
     for option, given in (("--turns", turns > 1), ("--smooth", smooth), ("--max-voxels", max_voxels is not None)):
         if forest and given:

@@ -11,7 +11,6 @@ import typer
 from hpal_cli.commands import options as opt
 from hpal_cli.commands.console import Console, typed
 from hpal_cli.commands.history import this_call
-from hpal_cli.errors import UsageError
 from hpal_cli.store.remote import located
 from hpal_cli.wording import counted
 
@@ -87,9 +86,7 @@ def command(
     console = Console(NAME, quiet=quiet, verbose=verbose, as_json=json_output)
     part = None if shard is None else Shard.parse(shard)
     if part is not None and pictures is not None:
-        raise UsageError(
-            "--pictures", "is for all scenes at once, not for a shard", "run `hpal export` when all parts are there"
-        )
+        raise opt.not_for_a_shard("--pictures")
     store = SceneStore(scenes_store)
     found: dict[bool, list[SceneInfo]] = {True: [], False: []}
     with contextlib.ExitStack() as room:
@@ -102,7 +99,7 @@ def command(
             store,
             output,
             predictions=[PredictionStore(located(path)) for path in opt.as_list([str(p) for p in predictions or ()])],
-            like=alike,
+            alike=alike,
             strength=strength,
             split=split,
             scenes=opt.as_list(scenes),

@@ -181,7 +181,7 @@ def spread(
     out: Path,
     *,
     predictions: Sequence[PredictionStore] = (),
-    like: bool = False,
+    alike: bool = False,
     strength: float | None = None,
     split: str | None = "all",
     scenes: Sequence[str] = (),
@@ -196,7 +196,7 @@ def spread(
     anything is known of it. The store is complete when the iteration ends.
 
     labels: the answers; None to only pool and smooth the predictions of models. predictions: stores of models, which
-    are pooled to the prior (`pool_predictions`); like: whether trees that are trained on the answered superpoints
+    are pooled to the prior (`pool_predictions`); alike: whether trees that are trained on the answered superpoints
     (`fit_prior`) are pooled as one more model; strength: of the prior, as for `spread_scene`; split, scenes: which
     scenes are written; shard: the part of them that is written, and `out` is there once all parts are (`store.parts`).
     Only answers in the train split are used; the others are for evaluation.
@@ -237,7 +237,7 @@ def spread(
         report_missing_classes(labels, np.concatenate([rows["label"] for rows in given.values()]), monitor)
     superpoints = open_superpoints(store, jobs=None if jobs == 1 else jobs, history=history or (), monitor=monitor)
     trees = None
-    if like:
+    if alike:
         learned = ((superpoints.read(s), *_index_and_label(given[s.number])) for s in train if len(given[s.number]))
         trees = fit_prior(list(learned), len(store.classes), seed=seed, threads=cores())
     digest = answers_digest(latest)
@@ -248,7 +248,7 @@ def spread(
             "labels": None if labels is None else str(labels.path),
             "answers": digest,
             "predictions": [str(one.path) for one in predictions],
-            "alike": like,
+            "alike": alike,
             "strength": strength,
         },
         "history": to_json([*store.history, *(history or ())] if history is not None else []),
