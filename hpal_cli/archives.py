@@ -47,7 +47,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def check_promise(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+def check_shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     """Checks the header of an array (`.npy`) in an archive before memory is allocated for it.
 
     Raises:

@@ -323,7 +323,7 @@ def _labels(store: LabelStore, check: bool) -> Description:
         **_table_facts(store.table, store.classes),
         "labelled_points": int((latest >= 0).sum()),
         "answers_given": len(log.rows),
-        "queries": {"asked": len(store.asked()), "open": len(store.open())},
+        "queries": {"asked": len(store.asked()), "open": len(store.unanswered())},
         "people": [
             {"name": p.name, "answers": p.answers, "per_hour": round(p.per_hour, 1), "seconds": round(p.seconds, 2)}
             for p in annotators(batches)

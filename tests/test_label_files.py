@@ -609,8 +609,8 @@ def test_open_queries_and_answers_nobody_asked_for(predictions: Path, tmp_path: 
     done = hpal("label", "s.ply", "--table", "q.csv", "--source", predictions, "-o", "l.zarr", cwd=tmp_path)
     assert done.rc == 0, done.err
     labels = LabelStore(tmp_path / "l.zarr")
-    assert len(labels.open()) == 6
-    assert sorted(labels.open().tolist()) == sorted(asked[["scene", "index"]].tolist())
+    assert len(labels.unanswered()) == 6
+    assert sorted(labels.unanswered().tolist()) == sorted(asked[["scene", "index"]].tolist())
     with (tmp_path / "q.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     rows[0]["label"], rows[1]["label"] = "wall", "unsure"
@@ -624,7 +624,7 @@ def test_open_queries_and_answers_nobody_asked_for(predictions: Path, tmp_path: 
     assert done.rc == 0, done.err
     assert "1 answer for points that were never asked about; they are kept too" in done.err
     assert "round 0, 3 answers (1 unsure); 2 labelled points in all" in done.err
-    assert len(labels.open()) == 4
+    assert len(labels.unanswered()) == 4
     assert "open queries" in hpal("info", "l.zarr", cwd=tmp_path).out.decode()
     # Against a selection too, in a store that knows of no queries.
     done = hpal("label", "s.ply", "--from", "q.csv", "--source", predictions, "-o", "new.zarr", cwd=tmp_path)

@@ -128,12 +128,12 @@ def test_asking_is_no_round(labels: LabelStore) -> None:
     assert labels.ask(asked[:1], "table q.csv", BY).round == 0
     assert labels.append(answers(0, [9], [-1]), "a", BY).round == 1
     assert len(labels.asked()) == 3
-    assert labels.open().tolist() == [(0, 1), (1, 5)]
+    assert labels.unanswered().tolist() == [(0, 1), (1, 5)]
     labels.append(answers(0, [1], [-1]), "a", BY)
-    assert labels.open().tolist() == [(1, 5)]
+    assert labels.unanswered().tolist() == [(1, 5)]
     # An answer that does not count leaves its query open.
     labels.undo(0, "person", BY)
-    assert labels.open().tolist() == [(0, 2), (1, 5)]
+    assert labels.unanswered().tolist() == [(0, 2), (1, 5)]
     assert describe(labels.path, check=True).facts["queries"] == {"asked": 3, "open": 2}
     with pytest.raises(HpalError, match="no point 1000000"):
         labels.ask(np.array([(0, 10**6)], QUERY), "q", BY)

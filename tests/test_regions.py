@@ -139,8 +139,8 @@ def test_redal_measure_is_means_over_regions(colored: bool) -> None:
         np.testing.assert_allclose(found.value[region], sum(value[n] for n in rows) / len(rows), rtol=1e-12)
         mean = sum(feat[n].astype(np.float64) for n in rows) / len(rows)
         np.testing.assert_allclose(found.feature[region], mean, atol=1e-6)
-    assert not found.open[1]
-    assert found.open.sum() == len(found.points) - 1
+    assert not found.has_unanswered[1]
+    assert found.has_unanswered.sum() == len(found.points) - 1
 
 
 def regions(value: list[float], feature: np.ndarray, unanswered: list[int] | None = None) -> Regions:
@@ -313,7 +313,7 @@ def test_ssdr_measure_is_the_formula() -> None:
         if len(rows) <= 64:
             assert len({tuple(np.round(c, 4)) for c in cloud}) == len({tuple(np.round(c, 4)) for c in here})
     assert ties
-    assert not found.open[2]
+    assert not found.has_unanswered[2]
     assert found.start[-1] == len(found.cloud)
 
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from hpal_cli.trees import SINGLE_LEAF, Trees, packed
 
-ROUNDS, RATE = 60, 0.06
+ROUNDS, LEARNING_RATE = 60, 0.06
 """Number of rounds, and learning rate."""
 MAX_LEAVES, MIN_SAMPLES_LEAF = 15, 5
 """Leaves of a tree at most, and rows in a leaf at least."""
 COLUMNS, ROWS = 0.1, 0.5
 """Share of the columns that a split chooses from, and share of the rows that a round draws."""
-CURVATURE = 0.5
+L2_REGULARIZATION = 0.5
 """Added to the second derivative of a leaf, which would be near 0 for rows whose class is nearly certain."""
 
 
@@ -37,7 +37,8 @@ def boost(
     without rows. Each round then adds one tree for each class by Newton's method. The loss is
     -sum_i w_i log p_i,label, where p is the softmax of the sum so far. Its negative derivative for a row is
     g = 1[label] - p, and its second derivative is h = p (1 - p). The tree is a regression of g / h with the weight w h
-    on a share `ROWS` of the rows, and the value of a leaf is `RATE` * (sum of w g) / (sum of w h + `CURVATURE`).
+    on a share `ROWS` of the rows, and the value of a leaf is
+    `LEARNING_RATE` * (sum of w g) / (sum of w h + `L2_REGULARIZATION`).
 
     Args:
         rows: (S, F); label: (S,) class of each row; weight: (S,) positive weights.
@@ -101,7 +102,7 @@ def _tree(
     end = tree.apply(rows)
     up = np.bincount(end[sample], (weight * step)[sample], minlength=tree.node_count)
     down = np.bincount(end[sample], (weight * curve)[sample], minlength=tree.node_count)
-    value = RATE * up / (down + CURVATURE)
+    value = LEARNING_RATE * up / (down + L2_REGULARIZATION)
     leaf = np.flatnonzero(tree.children_left < 0)
     # Rounded to float16, in which it is stored, so that later rounds correct the rounding errors of earlier ones.
     return tree, value[leaf].astype(np.float16).astype(np.float64), np.searchsorted(leaf, end)

@@ -85,8 +85,8 @@ def learn(
     # Without the weight share^-balance, a rare class would be predicted as a frequent one that looks like it.
     mass = np.bincount(label, weight, minlength=classes)
     share = np.maximum(mass / max(mass.sum(), 1e-12), MIN_SHARE)[label]
-    taught = _sample(label, weight > 0, MAX_SUPERPOINTS, seed)
-    sampled_mass = np.bincount(label, weight * taught, minlength=classes)
+    sampled = _sample(label, weight > 0, MAX_SUPERPOINTS, seed)
+    sampled_mass = np.bincount(label, weight * sampled, minlength=classes)
     # The superpoints of a sample stand for those of their class that are left out. Without a sample, this is a factor
     # of exactly 1.
     weight = weight * (mass / np.where(sampled_mass > 0, sampled_mass, 1))[label]
@@ -95,7 +95,7 @@ def learn(
     seen, found = own, []
 
     def learned(rows: NDArray[np.bool_], number: int, stage: int) -> Trees:
-        kept = np.flatnonzero(rows & taught)
+        kept = np.flatnonzero(rows & sampled)
         return fit(
             seen[kept], label[kept], weight[kept], classes,
             trees=number, max_features=max_features, min_samples_leaf=min_samples_leaf,
@@ -103,14 +103,14 @@ def learn(
         )  # fmt: skip
 
     for stage in range(stages):
-        found.append(learned(taught, trees, stage))
+        found.append(learned(sampled, trees, stage))
         task.advance(1, f"stage {stage + 1} of {stages}")
         if stage == stages - 1:
             break
         predicted = np.zeros((len(own), classes))
         for number in np.unique(fold):
             inside = fold == number
-            if (taught & ~inside).any():
+            if (sampled & ~inside).any():
                 predicted[inside] = learned(~inside, fold_trees, stage)(seen[inside])
             task.advance(1, f"stage {stage + 1} of {stages}, fold {number + 1}")
         seen = np.concatenate(
@@ -119,22 +119,22 @@ def learn(
                 for one, surroundings, start, end in zip(scenes, around, ends[:-1], ends[1:], strict=True)
             ]
         )
-    boosted = boost(seen[taught], label[taught], boosted_weight[taught], classes, seed=seed, threads=threads)
+    boosted = boost(seen[sampled], label[sampled], boosted_weight[sampled], classes, seed=seed, threads=threads)
     task.advance(1, "boosted trees")
     return Stages(found, boosted)
 
 
-def _sample(label: NDArray[np.integer], taught: NDArray[np.bool_], size: int, seed: int) -> NDArray[np.bool_]:
-    """(S,) at most `size` of the superpoints that are `taught` (S,). More are drawn at random, without replacement. A
+def _sample(label: NDArray[np.integer], labelled: NDArray[np.bool_], size: int, seed: int) -> NDArray[np.bool_]:
+    """(S,) at most `size` of the superpoints that are `labelled` (S,). More are drawn at random, without replacement. A
     superpoint is drawn with the weight n^-1/2, where n is the number of those of its class, so that rare classes keep a
     larger share of theirs. Keys e / weight are drawn, where e is exponentially distributed, and the smallest ones win
     (Efraimidis and Spirakis, Information Processing Letters 2006)."""
-    rows = np.flatnonzero(taught)
+    rows = np.flatnonzero(labelled)
     if len(rows) <= size:
-        return taught
+        return labelled
     count = np.bincount(label[rows])[label[rows]]
     key = np.random.default_rng(seed).exponential(size=len(rows)) * np.sqrt(count)
-    kept = np.zeros(len(taught), bool)
+    kept = np.zeros(len(labelled), bool)
     kept[rows[np.argsort(key, kind="stable")[:size]]] = True
     return kept
 

@@ -92,7 +92,7 @@ def queries(asked: Rows, store: PredictionStore | SceneStore | None = None) -> l
     for number, here in by_scene(asked).items():
         place = np.column_stack([here[axis] for axis in "xyz"]).astype(np.float64)
         groups = _groups(here)
-        middle = np.array([_middle(place, group) for group in groups], np.int64)
+        middle = np.array([_medoid(place, group) for group in groups], np.int64)
         guesses = _guesses(here["index"][middle].astype(np.int64), number, store)
         for n, at in enumerate(short_tour(place[middle])):
             row = here[middle[at]]
@@ -142,7 +142,7 @@ def _groups(rows: Rows) -> list[NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(np.diff(rows[REGION][order])) + 1)
 
 
-def _middle(place: NDArray[np.float64], group: NDArray[np.int64]) -> int:
+def _medoid(place: NDArray[np.float64], group: NDArray[np.int64]) -> int:
     return int(group[np.linalg.norm(place[group] - place[group].mean(axis=0), axis=1).argmin()])
 
 

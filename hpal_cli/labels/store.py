@@ -195,7 +195,7 @@ class LabelStore:
         """The points that somebody was asked about, whether answered since or not, each once, as records of `QUERY`."""
         return np.unique(np.concatenate([np.zeros(0, QUERY), *(batch.asked for batch in self.batches())]))
 
-    def open(self) -> NDArray[np.void]:
+    def unanswered(self) -> NDArray[np.void]:
         """The points that somebody was asked about and that have no answer yet."""
         asked = self.asked()
         return asked[~np.isin(point_keys(asked), point_keys(self.latest()))]

@@ -47,13 +47,13 @@ class PageApi:
         *,
         session: Session | None = None,
         table: SceneTable | None = None,
-        learner: LiveSpread | None = None,
+        live_spread: LiveSpread | None = None,
         name: str = "",
         title: str = "",
     ) -> None:
-        """table: the scene table of the stores, which the learner needs; name: of the person who is asked, until the
-        page sends another one; title: of the page."""
-        self.scene_cache, self.session, self.learner = scene_cache, session, learner
+        """live_spread: spreads answers as they come, or None; table: the scene table of the stores, which it needs;
+        name: of the person who is asked, until the page sends another one; title: of the page."""
+        self.scene_cache, self.session, self.live_spread = scene_cache, session, live_spread
         self.name, self._table, self._title = name, table, title
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="views")
         self._views: dict[int, Future[QueryView]] = {}
@@ -72,8 +72,8 @@ class PageApi:
         if self._soon is not None:
             self._soon.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if self.learner is not None:
-            self.learner.close()
+        if self.live_spread is not None:
+            self.live_spread.close()
 
     def about(self) -> dict[str, Any]:
         """What a page needs first: its mode, the classes and the scenes."""
@@ -87,7 +87,7 @@ class PageApi:
                 {"number": s.number, "name": s.name, "points": s.points, "marks": len(s.marks)}
                 for s in self.scene_cache.scenes.values()
             ],
-            "learns": self.learner is not None,
+            "learns": self.live_spread is not None,
             "truth": self.scene_cache.truth,
             "overlap": self.session is not None and self.session.overlaps,
         }
@@ -195,13 +195,13 @@ class PageApi:
         """(S,) the class of each superpoint of a scene, as records of `LEARNED`, after the answers so far are spread.
 
         Raises:
-            KeyError: this page has no learner.
+            KeyError: this page does not spread answers.
         """
-        if self.learner is None or self.session is None or self._table is None or self.scene_cache.classes is None:
+        if self.live_spread is None or self.session is None or self._table is None or self.scene_cache.classes is None:
             raise KeyError("learned")
         session, scene = self.session, self._table[self.scene_cache.scenes[number].number]
         session.refresh()
-        return self.learner.learned(
+        return self.live_spread.learned(
             scene, session.changes, lambda: session.answers_of(number), len(self.scene_cache.classes)
         )
 
@@ -293,9 +293,9 @@ class PageApi:
         return query_view(self.scene_cache.first(query.scene), query)
 
     def _superpoints(self, number: int) -> NDArray[np.int32]:
-        if self.learner is None or self._table is None:
+        if self.live_spread is None or self._table is None:
             raise KeyError("superpoint")
-        return self.learner.superpoints(self._table[number])
+        return self.live_spread.superpoints(self._table[number])
 
     def _class_name(self, label: int) -> str:
         if label < 0 or self.scene_cache.classes is None:

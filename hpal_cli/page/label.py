@@ -110,9 +110,9 @@ def open_label_page(
     if len(new):
         labels.ask(new, "page", entry)
     session = Session(asked.found, labels, entry, overlap=overlap)
-    learner = None
+    live_spread = None
     if asked.scenes is not None:
-        learner = LiveSpread(asked.scenes, monitor)
+        live_spread = LiveSpread(asked.scenes, monitor)
     else:
         monitor.note(f"the scenes of {rooms.path} were not found: the page does not spread your answers")
     scene_cache = asked.scene_cache()
@@ -121,7 +121,7 @@ def open_label_page(
         # If the scene cannot be read, the command fails before a page is shown. Reading a large scene takes too long to
         # wait for, so the page shows that error.
         scene_cache.require_readable(first.number)
-    return PageApi(scene_cache, session=session, table=rooms.table, learner=learner, name=name, title=title)
+    return PageApi(scene_cache, session=session, table=rooms.table, live_spread=live_spread, name=name, title=title)
 
 
 def parse_overlap(text: str) -> float:

@@ -80,7 +80,7 @@ def find(root: Path, format: str | None = None, options: Options = _EVERYTHING) 
         raise HpalError(root, "does not exist", "check the path")
     for reader in READERS:
         if format in (None, reader.NAME) and (sources := reader.find(root, options)):
-            return reader, _named_once(root, sources)
+            return reader, _with_unique_names(root, sources)
     if root.is_dir() and not any(root.iterdir()):
         raise HpalError(root, f"is an empty folder; looked for {_LOOKED_FOR}", "give the folder of the scans")
     if format in (None, text.NAME) and options.columns is None and (tables := text.unnamed(root, options)):
@@ -254,7 +254,7 @@ def safe_name(name: str) -> str:
     return "/".join(segments) or "_"
 
 
-def _named_once(root: Path, sources: list[Source]) -> list[Source]:
+def _with_unique_names(root: Path, sources: list[Source]) -> list[Source]:
     """The sources with safe names, sorted by them. If different names give the same safe name, digits of a hash are
     appended.
 

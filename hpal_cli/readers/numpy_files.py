@@ -98,7 +98,7 @@ def _load_all(path: Path) -> dict[str, NDArray[np.generic]]:
     with _named(path):
         with archives.opened(path) as archive:
             for member in archive.infolist():
-                archives.check_promise(archive, member)
+                archives.check_shape(archive, member)
         with np.load(path, allow_pickle=False) as arrays:
             return {key: _numbers(arrays[key], key, path) for key in arrays.files}
 

@@ -111,7 +111,7 @@ def blocks(path: Path, repairs: number_table.Repairs | None = None) -> Iterator[
     missing = columns.missing_axes(element.types)
     if missing:
         raise HpalError(path, f"the vertices have no {', '.join(missing)}", "write points with x, y and z")
-    refuse_promises(header, path.stat().st_size - header.size, path)
+    check_counts(header, path.stat().st_size - header.size, path)
     before = header.elements[: header.elements.index(element)]
     if element.lists or any(other.lists for other in before):
         yield _through_plyfile(path, element)
@@ -212,7 +212,7 @@ def _decoded(line: bytes) -> str:
         return line.decode("latin-1")
 
 
-def refuse_promises(header: Header, held: int, subject: object, remedy: str = "fetch the file again") -> None:
+def check_counts(header: Header, held: int, subject: object, remedy: str = "fetch the file again") -> None:
     """Checks the counts in a header before memory is allocated for them. held: bytes after the header.
 
     Raises:

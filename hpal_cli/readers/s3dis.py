@@ -85,7 +85,7 @@ def read(source: Source, options: Options) -> Iterator[Cloud]:
         files.append(TextFile(path, status.st_size, _IDS[what]))
     for found in number_files.read(files, 3, 3, finite=True):
         if isinstance(found, TextFile):
-            yield _closely(Path(found.path), found.number)
+            yield _read_with_repairs(Path(found.path), found.number)
         else:
             yield Cloud(found.doubles, found.bytes, found.numbers, unit=1.0)
 
@@ -98,7 +98,7 @@ def _class_of(name: str) -> str:
     return name.removesuffix(".txt").rpartition("_")[0]
 
 
-def _closely(path: Path, label: int) -> Cloud:
+def _read_with_repairs(path: Path, label: int) -> Cloud:
     """Reads a file that the fast parser refuses, with repairs: in Area_5/hallway_6, for example, there is a control
     byte in place of a blank.
 

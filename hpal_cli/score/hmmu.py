@@ -77,17 +77,17 @@ def hmmu(
 
 @dataclass
 class HmmuResult:
-    """The result of HMMU. uncertainty: (N,) v = U_x + sum_i w_i U^i (Eq. 4); points of small v are labelled first;
+    """The result of HMMU. margin_sum: (N,) v = U_x + sum_i w_i U^i (Eq. 4); points of small v are labelled first;
     voxels: (levels,) number of voxels of each level; margins: (1 + levels, N) U_x and each U^i, or None."""
 
-    uncertainty: Scores
+    margin_sum: Scores
     voxels: NDArray[np.int64]
     margins: NDArray[np.float32] | None = None
 
     def score(self, hierarchy: Hierarchy) -> Scores:
         """(N,) `1 - v / (1 + sum w)`."""
         # Rounding may lead slightly outside [0, 1].
-        return np.clip(1 - self.uncertainty / hierarchy.largest, 0, 1)
+        return np.clip(1 - self.margin_sum / hierarchy.largest, 0, 1)
 
     def shares(self, hierarchy: Hierarchy) -> NDArray[np.float32]:
         """(1 + levels, N) the parts of the score that come from the point itself and from each level: `w (1 - U) /
@@ -201,8 +201,8 @@ def _add_chain(
     weights: list[float],
     threads: int,
 ) -> None:
-    """Adds w_i U^i to the uncertainty for the levels of a chain, and sets their voxels and margins in `found`, which
-    has a row for each of them."""
+    """Adds w_i U^i to the sum of the margins for the levels of a chain, and sets their voxels and margins in `found`,
+    which has a row for each of them."""
     library = _library_for(prob)
     if library is not None:
         prob = np.ascontiguousarray(prob)
@@ -211,7 +211,7 @@ def _add_chain(
         lengths, factors = np.array(edges), np.array(weights, np.float64)
         status = library.hpal_chain(
             prob.ctypes.data, xyz.ctypes.data, xyz.dtype == np.float64, *prob.shape, lengths.ctypes.data,
-            factors.ctypes.data, len(edges), found.uncertainty.ctypes.data,
+            factors.ctypes.data, len(edges), found.margin_sum.ctypes.data,
             None if found.margins is None else found.margins.ctypes.data, found.voxels.ctypes.data, threads,
         )  # fmt: skip
         if status == 0:
@@ -223,11 +223,11 @@ def _add_chain(
             # The levels must be computed one by one: either rounding has put a point into another coarse cell than its
             # fine cell, or the cells are too many for the keys of hmmu.c.
             margins = None if found.margins is None else found.margins[n : n + 1]
-            one = HmmuResult(found.uncertainty, found.voxels[n : n + 1], margins)
+            one = HmmuResult(found.margin_sum, found.voxels[n : n + 1], margins)
             _add_chain(one, prob, xyz, [edge], [weight], threads)
             continue
         margin_of, found.voxels[n] = level_margin(prob, xyz, edge)
-        found.uncertainty += weight * margin_of
+        found.margin_sum += weight * margin_of
         if found.margins is not None:
             found.margins[n] = margin_of
 

@@ -97,8 +97,8 @@ def rank_regions(scenes: Sequence[Regions], seed: int = 0) -> list[NDArray[np.fl
     after each of its regions. The regions are ranked by these products: the k-th of K, counted from 0, scores 1 - k /
     K.
     """
-    open_ = np.concatenate([s.open for s in scenes]) if scenes else np.zeros(0, bool)
-    rows = np.flatnonzero(open_)
+    has_unanswered = np.concatenate([s.has_unanswered for s in scenes]) if scenes else np.zeros(0, bool)
+    rows = np.flatnonzero(has_unanswered)
     if not len(rows):
         return in_order(scenes, rows)
     value = np.concatenate([s.value for s in scenes])[rows]

@@ -30,7 +30,7 @@ class Regions:
     feature: NDArray[np.float32]
 
     @property
-    def open(self) -> NDArray[np.bool_]:
+    def has_unanswered(self) -> NDArray[np.bool_]:
         """(R,) whether a region has points without an answer. Only these regions are ranked."""
         return self.unanswered > 0
 

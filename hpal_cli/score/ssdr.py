@@ -109,7 +109,7 @@ def rank_regions(scenes: Sequence[Superpoints], *, budget_points: int) -> list[N
     scene_of_region = np.repeat(np.arange(len(scenes)), [len(s.points) for s in scenes])
     first = np.searchsorted(scene_of_region, np.arange(len(scenes)))
     score = balanced(scenes)
-    rows = np.flatnonzero(np.concatenate([s.open for s in scenes]))
+    rows = np.flatnonzero(np.concatenate([s.has_unanswered for s in scenes]))
     order = rows[np.argsort(-score[rows], kind="stable")]
     unanswered = np.concatenate([s.unanswered for s in scenes])[order]
     regions_taken = 0 if budget_points <= 0 else 1 + int(np.searchsorted(np.cumsum(unanswered), budget_points))
@@ -131,8 +131,8 @@ def balanced(scenes: Sequence[Superpoints]) -> NDArray[np.float64]:
     """(R,) U exp(-w) of the regions of all scenes, one scene after the other, with w as in `rank_regions`."""
     majority = np.concatenate([s.majority for s in scenes])
     answered = np.concatenate([s.answered for s in scenes])
-    open_ = np.concatenate([s.open for s in scenes])
-    known = np.append(majority[open_], answered[answered >= 0])
+    has_unanswered = np.concatenate([s.has_unanswered for s in scenes])
+    known = np.append(majority[has_unanswered], answered[answered >= 0])
     count = np.bincount(known, minlength=int(majority.max(initial=0)) + 1)
     share = count / max(1, len(known))
     return np.concatenate([s.value for s in scenes]) * np.exp(-share[majority])

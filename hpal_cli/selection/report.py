@@ -76,11 +76,11 @@ class SelectionCounter:
         score: NDArray[np.floating],
         guess: NDArray[np.integer] | None,
         *,
-        all_able: bool,
+        all_candidates: bool,
     ) -> None:
         """Adds the selection in one scene. score, guess: (V,) score and predicted class of the visited candidates;
-        all_able: whether the selection was given every candidate of the scene."""
-        visited = _Visited(score, found.chosen, guess, found.exhausted and all_able)
+        all_candidates: whether the selection was given every candidate of the scene."""
+        visited = _Visited(score, found.chosen, guess, found.exhausted and all_candidates)
         if self._together:
             self._scenes[scene] = visited
             self._size += len(score)

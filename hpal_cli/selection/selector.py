@@ -178,7 +178,7 @@ def select(
             guess = None
             if predictions is not None and scene is not None:
                 guess = predictions.predicted(scene)[able["index"][found.order]].astype(np.int32)
-            counter.add(number, found, able["score"][found.order], guess, all_able=len(able) == len(rows))
+            counter.add(number, found, able["score"][found.order], guess, all_candidates=len(able) == len(rows))
             new.append(able[found.picks])
             # If there are many picks, they are not merged after every scene, since sorting them takes too long.
             if len(kept) < _SORTED_EACH_TIME or 2 * sum(map(len, new)) > len(kept):

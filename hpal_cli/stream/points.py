@@ -176,11 +176,11 @@ def _through_plyfile(text: bytes, stream: IO[bytes], subject: object) -> Rows:
     """Reads all rows by plyfile, if the stream is not binary little-endian PLY or has lists."""
     import plyfile
 
-    from hpal_cli.readers.ply import plyfile_errors, read_header, refuse_promises
+    from hpal_cli.readers.ply import check_counts, plyfile_errors, read_header
 
     body = stream.read()
     remedy = "the command before it died early, or wrote another count than rows: run it again"
-    refuse_promises(read_header(io.BytesIO(text), subject), len(body), subject, remedy)
+    check_counts(read_header(io.BytesIO(text), subject), len(body), subject, remedy)
     with plyfile_errors(subject):
         vertex = plyfile.PlyData.read(_Bytes(text + body))["vertex"]
     scalars = [p.name for p in vertex.properties if not isinstance(p, plyfile.PlyListProperty)]

@@ -178,7 +178,9 @@ def _within(around: Surface, tile: _Tile) -> Surface:
     place[tile.inside] = np.arange(len(tile.inside))
     near = place[around.near[tile.inside]]
     near = np.where(near < 0, np.arange(len(near))[:, None], near)
-    return Surface(near, around.distance[tile.inside], around.normal[tile.inside], around.curvature[tile.inside])
+    return Surface(
+        near, around.distance[tile.inside], around.normal[tile.inside], around.surface_variation[tile.inside]
+    )
 
 
 def _smooth(color: NDArray[np.float64] | None, around: Surface) -> NDArray[np.float64] | None:

@@ -109,8 +109,8 @@ def color_features(color: NDArray[np.float64] | None, count: int) -> NDArray[np.
 def point_columns(
     xyz: NDArray[np.float64], color: NDArray[np.float64] | None, surface: Surface, threads: int
 ) -> NDArray[np.float64]:
-    """(N, 13) properties of each point: |n_z|, curvature, the four of `color_features`, the standard deviation of the
-    brightness around it, and the distance of its last neighbour; then, of the coarse shape around it, linearity,
+    """(N, 13) properties of each point: |n_z|, surface variation, the four of `color_features`, the standard deviation
+    of the brightness around it, and the distance of its last neighbour; then, of the coarse shape around it, linearity,
     planarity, scattering, |z| of the normal, and |z| of the main direction.
     xyz: (N, 3); color: (N, 3) in [0, 1] or None; surface: of the N points.
     """
@@ -138,7 +138,7 @@ def point_columns(
     return np.column_stack(
         [
             np.abs(surface.normal[:, 2]),
-            surface.curvature,
+            surface.surface_variation,
             seen,
             texture,
             surface.distance[:, -1],

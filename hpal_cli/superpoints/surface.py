@@ -1,4 +1,4 @@
-"""Estimates the surface around each point: nearest neighbours, normal and curvature."""
+"""Estimates the surface around each point: nearest neighbours, normal and surface variation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NEIGHBOURS = 24
 @dataclass(frozen=True, eq=False)
 class Surface:
     """The surface around each of N points. near: (N, K) rows of the nearest points in the order of their distances, the
-    point itself among them; distance: (N, K); normal: (N, 3) unit vectors of arbitrary sign; curvature: (N,) l_min /
-    (l_1 + l_2 + l_3) with the eigenvalues l of the covariance, 0 on a plane."""
+    point itself among them; distance: (N, K); normal: (N, 3) unit vectors of arbitrary sign; surface_variation: (N,)
+    l_min / (l_1 + l_2 + l_3) with the eigenvalues l of the covariance, 0 on a plane."""
 
     near: NDArray[np.int64]
     distance: NDArray[np.float64]
     normal: NDArray[np.float64]
-    curvature: NDArray[np.float64]
+    surface_variation: NDArray[np.float64]
 
 
 def surface(xyz: NDArray[np.float64], *, threads: int = 1) -> Surface:
@@ -33,8 +33,8 @@ def surface(xyz: NDArray[np.float64], *, threads: int = 1) -> Surface:
     distance, near = nearest(xyz, xyz, NEIGHBOURS, threads)
     values, vectors = principal_axes(xyz, near)
     total = values.sum(axis=1)
-    curvature = np.divide(values[:, 0], total, out=np.zeros(len(xyz)), where=total > 0)
-    return Surface(near, distance, vectors[:, :, 0], curvature)
+    surface_variation = np.divide(values[:, 0], total, out=np.zeros(len(xyz)), where=total > 0)
+    return Surface(near, distance, vectors[:, :, 0], surface_variation)
 
 
 def nearest(
