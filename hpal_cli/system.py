@@ -1,5 +1,5 @@
-"""All calls that not every operating system has: locks on files, exchanging two names, signals, and what the computer
-is.
+"""All calls that not every operating system has: locks on files, exchanging two names, signals, and what the user and
+the computer are.
 
 All of them are POSIX except `exchange`, which only Linux has and whose callers have another way.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import getpass
 import os
 import signal
 from collections.abc import Callable
@@ -47,6 +48,16 @@ def exchange(one: Path, other: Path) -> bool:
     on most file systems."""
     rename = _renameat2()
     return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def name_user() -> None:
+    """Gives the user a name, in the environment variable LOGNAME, if the system knows none. In a container, a process
+    often has the user number of somebody outside, who is in no list of users there. Python's `getpass.getuser` would
+    fail then, and with it optimisers of torch before 2.13."""
+    try:
+        getpass.getuser()
+    except (KeyError, ImportError, OSError):
+        os.environ["LOGNAME"] = f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 def processor_lines() -> list[str]:

@@ -40,7 +40,7 @@ from hpal_cli.commands.reports import Events, Failure, report
 from hpal_cli.errors import HpalError, UsageError
 from hpal_cli.parallel import allow_processes
 from hpal_cli.store.remote import located
-from hpal_cli.system import ENDING
+from hpal_cli.system import ENDING, name_user
 from hpal_cli.wording import printable, shortened
 
 INTERRUPTED = 130
@@ -178,6 +178,7 @@ def main() -> NoReturn:
     # another program runs too, a spinning thread keeps the core from the thread that it waits for, and a training step
     # takes twenty times as long.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    name_user()
     allow_processes()
     Console.as_events = how == "json"
     status, failure = _run(debug, how)
