@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,19 +139,25 @@ def fit(
     weight: (S,) of each row; classes: C; trees: T; max_features: share of the columns, 0 to 1, that each split chooses
     from; min_samples_leaf: rows in the smallest leaf; threads: number of threads, on which the result does not depend.
     """
-    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.tree import ExtraTreeClassifier
 
-    model = ExtraTreesClassifier(
-        trees, max_features=max_features, min_samples_leaf=min_samples_leaf, random_state=seed, n_jobs=threads
-    ).fit(rows, label, sample_weight=weight)
-    known = np.asarray(model.classes_, np.int64)
-    found = []
-    for estimator in model.estimators_:
-        value = estimator.tree_.value[estimator.tree_.children_left < 0, 0]
+    rows, known = np.ascontiguousarray(rows, np.float32), np.unique(label)
+
+    def grown(tree_seed: int) -> tuple[Any, NDArray[np.float64]]:
+        grower = ExtraTreeClassifier(
+            max_features=max_features, min_samples_leaf=min_samples_leaf, random_state=tree_seed
+        )
+        tree = grower.fit(rows, label, sample_weight=weight, check_input=False).tree_
+        value = tree.value[tree.children_left < 0, 0]
         leaf = np.zeros((len(value), classes))
         leaf[:, known] = value / np.maximum(value.sum(axis=1, keepdims=True), 1e-12)
-        found.append((estimator.tree_, leaf))
-    return packed(found)
+        return tree, leaf
+
+    # The trees are those of ExtraTreesClassifier. Its own loop takes longer than small trees take to grow, since
+    # it copies a model for each of them, and waits for its threads in steps of 10 ms.
+    seeds = np.random.RandomState(seed).randint(2**31 - 1, size=trees).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        return packed(list(pool.map(grown, seeds)))
 
 
 SINGLE_LEAF = SimpleNamespace(

@@ -13,7 +13,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "imports.svg"
 ORDER = (
     # Single modules that any folder may use.
     *("errors", "wording", "lengths", "budget", "csv_cells", "progress", "parallel", "system", "compiled", "voxels"),
-    *("archives", "classes", "history", "scene_table", "shard"),
+    *("archives", "classes", "history", "scene_table", "shard", "specification"),
     # Raw clouds become scenes, and points pass through pipes and into files.
     *("store", "readers", "scenes", "stream", "writers"),
     # What is known of a scene's points.

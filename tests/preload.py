@@ -25,7 +25,7 @@ ON_DEMAND = (
     "pytest",
     "rich.progress",
     "rich.table",
-    "sklearn.ensemble",
+    "sklearn.tree",
     "torch._dynamo",
     "torch.distributed.nn.functional",
     "torch.utils.serialization.config",

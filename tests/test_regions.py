@@ -203,7 +203,7 @@ def test_redal_rank_regions_is_the_plain_loop(seed: int, monkeypatch: pytest.Mon
     flat = np.concatenate(scores)
     k = len(expected)
     np.testing.assert_allclose(np.sort(flat)[::-1][:k], 1 - np.arange(k) / k)
-    assert (flat[np.concatenate([~s.open for s in scenes])] == 0).all()
+    assert (flat[np.concatenate([~s.has_unanswered for s in scenes])] == 0).all()
 
 
 def test_redal_rank_regions_repeats_in_any_order_of_scenes() -> None:
@@ -409,7 +409,7 @@ def test_ssdr_rank_regions_is_the_formula(seed: int, budget: int) -> None:
     assert ranking(scores) == chosen + others
     flat = np.concatenate(scores)
     assert (flat > 0.5).sum() == len(chosen)
-    assert (flat[np.concatenate([~s.open for s in scenes])] == 0).all()
+    assert (flat[np.concatenate([~s.has_unanswered for s in scenes])] == 0).all()
     assert flat.max() <= 1
     assert [len(s) for s in scores] == [14, 0, 23, 1]
     assert len(set(flat[flat > 0].astype(np.float32).tolist())) == (flat > 0).sum()

@@ -224,10 +224,6 @@ def test_the_page_of_the_cluster(office: Path, tmp_path: Path, hpal: Callable[..
     for n in (0, 1):
         bash(script, tmp_path, JOB_COMPLETION_INDEX=n)
     assert scenes_of(tmp_path / "preds.zarr") == scenes_of(tmp_path / "first.zarr")
-    for option in ("--ply", "--pictures"):
-        done = hpal("predict", "model.pt", "scenes.zarr", "-o", "x.zarr", option, "x", "--shard", "1/2", cwd=tmp_path)
-        assert (done.rc, done.err.count("\n")) == (2, 1)
-        assert "hpal export" in done.err
 
 
 def slurm(task: int) -> dict[str, object]:

@@ -229,7 +229,7 @@ def test_an_answer_is_never_overruled(campaign: Campaign, tmp_path: Path) -> Non
     given = [(int(here[0]), TABLE), (int(here[1]), BOARD), (int(here[2]), BOARD)]
     labels = answers(tmp_path / "labels.zarr", campaign.store, {"a": [*given, (int(here[2]), WALL)]})
     model = certain(campaign.store, tmp_path / "model.zarr", FLOOR)
-    for name, options in (("alone", {}), ("both", {"predictions": [model], "like": True, "strength": 1e3})):
+    for name, options in (("alone", {}), ("both", {"predictions": [model], "alike": True, "strength": 1e3})):
         found = campaign.spread(tmp_path / f"{name}.zarr", labels, **options)
         scene = campaign.store.table[0]
         # Of the same point the latest counts.
@@ -343,7 +343,7 @@ def test_answers_outside_the_train_split_are_there_to_measure(campaign: Campaign
 
 def test_the_same_bytes_for_any_jobs(campaign: Campaign, tmp_path: Path) -> None:
     model = certain(campaign.store, tmp_path / "model.zarr", WALL)
-    options = {"predictions": [model], "like": True, "seed": 4}
+    options = {"predictions": [model], "alike": True, "seed": 4}
     one = campaign.spread(tmp_path / "one.zarr", **options)
     two = campaign.spread(tmp_path / "two.zarr", jobs=2, **options)
     assert tree(one.path) == tree(two.path)
