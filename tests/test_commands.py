@@ -538,6 +538,13 @@ def test_the_command_layer_imports_nothing_heavy_at_module_level() -> None:
         assert not names & HEAVY, path
 
 
+def test_no_module_loads_scipy_before_it_computes_with_it() -> None:
+    """Loading it takes a third of a second, in each of the processes of --jobs too, and many calls do not need it."""
+    for path in MODULES:
+        names = {name.split(".")[0] for name in imports_of(path, anywhere=False)}
+        assert not names & {"scipy", "sklearn"}, path
+
+
 def shown(*args: str) -> dict[str, str]:
     done = run_hpal("train", *args, "--show")
     assert done.rc == 0, done.err

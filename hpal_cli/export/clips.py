@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.errors import HpalError
@@ -116,6 +115,8 @@ class SceneClips:
     def __init__(self, scene: SceneInfo, points: Points, unit: float, grid: float | None, scale: float = 1.0) -> None:
         """unit: metres in one unit of `points`; grid: metres between points, None if not known; scale: the lengths of
         a clip, which are set for rooms, are multiplied by this."""
+        from scipy.spatial import cKDTree
+
         self.scene, self._points, self._unit, self._scale = scene, points, unit / scale, scale
         # From here on lengths are metres divided by `scale`.
         self._metres = points.xyz.astype(np.float64) * self._unit

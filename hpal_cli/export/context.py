@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hpal_cli.classes import ClassTable
 from hpal_cli.export.clouds import class_colors, class_comments
@@ -98,6 +97,8 @@ def greyed(points: Points) -> NDArray[np.uint8]:
 def nearest_pick(xyz: NDArray[np.floating]) -> NDArray[np.float64]:
     """(K, 3) positions -> (K,) the distance of each to the nearest other one, in their unit; infinite if there is only
     one."""
+    from scipy.spatial import cKDTree
+
     distance: NDArray[np.float64] = cKDTree(xyz).query(xyz, 2)[0][:, 1]
     return distance
 

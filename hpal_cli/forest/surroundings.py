@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.spatial import cKDTree
 
 from hpal_cli.superpoints.build import Superpoints
 from hpal_cli.superpoints.surface import pairs_within
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 NEAR, COLUMN = (0.7, 1.5), 0.4
 """Metres (divided by the scale) at which a Gaussian weight has fallen to 1/e: NEAR in space, for two radii, and COLUMN
@@ -28,6 +30,8 @@ class Surroundings:
     """The surroundings of the S superpoints of a scene."""
 
     def __init__(self, superpoints: Superpoints) -> None:
+        from scipy.spatial import cKDTree
+
         self._centre = np.asarray(superpoints.centre, np.float64)
         self._size = superpoints.size.astype(np.float64)
         graph = superpoints.graph
@@ -90,6 +94,8 @@ class Surroundings:
     ) -> csr_array:
         """The weight matrix (len(rows), S) with entries `weight` at (a, b), where `kept`. Each row is normalised to the
         sum 1; a row without entries stays 0."""
+        from scipy.sparse import coo_array
+
         count = len(self._size) if rows is None else len(rows)
         a, b, weight = a[kept], b[kept], weight[kept]
         total = np.bincount(a, weight, minlength=count)

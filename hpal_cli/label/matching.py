@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hpal_cli.errors import HpalError
 from hpal_cli.label.annotated import NOTHING_TAKEN, UNANSWERED, Annotated
@@ -182,6 +181,8 @@ def _by_majority(found: Annotated, answered: NDArray[np.int64], scene: SceneInfo
 
 
 def _by_position(found: Annotated, answered: NDArray[np.int64], store: Store) -> Matched:
+    from scipy.spatial import cKDTree
+
     assert found.position is not None
     if isinstance(store, LabelStore):
         problem = "has no scene and index, and a labels store does not know where points are"
@@ -236,6 +237,8 @@ def _around(
 
 def _step(store: SceneStore | PredictionStore, xyz: NDArray[np.floating]) -> float:
     """The grid step in units of the scene; without a grid, the median distance of a point to its nearest neighbour."""
+    from scipy.spatial import cKDTree
+
     if store.grid is not None:
         return store.grid / store.unit
     return float(np.median(cKDTree(xyz).query(xyz, 2)[0][:, 1])) if len(xyz) > 1 else 0.0
@@ -243,6 +246,8 @@ def _step(store: SceneStore | PredictionStore, xyz: NDArray[np.floating]) -> flo
 
 def _originals(local: NDArray[np.float64], store: SceneStore, scene: SceneInfo) -> NDArray[np.int64] | None:
     """(K,) the grid points of K positions relative to the scene's offset, if each of them is an original point."""
+    from scipy.spatial import cKDTree
+
     if scene.original == scene.points:
         return None
     points, inverse = store.original(scene)

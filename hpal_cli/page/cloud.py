@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hpal_cli.export.top_view import SHOWN_HEIGHT, cut_height, roofed
 from hpal_cli.lengths import nearest_round
@@ -172,6 +171,8 @@ def _within(xyz: NDArray[np.float32], place: NDArray[np.floating], reach: float)
 def _spacing(xyz: NDArray[np.float32], sample: NDArray[np.float32]) -> float:
     """The median distance to the nearest other point, for the points (N, 3) around the middle. sample: (M, 3) some of
     the points, from which the middle is computed."""
+    from scipy.spatial import cKDTree
+
     if len(xyz) < 2:
         return 0.05
     middle = sample[np.abs(sample - np.median(sample, axis=0)).max(axis=1).argmin()]

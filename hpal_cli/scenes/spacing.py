@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hpal_cli import readers
 from hpal_cli.errors import HpalError
@@ -46,6 +45,8 @@ def point_spacing(blocks: Iterable[NDArray[np.floating]]) -> float | None:
     blocks: (N, 3) positions of one cloud. d is measured at points that are taken at even steps from the first blocks,
     so that the same cloud always has the same spacing.
     """
+    from scipy.spatial import cKDTree
+
     seen, spacing = 0, None
     centres: NDArray[np.float64] | None = None
     for xyz in _pieces(blocks):

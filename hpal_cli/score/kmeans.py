@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.vq import vq
 
 MAX_ITERATIONS = 100
 
@@ -22,6 +21,8 @@ def kmeans(
     rows: (N, F); weight: (N,) of each row in the means; count: number of clusters, fewer if there are fewer different
     rows; iterations: at most.
     """
+    from scipy.cluster.vq import vq
+
     centres = rows[_plus_plus(rows, weight, count, rng)]
     found = np.zeros(len(rows), np.int32)
     for _ in range(iterations if len(centres) > 1 else 0):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.spatial import cKDTree
 
 BLOCK = 1 << 14
 """Points whose neighbours are in memory at a time."""
@@ -41,6 +39,8 @@ def neighbours(xyz: NDArray[np.floating], count: int) -> Iterator[tuple[slice, N
     Yields the rows of a block as a slice, and the rows of their neighbours (len(block), count). A scene of one point
     has no block.
     """
+    from scipy.spatial import cKDTree
+
     count = min(count, len(xyz) - 1)
     if count < 1:
         return
@@ -56,6 +56,8 @@ def neighbours(xyz: NDArray[np.floating], count: int) -> Iterator[tuple[slice, N
 
 def sums(region: NDArray[np.integer], count: int, columns: NDArray[np.floating]) -> NDArray[np.float64]:
     """(count, F) the sums of the rows of `columns` (N, F) over each region; region: (N,) regions, -1 for no region."""
+    from scipy.sparse import csr_array
+
     total = np.zeros((count, columns.shape[1]))
     for start in range(0, len(region), 4 * BLOCK):
         regions = region[start : start + 4 * BLOCK]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from hpal_cli.score.regions import BLOCK, Regions, answered_mask, in_order, sums
 
@@ -172,6 +171,8 @@ def similarity(scene: Superpoints, regions: NDArray[np.integer]) -> NDArray[np.f
 
     The Chamfer distance is the mean distance of i's points to the nearest point of j, plus the same from j to i.
     """
+    from scipy.spatial.distance import cdist
+
     clouds = [scene.cloud[scene.start[r] : scene.start[r + 1]].astype(np.float64) for r in regions]
     away = cdist(scene.centre[regions], scene.centre[regions])
     size = np.array([len(c) for c in clouds], np.int64)

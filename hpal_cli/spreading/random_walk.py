@@ -3,12 +3,15 @@ each class (Grady, PAMI 2006)."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array, diags_array
-from scipy.sparse.csgraph import connected_components
 
 from hpal_cli.superpoints.graph import Graph
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 LEAK_RATE = 1e-3
 """Rate at which a walk ends without an answer, in the unit of the graph's weights. So superpoints far from any answer
@@ -39,6 +42,8 @@ def random_walk(
     weight of the prior grows with the size (S,) of a superpoint, since a large one, such as a ceiling, has many edges
     along its border.
     """
+    from scipy.sparse import coo_array
+
     count, classes = len(size), answer.shape[1]
     found = np.zeros((count, classes))
     found[answered] = answer
@@ -60,6 +65,9 @@ def random_walk(
 
 def reachable(graph: Graph, count: int, answered: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(count,) whether each superpoint is connected, directly or through others, with one of `answered` (K,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     a, b = graph.pair.T
     part = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(count, count)), directed=False)[1]
     return np.isin(part, part[answered])
@@ -71,6 +79,8 @@ def _conjugate_gradient(
     """(M, C) the solution x of (diag - W) x = right, for all columns at once, by conjugate gradients with the diagonal
     as preconditioner. The matrix is symmetric and diagonally dominant, so it is positive definite. diagonal: (M,);
     weights: (M, M); right: (M, C)."""
+    from scipy.sparse import diags_array
+
     scale = diags_array(1 / np.sqrt(diagonal))
     matrix = scale @ weights @ scale
     half = np.sqrt(diagonal)[:, None]

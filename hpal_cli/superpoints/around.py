@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hpal_cli import compiled
 from hpal_cli.superpoints.surface import pairs_within, sum_by
@@ -144,6 +143,8 @@ def _pairs(
     """For one block of centres after the other, its rows, and all pairs of a centre, counted from the first of the
     block, and a place within the radius. The pairs are sorted by centre and place, the order in which the compiled code
     adds."""
+    from scipy.spatial import cKDTree
+
     tree = cKDTree(places)
     for first in range(0, len(centres), _BLOCK):
         rows = slice(first, first + _BLOCK)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hpal_cli.scenes.scale import MAX_ROOM_SCALE, ROOM_GRID
 from hpal_cli.scenes.store import Points
@@ -51,6 +50,8 @@ def scale_of(xyz: NDArray[np.floating], grid: float | None, unit: float) -> floa
     neighbours.
     """
     if grid is None:
+        from scipy.spatial import cKDTree
+
         sample = np.asarray(xyz, np.float64)
         if len(sample) < 2:
             return 1.0

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
-from scipy.sparse import csr_array
-from scipy.spatial import cKDTree
 
 from hpal_cli.superpoints.around import column_totals, relief_totals, without_gaps
 from hpal_cli.superpoints.graph import Graph
@@ -78,6 +75,8 @@ def ground_height(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 
     xyz: (N, 3).
     """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
     cell = np.column_stack(
         [without_gaps(one, 2 * GROUND_WINDOW) for one in voxel_coordinates(xyz[:, :2], GROUND_CELL).T]
     )
@@ -214,6 +213,8 @@ def describe_around(own: NDArray[np.float64], size: NDArray[np.int64], graph: Gr
     none touches), and the number of them.
     own: (S, 34 or 39) of `describe_own`; size: (S,) points of each.
     """
+    from scipy.sparse import csr_array
+
     count = len(own)
     a, b = np.concatenate([graph.pair, graph.pair[:, ::-1]]).T
     contact = np.tile(graph.contact, 2).astype(np.float64)
@@ -301,6 +302,8 @@ def describe_relief(
     xyz, normal: (N, 3); superpoint: (M,) superpoint of each of the points `inside` (M,); size: (S,) points of each;
     medoid: (S,) rows; cells: `occupied` of the whole scene.
     """
+    from scipy.spatial import cKDTree
+
     count = len(size)
     own = xyz[inside]
     centre = sum_by(superpoint, own, count) / size[:, None]

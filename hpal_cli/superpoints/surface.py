@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 NEIGHBOURS = 24
 """Number of nearest points, the point itself among them, from which its normal is computed."""
@@ -42,6 +45,8 @@ def nearest(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(M, K) the distances and the rows of those `count` points (N, 3) that are nearest to each of `queries` (M, 3), or
     of all points if there are fewer."""
+    from scipy.spatial import cKDTree
+
     count = min(count, len(points))
     distance, near = cKDTree(points).query(queries, count, workers=threads)
     return distance.reshape(-1, count), near.reshape(-1, count)
@@ -52,6 +57,8 @@ def pairs_within(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pairs of a row of `centres` (S, 2 or 3) and a row of the tree's points that are within `radius` of each
     other, as two arrays (E,) in no particular order."""
+    from scipy.spatial import cKDTree
+
     # As an array, since making lists would take longer than the search.
     pairs = cKDTree(centres).sparse_distance_matrix(tree, radius, output_type="ndarray")
     return pairs["i"].astype(np.int64), pairs["j"].astype(np.int64)
