@@ -310,6 +310,18 @@ def test_eval_takes_answers_for_the_truth(answered: tuple[Path, Path], hpal: Cal
     assert "--labels" in refused.err
 
 
+def test_figures_are_drawn_both_or_none(answered: tuple[Path, Path], hpal: Callable[..., Done], tmp_path: Path) -> None:
+    preds, answers = answered
+    folder = tmp_path / "new" / "figures"
+    folder.mkdir(parents=True)
+    (folder / "iou.png").write_text("mine")
+    done = hpal("eval", preds, "--truth", answers, "--figures", folder)
+    assert done.rc == 1
+    assert f"{folder}/iou.png: exists already; give --overwrite" in done.err
+    assert [path.name for path in folder.iterdir()] == ["iou.png"]
+    assert (folder / "iou.png").read_text() == "mine"
+
+
 def test_answers_that_were_learned_from_measure_nothing(
     answered: tuple[Path, Path], by_hand: tuple[Path, Path, Path], other_scenes: Path
 ) -> None:

@@ -202,10 +202,11 @@ def _percent(value: float) -> str:
 
 def _draw(console: Console, metrics: Metrics, classes: ClassTable, title: str, folder: Path, overwrite: bool) -> None:
     from hpal_cli.evaluation.figures import confusion_figure, iou_figure
-    from hpal_cli.store.files import atomic_write
+    from hpal_cli.store.files import atomic_write, remove_new_on_error
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("confusion.png", confusion_figure), ("iou.png", iou_figure)):
-        with atomic_write(folder / name, overwrite=overwrite) as partial:
-            draw(metrics, classes, partial, title)
-        console.say(f"{folder / name}")
+    drawings = {folder / "confusion.png": confusion_figure, folder / "iou.png": iou_figure}
+    with remove_new_on_error(list(drawings), overwrite=overwrite):
+        for path, draw in drawings.items():
+            with atomic_write(path, overwrite=overwrite) as partial:
+                draw(metrics, classes, partial, title)
+            console.say(f"{path}")
