@@ -30,7 +30,7 @@ def command(
             min=2,
             metavar="N",
             help="Number of answers in all rounds together; the first round takes half of them.  [one for each "
-            "thousand points, but at least 100]",
+            "thousand grid points of the training rooms, but at least 100]",
             show_default=False,
         ),
     ] = None,

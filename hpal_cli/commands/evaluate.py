@@ -81,8 +81,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Compare predictions with the truth. Prints the IoU of each class, the mIoU, the accuracy, and the share of points
-    that was labelled."""
+    """Compare predictions with the truth. The report has the IoU of each class, the mIoU, the accuracy, and the share
+    of points that was labelled."""
     from hpal_cli.errors import UsageError
     from hpal_cli.evaluation.evaluate import evaluate
     from hpal_cli.evaluation.sample import Sample, evaluate_sample

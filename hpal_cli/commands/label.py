@@ -35,7 +35,7 @@ _MEANT_FOR = {
     "--no-browser": ("--serve",),
     "--json": ("--oracle", "--html", "--table", "--clips", "--from", "--log", "--undo"),
 }
-"""For options that not every action has: the actions that have it."""
+"""For each option that not every action has, the actions that have it."""
 
 
 def command(
@@ -66,8 +66,8 @@ def command(
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Write the same page as one file, which can be sent to a person who has no hpal. It saves a CSV "
-            "for --from.",
+            help="Write the page of --serve as one file, which can be sent to a person who has no hpal. The page "
+            "saves the answers as a CSV for --from.",
         ),
     ] = None,
     table: Annotated[
@@ -80,7 +80,8 @@ def command(
     clips: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write a PLY and a PNG for each query to this folder: the point in the scene around it."
+            metavar="DIR",
+            help="Write a PLY and a PNG for each query to this folder, which show the point and the scene around it.",
         ),
     ] = None,
     answered: Annotated[

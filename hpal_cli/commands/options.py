@@ -92,8 +92,8 @@ Color = Annotated[
     typer.Option(
         "--color",
         metavar="NAME",
-        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; auto, class "
-        "for predictions and answers, rgb for scenes and for LAS and CSV files of original points.",
+        help="Colours of the points in the files: rgb, as scanned; class, those of the class table; or auto. auto "
+        "is rgb for scenes and for LAS and CSV files of original points, and class for all other files.",
     ),
 ]
 Shard = Annotated[
@@ -153,7 +153,7 @@ Answered = Annotated[
     typer.Option(
         "--labels",
         metavar="STORE",
-        help='Labels store. Points that it has an answer for are left out, "unsure" answers included.',
+        help='Labels store. Points that have an answer in it are left out, even if the answer is "unsure".',
     ),
 ]
 NoHistory = Annotated[

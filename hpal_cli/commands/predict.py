@@ -52,7 +52,8 @@ def command(
         bool,
         typer.Option(
             "--no-features",
-            help="Do not store the features, which makes the store much smaller. `hpal select` then needs --no-fds.",
+            help="Do not store the features, which makes the store much smaller. `hpal select` then needs --no-fds, "
+            "and `hpal score` cannot use the strategies redal and ssdr.",
         ),
     ] = False,
     turns: Annotated[
@@ -68,8 +69,8 @@ def command(
         bool,
         typer.Option(
             "--smooth",
-            help="Average the probabilities of each point with their mean over its superpoint, which removes "
-            "single wrong points.",
+            help="Average the probabilities of each point with the mean probabilities of its superpoint, which "
+            "removes single wrong points.",
         ),
     ] = False,
     max_voxels: Annotated[

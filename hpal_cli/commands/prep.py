@@ -52,8 +52,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Scenes kept for validation: nobody is asked about them and nothing is trained on them. Names, "
-            "patterns such as 'Area_5/*', or @FILE with one pattern a line.  [none]",
+            help="Scenes kept for validation: nobody is asked about them and nothing is trained on them. Give their "
+            "names, patterns such as 'Area_5/*', or @FILE, a file with one pattern a line.  [none]",
         ),
     ] = None,
     test: Annotated[
@@ -63,9 +63,10 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Class table: a JSON or TOML file with name, id, color, code and las for each class, or the name "
-            f"of one that hpal knows: {', '.join(completion.CLASS_TABLES)}.  [the classes of the format; if it has "
-            "none, each label in the files becomes a class]",
+            help="Class table: a JSON or TOML file, or the name of a table that hpal knows: "
+            f"{', '.join(completion.CLASS_TABLES)}. A file gives for each class its name, and if need be id, color, "
+            "code (its number in your files) and las (its number in LAS files).  [the classes of the format; if it "
+            "has none, each label in the files becomes a class]",
             autocompletion=lambda: list(completion.CLASS_TABLES),
         ),
     ] = None,
@@ -97,8 +98,8 @@ def command(
         str,
         typer.Option(
             metavar="WHAT",
-            help="What becomes one scene: each file, each folder with all its files, or square tiles seen from "
-            "above, such as tile:50m. Choose tiles for large files.",
+            help="What becomes one scene: file, each file; folder, all files of a folder; or square tiles of a "
+            "given edge, as seen from above, such as tile:50m. Choose tiles for large files.",
         ),
     ] = "file",
     strict: Annotated[
@@ -115,7 +116,8 @@ def command(
     keep_going: Annotated[
         bool,
         typer.Option(
-            "--keep-going", help="Leave out scenes that cannot be read instead of stopping. The exit status is then 1."
+            "--keep-going",
+            help="Leave out scenes that cannot be read instead of stopping. The exit status is 1 if any is left out.",
         ),
     ] = False,
     overwrite: opt.Overwrite = False,

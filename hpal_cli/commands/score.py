@@ -40,9 +40,9 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help="How points are scored: hmmu, uncertainty at several scales; mmu (minimum margin), lc (least "
-            "confidence) or entropy, uncertainty of the point alone; random; diverse, for first answers "
-            "without a model; redal or ssdr, two methods that ask about regions.",
+            help="How points are scored: hmmu, by the uncertainty of the point and its surroundings; mmu (minimum "
+            "margin), lc (least confidence) or entropy, by that of the point alone; random; diverse, for first "
+            "answers without a model; redal or ssdr, two methods that ask about regions.",
             autocompletion=lambda: list(STRATEGIES),
         ),
     ] = "hmmu",
@@ -50,8 +50,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="LENGTHS",
-            help="Edges of the voxels over which hmmu averages, in centimetres, unlike other lengths, or with a "
-            "unit.  [10,50,100, times the scale of the scenes]",
+            help="Edges of the voxels over which hmmu averages, in centimetres or with a unit. Other options take "
+            "lengths in metres.  [10,50,100, times the scale of the scenes]",
         ),
     ] = None,
     weights: Annotated[
@@ -100,8 +100,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Also write each scene as a PLY file in this folder, coloured by score. Its fields say how much "
-            "each level adds to the score.",
+            help="Also write each scene as a PLY file in this folder, coloured by score. With hmmu, fields of the "
+            "file say how much each level adds to the score of a point.",
         ),
     ] = None,
     split: Annotated[
@@ -140,8 +140,8 @@ def command(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Score every unlabelled point of the train split. The higher the score, from 0 to 1, the more a model would learn
-    from its label."""
+    """Score every unlabelled point of the train split. The higher the score of a point, from 0 to 1, the more a model
+    would learn from the point's label."""
     for option, value, known in (
         ("--strategy", strategy, STRATEGIES),
         ("--hierarchy", hierarchy, HIERARCHIES),

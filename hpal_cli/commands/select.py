@@ -47,7 +47,7 @@ def command(
         typer.Option(
             metavar="LENGTH",
             help="Radius of FDS, in metres or with a unit. A point this near to a chosen one is skipped if it also "
-            "looks alike (--fds-tau). A larger radius spreads the picks more.  [0.2, times the scale of the "
+            "looks like it (--fds-tau). A larger radius spreads the picks more.  [0.2, times the scale of the "
             "scenes]",
         ),
     ] = None,
@@ -55,8 +55,8 @@ def command(
         float | None,
         typer.Option(
             metavar="COSINE",
-            help="Cosine similarity of two points' features, -1 to 1, above which FDS takes them for alike. A "
-            "smaller value suppresses more.  [0.8]",
+            help="Cosine similarity of two points' features, -1 to 1, above which FDS decides that the points look "
+            "alike. A smaller value skips more points.  [0.8]",
         ),
     ] = None,
     no_fds: Annotated[
@@ -66,7 +66,7 @@ def command(
         bool,
         typer.Option(
             "--suppress-labelled",
-            help="Let FDS also skip points near to, and like, points that were labelled in earlier rounds.",
+            help="Let FDS also skip a point if it is near and similar to one that was labelled in an earlier round.",
         ),
     ] = False,
     max_per_scene: Annotated[
@@ -98,8 +98,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Also write a PLY and a PNG for each scene to this folder: the chosen points in the greyed scene, "
-            "and seen from above.",
+            help="Also write to this folder a PLY and a PNG for each scene with chosen points. Both show these "
+            "points in colour and the rest of the scene in grey; the PNG shows the scene from above.",
         ),
     ] = None,
     labels: opt.Answered = None,

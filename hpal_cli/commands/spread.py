@@ -40,8 +40,8 @@ def command(
         list[Path] | None,
         typer.Option(
             metavar="STORE",
-            help="Predictions of a model for these scenes, which decide where no answer is near. Repeat the option "
-            "to multiply the probabilities of several models (geometric mean).",
+            help="Predictions of a model for these scenes. Where no answer is near, they decide the class. Repeat "
+            "the option to multiply the probabilities of several models (geometric mean).",
         ),
     ] = None,
     alike: Annotated[
@@ -49,7 +49,7 @@ def command(
         typer.Option(
             "--alike",
             help="Let answers also count for surfaces in any scene that look like the answered ones. For this, "
-            "trees are trained on the answered surfaces, which takes a second.",
+            "decision trees are trained on the answered surfaces, which takes a second.",
         ),
     ] = False,
     strength: Annotated[

@@ -33,7 +33,7 @@ def command(
     verbose: opt.Verbose = False,
 ) -> None:
     """Find the superpoints of every scene. These are pieces of surface that most often lie within one object. Other
-    commands do this by themselves when they need superpoints; calling it beforehand only spends the time earlier."""
+    commands find the superpoints themselves when they need them; if you call this command first, they need not wait."""
     from hpal_cli.scenes.store import SceneStore
     from hpal_cli.superpoints.store import make_superpoints, open_superpoints, superpoints_path
 

@@ -56,8 +56,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="STORE",
-            help="Predictions store that `hpal spread` made of the same labels. The model then learns from all its "
-            "points, and the teacher is off.",
+            help="Predictions store that `hpal spread` made from the answers of --labels. The model then learns from "
+            "all points that an answer was spread to, and the teacher is off.",
         ),
     ] = None,
     old_spread: Annotated[
@@ -72,8 +72,8 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help="Kind of model: network, or forest, which is trees on superpoints and trained in a minute. A "
-            "forest takes none of the options that are about the network.",
+            help="Kind of model: network, or forest, decision trees that predict the class of a superpoint and are "
+            "trained in a minute. A forest takes none of the options that are about the network.",
             autocompletion=lambda: list(MODELS),
         ),
     ] = "network",
@@ -94,27 +94,26 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Named set of values for all options below: s3dis and scannet are the paper's, small takes "
-            "minutes on a CPU, few is small with settings for spread answers.  [that of --init; else s3dis "
-            "with CUDA; on a CPU few with --spread, else small]",
+            help="Named set of values for the options from --size to --elastic: s3dis and scannet are the paper's, "
+            "small takes minutes on a CPU, few is small with settings for spread answers.  [that of --init; else "
+            "s3dis with CUDA; on a CPU few with --spread, else small]",
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Size of the network: full, the paper's, or small, which has half its widths and is quicker on a "
-            "CPU.  [that of the preset]",
+            help="Size of the network: full, the paper's, or small, which has half as many channels and residual "
+            "blocks and is quicker on a CPU.  [that of the preset]",
         ),
     ] = None,
     inputs: Annotated[
         str | None,
         _value(
             "NAMES",
-            "Input features of each voxel: points (position and colour), superpoints (also 32 numbers that "
-            "describe the superpoint of the point), or a list of columns such as x,y,z,rgb,intensity,height. Any "
-            "column of the scans may be listed; height is computed, in metres above ground.  [points; few "
-            "superpoints]",
+            "Input features of each voxel: points (position and colour), superpoints (position, colour and 32 "
+            "numbers that describe the superpoint), or a list of columns such as x,y,z,rgb,intensity,height. Any "
+            f"column of the scans may be listed; height is computed, in metres above ground.{_presets('inputs')}",
         ),
     ] = None,
     voxel: Annotated[
@@ -138,7 +137,8 @@ def command(
         float | None,
         _value(
             "MINUTES",
-            "Train for this many minutes instead of a number of steps. Such a run does not repeat to the bit.",
+            "Train for this many minutes instead of a number of steps. The number of steps then depends on the speed "
+            "of the computer, so a second run gives another model.",
             least=0,
         ),
     ] = None,
@@ -183,7 +183,7 @@ def command(
         float | None,
         _value(
             "SHARE",
-            "Momentum of sgd: the share of the direction of the step before that each step keeps. adamw ignores "
+            "Momentum of sgd: the share of the previous step's direction that each step keeps. adamw ignores "
             f"it.{_presets('momentum')}",
             least=0,
         ),
@@ -248,8 +248,9 @@ def command(
         float | None,
         _value(
             "SHARE",
-            "Decay of the teacher's weights, an exponential moving average (EMA): the share that it keeps at each "
-            f"step, 0 to 1; the rest comes from the student (Eq. 7 of the paper).{_presets('keep')}",
+            "Decay of the exponential moving average (EMA) by which the teacher is updated: the share of its own "
+            "weights that the teacher keeps at each step, 0 to 1. The rest comes from the student (Eq. 7 of the "
+            f"paper).{_presets('keep')}",
             least=0,
             most=1,
         ),
@@ -268,8 +269,8 @@ def command(
         float | None,
         _value(
             "PROBABILITY",
-            "Least probability, 0 to 1, of the teacher's best class for the point to be used as a pseudo-label. A "
-            f"lower value uses more points, of which more are wrong.{_presets('confidence')}",
+            "Least probability, 0 to 1, at which the teacher's best class for a point is used as its pseudo-label. "
+            f"A lower value gives more pseudo-labels, of which more are wrong.{_presets('confidence')}",
             least=0,
             most=1,
         ),
@@ -295,8 +296,8 @@ def command(
         bool | None,
         typer.Option(
             "--elastic/--no-elastic",
-            help="Distort the scenes that the student sees elastically, as augmentation. Short trainings do better "
-            "without.  [s3dis and scannet --elastic; small and few --no-elastic]",
+            help="Apply elastic distortion, an augmentation, to the scenes that the student sees. Short trainings do "
+            "better without.  [s3dis and scannet --elastic; small and few --no-elastic]",
             show_default=False,
         ),
     ] = None,
