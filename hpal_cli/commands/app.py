@@ -51,7 +51,7 @@ COMPLETE = "_HPAL_COMPLETE"
 """The environment variable that the scripts of completions/ set to ask for completions."""
 
 _EPILOG = """
-Exit status: 0 done, 1 could not (data, disk), 2 wrong usage, 130 interrupted, 141 broken pipe, 143 terminated.
+Exit status: 0 done, 1 failed (data or disk), 2 wrong usage, 130 interrupted, 141 broken pipe, 143 terminated.
 Every command also takes `--debug`, which shows the traceback of an error, and `--progress json`, which writes its
 messages on stderr as JSON for programs.
 """
