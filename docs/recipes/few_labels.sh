@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# A whole campaign on scenes that hold their truth, which answers for the chosen points alone:
+# A whole campaign on scenes with true labels, which an oracle looks up at the chosen points only:
 #
 #   few_labels.sh SCENES OUT [--answers N] [--seed S] [--rounds R] [--network MINUTES] [--also STORE]
 #
-# First some answers for surfaces that stand for all that look like them, then four rounds of what HMMU finds uncertain, a superpoint
-# at a time. After each round the answers are spread, which is the model of that round. In the end a forest learns from
-# all that was spread, and with --network two networks too, at the same time and for so many minutes; then all models answer
-# together. Two networks that start from other seeds err in other places, so their mean is better than one network that
-# trains on all cores.
-# --answers: in all, without it one point in a thousand. --also: another scenes store that the models predict.
-# OUT gets labels.zarr, spread.zarr (the answers spread over their own scenes), preds.zarr (the models on all scenes),
-# also.zarr, and results.csv.
+# Round 0 asks about superpoints that represent many others. Four more rounds (or --rounds R) ask about the superpoints
+# that HMMU finds uncertain. After each round the answers are spread to all points, which takes the place of a model.
+# In the end a forest is trained on the spread answers. With --network, two networks are trained on them too, both at the
+# same time and for so many minutes. The probabilities of all models are then combined. Two networks with different seeds
+# make different errors, so their mean is better than one network that is trained on all cores.
+# --answers: how many in all; without it, one for each thousand points of the training scenes. --also: another scenes
+# store, for which the models predict classes too.
+# OUT gets labels.zarr, spread.zarr (the spread answers), preds.zarr (what the models predict for all scenes of SCENES),
+# also.zarr (what they predict for --also), and results.csv.
 set -euo pipefail
 
 usage() { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -56,8 +57,9 @@ learn() { # train's options, then a name
 }
 networks=()
 [ "$minutes" = 0 ] || networks=(network-1 network-2)
-# together COMMAND: once for each network, with its name as the last word, all at the same time, each on its share of the
-# cores. Each is a group of processes (set -m), of which none is left when this script is stopped.
+# together COMMAND: runs COMMAND once for each network, with the network's name as the last word. All of these run at the
+# same time, each on its share of the cores. Each is a group of processes (set -m), of which none is left when this script
+# is stopped.
 together() {
 	local name pid pids=() threads=$((($(nproc) + 1) / 2))
 	[ ${#networks[@]} -gt 0 ] || return 0
