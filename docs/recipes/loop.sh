@@ -6,7 +6,7 @@
 # DATA     the raw scans: the folder that holds S3DIS's Area_1 ... Area_6, or ScanNet v2's scans/
 # RESULTS  where everything goes: scenes.zarr, which all campaigns share, and a folder RESULTS/NAME/seed-SEED for each
 #
-# The same call again goes on where it was stopped: a file that is there is not made anew. Every command is printed
+# If it was stopped, the same call continues: a file that exists is not made anew. Every command is printed
 # before it runs (stderr); the last output is a table of the rounds (stdout). Needs bash 4.4, python3 and hpal.
 #
 # These variables say what is run. Their defaults are the paper's.

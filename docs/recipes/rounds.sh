@@ -1,8 +1,8 @@
-# The rounds of a campaign on scenes that hold their truth, from no answer to all that are to be given. few_labels.sh and
-# study.sh source this file. They set
+# All rounds of a campaign on scenes with true labels, in which an oracle gives the answers. few_labels.sh and study.sh
+# source this file. They set
 #
 #   scenes, out   the scenes store; the folder that gets labels.zarr and spread.zarr
-#   answers       how many in all, one point in a thousand if empty
+#   answers       number of answers in all rounds; if empty, one for each thousand points
 #   rounds, seed  rounds after the first one; the seed of all that is drawn
 #   first_score   options of `hpal score` in the first round, which scores the scenes (array)
 #   score         and in the later ones, which score what was spread (array)

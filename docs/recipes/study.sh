@@ -7,8 +7,8 @@
 # RESULTS  gets study.csv, table.md and curves.png, and a folder for each campaign:
 #          rows/STRATEGY.PER/ANSWERS/seed-SEED/
 #
-# The same call again goes on where it was stopped: a campaign that is whole is not run again, and one that was killed
-# starts anew. Each worker keeps to one core. Needs bash 4.4, hpal, and a python3 that has matplotlib, like hpal's own.
+# If it was stopped, the same call continues: a campaign that has ended is not run again, and one that was killed starts
+# anew. Each worker keeps to one core. Needs bash 4.4, hpal, and a python3 that has matplotlib, like hpal's own.
 #
 # These variables say what is run:
 #

@@ -227,7 +227,7 @@ def command(
         str | None,
         _value(
             "X",
-            "Give each class the weight share^-X in the loss, where share is its part of the labels: none (0), "
+            "Give each class the weight share^-X in the loss, where share is its part of the labels. X is none (0), "
             f"sqrt (0.5) or a number from 0 to 2. Raise it if rare classes are not found.{_presets('class_weights')}",
         ),
     ] = None,
