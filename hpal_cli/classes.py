@@ -198,7 +198,7 @@ class ClassTable:
         for c in self._rows:
             code = c.code
             if code is None:
-                # Programs that do not read `codes` need a code, which must be none of another class.
+                # Programs that do not read `codes` need a `code`, and it must not be that of another class.
                 code = next(n for n in itertools.chain([c.id], itertools.count(MAX_CLASSES)) if n not in taken)
                 taken.add(code)
             row: dict[str, Any] = {"id": c.id, "name": c.name, "color": list(c.color), "code": code}
@@ -351,7 +351,7 @@ def _one_or_several(row: Mapping[str, Any], one: str, several: str) -> Any:
         ValueError: it says different things under both.
     """
     numbers = row.get(several)
-    # A store's row without a number has an empty list, and one that no file has.
+    # In a store, a class without a number has an empty list, and a `code` that no file has (`to_json`).
     if one in row and numbers and not (isinstance(numbers, list) and numbers[0] == row[one]):
         raise ValueError(f"its {one!r} is not the first of its {several!r}")
     return row.get(several, row.get(one))

@@ -94,7 +94,7 @@ def at_a_terminal(words: Sequence[str], cwd: Path, env: dict[str, str]) -> Done:
 
 @contextlib.contextmanager
 def cut_at(step: int) -> Iterator[None]:
-    """A training in the block is interrupted at that step, and must be."""
+    """Within the block, a training is interrupted at that step. It is an error if none was."""
     from hpal_cli.training.train import _Run
 
     learn = _Run._step
@@ -142,13 +142,13 @@ class Call:
         self.pid = int(self._answers.readline())
 
     def wait(self, seconds: float = 120) -> int:
-        """Its status, -9 if it was killed."""
+        """Waits for the end of the call; returns its status, -9 if it was killed."""
         self._server.settimeout(seconds)
         with self._server, self._answers:
             return int(self._answers.readline())
 
     def hang_up(self) -> None:
-        """Its whole group is killed."""
+        """Kills the whole process group of the call."""
         self._answers.close()
         self._server.close()
 
@@ -219,7 +219,8 @@ def scenes(office: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_scenes(office: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same rooms on another grid: other points under the same names, so their row numbers mean nothing here."""
+    """The same rooms on another grid: other points under the same names, so row numbers of one store mean nothing in
+    the other."""
     path = tmp_path_factory.mktemp("scenes") / "other.zarr"
     prepare(office, path, val=[VAL], grid=0.3)
     return path

@@ -1,8 +1,9 @@
 """`python fork_server.py SOCKET`: calls of `hpal` in processes that are forked from one that has imported everything.
 
 A request is a line of JSON, the words, the folder and the environment of a call, with its three streams as descriptors.
-The answers are two lines: the id of its process, which leads a group, and its status, negative for a signal. Whoever
-hangs up before that kills the group. The server ends with its stdin, and then removes the socket's folder.
+The answer is two lines: the id of the call's process, which leads a process group, and the call's exit status, negative
+for a signal. If a client hangs up before the second line, the server kills the group. The server ends with its stdin,
+and then removes the socket's folder.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def begin() -> Callable[[], None]:
-    """Counts from now on, if it is asked for. What it returns writes down what was counted."""
+    """Counts from now on, if HPAL_COVERAGE is set. Returns a function that writes down what was counted."""
     counter = _counter()
     if counter is None:
         return lambda: None

@@ -13,7 +13,7 @@ LEVELS = ((0.1, 0.1), (0.5, 0.01), (1.0, 0.001))
 
 
 def plain_scores(prob: np.ndarray, xyz: np.ndarray, unit: float) -> list[float]:
-    """One point after the other; voxels are dictionaries."""
+    """Computes HMMU for one point after the other; voxels are dictionaries."""
     rows = [[float(v) for v in row] for row in prob]
     total = [gap(row) for row in rows]
     for level, weight in LEVELS:

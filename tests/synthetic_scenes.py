@@ -137,7 +137,7 @@ def first_of_each(one: Room, classes: Sequence[int] = range(len(CLASSES))) -> li
 
 
 class Noted(Silent):
-    """What a person would have been told."""
+    """A monitor that keeps the messages that a person would see."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -128,7 +128,7 @@ def test_every_bit_of_a_chunk(tmp_path: Path) -> None:
 
 
 def test_through_the_commands(stores: Path, tmp_path: Path) -> None:
-    """One line, with the store and the scene; nothing is written."""
+    """The error is one line with the store and the scene, and nothing is written."""
     copy = Path(shutil.copytree(stores / "predictions.zarr", tmp_path / "p.zarr"))
     name = PredictionStore(copy).table[0].name
     chunk = copy / "scenes" / name / "prob" / "c" / "1" / "0"
@@ -164,7 +164,7 @@ def test_an_array_that_no_table_knows(stores: Path, tmp_path: Path) -> None:
 def test_stores_without_checksums_are_read(
     stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Earlier versions wrote none."""
+    """Earlier versions wrote no checksums."""
 
     def without(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> zarr.Array:
         codec = zarr.codecs.BloscCodec(typesize=dtype.itemsize, cname="zstd", clevel=1, shuffle="shuffle")
@@ -195,7 +195,7 @@ def test_stores_without_checksums_are_read(
 
 
 def test_chunks_of_other_shapes(tmp_path: Path) -> None:
-    """Of other programs: shards of several chunks, and chunks that have not all columns. The array is named."""
+    """Other programs write shards of several chunks, and chunks without all columns. The error names the array."""
     values = np.arange(4000, dtype=np.float64).reshape(1000, 4)
     with envelope.create(tmp_path / "s.zarr", "labels", {}, overwrite=False) as (root, _):
         for name, how in (("shards", {"chunks": (50, 4), "shards": (500, 4)}), ("columns", {"chunks": (500, 2)})):
@@ -301,7 +301,7 @@ def test_an_optional_array_does_not_vanish(stores: Path, tmp_path: Path) -> None
 
 
 def test_the_checksum_of_the_specification(tmp_path: Path) -> None:
-    """With the example of docs/formats.md."""
+    """The example of docs/formats.md has the checksum that it shows."""
     group = zarr.open_group(str(tmp_path), mode="w", zarr_format=3)
     envelope.write_attributes(group, {"offset": [1.0, -2.5], "a": {"ä": True}})
     text = '{"a":{"ä":true},"offset":["1.0","-2.5"]}'

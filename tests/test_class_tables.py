@@ -98,7 +98,8 @@ def test_the_rest(tmp_path: Path, number: int) -> None:
 
 
 def test_a_class_without_a_las_number_takes_none(tmp_path: Path) -> None:
-    """Its id once was its number: `other`, with the id 2, took all the ground."""
+    """The id of such a class was once taken for its LAS number: `other`, with the id 2, got all points of the
+    ground."""
     rows = [
         {"id": 0, "name": "building", "las": 6},
         {"id": 1, "name": "vegetation", "las": 5},

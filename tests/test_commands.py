@@ -248,7 +248,7 @@ def test_bad_input_gets_one_line(bench: Path, call: str, status: int, words: str
 
 
 def test_label_refuses_a_table_with_a_wrong_answer(bench: Path, tmp_path: Path) -> None:
-    """One wrong row, and nothing of the table is taken."""
+    """If one row is wrong, no row of the table is taken."""
     table = tmp_path / "answers.csv"
     scene = SceneStore(bench / "scenes.zarr").table[0].name
     good = f"{scene},3,0,0,0,1,0.5,wall,floor,0.5,wall\n"
@@ -388,7 +388,7 @@ def test_absurd_levels_are_warned_of(bench: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(bench: Path, tmp_path: Path, number: int, status: int) -> None:
-    """While it waits for the rest of its input; nothing is left of the output that it was to write."""
+    """A command is interrupted while it waits for the rest of its input. It leaves nothing of its output."""
     data = (bench / "scores.ply").read_bytes()
     process = subprocess.Popen(
         [sys.executable, "-m", "hpal_cli", "select", "--no-fds", "--budget", "3", "-o", "x.ply"],
@@ -428,7 +428,7 @@ main()
 
 
 def wait_until_idle(pid: int) -> None:
-    """Until a process has used no processor time for 0.6 s: it waits for input."""
+    """Waits until a process has used no processor time for 0.6 s, since it then waits for input."""
     used, since, end = None, time.monotonic(), time.monotonic() + 30
     while time.monotonic() < end:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() if os.path.exists("/proc") else []
@@ -539,7 +539,7 @@ def test_the_command_layer_imports_nothing_heavy_at_module_level() -> None:
 
 
 def test_no_module_loads_scipy_before_it_computes_with_it() -> None:
-    """Loading it takes a third of a second, in each of the processes of --jobs too, and many calls do not need it."""
+    """Loading scipy takes a third of a second, also in each process of --jobs, and many calls do not need it."""
     for path in MODULES:
         names = {name.split(".")[0] for name in imports_of(path, anywhere=False)}
         assert not names & {"scipy", "sklearn"}, path

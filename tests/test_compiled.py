@@ -120,7 +120,7 @@ def test_a_folder_that_others_can_write_to(home: Path, tmp_path: Path, mode: int
 
 
 def test_no_home_and_no_place_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """It is said why, and whoever asked takes the slower way."""
+    """The reason is given, and the caller takes the slower way."""
 
     def none() -> Path:
         raise RuntimeError("no home")

@@ -258,7 +258,7 @@ def of_a_grid(x: float, y: float, z: float, *, step: float = 0.04, missing: floa
 @pytest.mark.parametrize("missing", [0.0, 0.1])
 @pytest.mark.parametrize("pixel", [0.006, 0.01, 0.013, 0.04])
 def test_a_sheet_is_closed_where_points_are_as_dense_as_the_grid(pixel: float, missing: float) -> None:
-    """And what lies under it does not shine through."""
+    """What lies under the sheet does not shine through."""
     sheet, under = of_a_grid(4, 3, 0.7, missing=missing), of_a_grid(4, 3, 0, step=0.02)
     for xyz, grey in ((sheet, 50), (np.vstack([sheet, under]), 50)):
         rgb = np.zeros((len(xyz), 3), np.uint8)

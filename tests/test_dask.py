@@ -446,7 +446,7 @@ def test_ctrl_c_cancels(cluster: Cluster, workers: Workers, tmp_path: Path) -> N
 def test_a_command_that_is_killed(
     cluster: Cluster, workers: Workers, bucket: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it has left on object storage is removed by the next one."""
+    """What a killed command has left on object storage is removed by the next command."""
     store = synthetic_scenes(tmp_path / "rooms.zarr", rooms(26))
     scheduler = f"file:{workers.file}"
     command = subprocess.Popen(

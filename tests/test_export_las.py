@@ -224,7 +224,7 @@ def test_a_file_without_labels_or_header_fields_of_its_own(tmp_path: Path) -> No
 
 
 class Counting(Silent):
-    """Adds up what it is told."""
+    """Adds up the numbers of points that it is told."""
 
     def __init__(self) -> None:
         self.total = self.done = 0
@@ -410,7 +410,7 @@ def test_every_file_comes_back_whatever_scenes_its_points_went_to(
 
 
 def test_a_table_with_las_codes_of_its_own(tmp_path: Path) -> None:
-    """Read and written by them; the store keeps the person's numbers."""
+    """Classes are read and written by these codes, and the store keeps the numbers that the person gave."""
     las = laspy.create(point_format=6, file_version="1.4")
     las.x, las.y, las.z = np.random.default_rng(0).random((3, 60)) * 9
     las.classification = np.repeat([2, 6, 1], 20)
@@ -430,7 +430,7 @@ def test_a_table_with_las_codes_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_table_that_numbers_from_zero_is_not_that_of_las(tmp_path: Path) -> None:
-    """0 and 1 would say "not classified" of what was predicted."""
+    """In LAS, 0 and 1 mean "not classified", which would be wrong for points whose class was predicted."""
     las = laspy.create(point_format=6, file_version="1.4")
     las.x, las.y, las.z = np.random.default_rng(0).random((3, 60)) * 9
     las.write(str(tmp_path / "a.las"))

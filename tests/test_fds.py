@@ -400,7 +400,7 @@ def test_suppression_does_not_cross_scenes(tmp_path: Path) -> None:
 
 
 def test_only_picks_suppress(tmp_path: Path) -> None:
-    """A chain of alike points 0.19 apart: the dropped second one does not drop the third."""
+    """In a chain of alike points 0.19 apart, the second is suppressed, and so does not suppress the third."""
     chain = np.array([[0, 0, 0], [3, 0, 0], [6, 0, 0], [9, 0, 0]])
     clouds = [Cloud("a", chain, np.ones((4, 4), np.int64), np.array([0.9, 0.8, 0.7, 0.6]))]
     store = stored(clouds, tmp_path / "p.zarr")

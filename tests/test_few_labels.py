@@ -79,7 +79,7 @@ def write_spread(
 
 
 def mostly_right(truth: np.ndarray) -> np.ndarray:
-    """Nine tenths for the true class; where there is none, and for every fifth point, nothing is known."""
+    """Gives the true class the probability 0.9. Nothing is known of points without one, and of every fifth point."""
     prob = np.full((len(truth), 13), 0.1 / 12)
     prob[np.arange(len(truth)), truth] = 0.9
     prob[truth < 0] = prob[::5] = 1 / 13

@@ -471,7 +471,8 @@ def test_it_repeats_to_the_byte_and_follows_its_seed(campaign: Campaign, checkpo
 
 
 def test_from_a_spread_or_from_answers(campaign: Campaign, forest: Forest, tmp_path: Path) -> None:
-    """What `hpal spread --alike` made is what training makes by itself."""
+    """A forest trained on the store of `hpal spread --alike` predicts mostly the same classes as one without that
+    store, for which the training spreads the answers itself."""
     found = campaign.spread(tmp_path / "s.zarr", alike=True)
     told = train_forest(campaign.store, campaign.labels, spread=found)
     for scene in campaign.store.table:

@@ -191,7 +191,7 @@ def test_order_of_points_does_not_matter() -> None:
 
 
 def test_cells_that_rounding_takes_out_of_one_another() -> None:
-    """A double just below a border of the coarse level may be divided up to one of the fine level."""
+    """Just below a border of the coarse level, the division by the fine edge may round up to the border."""
     fine, coarse = 0.7, 2.1
     border = np.arange(1, 4000) * coarse
     near = np.concatenate([border, np.nextafter(border, 0), np.nextafter(border, 9e9)])
@@ -324,7 +324,7 @@ def every_strategy(prob: np.ndarray, xyz: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_scores_are_in_0_1(dtype: type) -> None:
-    """Also at the ends: the surest point is exactly at most as sure as sure can be."""
+    """Rounding leads outside of this range neither for the surest point nor for the least sure one."""
     rng = np.random.default_rng(3)
     sharp = np.vstack([np.eye(13), np.full((1, 13), 1 / 13), softmax(rng.normal(0, 40, (200, 13)))]).astype(dtype)
     xyz = rng.uniform(-5, 5, (len(sharp), 3))

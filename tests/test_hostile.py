@@ -139,7 +139,7 @@ def test_a_table_that_cannot_be(scenes: Path) -> None:
 
 
 def test_commands_that_write_a_file_a_scene(scenes: Path, predictions: Path, tmp_path: Path) -> None:
-    """With a name that leads out, each of them writes nothing at all."""
+    """If a scene's name leads out of the output folder, each of these commands writes nothing at all."""
     work = tmp_path / "a" / "b"
     work.mkdir(parents=True)
     scored = run_hpal("score", predictions, "-q").out
@@ -313,7 +313,7 @@ def read(path: Path) -> None:
 
 
 def test_an_archive_that_would_fill_the_memory(tmp_path: Path) -> None:
-    """128 MB of zeros in 128 KB; NumPy would take them."""
+    """An archive of 128 KB holds 128 MB of zeros, which NumPy would read."""
     path = tmp_path / "bomb.npz"
     header = io.BytesIO()
     shape = (1 << 24, 1)
@@ -485,7 +485,7 @@ def test_a_list_of_less_than_nothing(tmp_path: Path, text: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_files_damaged_at_random(tmp_path: Path, seed: int) -> None:
-    """Each is read, or refused in one line."""
+    """Each damaged file is read, or refused in one line."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     xyz = numbers.random((60, 3))
     np.savez_compressed(tmp_path / "a.npz", xyz=xyz, label=numbers.integers(0, 3, 60))
@@ -615,7 +615,7 @@ def test_names_without_an_end(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_what_fails_in_the_middle_leaves_nothing(scenes: Path, predictions: Path, tmp_path: Path) -> None:
-    """Neither empty folders nor an empty file of metrics; and the metrics of the model that stays, stay."""
+    """Neither empty folders nor an empty file of metrics are left. A model that stays keeps its metrics."""
     scored = run_hpal("score", predictions, "-q").out
     (tmp_path / "c.ply").write_bytes(run_hpal("select", "--budget", "4", "--no-fds", "-q", stdin=scored).out)
     for store, name in ((scenes, "s.zarr"), (predictions, "p.zarr")):

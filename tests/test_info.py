@@ -44,7 +44,7 @@ def lines(path: Path) -> list[str]:
 
 
 def test_the_installation() -> None:
-    """All that a report of a fault needs; every dependency and every C source is in it."""
+    """It has all that a report of a fault needs, among it every dependency and every C source."""
     found = info(Path("--version"))
     root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]

@@ -137,14 +137,14 @@ def start(args: tuple[str, ...], cwd: Path) -> Call:
 
 
 def finish(args: tuple[str, ...], cwd: Path) -> float:
-    """Lets it end well; seconds."""
+    """Waits until the command ends without an error; returns the seconds that it took."""
     begin = time.monotonic()
     assert start(args, cwd).wait() == 0, args
     return time.monotonic() - begin
 
 
 def kill_after(args: tuple[str, ...], cwd: Path, seconds: float) -> bool:
-    """Whether it was killed, and had not ended before."""
+    """Kills the command after a time; returns whether it was killed before it ended."""
     call = start(args, cwd)
     time.sleep(seconds)
     with contextlib.suppress(ProcessLookupError):

@@ -114,7 +114,7 @@ def test_surfaces_have_no_holes_and_right_is_right() -> None:
 
 
 def test_without_colour_height_shows_and_intensity_does_not() -> None:
-    """In every round: scenes have intensity and predictions do not."""
+    """So clips look alike in every round: scenes have intensity, and predictions do not."""
     hill = sheet(2, 0)
     hill[:, 2] = hill[:, 0] / 4
     noise = np.random.default_rng(0).uniform(0, 900, len(hill))

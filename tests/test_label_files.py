@@ -234,7 +234,7 @@ def test_a_point_in_two_scenes_is_refused_unless_the_file_is_named(tmp_path: Pat
 
 @pytest.mark.parametrize("whole", ["grid", "original", "some"])
 def test_rooms_that_share_a_wall(whole: str, tmp_path: Path) -> None:
-    """The points of two scenes lie among each other, and each goes to its own."""
+    """The points of two scenes lie among each other, and each answer goes to the right scene."""
     rng = np.random.default_rng(0)
     for name in "ab":
         write_ply(tmp_path / "raw" / f"{name}.ply", rng.random((400, 3)) * [0.5, 0.5, 0.02], {"label": np.zeros(400)})

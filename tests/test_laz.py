@@ -236,7 +236,7 @@ def test_a_part_of_a_copc_has_its_octree(tmp_path: Path) -> None:
 
 
 def test_an_octree_that_is_not_the_files_own_is_left_out(tmp_path: Path) -> None:
-    """As programs leave it that write the points anew and copy all records."""
+    """Programs that write the points anew and copy all records leave such an octree."""
     raw = some_laz(tmp_path / "a.copc.laz", copc=True)
     prepare(raw, tmp_path / "s.zarr", grid=100.0, classes=LOW)
     assert read(raw).notes == ["its octree is not that of its points: results are written as plain LAZ"]

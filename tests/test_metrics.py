@@ -48,7 +48,7 @@ def test_rows_are_the_truth() -> None:
 
 
 def test_absent_classes_are_left_out() -> None:
-    """Neither in truth nor in prediction: not 0, not 1, but no part of the mean. Predicted only: 0, and part of it."""
+    """A class in neither truth nor prediction is no part of the mean. A class that is only predicted counts as 0."""
     truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 3])
     found = Metrics.from_confusion(confusion_matrix(truth, predicted, 6))
     np.testing.assert_array_equal(np.isnan(found.iou), [False, False, True, False, True, True])

@@ -45,7 +45,7 @@ def following(text: str) -> str:
 
 @pytest.fixture
 def folder(scenes: Path, tmp_path: Path) -> Path:
-    """With blanks in its name, and in that of the store."""
+    """A folder with blanks in its name, which holds a store with blanks in its name."""
     home = tmp_path / "my work"
     home.mkdir()
     shutil.copytree(scenes, home / "the scenes.zarr")
@@ -103,7 +103,7 @@ def test_two_rounds_of_nothing_but_what_is_said(folder: Path) -> None:
 
 
 def test_rounds_with_superpoints(tmp_path: Path) -> None:
-    """A superpoint at a time, spread after each round, and a forest at the end."""
+    """Each answer is for a superpoint, answers are spread after each round, and a forest is trained at the end."""
     synthetic_scenes(tmp_path / "my rooms.zarr", rooms())
     step = following(ok("hpal superpoints 'my rooms.zarr' --jobs 1", tmp_path))
     assert step == "hpal score 'my rooms.zarr' --strategy diverse | hpal select"

@@ -139,7 +139,7 @@ def test_heights_run_from_low_to_high() -> None:
 
 @pytest.mark.parametrize("block", [1, 999, 4096])
 def test_blocks_make_no_difference(block: int, tmp_path: Path) -> None:
-    """Of points at equal depth, too."""
+    """The size of the blocks does not change the picture, even if points lie at equal depth."""
     xyz = np.round(room(noise=0.0).xyz, 2)
     xyz = np.vstack([xyz, xyz])
     layer = Layer("rows", lambda rows: np.stack([rows % 256, rows // 256, 0 * rows], axis=1).astype(np.uint8))
@@ -212,7 +212,7 @@ def test_eval_with_random_answers_draws_what_was_predicted(hpal: Hpal, tmp_path:
 
 
 def test_spread_draws_without_any_truth_or_colour(hpal: Hpal, tmp_path: Path) -> None:
-    """With points that nothing is known of, and a unit."""
+    """Nothing is known of some of the points, and their unit is not the metre."""
     one = room("north/a")
     one = Room(one.name, one.xyz * 1000, one.label)
     far = face((9000, 0, 0), (500, 0, 0), (0, 500, 0), 40)

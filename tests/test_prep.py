@@ -154,7 +154,7 @@ def test_loose_files_of_the_folder_that_was_given(folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("kept", [0, 1 << 30])
 def test_files_of_a_scene_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
-    """What one of them has is kept, and each comes back with what it had."""
+    """Columns that only one of the files has are kept, with empty values for the points of the others."""
     monkeypatch.setattr(column_buffer.ColumnBuffer.__init__, "__defaults__", (kept,))
     xyz, label = cloud(0)
     red = {name: np.full(300, n) for n, name in enumerate(("red", "green", "blue"), 1)}
@@ -194,7 +194,7 @@ def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
 def test_a_file_that_fails_leaves_nothing_in_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
-    """Neither its points nor its columns, however many blocks of it were read."""
+    """Neither points nor columns of the file stay, however many blocks of it were read."""
     monkeypatch.setattr(number_table, "ROWS", 100)
     monkeypatch.setattr(number_table, "_PIECE", 1 << 11)
     good, bad = ("b", "a") if first else ("a", "b")
@@ -211,7 +211,7 @@ def test_a_file_that_fails_leaves_nothing_in_tiles(
 
 
 def test_labels_that_come_later_are_noticed(tmp_path: Path) -> None:
-    """A file beside a scene is part of it, also where it was not there before."""
+    """A label file beside a scene is part of it, even if it was not there at the first call."""
     folder = tmp_path / "sequences/00"
     (folder / "velodyne").mkdir(parents=True)
     for n in range(2):

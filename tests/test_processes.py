@@ -153,7 +153,7 @@ def test_batches_made_ready_are_those_of_the_steps(scenes: Path) -> None:
 
 @pytest.mark.parametrize("inputs", ["points", "superpoints"])
 def test_any_number_of_workers_makes_the_same_model(scenes: Path, tmp_path: Path, inputs: str) -> None:
-    """To the byte, a resumed run included: a batch is a function of the seed and the step."""
+    """Models, also those of resumed runs, are equal to the byte, since a batch depends only on seed and step."""
     settings = replace(
         PRESETS["small"], batch=2, max_voxels=1500, voxel=0.15, steps=4, elastic=True, inputs=inputs
     )  # fmt: skip

@@ -118,7 +118,7 @@ def test_a_line_of_a_second_cloud_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("blank", ["\x0b", "\x1c", "\x85", "\xa0"])
 def test_blanks_around_the_number_of_points_of_a_second_cloud(tmp_path: Path, blank: str) -> None:
-    """Of which all but the first are blanks in text, and not in bytes."""
+    """All of these but the first are stripped from text as blanks, but not from bytes."""
     for between in (f"1{blank}\n", f"{blank}1\n", f"{blank}\n1\n"):
         path = tmp_path / "a.pts"
         path.write_text(f"1\n1 2 3 4\n{between}5 6 7 8\n", encoding="latin-1")
@@ -126,7 +126,7 @@ def test_blanks_around_the_number_of_points_of_a_second_cloud(tmp_path: Path, bl
 
 
 def test_a_number_of_points_that_is_longer_than_python_reads(tmp_path: Path) -> None:
-    """More than 4,300 digits."""
+    """Python refuses numbers of more than 4,300 digits."""
     digits = "9" * 5000
     with pytest.raises(HpalError, match=r"a\.pts: line 2 has 4 columns, expected 1"):
         read(write(tmp_path / "a.pts", f"{digits}\n1 2 3 4\n"))

@@ -575,7 +575,7 @@ def test_a_campaign_that_fails_is_said_and_run_again(bench: Bench) -> None:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A bench whose `hpal` is hpal."""
+    """A bench whose `hpal` is the real one."""
     bench = Bench(tmp_path_factory.mktemp("recipes"))
     put_quick_hpal(bench.folder)
     return bench

@@ -51,7 +51,7 @@ def cells(xyz: np.ndarray, edge: float = 0.5) -> np.ndarray:
 
 
 def test_neighbours_are_others() -> None:
-    """Also among more coincident points than are asked for."""
+    """A point is not its own neighbour, even if more points coincide with it than neighbours are asked for."""
     xyz = np.concatenate([np.zeros((30, 3)), np.random.default_rng(0).random((300, 3))])
     near = np.concatenate([n for _, n in neighbours(xyz, 10)])
     assert near.shape == (330, 10)
@@ -227,7 +227,7 @@ def test_redal_ties_are_by_scene_and_region() -> None:
 
 @pytest.mark.parametrize("features", [0, 4])
 def test_features_of_zeros_are_one_cluster(features: int) -> None:
-    """All in one cluster, so each visit costs: 0.51 * 0.95 is less than 0.5 * 1 would have been."""
+    """All regions are in one cluster, so each visit lowers the weight: 0.51 * 0.95 is less than 0.5 * 1."""
     scene = regions([0.52, 0.51, 0.3, 0.0], np.zeros((4, features)))
     assert ranking(redal.rank_regions([scene])) == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert redal.clusters(scene.feature, 400, 0).tolist() == [0] * 4

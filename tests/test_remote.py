@@ -138,7 +138,7 @@ def test_readers_refuse_until_everything_is_written(memory: RemotePath) -> None:
 
 
 def write_twice(root: zarr.Group) -> None:
-    """Fails at the second."""
+    """Writes an array twice, which fails at the second time."""
     for _ in range(2):
         envelope.write_array(root, "x", np.arange(3))
 
@@ -595,7 +595,7 @@ def test_what_needs_a_disk_is_refused(s3: RemotePath, scenes: Path, tmp_path: Pa
 
 
 def test_a_part_of_nuscenes_is_refused(memory: RemotePath, tmp_path: Path) -> None:
-    """Its labels would be missing."""
+    """The labels of such a part would be missing."""
     key = f"{memory.key}/set/samples/LIDAR_TOP/a.pcd.bin"
     memory.objects.put(key, b"\0" * 200)
     with pytest.raises(HpalError, match=r"give the whole of it: memory://tests/.*/set$"):
@@ -607,7 +607,7 @@ def below(folder: RemotePath) -> list[RemotePath]:
 
 
 def require_same_bytes(here: Path, there: RemotePath) -> None:
-    """All files but the root's `zarr.json`, whose history has the names."""
+    """Compares all files but the root's `zarr.json`, whose history has the names of the stores."""
     names = {file.relative_to(here).as_posix(): file for file in here.rglob("*") if file.is_file()}
     found = [
         one["path"].removeprefix(f"{there.key}/") for batch in there.objects.list(f"{there.key}/") for one in batch

@@ -225,7 +225,7 @@ def test_a_folder_is_looked_into_once_for_many_files(tmp_path: Path, monkeypatch
 def test_long_work_that_was_killed_after_the_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
-    """What lies at the name of the unfinished work is then the old store, and nothing to go on with."""
+    """At the name of the unfinished work there is then the old store, which no call can resume."""
     needs_exchange(tmp_path)
     path = tmp_path / "s.zarr"
     write(path, "old")

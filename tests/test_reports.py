@@ -155,7 +155,7 @@ def events(err: str) -> list[dict[str, Any]]:
 
 
 def test_progress_for_programs(bench: Path, tmp_path: Path) -> None:
-    """Wherever the option stands; it is no part of the history, so the same bytes come out."""
+    """`--progress` may stand anywhere. It is no part of the history, so the output has the same bytes."""
     plain = run_hpal("score", "preds.zarr", "--levels", "1,10", cwd=bench)
     for words in (
         ("--progress", "json", "score", "preds.zarr", "--levels", "1,10"),

@@ -214,7 +214,7 @@ def test_each_superpoint_is_asked_about_once_in_its_middle(predicted: Predicted,
 
 
 def test_the_torn_board_is_asked_about_first(predicted: Predicted) -> None:
-    """By superpoint; point by point it is not even among the first hundred."""
+    """This holds if superpoints are scored. Scored point by point, the board is not among the first hundred."""
     found = selected(scored(predicted.path, by_superpoint()), budget="1", store=predicted.predictions)
     scene, row = int(found.rows["scene"][0]), int(found.rows["index"][0])
     assert (predicted.store.table[scene].name, predicted.rooms[scene].label[row]) == ("b", BOARD)

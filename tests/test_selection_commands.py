@@ -57,7 +57,7 @@ def test_a_slurm_array_scores_its_part_and_select_merges_them(predictions: Path,
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="there is no `script` to make a terminal with")
 def test_parts_at_a_terminal_have_names_of_their_own(predictions: Path, tmp_path: Path) -> None:
-    """And what to type next is said for all of them."""
+    """The command to type next, which hpal prints, names all parts."""
     import shlex
     import sys
 

@@ -223,7 +223,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 
 
 def test_an_answer_is_never_overruled(campaign: Campaign, tmp_path: Path) -> None:
-    """Nor is one of two in the same superpoint, nor by a model that is sure of another class."""
+    """This holds for two answers in the same superpoint, and against a model that is sure of another class."""
     of = open_superpoints(campaign.store).partition(campaign.store.table[0])
     here = np.flatnonzero(of == np.bincount(of).argmax())[:3]
     given = [(int(here[0]), TABLE), (int(here[1]), BOARD), (int(here[2]), BOARD)]

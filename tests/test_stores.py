@@ -477,7 +477,7 @@ def test_what_is_being_written_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can tell there what is being written: all of it stays."""
+    """Without locks nobody can tell what is still being written, so all unfinished files stay."""
     kill_a_writer_of(tmp_path / "p.zarr")
     before = names(tmp_path)
 
@@ -495,7 +495,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_sweep_between_making_the_lock_and_taking_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
 ) -> None:
-    """The writer takes another name, for the sweep removes, or has removed, the first."""
+    """The writer takes another name, since the sweep removes the file of the first one, or has removed it."""
     flock, swept = fcntl.flock, []
 
     def late(held: int, how: int) -> None:

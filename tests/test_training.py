@@ -87,7 +87,7 @@ def test_a_labelled_point_acts_wherever_it_lies_in_its_voxel() -> None:
 
 
 def test_an_unsure_answer_teaches_nothing(store: SceneStore, tmp_path: Path) -> None:
-    """Neither as a label nor through the teacher's guess."""
+    """The point is learned from neither as a label nor by a pseudo-label of the teacher."""
     student = torch.zeros(3, 2, requires_grad=True)
     sure = torch.tensor([[9.0, 0.0]] * 3)
     for consistency in ("none", "kl"):

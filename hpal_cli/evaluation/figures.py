@@ -107,11 +107,11 @@ def figure_of(width: float, height: float, *, columns: int = 1, dpi: int = 120) 
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG."""
+    """Writes a figure as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    # `figure.savefig` goes through all of it twice, which only a layout needs that depends on what was drawn.
+    # `figure.savefig` draws every figure twice, but only a layout that depends on what was drawn needs that.
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         figure.draw_without_rendering()
     # Without the program's version in it, the same numbers make the same bytes.

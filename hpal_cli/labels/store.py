@@ -290,7 +290,7 @@ class LabelStore:
         while True:
             names = self._names()
             # Another process may have added batches. What is new, and which rounds stand, depends on them, and the name
-            # below is only free if these are all.
+            # below is only free if `names` has all batches.
             if undoes is not None:
                 self._require_standing(undoes, self._batches(names))
             rows = _new(given, latest_of(self._batches(names))) if only_new else given
@@ -437,7 +437,8 @@ def _exists(path: Path) -> bool:
         if about is None:
             if not path.exists():
                 return False
-            # Another process may have begun between the two questions. If not, it is no store, as opening it says.
+            # Another process may have created the store between the two checks. If not, what is there is no store, and
+            # opening it will say so.
             about = envelope.attributes_of(path)
             if about is None:
                 return True

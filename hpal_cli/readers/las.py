@@ -43,8 +43,8 @@ _WAVEFORM_LAYERS = (9, 10)
 _EXTRA_BYTES = 14  # a layer for each byte
 _ANY_CHUNK_SIZE = 0xFFFFFFFF
 _LARGE_CHUNK = 1 << 20
-"""Points. The decompressor allocates a whole chunk, and if it cannot, the process ends; so larger chunks are
-checked."""
+"""A chunk of more points than this is refused if the file has fewer points than the chunk. The decompressor allocates a
+whole chunk, and if it cannot, the process ends."""
 
 IDENTIFIERS = slice(26, 94)
 """The bytes of a LAS header that hold system, software, day and year."""

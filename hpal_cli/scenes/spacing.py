@@ -90,8 +90,9 @@ class Measured(NamedTuple):
 def measured_spacing(
     reader: Reader, sources: Sequence[Source], options: Options, unit: float | None, monitor: Monitor
 ) -> Measured | None:
-    """Of some raw scenes, the first, the middle and the last that can be read: the median spacing and the longest edge;
-    None where nothing can be said. unit: metres in one unit of the coordinates, None: as the files say."""
+    """The median spacing and the longest edge of those of three raw scenes, the first, the middle and the last, that
+    can be read and have a spacing; None if there are none. unit: metres in one unit of the coordinates; None: what the
+    files say."""
     chosen = [sources[n] for n in sorted({0, len(sources) // 2, len(sources) - 1})]
     found: list[Measured] = []
     with monitor.task("measuring how far apart points lie", len(chosen)) as task:

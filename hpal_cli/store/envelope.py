@@ -469,7 +469,7 @@ def _metadata(group: zarr.Group, name: str, path: Path) -> dict[str, Any]:
     """The `zarr.json` of the array or group `name` of a group.
 
     Raises:
-        NotPlain: it does not exist, or no JSON object.
+        NotPlain: it does not exist, or is no JSON object.
         HpalError: the object store cannot be reached.
     """
     where = _where(group, name)

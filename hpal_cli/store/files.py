@@ -86,7 +86,8 @@ def _claimed(path: Path, ending: str, *, folder: bool) -> Iterator[Path]:
     """Yields a new temporary path beside `path`, and removes what is there at the end of the block.
 
     Meanwhile it holds a lock, which tells other processes that the path is in use and which ends with this process. The
-    lock is on a file beside a folder, but on a file itself, since a command may write thousands of files.
+    lock for a folder is on a file beside it. That for a file is on the file itself, since a command may write thousands
+    of files.
     """
     name, lock, held = _claim(path, ending, folder)
     try:

@@ -91,7 +91,7 @@ class Objects(ObjectStore):
         """The `zarr.json` of an array or a group, which never changes in a complete store.
 
         Raises:
-            NotPlain: it does not exist, or no JSON object.
+            NotPlain: it does not exist, or is no JSON object.
         """
         if name not in self._metadata:
             if len(self._metadata) >= _MAX_METADATA:

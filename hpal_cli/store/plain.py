@@ -138,7 +138,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """The `zarr.json` of an array or a group.
 
     Raises:
-        NotPlain: it does not exist, or no JSON object.
+        NotPlain: it does not exist, or is no JSON object.
     """
     try:
         metadata = json.loads((folder / "zarr.json").read_bytes())

@@ -142,8 +142,8 @@ class Place:
     tasks: Tasks
 
     def write(self, name: str, write: Callable[[zarr.Group, Path], Out]) -> Out:
-        """Writes the scene `name`, and returns what `write` returns, which is given the root group that the scene is to
-        be written to, and a folder for what does not fit into memory. If it writes nothing, it returns None."""
+        """Writes the scene `name`, and returns what `write` returns. `write` is given the root group that the scene is
+        to be written to, and a folder for what does not fit into memory. If `write` writes nothing, it returns None."""
         if not self.tasks.again:
             buffers = self.folder / BUFFERS / name
             try:

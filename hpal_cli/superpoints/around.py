@@ -80,7 +80,7 @@ def relief_totals(
     """(S, 12) about the places within `radius` metres of each of the positions `around`, which are compared with the
     plane in the same row. How many of the places that are parallel to the plane lie in each of nine ranges, between the
     8 `bounds`, from behind the plane to in front of it; how many places there are; how many of them are in front of the
-    last bound; how many are behind the second.
+    last bound; how many are behind the second bound.
 
     place, facing: (M, 3) positions and unit normals; around, centre, plane: (S, 3), where the plane is given by a
     position on it and its unit normal, which points to the front; parallel: cosine of two normals above which surfaces

@@ -71,7 +71,8 @@ def elastic(
 ) -> NDArray[np.float32]:
     """(N, 3) metres -> the same, moved by a smooth random field: normal noise on a lattice, blurred twice by a box of
     3 x 3 x 3, interpolated linearly, times `magnitude`. granularity: metres between lattice points, doubled until the
-    lattice around the points has at most `MAX_LATTICE_POINTS`, since a single stray point would need any amount."""
+    lattice around the points has at most `MAX_LATTICE_POINTS`, since one stray point could need a lattice of any
+    size."""
     low, high = bounds(xyz)
     while np.prod((high - low).astype(np.float64) / granularity + 3) > MAX_LATTICE_POINTS:
         granularity *= 2
