@@ -650,8 +650,7 @@ export class CloudView {
     }
   }
 
-  /** How many points of each tile are drawn from here, and how many are wanted once the camera is still; loads those that are
-   * missing. */
+  /** How many points of each tile are drawn from here, and how many are wanted once the camera is still. */
   choose(still) {
     const { cloud } = this, { step } = cloud.about;
     const focus = this.shared.uHasFocus.value ? this.shared.uFocus.value : null;
@@ -685,24 +684,28 @@ export class CloudView {
         tile.wanted = Math.max(tile.wanted, Math.min(tile.count, MIN_STILL_POINTS));
       }
     }
-    if (this.loading === 0 && still) {
-      // Tiles far from the camera are dropped if the browser holds too many points.
-      let held = cloud.tiles.reduce((sum, tile) => sum + tile.loaded, 0);
-      for (const tile of held > MAX_LOADED ? [...cloud.tiles].sort((a, b) => b.distance(eye) - a.distance(eye)) : []) {
-        if (held <= MAX_LOADED / 2 || tile.loaded < 2 * tile.wanted) continue;
-        held -= tile.loaded - tile.wanted;
-        tile.shrink(tile.wanted);
-        tile.drawn = Math.min(tile.drawn, tile.loaded);
-        tile.points.geometry.setDrawRange(0, tile.drawn);
-      }
-      // Missing points are loaded in small batches, the nearest first, so that no picture waits for them.
-      let count = 0;
-      const more = cloud.tiles
-        .filter((tile) => tile.wanted > 1.05 * tile.loaded + 50 || (tile.wanted === tile.count && tile.loaded < tile.count))
-        .sort((a, b) => Number(b.close) - Number(a.close) || a.distance(eye) - b.distance(eye))
-        .filter((tile) => (count += tile.wanted - tile.loaded) < BATCH || count === tile.wanted - tile.loaded);
-      if (more.length) this.fill(cloud, more).then(() => this.touch(), () => {});
+  }
+
+  /** Loads points that are wanted and missing. Called after a picture, so that no picture waits for them. */
+  loadMissing() {
+    const { cloud } = this, eye = this.camera.position;
+    if (this.loading > 0) return;
+    // Tiles far from the camera are dropped if the browser holds too many points.
+    let held = cloud.tiles.reduce((sum, tile) => sum + tile.loaded, 0);
+    for (const tile of held > MAX_LOADED ? [...cloud.tiles].sort((a, b) => b.distance(eye) - a.distance(eye)) : []) {
+      if (held <= MAX_LOADED / 2 || tile.loaded < 2 * tile.wanted) continue;
+      held -= tile.loaded - tile.wanted;
+      tile.shrink(tile.wanted);
+      tile.drawn = Math.min(tile.drawn, tile.loaded);
+      tile.points.geometry.setDrawRange(0, tile.drawn);
     }
+    // In small batches, the nearest first.
+    let count = 0;
+    const more = cloud.tiles
+      .filter((tile) => tile.wanted > 1.05 * tile.loaded + 50 || (tile.wanted === tile.count && tile.loaded < tile.count))
+      .sort((a, b) => Number(b.close) - Number(a.close) || a.distance(eye) - b.distance(eye))
+      .filter((tile) => (count += tile.wanted - tile.loaded) < BATCH || count === tile.wanted - tile.loaded);
+    if (more.length) this.fill(cloud, more).then(() => this.touch(), () => {});
   }
 
   draw() {
@@ -781,6 +784,7 @@ export class CloudView {
       this.stillTimer = setTimeout(() => this.touch(), STILL_AFTER + 5);
     }
     this.onFrame(this);
+    if (still) this.loadMissing();
     for (const done of this.awaited.splice(0)) done();
   }
 
