@@ -18,8 +18,8 @@ demo: $(VENV)/installed  ## the main job: a small campaign on synthetic rooms
 # COVERAGE=1: the lines of hpal that run while COUNTED are tested are counted, and their share is printed. Before Python
 # 3.12 counting doubles the time, so these are the files that reach many lines in little of it; none of them: all.
 COVERAGE ?=
-COUNTED ?= info stream stores selection_commands label_files label_log class_tables metrics hmmu reports export prep \
-	spread superpoints
+COUNTED ?= info stream stores selection_commands label_files label_log class_tables metrics strategies hmmu reports \
+	export prep spread superpoints
 LINES := $(abspath .cache/lines)
 COUNTING = HPAL_COVERAGE=$(LINES) HPAL_COUNTED="$(COUNTED)" PYTHONPATH=$(abspath tests) \
 	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')

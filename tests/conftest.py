@@ -232,7 +232,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def prediction_attributes(store: SceneStore) -> dict[str, Any]:
-    """The root attributes of predictions of these scenes that nobody made."""
+    """The root members of predictions of these scenes that nobody made."""
     return {**metadata_of(store), "scenes": store.table.to_json(), "history": []}
 
 

@@ -212,7 +212,7 @@ def test_a_scale_that_is_none(tmp_path: Path) -> None:
     for value in (0, -1, "wide", True):
         meta["attributes"]["hpal"]["scale"] = value
         (tmp_path / "s.zarr/zarr.json").write_text(json.dumps(meta))
-        with pytest.raises(HpalError, match=r"its root attribute scale is .*, and no number above zero"):
+        with pytest.raises(HpalError, match=r"its root member scale is .*, and no number above zero"):
             SceneStore(tmp_path / "s.zarr")
 
 

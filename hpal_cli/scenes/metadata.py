@@ -1,4 +1,4 @@
-"""Reads and writes the root attributes by which every store describes its scenes: classes, table, unit and history."""
+"""Reads and writes the root members by which every store describes its scenes: classes, table, unit and history."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Metadata(NamedTuple):
 
 
 def read_metadata(attributes: Mapping[str, Any], path: Path) -> Metadata:
-    """Reads the metadata from a store's root attributes. path: of the store, for messages.
+    """Reads the metadata from a store's root members. path: of the store, for messages.
 
     Raises:
         HpalError: the attributes are not as docs/formats.md says.
@@ -42,12 +42,12 @@ def read_metadata(attributes: Mapping[str, Any], path: Path) -> Metadata:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise HpalError(
-            path, f"its root attributes are damaged ({error!r})", "write the store again, or restore a copy"
+            path, f"its root members are damaged ({error!r})", "write the store again, or restore a copy"
         ) from error
 
 
 def metadata_of(store: SceneStore) -> dict[str, Any]:
-    """The root attributes by which a predictions store tells which scenes it belongs to."""
+    """The root members by which a predictions store tells which scenes it belongs to."""
     return {
         "id": store.table.id,
         "classes": store.classes.to_json(),
@@ -58,7 +58,7 @@ def metadata_of(store: SceneStore) -> dict[str, Any]:
 
 
 def length_of(attributes: Mapping[str, Any], name: str, path: Path) -> float | None:
-    """The root attribute `name`, in metres; None if it is null or missing.
+    """The root member `name`, in metres; None if it is null or missing.
 
     Raises:
         HpalError: it is no length.
@@ -67,5 +67,5 @@ def length_of(attributes: Mapping[str, Any], name: str, path: Path) -> float | N
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise HpalError(path, f"its root attribute {name} is {value!r}, and no length", "write the store again")
+        raise HpalError(path, f"its root member {name} is {value!r}, and no length", "write the store again")
     return float(value)

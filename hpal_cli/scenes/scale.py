@@ -46,7 +46,7 @@ def fitting_grid(spacing: float | None, edge: float = math.inf) -> float:
 
 
 def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:
-    """The root attribute `scale` of a store (docs/formats.md section 2.1); None for a room's.
+    """The root member `scale` of a store (docs/formats.md section 2.1); None for a room's.
 
     Raises:
         HpalError: it is no number above zero.
@@ -55,9 +55,7 @@ def stored_scale(attributes: dict[str, Any] | None, path: Path) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise HpalError(
-            path, f"its root attribute scale is {value!r}, and no number above zero", "write the store again"
-        )
+        raise HpalError(path, f"its root member scale is {value!r}, and no number above zero", "write the store again")
     return float(value)
 
 
@@ -67,5 +65,5 @@ def scale_at(path: Path) -> float | None:
 
 
 def as_attribute(scale: float | None) -> dict[str, float]:
-    """The root attribute by which a store records the scale of its scenes; none if they are rooms (None)."""
+    """The root member by which a store records the scale of its scenes; none if they are rooms (None)."""
     return {} if scale is None else {"scale": scale}

@@ -26,7 +26,7 @@ from hpal_cli.wording import counted
 Item = TypeVar("Item")
 
 _OWN = ("id", "scenes", "history", "part")
-"""The root attributes in which parts of one store may differ."""
+"""The root members in which parts of one store may differ."""
 
 _WITH_VALUE = ("--shard", "--jobs", "--scheduler", "--device", "--color", "--progress")
 _FLAGS = ("--resume", "--overwrite", "--keep-going", "-q", "--quiet", "-v", "--verbose")
@@ -83,7 +83,7 @@ def of(shard: Shard | None, scenes: Sequence[Item]) -> list[Item]:
 
 
 def attribute(shard: Shard | None, scenes: Sequence[SceneInfo]) -> dict[str, list[str]]:
-    """The root attribute by which a part of predictions says which scenes it holds."""
+    """The root member by which a part of predictions says which scenes it holds."""
     return {} if shard is None else {"part": [scene.name for scene in scenes]}
 
 
@@ -130,7 +130,7 @@ def join(path: Path, parts: int, *, overwrite: bool) -> Progress:
 
 
 def _merged(found: list[dict[str, Any]], places: list[Path]) -> tuple[str, dict[str, Any], list[list[str]]]:
-    """The kind and the root attributes of the whole store, and the names of the scenes of each part.
+    """The kind and the root members of the whole store, and the names of the scenes of each part.
 
     Raises:
         HpalError: the parts were made with different options, or from different scenes.
