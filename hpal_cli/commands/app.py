@@ -232,8 +232,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
             if status != INTERRUPTED:
                 # Otherwise a disk that is too full for the rest of the buffer would look like success.
                 sys.stdout.flush()
-        if status != INTERRUPTED:
-            return (status if isinstance(status, int) else 0), None
+                return (status if isinstance(status, int) else 0), None
         # Typer turns an interrupt into a status of its own.
         failure = Failure("interrupted", INTERRUPTED)
     except SystemExit as error:
