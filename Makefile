@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 # A wheel of MinkowskiEngine fits one torch and one Python.
-# CUDA=1 builds for the GPU, with the nvcc that is there (docs/minkowski-cuda.sh).
+# CUDA=1 builds for the GPU, with the nvcc that is there (docs/minkowski-wheel.sh).
 CUDA ?=
 WHEELS = .cache/minkowski$(if $(CUDA),-cuda)-$(shell $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 	print(version("torch"), sys.implementation.cache_tag, sep="-")')
@@ -44,20 +44,15 @@ minkowski: minkowski-wheel  ## MinkowskiEngine, built for the torch that is ther
 minkowski-wheel: $(VENV)/installed
 	@ls $(WHEELS)/*.whl >/dev/null 2>&1 || $(MAKE) --no-print-directory minkowski-compile
 
-# Without pip's own cache, which does not ask which torch a wheel was built for. The engine's setup.py calls a bare `pip`.
 minkowski-compile: $(VENV)/installed
 	@missing=; headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	command -v g++ >/dev/null || missing="$$missing g++"; \
 	echo '#include <cblas.h>' | g++ -fsyntax-only -x c++ - 2>/dev/null || missing="$$missing libopenblas-dev"; \
 	test -f "$$headers/Python.h" || missing="$$missing python3-dev"; \
 	test -z "$$missing" || { echo "make minkowski: not here:$$missing; on Debian: apt-get install$$missing"; exit 1; }
-	@echo "building MinkowskiEngine: some five minutes on two cores, longer for CUDA"
+	@echo "building MinkowskiEngine: some two minutes; for CUDA, several"
 	$(PIP) 'setuptools<81' wheel ninja
-	$(if $(CUDA),docs/minkowski-cuda.sh $(BIN)/python $(WHEELS),$(CPU_WHEEL))
-
-# -g0: two fifths of the compilers' time would go into symbols for a debugger, which Python's own flags ask for.
-CPU_WHEEL = PATH="$(abspath $(BIN)):$$PATH" CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip wheel --no-cache-dir --use-pep517 \
-		--no-build-isolation --no-deps --config-settings '--global-option=--cpu_only --blas=openblas' -w $(WHEELS) MinkowskiEngine==0.5.4
+	docs/minkowski-wheel.sh $(if $(CUDA),cuda,cpu) $(BIN)/python $(WHEELS)
 
 completions: $(VENV)/installed-dev  ## write completions/ anew
 	$(BIN)/python tests/generate_completions.py

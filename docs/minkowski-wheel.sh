@@ -1,28 +1,45 @@
 #!/usr/bin/env bash
-# Builds a wheel of MinkowskiEngine 0.5.4 for CUDA 11, 12 or 13, whichever nvcc is there, against the torch of a Python.
+# Builds a wheel of MinkowskiEngine 0.5.4 against the torch of a Python, for the CPU or for the GPU with the CUDA (11, 12
+# or 13) of the nvcc that is on PATH.
 #
-#     docs/minkowski-cuda.sh PYTHON FOLDER [MinkowskiEngine-0.5.4.tar.gz]
+#     docs/minkowski-wheel.sh cpu|cuda PYTHON FOLDER [MinkowskiEngine-0.5.4.tar.gz]
 #
-# Without the archive it is fetched. TORCH_CUDA_ARCH_LIST is the compute capability of the GPU, if it is another machine's;
-# MAX_JOBS the number of compilers. HPAL_ONLY_SOURCE=1 unpacks and edits, and stops. docs/minkowski.md says what is known.
+# Without the archive it is fetched. For CUDA, TORCH_CUDA_ARCH_LIST is the compute capability of the GPU, if it is another
+# machine's, and MAX_JOBS the number of compilers. HPAL_ONLY_SOURCE=1 unpacks into FOLDER and edits, and stops.
+# docs/minkowski.md says what is known.
 set -euo pipefail
-python=$(command -v "$1")
+device=$1
+python=$(command -v "$2")
 python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
-mkdir -p "$2"
-folder=$(cd "$2" && pwd)
-archive=${3:+$(cd "$(dirname "$3")" && pwd)/$(basename "$3")}
+mkdir -p "$3"
+folder=$(cd "$3" && pwd)
+archive=${4:+$(cd "$(dirname "$4")" && pwd)/$(basename "$4")}
 sum=b1879c00d0b0b1d30ba622cce239886a7e3c78ee9da1064cdfe2f64c2ab15f94
 source=https://files.pythonhosted.org/packages/21/5c/c543c4bc5fbe73ac3e38465b3da4f24a61f7a4ac5baec867e582e94aa551
 
-command -v nvcc >/dev/null || { echo "nvcc is not on PATH: install the CUDA toolkit of torch's major version" >&2; exit 1; }
-version=$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
-export CUDA_HOME=${CUDA_HOME:-$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")}
+case $device in
+cpu)
+	version=0
+	options=--cpu_only
+	;;
+cuda)
+	command -v nvcc >/dev/null || { echo "nvcc is not on PATH: install the CUDA toolkit of torch's major version" >&2; exit 1; }
+	version=$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
+	export CUDA_HOME=${CUDA_HOME:-$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")}
+	options=--force_cuda
+	;;
+*)
+	echo "$device: choose cpu or cuda" >&2
+	exit 2
+	;;
+esac
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ -z "$archive" ]; then
 	archive=$work/MinkowskiEngine-0.5.4.tar.gz
-	curl -fsSL -o "$archive" "$source/MinkowskiEngine-0.5.4.tar.gz"
+	"$python" -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' \
+		"$source/MinkowskiEngine-0.5.4.tar.gz" "$archive"
 fi
 echo "$sum  $archive" | sha256sum --check --quiet
 place=$work
@@ -30,6 +47,15 @@ place=$work
 tar xf "$archive" -C "$place"
 cd "$place/MinkowskiEngine-0.5.4"
 
+if [ "$device" = cpu ]; then
+	# One source that includes all others: the templates of their common headers are then compiled once, not 13 times.
+	mapfile -t sources < <(sed -n '/"cpu": \[/,/-DCPU_ONLY/s/^ *"\([a-z_]*\.cpp\)",$/\1/p' setup.py)
+	[ ${#sources[@]} = 12 ]
+	printf '#include "%s"\n' "${sources[@]}" ../pybind/minkowski.cpp >src/all_sources.cpp
+	sed -i '/"cpu": \[/,/-DCPU_ONLY/{/^ *"[a-z_]*\.cpp",$/d; s|pybind/minkowski.cpp|src/all_sources.cpp|}' setup.py
+	# Symbols for a debugger, which Python's own flags ask for, would take two fifths of the compiler's time.
+	export CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0"
+fi
 if [ "$version" -ge 12 ]; then
 	# 1. CUDA's headers have a namespace nvtx3 of their own now.
 	sed -i 's/\bnvtx3::/nvtx3_of_engine::/g; s/namespace nvtx3\b/namespace nvtx3_of_engine/' src/3rdparty/cudf/detail/nvtx/*.hpp
@@ -57,4 +83,4 @@ fi
 
 # setup.py calls a bare `pip`, which must be this Python's.
 PATH="$(dirname "$python"):$PATH" MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" -m pip wheel --no-cache-dir --use-pep517 \
-	--no-build-isolation --no-deps --config-settings '--global-option=--force_cuda --blas=openblas' -w "$folder" .
+	--no-build-isolation --no-deps --config-settings "--global-option=$options --blas=openblas" -w "$folder" .
