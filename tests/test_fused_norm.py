@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_implicit_gemm import CPU, SETS, off, pytestmark, tables  # noqa: F401
+from test_implicit_gemm import CPU, SETS, off, pytestmark, tables, unchecked  # noqa: F401
 from test_network import some_voxels
 from torch import Tensor, nn
 

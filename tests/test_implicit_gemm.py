@@ -6,9 +6,10 @@ HPAL_REQUIRE_TRITON=1 makes Triton's absence a failure. What only a GPU shows is
 from __future__ import annotations
 
 import collections
+import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +32,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchecked() -> Iterator[None]:
+    """The interpreter checks every sum and product of integers for an overflow, which takes a third of its time. These
+    tests have a few hundred rows, so none can occur."""
+    from triton.runtime import interpreter
+
+    with pytest.MonkeyPatch.context() as patch:
+        options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+        patch.setattr(interpreter.interpreter_builder, "options", options)
+        yield
 
 
 @pytest.fixture
