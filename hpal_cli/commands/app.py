@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import signal
@@ -228,7 +229,7 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
             raise UsageError("--progress", f"{progress!r} is unknown", "choose from auto, json")
         _require_words()
         with _ending_at_broken_pipe():  # completions are printed outside of a command
-            status = app(prog_name="hpal", standalone_mode=False)
+            status = _called()(prog_name="hpal", standalone_mode=False)
             if status != INTERRUPTED:
                 # Otherwise a disk that is too full for the rest of the buffer would look like success.
                 sys.stdout.flush()
@@ -265,6 +266,17 @@ def _run(debug: bool, progress: str) -> tuple[int, Failure | None]:
         failure = Failure(problem, 1, remedy="please report it with --debug")
     _fail(failure)
     return failure.status, failure
+
+
+def _called() -> typer.Typer:
+    """The app, without the commands that are not called if the first word is one of them: Typer builds the options of
+    every command that an app has, which takes longer than all else that a short command does."""
+    called = [command for command in app.registered_commands if [command.name] == sys.argv[1:2]]
+    if not called or COMPLETE in os.environ:
+        return app
+    one = copy.copy(app)
+    one.registered_commands = called
+    return one
 
 
 def _require_words() -> None:
