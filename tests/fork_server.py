@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import NoReturn
 
@@ -31,51 +32,91 @@ from hpal_cli.commands.app import main
 
 
 def serve(address: str) -> None:
-    # Nobody waits for those that serve a call.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # A byte for each child that ended, so that one `select` waits for everything.
+    woken, wake = socket.socketpair()
+    for end in (woken, wake):
+        end.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    # Of each process, who waits for its end; None: nobody any more.
+    clients: dict[int, socket.socket | None] = {}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
         print(flush=True)
-        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _serve(connection)
-            connection.close()
+        while True:
+            waiting = {client: pid for pid, client in clients.items() if client is not None}
+            ready = select.select([sys.stdin, listener, woken, *waiting], [], [])[0]
+            if sys.stdin in ready:
+                break
+            if woken in ready:
+                woken.recv(1 << 12)
+                for pid, status in _ended():
+                    client = clients.pop(pid)
+                    if client is not None:
+                        waiting.pop(client)
+                        _answer(client, status)
+                        client.close()
+            for client in waiting.keys() & set(ready):
+                # It has nothing more to say, so this is its end.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(waiting[client], signal.SIGKILL)
+                clients[waiting[client]] = None
+                client.close()
+            if listener in ready:
+                client, _ = listener.accept()
+                begun = _begin(client, [listener, woken, wake, *waiting])
+                if begun is None:
+                    client.close()
+                else:
+                    clients[begun] = client
+    for pid in clients:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
     shutil.rmtree(os.path.dirname(address))
 
 
-def _serve(connection: socket.socket) -> NoReturn:
-    data, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+def _begin(client: socket.socket, held: Iterable[socket.socket]) -> int | None:
+    """Forks a process for the call that the client asks for, without these sockets. Returns its id, or None if the
+    client was killed before it had asked."""
+    data, streams, _, _ = socket.recv_fds(client, 1 << 16, 3)
     while not data.endswith(b"\n"):
-        data += connection.recv(1 << 16)
+        more = client.recv(1 << 16)
+        if not more:
+            for stream in streams:
+                os.close(stream)
+            return None
+        data += more
     words, folder, env = json.loads(data)
-    woken, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno())
-    signal.signal(signal.SIGCHLD, lambda *_: None)
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for held in (connection, woken, wake):
-            held.close()
+        for one in (client, *held):
+            one.close()
         _call(words, folder, env, streams)
     for stream in streams:
         os.close(stream)
     with contextlib.suppress(OSError):
         # As it does itself; whoever is first.
         os.setpgid(pid, pid)
-    connection.sendall(f"{pid}\n".encode())
-    ready = select.select([connection, woken], [], [])[0]
-    if woken not in ready:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+    _answer(client, pid)
+    return pid
+
+
+def _answer(client: socket.socket, number: int) -> None:
     with contextlib.suppress(OSError):
-        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
+        client.sendall(f"{number}\n".encode())
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """The processes that have ended, and their exit status."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            yield pid, os.waitstatus_to_exitcode(status)
 
 
 def _call(words: list[str], folder: str, env: dict[str, str], streams: list[int]) -> NoReturn:
