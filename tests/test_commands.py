@@ -17,8 +17,10 @@ import numpy as np
 import plyfile
 import pytest
 from conftest import environment, fake_predictions, run_fresh, run_hpal, tree
+from typer.main import get_group
 
 import hpal_cli
+from hpal_cli.commands.app import COMPLETE, _called
 from hpal_cli.history import Entry
 from hpal_cli.labels.store import ANSWER, LabelStore
 from hpal_cli.scenes.store import SceneStore
@@ -459,6 +461,27 @@ def test_help_lists_every_command() -> None:
     listed = [line.split()[0] for line in text.split("Commands:")[1].splitlines() if re.match(r"  \w", line)]
     assert tuple(listed[: len(COMMANDS)]) == COMMANDS
     assert run_hpal("--version").out.decode().strip() == f"hpal {hpal_cli.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("words", "built"),
+    [
+        (["info", "select"], ("info",)),
+        (["select", "--help"], ("select",)),
+        (["--help"], COMMANDS),
+        (["--version", "info"], COMMANDS),
+        (["frobnicate", "info"], COMMANDS),
+        ([], COMMANDS),
+    ],
+)
+def test_only_the_called_command_is_built(
+    words: list[str], built: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hpal", *words])
+    assert tuple(get_group(_called()).commands) == built
+    # Completions are about all of them.
+    monkeypatch.setenv(COMPLETE, "complete_bash")
+    assert tuple(get_group(_called()).commands) == COMMANDS
 
 
 def imported(*args: str, **env: str) -> set[str]:
