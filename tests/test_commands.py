@@ -207,6 +207,9 @@ BAD = [
     ("train scenes.zarr --labels all --model trees -o x.pt", 2, "--model.*trees.*network, forest"),
     ("score scenes.zarr --strategy diverse --shard 1/2", 2, "--shard.*diverse.*superpoints"),
     ("score preds.zarr --strategy diverse", 1, r"preds\.zarr: is no scenes store.*hpal prep"),
+    ("score absent.zarr --strategy diverse", 1, r"absent\.zarr: does not exist; make it with `hpal prep`"),
+    ("score absent.zarr --strategy random", 1, r"absent\.zarr: does not exist; make it with `hpal prep`"),
+    ("score absent.zarr", 1, r"absent\.zarr: does not exist; make it with `hpal predict`"),
     ("score preds.zarr --per room", 2, "--per.*room.*superpoint"),
     (
         "spread other.zarr scenes.zarr -o x.zarr",

@@ -136,9 +136,10 @@ def open_source(path: Path, strategy: Strategy) -> PredictionStore | SceneStore:
     Raises:
         HpalError: the strategy cannot be computed from this store.
     """
-    if kind_of(path) == "scenes":
-        if strategy in WITHOUT_MODEL:
-            return SceneStore(path)
+    kind = kind_of(path)
+    if strategy in WITHOUT_MODEL and (kind == "scenes" or not path.exists()):
+        return SceneStore(path)
+    if kind == "scenes":
         raise HpalError(
             path,
             f"is a scenes store, and {strategy} needs predictions",
