@@ -38,31 +38,29 @@ def serve(address: str) -> None:
         end.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    # Of each process, who waits for its end; None: nobody any more.
-    clients: dict[int, socket.socket | None] = {}
+    # Of each process for whose end somebody waits, who that is.
+    clients: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
         print(flush=True)
         while True:
-            waiting = {client: pid for pid, client in clients.items() if client is not None}
+            waiting = {client: pid for pid, client in clients.items()}
             ready = select.select([sys.stdin, listener, woken, *waiting], [], [])[0]
             if sys.stdin in ready:
                 break
             if woken in ready:
                 woken.recv(1 << 12)
                 for pid, status in _ended():
-                    client = clients.pop(pid)
+                    client = clients.pop(pid, None)
                     if client is not None:
                         waiting.pop(client)
                         _answer(client, status)
                         client.close()
             for client in waiting.keys() & set(ready):
                 # It has nothing more to say, so this is its end.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(waiting[client], signal.SIGKILL)
-                clients[waiting[client]] = None
-                client.close()
+                _kill(waiting[client])
+                clients.pop(waiting[client]).close()
             if listener in ready:
                 client, _ = listener.accept()
                 begun = _begin(client, [listener, woken, wake, *waiting])
@@ -71,8 +69,7 @@ def serve(address: str) -> None:
                 else:
                     clients[begun] = client
     for pid in clients:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        _kill(pid)
     shutil.rmtree(os.path.dirname(address))
 
 
@@ -107,6 +104,11 @@ def _begin(client: socket.socket, held: Iterable[socket.socket]) -> int | None:
 def _answer(client: socket.socket, number: int) -> None:
     with contextlib.suppress(OSError):
         client.sendall(f"{number}\n".encode())
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _ended() -> Iterator[tuple[int, int]]:
